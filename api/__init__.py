@@ -1,0 +1,1 @@
+"""Who may ask, and how: HTTP routes, the command line, jobs."""

@@ -1,0 +1,210 @@
+"""Decisions about accounts and their members: state and facts in, events out."""
+
+from collections.abc import Mapping
+
+from ledger import events as e
+from ledger.errors import (
+    AccountIsClosed,
+    AccountIsOpen,
+    AccountIsSuspended,
+    InvalidField,
+    LastOwnerStays,
+    NoSuchAccount,
+    NoSuchMember,
+)
+from ledger.limits import compile_rules
+from ledger.money import InvalidAmount, parse_asset, parse_pico
+from ledger.state import OVERDRAFT_UNLIMITED, Account
+
+ROLES = ("owner", "finance", "auditor", "member")
+ASSETS_MAX = 8
+REASON_MAX = 500
+MEMBERS_MAX = 1_000
+
+
+def require_open(account: Account | None) -> Account:
+    """Give the account if it may act.
+
+    Raises:
+        NoSuchAccount, AccountIsSuspended, AccountIsClosed: It may not.
+    """
+    account = require_not_closed(account)
+    if account.status == "suspended":
+        raise AccountIsSuspended
+    return account
+
+
+def require_not_closed(account: Account | None) -> Account:
+    """Give the account if it can still be changed.
+
+    Raises:
+        NoSuchAccount, AccountIsClosed: It cannot.
+    """
+    if account is None:
+        raise NoSuchAccount
+    if account.status == "closed":
+        raise AccountIsClosed
+    return account
+
+
+def check_terms(
+    pays_with: tuple[str, ...], overdraft: Mapping[str, str], unpriced: str
+) -> None:
+    """Check the terms under which an account is billed.
+
+    Raises:
+        InvalidField: Names the one that is wrong.
+    """
+    if not 1 <= len(pays_with) <= ASSETS_MAX or len(set(pays_with)) != len(pays_with):
+        raise InvalidField("pays_with", f"1 to {ASSETS_MAX} different assets")
+    for field, assets in (("pays_with", pays_with), ("overdraft", overdraft)):
+        for asset in assets:
+            try:
+                parse_asset(asset)
+            except InvalidAmount as error:
+                raise InvalidField(field, "not an asset code") from error
+    for asset, bound in overdraft.items():
+        _check_overdraft(asset, bound)
+    if unpriced not in {"refuse", "record"}:
+        raise InvalidField("unpriced", "must be refuse or record")
+
+
+def _check_overdraft(asset: str, bound: str) -> None:
+    if bound == OVERDRAFT_UNLIMITED:
+        return
+    try:
+        parse_pico(bound)
+    except InvalidAmount as error:
+        problem = "must be a plain decimal amount or unlimited"
+        raise InvalidField(f"overdraft.{asset}", problem) from error
+
+
+def open_account(account: Account | None, terms: e.AccountOpened) -> list[e.AnyEvent]:
+    """Open an account on these terms.
+
+    Raises:
+        AccountIsOpen: There is one of this id.
+        InvalidField: A term is wrong.
+    """
+    if account is not None:
+        raise AccountIsOpen
+    check_terms(terms.pays_with, terms.overdraft, terms.unpriced)
+    compile_rules(terms.limits)
+    return [terms]
+
+
+def set_policy(account: Account | None, terms: e.AccountPolicySet) -> list[e.AnyEvent]:
+    """Replace the terms under which the account is billed.
+
+    Raises:
+        NoSuchAccount, AccountIsClosed, InvalidField: It cannot be.
+    """
+    require_not_closed(account)
+    check_terms(terms.pays_with, terms.overdraft, terms.unpriced)
+    return [terms]
+
+
+def set_limits(
+    account: Account | None, rules: tuple[e.LimitRule, ...], *, by: str
+) -> list[e.AnyEvent]:
+    """Replace the account's limits.
+
+    Raises:
+        NoSuchAccount, AccountIsClosed, InvalidField: It cannot be.
+    """
+    require_not_closed(account)
+    compile_rules(rules)
+    return [e.AccountLimitsSet(by=by, limits=rules)]
+
+
+def suspend(account: Account | None, *, by: str, reason: str = "") -> list[e.AnyEvent]:
+    """Stop every key of the account until it resumes; quiet when it is suspended already.
+
+    Raises:
+        NoSuchAccount, AccountIsClosed: It cannot be.
+    """
+    account = require_not_closed(account)
+    if account.status == "suspended":
+        return []
+    return [e.AccountSuspended(by=by, reason=reason)]
+
+
+def resume(account: Account | None, *, by: str) -> list[e.AnyEvent]:
+    """Let a suspended account work again; quiet when it is open.
+
+    Raises:
+        NoSuchAccount, AccountIsClosed: It cannot be.
+    """
+    account = require_not_closed(account)
+    return [] if account.status == "open" else [e.AccountResumed(by=by)]
+
+
+def close(account: Account | None, *, by: str, reason: str = "") -> list[e.AnyEvent]:
+    """Close an account for good; quiet when it is closed already.
+
+    Raises:
+        NoSuchAccount: There is none.
+    """
+    if account is None:
+        raise NoSuchAccount
+    if account.status == "closed":
+        return []
+    return [e.AccountClosed(by=by, reason=reason)]
+
+
+def add_member(
+    account: Account | None, member_id: str, role: str, *, by: str
+) -> list[e.AnyEvent]:
+    """Let a person join with a role.
+
+    Raises:
+        NoSuchAccount, AccountIsClosed, InvalidField: It cannot be.
+    """
+    account = require_not_closed(account)
+    _check_role(role)
+    if len(account.members) >= MEMBERS_MAX:
+        raise InvalidField("members", f"at most {MEMBERS_MAX}")
+    return [e.MemberAdded(by=by, member_id=member_id, role=role)]
+
+
+def change_role(
+    account: Account | None, member_id: str, role: str, *, by: str
+) -> list[e.AnyEvent]:
+    """Give a member another role; quiet when it is the same.
+
+    Raises:
+        NoSuchMember, LastOwnerStays, NoSuchAccount, AccountIsClosed, InvalidField: It cannot be.
+    """
+    account = require_not_closed(account)
+    _check_role(role)
+    held = account.members.get(member_id)
+    if held is None:
+        raise NoSuchMember
+    if held == role:
+        return []
+    _require_other_owner(account, member_id)
+    return [e.MemberRoleChanged(by=by, member_id=member_id, role=role)]
+
+
+def remove_member(account: Account | None, member_id: str, *, by: str) -> list[e.AnyEvent]:
+    """Take a member out of the account.
+
+    Raises:
+        NoSuchMember, LastOwnerStays, NoSuchAccount, AccountIsClosed: It cannot be.
+    """
+    account = require_not_closed(account)
+    if member_id not in account.members:
+        raise NoSuchMember
+    _require_other_owner(account, member_id)
+    return [e.MemberRemoved(by=by, member_id=member_id)]
+
+
+def _check_role(role: str) -> None:
+    if role not in ROLES:
+        raise InvalidField("role", "must be one of " + ", ".join(ROLES))
+
+
+def _require_other_owner(account: Account, member_id: str) -> None:
+    owners = [member for member, role in account.members.items() if role == "owner"]
+    if owners == [member_id]:
+        raise LastOwnerStays

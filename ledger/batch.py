@@ -1,0 +1,474 @@
+"""One transaction's worth of decisions: commands in, events and rows to write out.
+
+Pure but for the state it is handed: no connection, no clock of its own beyond the one passed in.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from datetime import timedelta
+from typing import Any, LiteralString, NamedTuple, Protocol
+from uuid import UUID
+
+import msgspec
+from psycopg.rows import TupleRow
+
+from ledger import arrays, codec, credits, keys, metering, store
+from ledger import events as e
+from ledger.clock import TICK, Instant
+from ledger.codec import Recorded
+from ledger.errors import (
+    CreditIsExhausted,
+    IdempotencyKeyIsTaken,
+    LedgerUnavailable,
+    LimitIsReached,
+    Refused,
+)
+from ledger.ids import AccountId, KeyId, request_hash
+from ledger.metering import Facts, Known, Made
+from ledger.money import format_pico
+from ledger.ratecards import RateCards
+from ledger.state import Key, LaneState, advance, evolve
+from ledger.store import Statement
+
+REFUSAL_INTERVAL = timedelta(seconds=1)
+
+
+class Changes(msgspec.Struct):
+    """What a batch did, for the projections that write it down."""
+
+    events: list[Recorded] = []
+    accounts: set[UUID] = set()
+    keys: set[UUID] = set()
+    opened: set[UUID] = set()
+    """Request hashes of reservations made and still open."""
+    closed: set[UUID] = set()
+    """Request hashes of reservations that ended."""
+
+    def note(self, recorded: Recorded) -> None:
+        """Take in one event."""
+        self.events.append(recorded)
+        envelope, body = recorded.envelope, recorded.body
+        self.accounts.add(envelope.account_id)
+        if envelope.key_id is not None:
+            self.keys.add(envelope.key_id)
+        if isinstance(body, e.RequestReserved):
+            self.opened.add(request_hash(envelope.account_id, body.request_id))
+        elif isinstance(body, e.RequestSettled | e.RequestReleased | e.RequestExpired):
+            hashed = request_hash(envelope.account_id, body.request_id)
+            self.opened.discard(hashed)
+            self.closed.add(hashed)
+
+
+class Wanted(NamedTuple):
+    """Which parts of a lane's state a batch reads."""
+
+    accounts: list[UUID]
+    keys: list[UUID]
+    requests: list[UUID]
+
+
+class Load(NamedTuple):
+    """A query and what to do with its rows."""
+
+    sql: LiteralString
+    parameters: Sequence[Any]
+    absorb: Callable[[LaneState, list[TupleRow]], None]
+
+
+class Inline(Protocol):
+    """A projection that moves in the append's own transaction."""
+
+    def load(self, lane: int, wanted: Wanted) -> list[Load]:
+        """Give the queries that bring this projection's part of the state back."""
+
+    def save(self, lane: int, state: LaneState, changes: Changes) -> list[Statement]:
+        """Give the statements that bring this projection's rows up to the state."""
+
+
+class Outcome(NamedTuple):
+    """What became of a command."""
+
+    events: list[Recorded]
+    replay: Recorded | None
+    """The stored event that answers instead, where the request id was used before."""
+    position: int
+    """Lane position the answer reflects."""
+    reply: bytes | None = None
+    """The stored reply, where the idempotency key was used before."""
+
+
+class Idempotency(NamedTuple):
+    """An ``Idempotency-Key``: the same key and request give the stored reply."""
+
+    key_hash: UUID
+    fingerprint: bytes
+    reply: Callable[[list[Recorded]], bytes]
+    """Writes the reply that is stored: JSON without secrets."""
+
+
+class Ticket:
+    """What a caller waits for: the outcomes of commands handed in together."""
+
+    __slots__ = ("_left", "future", "results")
+
+    def __init__(self, count: int) -> None:
+        """Wait for ``count`` outcomes."""
+        self.results: list[Outcome | Exception] = [_PENDING] * count
+        self._left = count
+        self.future: asyncio.Future[list[Outcome | Exception]] = (
+            asyncio.get_running_loop().create_future()
+        )
+
+    def settle(self, index: int, result: Outcome | Exception) -> None:
+        """Note one outcome; the last one answers the caller."""
+        self.results[index] = result
+        self._left -= 1
+        if not self._left and not self.future.done():
+            self.future.set_result(self.results)
+
+
+_PENDING = LedgerUnavailable()
+
+
+class Command:
+    """Something to decide in one lane. ``decide`` gets the facts and the time."""
+
+    __slots__ = (
+        "account_id",
+        "also",
+        "category",
+        "closes",
+        "decide",
+        "idempotency",
+        "index",
+        "key_id",
+        "metered",
+        "model",
+        "occurred_at",
+        "request_hash",
+        "request_id",
+        "ticket",
+    )
+
+    def __init__(  # noqa: PLR0913
+        self,
+        account_id: AccountId,
+        decide: Callable[[Facts, Instant], Made],
+        *,
+        key_id: KeyId | None = None,
+        request_id: str = "",
+        closes: bool = False,
+        metered: bool = False,
+        model: str = "",
+        category: str = "",
+        occurred_at: Instant | None = None,
+        idempotency: Idempotency | None = None,
+        also: Callable[[list[Recorded]], list[Statement]] | None = None,
+    ) -> None:
+        """``closes``: ends a reservation. ``metered``: its refusals are recorded. ``also``:
+        further rows for side tables, written with the events."""
+        self.account_id = account_id
+        self.decide = decide
+        self.key_id = key_id
+        self.request_id = request_id
+        self.request_hash = request_hash(account_id, request_id) if request_id else None
+        self.closes = closes
+        self.metered = metered
+        self.model = model
+        self.category = category
+        self.occurred_at = occurred_at
+        self.idempotency = idempotency
+        self.also = also
+        self.ticket: Ticket
+        self.index = 0
+
+
+
+class RefusalLog:
+    """Repeated refusals of one key for one reason: the first is recorded at once, the rest of
+    that second as one event with a count, so that an attacker cannot write the log."""
+
+    def __init__(self) -> None:
+        """Begin with nothing suppressed."""
+        self._open: dict[tuple[UUID, str, str], _Suppressed] = {}
+
+    def __len__(self) -> int:
+        """Count what may still have to be written."""
+        return len(self._open)
+
+    def admit(self, command: Command, event: e.RequestRefused, at: Instant) -> bool:
+        """Tell whether this refusal is to be recorded at once."""
+        assert command.key_id is not None
+        slot = (command.key_id, event.reason, event.limit_id)
+        earlier = self._open.get(slot)
+        if earlier is None:
+            self._open[slot] = _Suppressed(at, command.account_id, command.key_id, event)
+            return True
+        earlier.count += 1
+        earlier.event = event
+        return False
+
+    def due(self, at: Instant | None) -> "list[_Suppressed]":
+        """Take out what a second has passed over; None: everything, because the process ends."""
+        ended = [
+            slot
+            for slot, note in self._open.items()
+            if at is None or at - note.since >= REFUSAL_INTERVAL
+        ]
+        notes = [self._open.pop(slot) for slot in ended]
+        return [note for note in notes if note.count]
+
+
+class _Suppressed:
+    __slots__ = ("account_id", "count", "event", "key_id", "since")
+
+    def __init__(
+        self, since: Instant, account_id: AccountId, key_id: KeyId, event: e.RequestRefused
+    ) -> None:
+        self.since = since
+        self.account_id = account_id
+        self.key_id = key_id
+        self.event = event
+        self.count = 0
+
+
+class Batch:
+    """Decides commands one after another on the evolving state of a lane."""
+
+    def __init__(
+        self, lane: int, state: LaneState, cards: RateCards, now: Callable[[], Instant]
+    ) -> None:
+        """Take the state as of the locked head."""
+        self.lane = lane
+        self.state = state
+        self.changes = Changes()
+        self.known: dict[UUID, Known] = {}
+        self.replies: dict[UUID, tuple[bytes, bytes]] = {}
+        """Idempotency key hash → fingerprint and stored reply."""
+        self.results: list[tuple[Command, Outcome | Exception]] = []
+        self._cards = cards
+        self._now = now
+        self._gaps: list[int] = []
+        self._new_requests: dict[UUID, int] = {}
+        self._closed_requests: dict[UUID, int] = {}
+        self._also: list[Statement] = []
+
+    def decide(self, commands: Iterable[Command], refusals: RefusalLog) -> None:
+        """Decide each command; a refusal is an outcome like any other."""
+        for command in commands:
+            outcome: Outcome | Exception
+            try:
+                outcome = self._decide(command)
+            except Refused as refusal:
+                refusal.position = self.state.seq
+                self._note_refusal(command, refusal, refusals)
+                outcome = refusal
+            self.results.append((command, outcome))
+
+    def _decide(self, command: Command) -> Outcome:
+        idempotency = command.idempotency
+        if idempotency is not None and idempotency.key_hash in self.replies:
+            fingerprint, reply = self.replies[idempotency.key_hash]
+            if fingerprint != idempotency.fingerprint:
+                raise IdempotencyKeyIsTaken
+            return Outcome([], None, self.state.seq, reply)
+        state = self.state
+        hashed = command.request_hash
+        facts = Facts(
+            state.accounts.get(command.account_id),
+            self._own_key(command),
+            self._cards,
+            self.known.get(hashed) if hashed is not None else None,
+            state.reservations.get(hashed) if hashed is not None else None,
+        )
+        at = self._next_instant()
+        made, replay = command.decide(facts, at)
+        recorded = [self._append(command, body, at) for body in made]
+        if recorded:
+            if hashed is not None:
+                self._note_request(command, hashed, recorded[0])
+            if command.also is not None:
+                self._also.extend(command.also(recorded))
+        if idempotency is not None:
+            self._store_reply(command, idempotency, recorded)
+        return Outcome(recorded, replay, state.seq)
+
+    def _own_key(self, command: Command) -> Key | None:
+        key = self.state.keys.get(command.key_id) if command.key_id is not None else None
+        # A key of another account is no key of this one (promise 15).
+        return key if key is not None and key.account_id == command.account_id else None
+
+    def _next_instant(self) -> Instant:
+        at, last = self._now(), self.state.last_recorded_at
+        return at if last is None or at > last else last + TICK
+
+    def _append(self, command: Command, body: e.AnyEvent, at: Instant) -> Recorded:
+        return self.append(
+            command.account_id, command.key_id, body, at, occurred_at=command.occurred_at
+        )
+
+    def append(
+        self,
+        account_id: AccountId,
+        key_id: KeyId | None,
+        body: e.AnyEvent,
+        at: Instant,
+        *,
+        occurred_at: Instant | None = None,
+    ) -> Recorded:
+        """Give an event its place in the lane and the account, and evolve the state by it."""
+        state = self.state
+        if state.last_recorded_at is not None and at <= state.last_recorded_at:
+            at = state.last_recorded_at + TICK
+        account = state.accounts.get(account_id)
+        version, previous, last_seq = (
+            (account.version, account.hash, account.last_seq)
+            if account
+            else (0, codec.GENESIS, 0)
+        )
+        seq = state.seq + 1
+        envelope = e.Envelope(
+            self.lane, seq, account_id, version + 1, at, occurred_at or at, key_id
+        )
+        recorded = codec.record(envelope, body, previous)
+        evolve(state, envelope, body)
+        advance(state, recorded)
+        self.changes.note(recorded)
+        gap = seq - last_seq if last_seq else 0
+        self._gaps.append(gap if gap <= store.GAP_MAX else 0)
+        return recorded
+
+    def _note_request(self, command: Command, hashed: UUID, recorded: Recorded) -> None:
+        seq = recorded.envelope.lane_seq
+        if command.closes:
+            first = self.known[hashed].first
+            self.known[hashed] = Known(first, recorded)
+            self._closed_requests[hashed] = seq
+        else:
+            self.known[hashed] = Known(recorded)
+            self._new_requests[hashed] = seq
+
+    def _store_reply(
+        self, command: Command, idempotency: Idempotency, recorded: list[Recorded]
+    ) -> None:
+        reply = idempotency.reply(recorded)
+        self.replies[idempotency.key_hash] = (idempotency.fingerprint, reply)
+        parameters = (
+            self.lane,
+            idempotency.key_hash,
+            idempotency.fingerprint,
+            self.state.seq,
+            reply.decode(),
+            self._next_instant(),
+        )
+        self._also.append((store.INSERT_REPLY, parameters))
+
+    def _note_refusal(self, command: Command, refusal: Refused, log: RefusalLog) -> None:
+        key = self._own_key(command)
+        if not command.metered or key is None or command.account_id not in self.state.accounts:
+            return
+        at = self._next_instant()
+        event = refused_event(command, refusal, key.name)
+        if log.admit(command, event, at):
+            self.append(command.account_id, command.key_id, event, at)
+
+    def append_suppressed(self, refusals: "list[_Suppressed]") -> None:
+        """Record refusals that a second held back, each as one event with its count."""
+        for note in refusals:
+            if note.account_id in self.state.accounts:
+                event = msgspec.structs.replace(note.event, count=note.count)
+                self.append(note.account_id, note.key_id, event, self._next_instant())
+
+    def expire(
+        self, reservations: Iterable[UUID], key_ids: Iterable[UUID], accounts: Iterable[UUID]
+    ) -> None:
+        """Record what ran out before anything else is decided."""
+        state = self.state
+        for hashed in reservations:
+            reservation = state.reservations.get(hashed)
+            if reservation is not None:
+                event = metering.expire(state.accounts[reservation.account_id], reservation)
+                at = self._next_instant()
+                recorded = self.append(reservation.account_id, reservation.key_id, event, at)
+                self._closed_requests[hashed] = recorded.envelope.lane_seq
+        for key_id in key_ids:
+            key = state.keys.get(key_id)
+            at = self._next_instant()
+            for expired in keys.expire(key, at=at) if key else []:
+                self.append(state.keys[key_id].account_id, KeyId(key_id), expired, at)
+        for account_id in accounts:
+            account = state.accounts.get(account_id)
+            at = self._next_instant()
+            for lapsed in credits.expire(account, at=at) if account else []:
+                self.append(AccountId(account_id), None, lapsed, at)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to write."""
+        return not self.changes.events and not self._also
+
+    def statements(self, projections: Sequence[Inline]) -> list[Statement]:
+        """Give everything to write, head first: whoever holds its lock writes the lane."""
+        state, lane, events = self.state, self.lane, self.changes.events
+        made: list[Statement] = []
+        if events:
+            head = (state.seq, state.chain, state.last_recorded_at, lane)
+            made.append((store.MOVE_HEAD, head))
+            made.append(store.insert_events(lane, events, self._gaps))
+            made.append(self._account_heads())
+        if self._new_requests:
+            hashes, seqs = self._new_requests.keys(), self._new_requests.values()
+            made.append(
+                (store.INSERT_REQUESTS, (lane, arrays.Uuids(hashes), arrays.Int8s(seqs)))
+            )
+        if self._closed_requests:
+            hashes, seqs = self._closed_requests.keys(), self._closed_requests.values()
+            made.append(
+                (store.CLOSE_REQUESTS, (arrays.Uuids(hashes), arrays.Int8s(seqs), lane))
+            )
+        made.extend(self._also)
+        for projection in projections:
+            made.extend(projection.save(lane, state, self.changes))
+        return made
+
+    def _account_heads(self) -> Statement:
+        accounts = [self.state.accounts[found] for found in self.changes.accounts]
+        return store.SAVE_ACCOUNT_HEADS, (
+            self.lane,
+            arrays.Uuids(account.account_id for account in accounts),
+            arrays.Int8s(account.version for account in accounts),
+            arrays.Int8s(account.last_seq for account in accounts),
+            arrays.Byteas(account.hash for account in accounts),
+        )
+
+
+def refused_event(command: Command, refusal: Refused, integration: str) -> e.RequestRefused:
+    """Write a refusal down with the numbers it explains itself by."""
+    terms: dict[str, str] = {}
+    if isinstance(refusal, LimitIsReached):
+        money = refusal.limit_id.startswith("spend")
+        write = format_pico if money else str
+        terms = {
+            "limit_id": refusal.limit_id,
+            "scope": refusal.scope,
+            "ceiling": write(refusal.ceiling),
+            "used": write(refusal.used),
+            "pending": write(refusal.pending),
+            "requested": write(refusal.requested),
+        }
+    elif isinstance(refusal, CreditIsExhausted):
+        terms = {
+            "limit_id": f"credit:{refusal.asset}",
+            "scope": "account",
+            "ceiling": format_pico(refusal.available),
+            "pending": format_pico(refusal.pending),
+            "requested": format_pico(refusal.requested),
+        }
+    return e.RequestRefused(
+        request_id=command.request_id,
+        integration=integration,
+        model=command.model,
+        category=command.category,
+        reason=refusal.code,
+        **terms,
+    )

@@ -1,0 +1,64 @@
+"""The one place that reads the clock, and the forms an instant takes.
+
+An ``Instant`` is an aware ``datetime`` in UTC with microseconds. Everything else takes time as an
+argument, so that any past can be replayed.
+"""
+
+import re
+from datetime import UTC, datetime, timedelta
+
+Instant = datetime
+"""Aware, UTC, microsecond resolution."""
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+TICK = timedelta(microseconds=1)
+EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
+LATEST = datetime(9000, 1, 1, tzinfo=UTC)
+
+_INSTANT = re.compile(
+    r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII
+)
+
+
+class InvalidInstant(ValueError):
+    """The time is not RFC 3339 with a zone, between the years 2000 and 9000."""
+
+
+def now() -> Instant:
+    """Read the wall clock."""
+    return datetime.now(UTC)
+
+
+def microseconds(at: Instant) -> int:
+    """Give microseconds since 1970-01-01T00:00:00Z, exactly."""
+    return (at - EPOCH) // TICK
+
+
+def from_microseconds(count: int) -> Instant:
+    """Turn microseconds since 1970 into an instant, exactly."""
+    return EPOCH + timedelta(microseconds=count)
+
+
+def parse_instant(text: str) -> Instant:
+    """Read an RFC 3339 date-time; digits beyond microseconds are cut.
+
+    Raises:
+        InvalidInstant: No zone, no such day, out of range.
+    """
+    match = _INSTANT.fullmatch(text)
+    if match is None:
+        raise InvalidInstant
+    fraction = match[1] or ""
+    try:
+        at = datetime.fromisoformat(text.replace(fraction, fraction[:7], 1) if fraction else text)
+        at = at.astimezone(UTC)
+    except (ValueError, OverflowError) as error:
+        raise InvalidInstant from error
+    if not EARLIEST <= at < LATEST:
+        raise InvalidInstant
+    return at
+
+
+def format_instant(at: Instant) -> str:
+    """Write an instant as ``2026-11-21T02:00:00.123456Z``; the fraction only where there is one."""
+    return at.isoformat().replace("+00:00", "Z")

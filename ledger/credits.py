@@ -1,0 +1,232 @@
+"""Decisions about credit: which lots pay, what is left, grants and what becomes of them.
+
+Spent first: assets in the account's order, then lots by priority, expiry, age. What lots do not
+cover is drawn from the declared overdraft of the asset the price is in.
+"""
+
+from collections.abc import Iterable
+
+from ledger import events as e
+from ledger.accounts import REASON_MAX, require_not_closed
+from ledger.clock import Instant
+from ledger.errors import CreditIsExhausted, InvalidField, NoSuchGrant
+from ledger.money import InvalidAmount, format_pico, parse_asset, parse_pico
+from ledger.state import OVERDRAFT_LOT, OVERDRAFT_UNLIMITED, Account, Lot
+
+LOTS_MAX = 1_000
+"""Open lots an account may have."""
+PRIORITY_MAX = 1_000_000
+KINDS = ("paid", "promotional", "adjustment")
+
+Parts = list[tuple[int, int]]
+"""Lot number and pico, in paying order."""
+
+
+def spendable(account: Account, assets: tuple[str, ...], at: Instant) -> list[Lot]:
+    """Give the lots that can pay now, first to pay first."""
+    if len(account.lots) == 1:
+        # Nearly every account: nothing to sort.
+        (lot,) = account.lots.values()
+        return [lot] if lot.asset in assets and _usable(lot, at) else []
+    lots = [
+        lot for lot in account.lots.values() if lot.asset in assets and _usable(lot, at)
+    ]
+    lots.sort(key=lambda lot: (assets.index(lot.asset), *_order(lot)))
+    return lots
+
+
+def _usable(lot: Lot, at: Instant) -> bool:
+    return (
+        not lot.closed
+        and lot.effective_at <= at
+        and (lot.expires_at is None or at < lot.expires_at)
+        and lot.remaining > lot.held
+    )
+
+
+def _order(lot: Lot) -> tuple[int, bool, Instant, int]:
+    return (lot.priority, lot.expires_at is None, lot.expires_at or lot.granted_at, lot.number)
+
+
+def overdraft_left(account: Account, asset: str) -> int | None:
+    """Give how much overdraft of an asset is left in pico; None: no bound."""
+    declared = account.overdraft.get(asset, "0")
+    if declared == OVERDRAFT_UNLIMITED:
+        return None
+    used = account.overdrawn.get(asset, 0) + account.overdraft_held.get(asset, 0)
+    return parse_pico(declared) - used
+
+
+def plan(
+    account: Account, asset: str, pico: int, at: Instant, *, force: bool = False
+) -> Parts:
+    """Choose the lots that pay an amount priced in ``asset``.
+
+    ``force`` draws the overdraft beyond its bound, for what was delivered already.
+
+    Raises:
+        CreditIsExhausted: Lots and overdraft do not cover it.
+    """
+    parts: Parts = []
+    left = pico
+    if left == 0:
+        return parts
+    assets = account.pays_with if asset in account.pays_with else (*account.pays_with, asset)
+    for lot in spendable(account, assets, at):
+        take = min(left, lot.remaining - lot.held)
+        parts.append((lot.number, take))
+        left -= take
+        if left == 0:
+            return parts
+    overdraft = overdraft_left(account, asset)
+    if overdraft is None or left <= overdraft or force:
+        parts.append((OVERDRAFT_LOT, left))
+        return parts
+    raise CreditIsExhausted(
+        asset=asset,
+        available=pico - left + max(overdraft, 0),
+        pending=sum(map(account.pending, {*assets})),
+        requested=pico,
+    )
+
+
+def written(parts: Iterable[tuple[int, int]]) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """Write parts as an event holds them: amounts only where there is more than one."""
+    pairs = list(parts)
+    lots = tuple(lot for lot, _ in pairs)
+    return lots, tuple(format_pico(pico) for _, pico in pairs) if len(pairs) > 1 else ()
+
+
+def grant(account: Account | None, terms: e.CreditGranted, *, at: Instant) -> list[e.AnyEvent]:
+    """Add a lot of credit; an overdrawn balance of the asset is repaid from it first.
+
+    ``terms.lot`` and ``terms.repaid`` are decided here, whatever they say.
+
+    Raises:
+        NoSuchAccount, AccountIsClosed: There is no account to grant to.
+        InvalidField: A term is wrong, or the account has 1,000 open lots.
+    """
+    account = require_not_closed(account)
+    amount = _check_amount(terms.asset, terms.amount)
+    if terms.kind not in KINDS:
+        raise InvalidField("kind", "must be one of " + ", ".join(KINDS))
+    _check_reason(terms.reason)
+    if not 0 <= terms.priority <= PRIORITY_MAX:
+        raise InvalidField("priority", f"0 to {PRIORITY_MAX}")
+    effective_at = terms.effective_at or at
+    if terms.expires_at is not None and terms.expires_at <= max(effective_at, at):
+        raise InvalidField("expires_at", "must be later than now and than effective_at")
+    if len(account.lots) >= LOTS_MAX:
+        raise InvalidField("account_id", f"has {LOTS_MAX} open grants")
+    repaid = min(amount, account.overdrawn.get(terms.asset, 0)) if effective_at <= at else 0
+    return [
+        e.CreditGranted(
+            by=terms.by,
+            lot=account.next_lot,
+            asset=terms.asset,
+            amount=format_pico(amount),
+            kind=terms.kind,
+            priority=terms.priority,
+            effective_at=terms.effective_at,
+            expires_at=terms.expires_at,
+            reason=terms.reason,
+            repaid=format_pico(repaid) if repaid else "",
+        )
+    ]
+
+
+def _check_amount(asset: str, text: str) -> int:
+    try:
+        parse_asset(asset)
+    except InvalidAmount as error:
+        raise InvalidField("asset", "2 to 24 upper-case letters, digits, underscores") from error
+    try:
+        amount = parse_pico(text)
+    except InvalidAmount as error:
+        problem = "a plain decimal string, at most 12 places, no sign, no exponent"
+        raise InvalidField("amount", problem) from error
+    if amount == 0:
+        raise InvalidField("amount", "must be more than zero")
+    return amount
+
+
+def _check_reason(reason: str, *, required: bool = False) -> None:
+    if len(reason) > REASON_MAX or (required and not reason.strip()):
+        raise InvalidField("reason", f"{int(required)} to {REASON_MAX} characters")
+
+
+def void(account: Account | None, lot_number: int, *, by: str, reason: str) -> list[e.AnyEvent]:
+    """Withdraw what is left of a grant; what reservations hold of it lapses when they end.
+
+    Raises:
+        NoSuchAccount, AccountIsClosed, NoSuchGrant: There is nothing to withdraw.
+    """
+    account = require_not_closed(account)
+    _check_reason(reason)
+    lot = account.lots.get(lot_number)
+    if lot is None or lot.closed:
+        raise NoSuchGrant
+    amount = format_pico(lot.remaining - lot.held)
+    return [e.GrantVoided(by=by, lot=lot.number, asset=lot.asset, amount=amount, reason=reason)]
+
+
+def reduce(
+    account: Account | None, asset: str, amount: str, *, by: str, reason: str, at: Instant
+) -> list[e.AnyEvent]:
+    """Take credit away by hand, from the lots that would have paid next.
+
+    Raises:
+        NoSuchAccount, AccountIsClosed, InvalidField: It cannot be.
+        CreditIsExhausted: There is less than that.
+    """
+    account = require_not_closed(account)
+    pico = _check_amount(asset, amount)
+    _check_reason(reason, required=True)
+    lots = spendable(account, (asset,), at)
+    parts: Parts = []
+    left = pico
+    for lot in lots:
+        take = min(left, lot.remaining - lot.held)
+        if take:
+            parts.append((lot.number, take))
+            left -= take
+    if left:
+        raise CreditIsExhausted(
+            asset=asset,
+            available=pico - left,
+            pending=account.pending(asset),
+            requested=pico,
+        )
+    numbers, amounts = written(parts)
+    text = format_pico(pico)
+    return [
+        e.BalanceReduced(
+            by=by, asset=asset, amount=text, reason=reason, lots=numbers, parts=amounts
+        )
+    ]
+
+
+def expire(account: Account, *, at: Instant) -> list[e.AnyEvent]:
+    """Record each grant whose expiry has passed; quiet when there is none."""
+    return [
+        e.GrantExpired(
+            lot=lot.number,
+            asset=lot.asset,
+            amount=format_pico(lot.remaining - lot.held),
+            expired_at=lot.expires_at,
+        )
+        for lot in account.lots.values()
+        if not lot.closed and lot.expires_at is not None and lot.expires_at <= at
+    ]
+
+
+def lapse(account: Account, held: Parts, taken: Parts) -> tuple[tuple[int, str], ...]:
+    """Tell which freed parts of a hold vanish, because their lot was voided or has expired."""
+    spent = dict(taken)
+    lapsed = []
+    for number, pico in held:
+        lot = account.lots.get(number)
+        freed = pico - spent.get(number, 0)
+        if lot is not None and lot.closed and freed > 0:
+            lapsed.append((number, format_pico(freed)))
+    return tuple(lapsed)

@@ -1,0 +1,218 @@
+"""How a process reaches PostgreSQL: addresses, roles, session settings, migrations.
+
+Three roles: ``keyledger_owner`` owns the schema and is used by migrations, ``keyledger_app`` is
+what the service runs as, ``keyledger_ro`` is for people and reports. The connecting user only
+has to be a member of the role it takes.
+"""
+
+import importlib.resources
+from typing import Final
+
+import alembic.command
+import psycopg
+import sqlalchemy
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from ledger.errors import IncompatibleDatabase
+from ledger.ids import LANES_MAX
+
+SCHEMA: Final = "keyledger"
+OWNER: Final = "keyledger_owner"
+APP: Final = "keyledger_app"
+READER: Final = "keyledger_ro"
+POSTGRES_MIN: Final = 150_000
+LANES_DEFAULT: Final = 2
+LANES_PER_MIGRATION_LOCK: Final = 7_310_582_461_973_140_225
+"""Advisory lock under which one process migrates while others wait. Correctness of the ledger
+itself never rests on it."""
+
+
+def conninfo(url: str, role: str, **settings: str) -> str:
+    """Give connection parameters that take ``role`` and the session settings it needs.
+
+    ``synchronous_commit`` is on whatever the server's default: acknowledged means durable.
+    """
+    session = {
+        "role": role,
+        "search_path": SCHEMA,
+        "synchronous_commit": "on",
+        "timezone": "UTC",
+        "statement_timeout": "30s",
+        "lock_timeout": "10s",
+        "idle_in_transaction_session_timeout": "60s",
+        **settings,
+    }
+    options = " ".join(f"-c {name}={value}" for name, value in session.items())
+    known = conninfo_to_dict(url)
+    given = str(known.pop("options", "") or "")
+    merged = {**known, "options": f"{given} {options}".strip(), "connect_timeout": "10"}
+    return make_conninfo(**{name: str(value) for name, value in merged.items()})
+
+
+def engine(url: str, role: str) -> sqlalchemy.Engine:
+    """Give a SQLAlchemy engine for reads and migrations under ``role``."""
+    info = conninfo(url, role, statement_timeout="0")
+    return sqlalchemy.create_engine(
+        "postgresql+psycopg://",
+        creator=lambda: psycopg.connect(info),
+        poolclass=sqlalchemy.NullPool,
+    )
+
+
+def _script() -> tuple[Config, ScriptDirectory]:
+    config = Config()
+    location = importlib.resources.files("ledger") / "migrations"
+    config.set_main_option("script_location", str(location))
+    config.set_main_option("path_separator", "os")
+    return config, ScriptDirectory.from_config(config)
+
+
+def upgrade(url: str, *, lanes: int = LANES_DEFAULT) -> str:
+    """Bring the database to this version's schema; safe when several start at once.
+
+    ``lanes`` is fixed when the database is created and ignored later. Returns the revision.
+
+    Raises:
+        IncompatibleDatabase: Too old a server, a newer schema, missing privileges.
+    """
+    if not 1 <= lanes <= LANES_MAX:
+        message = f"KEYLEDGER_LANES must be 1 to {LANES_MAX}."
+        raise IncompatibleDatabase(message)
+    with psycopg.connect(url, autocommit=True, connect_timeout=10) as connection:
+        if connection.info.server_version < POSTGRES_MIN:
+            message = "PostgreSQL 15 or newer is needed; upgrade the server."
+            raise IncompatibleDatabase(message)
+        connection.execute("SELECT pg_advisory_lock(%s)", (LANES_PER_MIGRATION_LOCK,))
+        try:
+            _prepare(connection)
+            revision = _migrate(url)
+            _settle_lanes(url, lanes)
+        except psycopg.errors.InsufficientPrivilege as error:
+            raise IncompatibleDatabase(_PRIVILEGES.format(error)) from error
+        finally:
+            connection.execute("SELECT pg_advisory_unlock(%s)", (LANES_PER_MIGRATION_LOCK,))
+    return revision
+
+
+_PRIVILEGES = (
+    "The database user may not create roles or the schema ({}). As a superuser run once:"
+    " CREATE ROLE keyledger_owner; CREATE ROLE keyledger_app; CREATE ROLE keyledger_ro;"
+    " CREATE SCHEMA keyledger AUTHORIZATION keyledger_owner;"
+    " GRANT keyledger_owner, keyledger_app TO <user>;"
+)
+
+_ROLES = """
+DO $$
+DECLARE wanted text;
+BEGIN
+    FOREACH wanted IN ARRAY ARRAY['keyledger_owner', 'keyledger_app', 'keyledger_ro'] LOOP
+        IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = wanted) THEN
+            BEGIN
+                EXECUTE format('CREATE ROLE %I NOLOGIN', wanted);
+            EXCEPTION WHEN duplicate_object OR unique_violation THEN
+                NULL; -- another database of this server was being set up
+            END;
+        END IF;
+        IF NOT pg_has_role(current_user, wanted, 'MEMBER') THEN
+            EXECUTE format('GRANT %I TO %I', wanted, current_user);
+        END IF;
+    END LOOP;
+END $$
+"""
+
+
+def _prepare(connection: psycopg.Connection) -> None:
+    connection.execute(_ROLES)
+    found = connection.execute(
+        "SELECT 1 FROM pg_namespace WHERE nspname = %s", (SCHEMA,)
+    ).fetchone()
+    if found is None:
+        connection.execute("CREATE SCHEMA keyledger AUTHORIZATION keyledger_owner")
+
+
+def _migrate(url: str) -> str:
+    config, script = _script()
+    head = script.get_current_head()
+    assert head is not None
+    with engine(url, OWNER).connect() as connection:
+        current = _current(connection)
+        if current is not None and not _known(script, current):
+            message = (
+                f"The database has schema version {current}; this version of Keyledger knows"
+                f" {head}. Start the version that migrated it, or a newer one."
+            )
+            raise IncompatibleDatabase(message)
+        config.attributes["connection"] = connection
+        alembic.command.upgrade(config, "head")
+        connection.commit()
+    return head
+
+
+def _known(script: ScriptDirectory, revision: str) -> bool:
+    return any(revision == known.revision for known in script.walk_revisions())
+
+
+def _current(connection: sqlalchemy.Connection) -> str | None:
+    exists = connection.scalar(sqlalchemy.text("SELECT to_regclass('keyledger.schema_version')"))
+    if exists is None:
+        return None
+    found: str | None = connection.scalar(
+        sqlalchemy.text("SELECT version_num FROM keyledger.schema_version")
+    )
+    return found
+
+
+def _settle_lanes(url: str, lanes: int) -> None:
+    with psycopg.connect(conninfo(url, OWNER)) as connection:
+        connection.execute(
+            "INSERT INTO database_facts (name, value) VALUES ('lanes', %s)"
+            " ON CONFLICT DO NOTHING",
+            (str(lanes),),
+        )
+        count = lanes_of(connection)
+        connection.execute(
+            "INSERT INTO lane_heads (lane) SELECT generate_series(0, %s)"
+            " ON CONFLICT DO NOTHING",
+            (count - 1,),
+        )
+        create_partitions(connection)
+
+
+def create_partitions(connection: psycopg.Connection) -> int:
+    """Create this month's partition of events and the next three; return how many were new."""
+    row = connection.execute(
+        "SELECT count(*) FILTER (WHERE create_events_partition("
+        " (date_trunc('month', now()) + ahead * interval '1 month')::date))"
+        " FROM generate_series(0, 3) AS ahead"
+    ).fetchone()
+    return int(row[0]) if row else 0
+
+
+def lanes_of(connection: psycopg.Connection) -> int:
+    """Give the number of lanes, fixed when the database was created."""
+    row = connection.execute("SELECT value FROM database_facts WHERE name = 'lanes'").fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def require_current(url: str) -> None:
+    """Refuse a database whose schema is not exactly this version's.
+
+    Raises:
+        IncompatibleDatabase: It is older or newer; the message says what to do.
+    """
+    _, script = _script()
+    head = script.get_current_head()
+    with psycopg.connect(url, connect_timeout=10) as connection:
+        row = connection.execute("SELECT to_regclass('keyledger.schema_version')").fetchone()
+        current = None
+        if row and row[0]:
+            found = connection.execute(
+                "SELECT version_num FROM keyledger.schema_version"
+            ).fetchone()
+            current = found[0] if found else None
+    if current != head:
+        message = f"The database has schema version {current}, not {head}: run keyledger db upgrade."
+        raise IncompatibleDatabase(message)

@@ -1,0 +1,259 @@
+"""Everything that can go wrong, in three families by what the caller does next.
+
+``Refused``: answer it; a decision said no. ``AppendConflict``: retry it; the store could not take
+it now. ``LedgerCorrupt``: stop; what is stored contradicts itself. No HTTP status lives here.
+
+The first docstring line of each is its message; data go into attributes. ``code`` is stored in
+events and therefore for ever.
+"""
+
+from typing import ClassVar
+
+from ledger.clock import Instant
+
+
+class LedgerError(Exception):
+    """Something the ledger says on purpose."""
+
+    def __str__(self) -> str:
+        """Give the first line of the class's docstring, or the message passed in."""
+        own = super().__str__()
+        return own or (type(self).__doc__ or "").partition("\n")[0]
+
+
+class Refused(LedgerError):
+    """The request is refused."""
+
+    code: ClassVar[str] = "refused"
+    position: int = 0
+    """Lane position the refusal was decided at: state after that many events of the lane."""
+
+
+class NoSuchAccount(Refused):
+    """No such account."""
+
+    code = "no_such_account"
+
+
+class AccountIsOpen(Refused):
+    """The account is open already."""
+
+    code = "account_is_open"
+
+
+class AccountIsSuspended(Refused):
+    """The account is suspended."""
+
+    code = "account_is_suspended"
+
+
+class AccountIsClosed(Refused):
+    """The account is closed."""
+
+    code = "account_is_closed"
+
+
+class NoSuchMember(Refused):
+    """No such member."""
+
+    code = "no_such_member"
+
+
+class LastOwnerStays(Refused):
+    """An account keeps at least one owner."""
+
+    code = "last_owner_stays"
+
+
+class NoSuchKey(Refused):
+    """No such key."""
+
+    code = "no_such_key"
+
+
+class KeyIsRevoked(Refused):
+    """The key is revoked."""
+
+    code = "key_is_revoked"
+
+
+class KeyIsSuspended(Refused):
+    """The key is suspended."""
+
+    code = "key_is_suspended"
+
+
+class KeyIsNotSuspended(Refused):
+    """The key is not suspended."""
+
+    code = "key_is_not_suspended"
+
+
+class KeyIsExpired(Refused):
+    """The key is expired."""
+
+    code = "key_is_expired"
+
+
+class SecretIsRetired(Refused):
+    """The secret was replaced by a rotation and its grace period is over."""
+
+    code = "secret_is_retired"
+
+
+class ScopeIsDenied(Refused):
+    """The key's scopes do not allow this."""
+
+    code = "scope_is_denied"
+
+
+class ModelIsDenied(Refused):
+    """The key may not use this model."""
+
+    code = "model_is_denied"
+
+
+class ModelIsUnpriced(Refused):
+    """The rate card has no price for this model and usage."""
+
+    code = "model_is_unpriced"
+
+
+class NoSuchGrant(Refused):
+    """No such open grant."""
+
+    code = "no_such_grant"
+
+
+class NoSuchRequest(Refused):
+    """No such request."""
+
+    code = "no_such_request"
+
+
+class RequestIsClosed(Refused):
+    """The reservation was released already."""
+
+    code = "request_is_closed"
+
+
+class RequestIdIsTaken(Refused):
+    """The request id was used before with other content."""
+
+    code = "request_id_is_taken"
+
+
+class IdempotencyKeyIsTaken(Refused):
+    """The idempotency key was used before with another request."""
+
+    code = "idempotency_key_is_taken"
+
+
+class VersionIsOutdated(Refused):
+    """The resource changed since it was read."""
+
+    code = "version_is_outdated"
+
+
+class PriceJumps(Refused):
+    """A price moved more than tenfold; confirm it to publish."""
+
+    code = "price_jumps"
+
+    def __init__(self, changes: tuple[str, ...]) -> None:
+        super().__init__()
+        self.changes = changes
+
+
+class InvalidField(Refused):
+    """A field is invalid."""
+
+    code = "invalid_field"
+
+    def __init__(self, field: str, problem: str) -> None:
+        super().__init__(f"{field}: {problem}" if field else problem)
+        self.field = field
+        self.problem = problem
+
+
+class CreditIsExhausted(Refused):
+    """The account's credit does not cover the request."""
+
+    code = "credit_is_exhausted"
+
+    def __init__(self, *, asset: str, available: int, pending: int, requested: int) -> None:
+        super().__init__()
+        self.asset = asset
+        """The asset that would have paid."""
+        self.available = available
+        """Pico that could still be spent, overdraft included, reservations taken off."""
+        self.pending = pending
+        """Pico held by open reservations."""
+        self.requested = requested
+        """Pico that the request would cost."""
+
+
+class LimitIsReached(Refused):
+    """A limit leaves no room for the request."""
+
+    code = "limit_is_reached"
+
+    def __init__(  # noqa: PLR0913
+        self,
+        *,
+        scope: str,
+        limit_id: str,
+        ceiling: int,
+        used: int,
+        pending: int,
+        requested: int,
+        resets_at: Instant | None,
+    ) -> None:
+        super().__init__()
+        self.scope = scope
+        """``key`` or ``account``."""
+        self.limit_id = limit_id
+        """Kind, qualifiers and window, such as ``requests/rolling:60``."""
+        self.ceiling = ceiling
+        self.used = used
+        self.pending = pending
+        self.requested = requested
+        self.resets_at = resets_at
+        """When the request would fit if nothing else came; None: waiting does not help."""
+
+
+class RequestExceedsLimit(LimitIsReached):
+    """The request alone is larger than the limit."""
+
+    code = "request_exceeds_limit"
+
+
+class AppendConflict(LedgerError):
+    """The store could not take the change now; the same call may succeed later."""
+
+
+class LedgerUnavailable(AppendConflict):
+    """The ledger cannot decide now."""
+
+    retry_after_seconds: int = 1
+
+
+class QueueIsFull(LedgerUnavailable):
+    """The lane's queue is full."""
+
+
+class OutcomeIsUnknown(LedgerUnavailable):
+    """The connection broke while committing; repeat the request with the same id."""
+
+
+class LedgerCorrupt(LedgerError):
+    """What is stored contradicts itself."""
+
+    def __init__(self, message: str, *, lane: int | None = None, seq: int | None = None) -> None:
+        super().__init__(message)
+        self.lane = lane
+        self.seq = seq
+
+
+class IncompatibleDatabase(LedgerError):
+    """The database or data directory does not fit this version; the message says what to do."""

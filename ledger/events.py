@@ -1,0 +1,504 @@
+"""The facts: every event there is, as a documented struct.
+
+An event says what was decided (the charge, the unit prices, the lots), so that no reader looks
+it up again. Where and when it happened, and the key it is about, stand in the ``Envelope``. The
+stored ``type`` is for ever. A new field gets a default; a new meaning gets a new event.
+
+Amounts are plain decimal strings, instants UTC, ``by`` names the actor: ``operator``,
+``member:<id>``, ``key:<id>`` or ``system``. ``lots`` name the grants that paid, in paying order,
+0 being the overdraft; ``parts`` their amounts where there is more than one.
+"""
+
+from datetime import datetime
+from typing import Annotated, ClassVar, NamedTuple
+
+import msgspec
+
+from ledger.clock import Instant
+from ledger.ids import AccountId, KeyId
+from ledger.pricing import RateCard
+from ledger.usage import Usage
+
+Utc = Annotated[datetime, msgspec.Meta(tz=True)]
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An immutable fact."""
+
+    type: ClassVar[str]
+    schema_version: ClassVar[int] = 1
+
+
+class Envelope(NamedTuple):
+    """Where and when an event stands, and what it is about."""
+
+    lane: int
+    lane_seq: int
+    """1, 2, 3 … without a gap per lane."""
+    account_id: AccountId
+    version: int
+    """1, 2, 3 … without a gap per account."""
+    recorded_at: Instant
+    """Assigned by the lane; strictly increasing in it."""
+    occurred_at: Instant
+    """When it happened outside, as told; else ``recorded_at``."""
+    key_id: KeyId | None
+    """The key the event is about or was caused by."""
+
+
+class LimitRule(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A ceiling on a quantity in a window."""
+
+    kind: str
+    """requests, tokens, spend, failures, key_creations or active_keys."""
+    window: str
+    """``rolling:<seconds>``, ``day``, ``month`` (UTC) or ``lifetime``."""
+    ceiling: str
+    """A whole number; for spend a decimal amount."""
+    category: str = ""
+    """Counts requests of this category only; empty: every one."""
+    model: str = ""
+    """Counts requests to this model only; empty: every one."""
+    assets: tuple[str, ...] = ()
+    """Spend: the assets counted together."""
+
+
+class AccountOpened(Event, frozen=True, kw_only=True, omit_defaults=True):
+    """An account was opened. Names and addresses are personal and stand in a side table."""
+
+    type = "account_opened"
+    by: str
+    pays_with: tuple[str, ...] = ("USD",)
+    """Assets in the order they pay, at par with the rate card's asset."""
+    rate_card: str = "standard"
+    overdraft: dict[str, str] = {}
+    """Asset → declared overdraft; ``unlimited`` for no bound. The last of ``pays_with`` counts."""
+    unpriced: str = "refuse"
+    """What becomes of usage without a price: ``refuse`` or ``record``."""
+    limits: tuple[LimitRule, ...] = ()
+
+
+class AccountPolicySet(Event, frozen=True, kw_only=True, omit_defaults=True):
+    """The account's terms were replaced as a whole."""
+
+    type = "account_policy_set"
+    by: str
+    pays_with: tuple[str, ...]
+    rate_card: str
+    overdraft: dict[str, str] = {}
+    unpriced: str = "refuse"
+
+
+class AccountLimitsSet(Event, frozen=True, kw_only=True, omit_defaults=True):
+    """The account's limits were replaced as a whole."""
+
+    type = "account_limits_set"
+    by: str
+    limits: tuple[LimitRule, ...] = ()
+
+
+class AccountSuspended(Event, frozen=True, kw_only=True, omit_defaults=True):
+    """The account's keys stopped working until it resumes."""
+
+    type = "account_suspended"
+    by: str
+    reason: str = ""
+
+
+class AccountResumed(Event, frozen=True, kw_only=True, omit_defaults=True):
+    """A suspended account works again."""
+
+    type = "account_resumed"
+    by: str
+
+
+class AccountClosed(Event, frozen=True, kw_only=True, omit_defaults=True):
+    """The account was closed for good."""
+
+    type = "account_closed"
+    by: str
+    reason: str = ""
+
+
+class MemberAdded(Event, frozen=True, kw_only=True, omit_defaults=True):
+    """A person joined the account. Who it is stands in a side table."""
+
+    type = "member_added"
+    by: str
+    member_id: str
+    role: str
+    """owner, finance, auditor or member."""
+
+
+class MemberRoleChanged(Event, frozen=True, kw_only=True, omit_defaults=True):
+    """A member got another role."""
+
+    type = "member_role_changed"
+    by: str
+    member_id: str
+    role: str
+
+
+class MemberRemoved(Event, frozen=True, kw_only=True, omit_defaults=True):
+    """A member left the account."""
+
+    type = "member_removed"
+    by: str
+    member_id: str
+
+
+class KeyIssued(Event, frozen=True, kw_only=True, omit_defaults=True):
+    """A key was issued. Its secret is nowhere; the secret's keyed hash is in a side table."""
+
+    type = "key_issued"
+    by: str
+    name: str
+    """The integration."""
+    dialect: str
+    hint: str = ""
+    """The secret's first characters and last four or six, for display."""
+    scopes: tuple[str, ...] = ()
+    """What the key may do; empty: everything."""
+    allowed_models: tuple[str, ...] | None = None
+    """Models it may use; None: every one, empty: none."""
+    default_character: str = ""
+    expires_at: Utc | None = None
+    """Refused from this instant on. None: never."""
+    rate_card: str = ""
+    """Overrides the account's."""
+    limits: tuple[LimitRule, ...] = ()
+    settings: dict[str, str] = {}
+    """What a dialect documents beside, such as venice's ``modelPrivacy``."""
+
+
+class KeyRenamed(Event, frozen=True, kw_only=True, omit_defaults=True):
+    """The integration has another name from now on."""
+
+    type = "key_renamed"
+    by: str
+    name: str
+
+
+class KeyLimitsSet(Event, frozen=True, kw_only=True, omit_defaults=True):
+    """The key's limits were replaced as a whole. Counters of limits that stay go on."""
+
+    type = "key_limits_set"
+    by: str
+    limits: tuple[LimitRule, ...] = ()
+
+
+class KeyScopesSet(Event, frozen=True, kw_only=True, omit_defaults=True):
+    """The key's scopes were replaced as a whole."""
+
+    type = "key_scopes_set"
+    by: str
+    scopes: tuple[str, ...] = ()
+
+
+class KeyAllowedModelsSet(Event, frozen=True, kw_only=True, omit_defaults=True):
+    """The models which the key may use were replaced as a whole."""
+
+    type = "key_allowed_models_set"
+    by: str
+    allowed_models: tuple[str, ...] | None = None
+
+
+class KeyDefaultCharacterSet(Event, frozen=True, kw_only=True, omit_defaults=True):
+    """Requests of the key without a model go to another character."""
+
+    type = "key_default_character_set"
+    by: str
+    default_character: str = ""
+
+
+class KeyExpirySet(Event, frozen=True, kw_only=True, omit_defaults=True):
+    """The key expires at another instant."""
+
+    type = "key_expiry_set"
+    by: str
+    expires_at: Utc | None = None
+
+
+class KeySettingsSet(Event, frozen=True, kw_only=True, omit_defaults=True):
+    """What a dialect documents beside was replaced as a whole."""
+
+    type = "key_settings_set"
+    by: str
+    settings: dict[str, str] = {}
+
+
+class KeySuspended(Event, frozen=True, kw_only=True, omit_defaults=True):
+    """The key stopped working until it resumes."""
+
+    type = "key_suspended"
+    by: str
+
+
+class KeyResumed(Event, frozen=True, kw_only=True, omit_defaults=True):
+    """A suspended key works again."""
+
+    type = "key_resumed"
+    by: str
+
+
+class KeyRevoked(Event, frozen=True, kw_only=True, omit_defaults=True):
+    """A key was withdrawn for good."""
+
+    type = "key_revoked"
+    by: str
+
+
+class KeyRotated(Event, frozen=True, kw_only=True, omit_defaults=True):
+    """The key got another secret; the earlier ones work until the grace period ends."""
+
+    type = "key_rotated"
+    by: str
+    secret: int
+    """Number of the new secret: 2, 3, …"""
+    earlier_until: Utc
+    """Earlier secrets are refused from this instant on, or sooner where they were before."""
+    hint: str = ""
+
+
+class KeyExpired(Event, frozen=True, kw_only=True, omit_defaults=True):
+    """The key's expiry passed. It was refused from that instant on, before this was written."""
+
+    type = "key_expired"
+    expired_at: Utc
+
+
+class CreditGranted(Event, frozen=True, kw_only=True, omit_defaults=True):
+    """A lot of credit was added."""
+
+    type = "credit_granted"
+    by: str
+    lot: int
+    """1, 2, 3 … per account."""
+    asset: str
+    amount: str
+    kind: str = "paid"
+    """paid, promotional or adjustment."""
+    priority: int = 100
+    """Lots of a lower number are spent first."""
+    effective_at: Utc | None = None
+    """Spendable from this instant on; None: at once."""
+    expires_at: Utc | None = None
+    """Not spendable from this instant on; None: never."""
+    reason: str = ""
+    repaid: str = ""
+    """The part that went to an overdrawn balance at once."""
+
+
+class GrantVoided(Event, frozen=True, kw_only=True, omit_defaults=True):
+    """What was left of a lot was withdrawn; what reservations hold of it lapses when they end."""
+
+    type = "grant_voided"
+    by: str
+    lot: int
+    asset: str
+    amount: str
+    reason: str = ""
+
+
+class GrantExpired(Event, frozen=True, kw_only=True, omit_defaults=True):
+    """A lot's expiry passed; what reservations hold of it lapses when they end."""
+
+    type = "grant_expired"
+    lot: int
+    asset: str
+    amount: str
+    expired_at: Utc
+
+
+class BalanceReduced(Event, frozen=True, kw_only=True, omit_defaults=True):
+    """A person took credit away, with a reason."""
+
+    type = "balance_reduced"
+    by: str
+    asset: str
+    amount: str
+    reason: str
+    lots: tuple[int, ...] = ()
+    parts: tuple[str, ...] = ()
+
+
+class RateCardPublished(Event, frozen=True, kw_only=True, omit_defaults=True):
+    """A version of a rate card came into the world, whole and immutable."""
+
+    type = "rate_card_published"
+    by: str
+    content_hash: str
+    card: RateCard
+
+
+class RequestRecorded(Event, frozen=True, kw_only=True, omit_defaults=True):
+    """A request was admitted, priced and charged in one step."""
+
+    type = "request_recorded"
+    request_id: str
+    integration: str
+    """The key's name at that moment."""
+    model: str
+    usage: Usage
+    category: str = ""
+    condition: str = ""
+    """Price condition, such as ``batch``."""
+    card: str = ""
+    """Rate card and version that priced it: ``standard/3``; empty: unpriced."""
+    prices: dict[str, str] = {}
+    """Unit prices used, per million."""
+    asset: str = ""
+    charge: str = ""
+    """Empty: unpriced. Zero is written ``0``."""
+    lots: tuple[int, ...] = ()
+    parts: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ()
+    """``late`` or ``early``: ``occurred_at`` outside the accepted window; ``delivered``: recorded
+    whatever the limits said; ``estimated``: the usage is an estimate."""
+
+
+class RequestReserved(Event, frozen=True, kw_only=True, omit_defaults=True):
+    """The worst case of a request was held against credit and limits."""
+
+    type = "request_reserved"
+    request_id: str
+    integration: str
+    model: str
+    usage: Usage
+    """The worst case."""
+    category: str = ""
+    condition: str = ""
+    card: str = ""
+    prices: dict[str, str] = {}
+    asset: str = ""
+    held: str = ""
+    """Amount held; empty: unpriced."""
+    lots: tuple[int, ...] = ()
+    parts: tuple[str, ...] = ()
+    expires_at: Utc
+
+
+class RequestSettled(Event, frozen=True, kw_only=True, omit_defaults=True):
+    """A reserved request was charged what it used; the rest of the hold was freed."""
+
+    type = "request_settled"
+    request_id: str
+    reserved_seq: int
+    """Lane position of the reservation."""
+    integration: str
+    model: str
+    usage: Usage
+    category: str = ""
+    condition: str = ""
+    card: str = ""
+    prices: dict[str, str] = {}
+    asset: str = ""
+    charge: str = ""
+    lots: tuple[int, ...] = ()
+    parts: tuple[str, ...] = ()
+    overage: str = ""
+    """The part of the charge beyond what was held."""
+    lapsed: tuple[tuple[int, str], ...] = ()
+    """Freed parts of lots that had expired or been voided meanwhile."""
+    flags: tuple[str, ...] = ()
+    """``late``: the reservation had expired; ``estimated``; ``interrupted``."""
+
+
+class RequestReleased(Event, frozen=True, kw_only=True, omit_defaults=True):
+    """A reservation was given back unused."""
+
+    type = "request_released"
+    request_id: str
+    reserved_seq: int
+    reason: str = ""
+    lapsed: tuple[tuple[int, str], ...] = ()
+
+
+class RequestExpired(Event, frozen=True, kw_only=True, omit_defaults=True):
+    """A reservation ran out before it was settled or released."""
+
+    type = "request_expired"
+    request_id: str
+    reserved_seq: int
+    lapsed: tuple[tuple[int, str], ...] = ()
+
+
+class RequestRefused(Event, frozen=True, kw_only=True, omit_defaults=True):
+    """A request was refused; ``count`` times in one second for the same reason."""
+
+    type = "request_refused"
+    request_id: str = ""
+    """Of the first of them."""
+    integration: str = ""
+    model: str = ""
+    category: str = ""
+    reason: str
+    """The refusal's code."""
+    count: int = 1
+    limit_id: str = ""
+    scope: str = ""
+    ceiling: str = ""
+    used: str = ""
+    pending: str = ""
+    requested: str = ""
+
+
+class RequestRated(Event, frozen=True, kw_only=True, omit_defaults=True):
+    """An unpriced request got its price later."""
+
+    type = "request_rated"
+    by: str
+    request_id: str
+    rated_seq: int
+    """Lane position of the event that had no price."""
+    integration: str
+    model: str
+    usage: Usage
+    condition: str = ""
+    card: str
+    prices: dict[str, str]
+    asset: str
+    charge: str
+    lots: tuple[int, ...] = ()
+    parts: tuple[str, ...] = ()
+    recorded_on: Utc
+    """When the unpriced event was recorded: the day whose spend grows."""
+
+
+AnyEvent = (
+    RequestRecorded
+    | RequestReserved
+    | RequestSettled
+    | RequestReleased
+    | RequestExpired
+    | RequestRefused
+    | RequestRated
+    | AccountOpened
+    | AccountPolicySet
+    | AccountLimitsSet
+    | AccountSuspended
+    | AccountResumed
+    | AccountClosed
+    | MemberAdded
+    | MemberRoleChanged
+    | MemberRemoved
+    | KeyIssued
+    | KeyRenamed
+    | KeyLimitsSet
+    | KeyScopesSet
+    | KeyAllowedModelsSet
+    | KeyDefaultCharacterSet
+    | KeyExpirySet
+    | KeySettingsSet
+    | KeySuspended
+    | KeyResumed
+    | KeyRevoked
+    | KeyRotated
+    | KeyExpired
+    | CreditGranted
+    | GrantVoided
+    | GrantExpired
+    | BalanceReduced
+    | RateCardPublished
+)
+"""Closed: whoever matches on it is told by the type checker when an event is added."""

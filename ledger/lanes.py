@@ -1,0 +1,470 @@
+"""The writer: per lane a queue, per batch one transaction, inline projections inside it.
+
+Everything that arrives while one commit is in flight forms the next batch; there is no timer. A
+batch locks the lane's head, loads what it touches, decides one command after another on the
+evolving state, then appends events and changed projection rows and commits: two round trips.
+
+State is kept between batches only as a fenced copy: it is used when the locked head still
+stands where the copy does, so nobody else has appended since; else it is loaded again. After any
+failure it is thrown away.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, LiteralString
+from uuid import UUID
+
+import msgspec
+import psycopg
+import structlog
+from psycopg import AsyncConnection
+from psycopg.rows import TupleRow
+
+from ledger import arrays, clock, store
+from ledger import events as e
+from ledger.batch import (
+    REFUSAL_INTERVAL,
+    Batch,
+    Command,
+    Inline,
+    Load,
+    Outcome,
+    RefusalLog,
+    Ticket,
+    Wanted,
+)
+from ledger.codec import Recorded
+from ledger.errors import LedgerCorrupt, LedgerUnavailable, OutcomeIsUnknown, QueueIsFull
+from ledger.ids import AccountId, lane_of_account
+from ledger.metering import Known
+from ledger.pricing import RateCard
+from ledger.ratecards import RateCards
+from ledger.state import LaneState, Reservation
+from ledger.store import Head
+
+log = structlog.get_logger("keyledger.lanes")
+
+BATCH_MAX = 1_000
+"""Commands in one transaction."""
+QUEUE_MAX = 20_000
+"""Commands waiting per lane and worker; more are refused before they are accepted."""
+CACHE_MAX = 50_000
+"""Accounts, keys and reservations kept per lane and worker."""
+RETRIES_MAX = 5
+OWNED_AFTER = 20
+"""Batches without a foreign append after which a lane loads only what its copy lacks."""
+DUE_MAX = 500
+
+DUE: LiteralString = (
+    "(SELECT 'reservation', request_hash, account_id, key_id FROM reservations"
+    " WHERE lane = %(lane)s AND expires_at <= %(at)s ORDER BY expires_at LIMIT %(most)s)"
+    " UNION ALL (SELECT 'key', key_id, account_id, key_id FROM keys"
+    " WHERE lane = %(lane)s AND expires_at <= %(at)s AND status IN ('active', 'suspended')"
+    " AND expires_at IS NOT NULL ORDER BY expires_at LIMIT %(most)s)"
+    " UNION ALL (SELECT 'lot', account_id, account_id, NULL FROM lots"
+    " WHERE lane = %(lane)s AND expires_at <= %(at)s AND status = 'open'"
+    " AND expires_at IS NOT NULL ORDER BY expires_at LIMIT %(most)s)"
+)
+"""What ran out: reservations, keys, lots."""
+
+Connect = Callable[[], Awaitable[AsyncConnection]]
+
+
+class Lane:
+    """One lane's queue and writer in this process."""
+
+    def __init__(
+        self, lane: int, connect: Connect, projections: Sequence[Inline], cards: RateCards
+    ) -> None:
+        """Take how to connect and which inline projections move along."""
+        self.lane = lane
+        self.batches = 0
+        self.commands = 0
+        self._connect = connect
+        self._projections = projections
+        self._cards = cards
+        self._queue: deque[Command] = deque()
+        self._wake = asyncio.Event()
+        self._connection: AsyncConnection | None = None
+        self._state: LaneState | None = None
+        self._epoch = -1
+        self._undisturbed = OWNED_AFTER
+        self._refusals = RefusalLog()
+        self._closing = False
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to write."""
+        self._task = asyncio.create_task(self._run(), name=f"lane-{self.lane}")
+
+    async def stop(self) -> None:
+        """Answer everything accepted, then end."""
+        self._closing = True
+        self._wake.set()
+        if self._task is not None:
+            await self._task
+        await self._disconnect()
+
+    @property
+    def waiting(self) -> int:
+        """Commands not yet in a transaction."""
+        return len(self._queue)
+
+    def has_room(self, count: int) -> bool:
+        """Tell whether so many commands would be accepted now.
+
+        Raises:
+            LedgerUnavailable: The process is stopping.
+        """
+        if self._closing:
+            raise LedgerUnavailable
+        return len(self._queue) + count <= QUEUE_MAX
+
+    def accept(self, commands: Sequence[Command]) -> None:
+        """Queue commands whose tickets are set."""
+        self._queue.extend(commands)
+        self._wake.set()
+
+    def nudge(self) -> None:
+        """Write down what ran out although nobody asks anything of the lane."""
+        self._nudged = True
+        self._wake.set()
+
+    _nudged = False
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            # Refusals held back are written with whatever comes, and at last by themselves.
+            await self._answer(self._take())
+            while self._queue:
+                await self._answer(self._take())
+            if self._closing:
+                return
+            if self._refusals:
+                loop.call_later(REFUSAL_INTERVAL.total_seconds(), self._wake.set)
+
+    def _take(self) -> list[Command]:
+        return [self._queue.popleft() for _ in range(min(BATCH_MAX, len(self._queue)))]
+
+    async def _answer(self, commands: list[Command]) -> None:
+        """Write a batch and tell every caller what became of it."""
+        nudged, self._nudged = self._nudged, False
+        if not (commands or self._refusals or nudged):
+            return
+        results: list[tuple[Command, Outcome | Exception]]
+        try:
+            results = await self._write(commands)
+        except (LedgerUnavailable, LedgerCorrupt) as error:
+            results = [(command, error) for command in commands]
+        except Exception as error:  # last-resort: one bad command must not fail its neighbours
+            if len(commands) > 1:
+                for command in commands:
+                    await self._answer([command])
+                return
+            log.exception("command_failed", lane=self.lane)
+            results = [(command, error) for command in commands]
+        for command, result in results:
+            command.ticket.settle(command.index, result)
+
+    async def _write(
+        self, commands: list[Command]
+    ) -> list[tuple[Command, Outcome | Exception]]:
+        for attempt in range(RETRIES_MAX):
+            try:
+                return await self._transact(commands)
+            except (psycopg.errors.SerializationFailure, psycopg.errors.DeadlockDetected):
+                await self._forget()
+                await asyncio.sleep(0.01 * attempt)
+            except (
+                psycopg.OperationalError,
+                psycopg.InterfaceError,
+                psycopg.errors.ReadOnlySqlTransaction,
+                OSError,
+            ) as error:
+                await self._forget()
+                log.warning("ledger_unavailable", lane=self.lane, error=str(error).strip())
+                raise LedgerUnavailable from error
+            except BaseException:
+                await self._forget()
+                raise
+        raise LedgerUnavailable
+
+    async def _transact(
+        self, commands: list[Command]
+    ) -> list[tuple[Command, Outcome | Exception]]:
+        connection = await self._connected()
+        batch = await self._load(connection, commands)
+        batch.decide(commands, self._refusals)
+        if batch.is_empty:
+            await connection.execute("COMMIT")
+        else:
+            await self._save(connection, batch)
+        self.batches += 1
+        self.commands += len(commands)
+        self._state = batch.state if _size(batch.state) <= CACHE_MAX else None
+        return batch.results
+
+    async def _save(self, connection: AsyncConnection, batch: Batch) -> None:
+        """Second round trip: append, move the projections, commit."""
+        try:
+            async with connection.pipeline():
+                for sql, parameters in batch.statements(self._projections):
+                    await connection.execute(sql, parameters)
+                await connection.execute("COMMIT")
+        except (psycopg.errors.SerializationFailure, psycopg.errors.DeadlockDetected):
+            raise
+        except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+            await self._forget()
+            if not (batch.changes.events and await self._is_in(batch.changes.events[-1])):
+                raise
+            log.warning("lost_acknowledgement_resolved", lane=self.lane, error=str(error))
+
+    async def _is_in(self, last: Recorded) -> bool:
+        """Ask the record whether a batch whose acknowledgement was lost is in."""
+        try:
+            connection = await self._connected()
+            # The lock waits for a commit that is still under way in the server.
+            await connection.execute("BEGIN")
+            await connection.execute(store.LOCK_HEAD, (self.lane,))
+            found = await store.find_event(connection, self.lane, last.envelope.lane_seq)
+            await connection.execute("COMMIT")
+        except (psycopg.Error, OSError) as unreachable:
+            await self._disconnect()
+            raise OutcomeIsUnknown from unreachable
+        return found is not None and found.recorded.hash == last.hash
+
+    async def _connected(self) -> AsyncConnection:
+        if self._connection is None or self._connection.closed:
+            self._connection = await self._connect()
+            arrays.register(self._connection)
+        return self._connection
+
+    async def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.close()
+
+    async def _forget(self) -> None:
+        """Throw the copy away, and the connection with whatever transaction it is in."""
+        self._state = None
+        await self._disconnect()
+
+    async def _load(self, connection: AsyncConnection, commands: list[Command]) -> Batch:
+        """First round trip: lock the head and read what is not known already."""
+        notes = self._refusals.due(None if self._closing else clock.now())
+        everything = _wanted(commands, notes)
+        copy = self._state
+        owned = copy is not None and self._undisturbed >= OWNED_AFTER
+        loads = self._loads(_lacking(copy, everything) if owned and copy else everything)
+        requests = [command.request_hash for command in commands if command.request_hash]
+        replies = [c.idempotency.key_hash for c in commands if c.idempotency]
+        execute = connection.execute
+        due_terms = {"lane": self.lane, "at": clock.now(), "most": DUE_MAX}
+        async with connection.pipeline():
+            await execute("BEGIN")
+            head_rows = await execute(store.LOCK_HEAD, (self.lane,), binary=True)
+            cards_rows = await execute(store.COUNT_RATE_CARDS, binary=True)
+            due_rows = await execute(DUE, due_terms, binary=True)
+            loaded = [await execute(load.sql, load.parameters, binary=True) for load in loads]
+            request_rows = await execute(
+                store.FIND_REQUESTS, (self.lane, arrays.Uuids(requests)), binary=True
+            )
+            reply_rows = await execute(
+                store.FIND_REPLIES, (self.lane, arrays.Uuids(replies)), binary=True
+            )
+        row = await head_rows.fetchone()
+        if row is None:
+            message = f"Lane {self.lane} has no head."
+            raise LedgerCorrupt(message, lane=self.lane)
+        head = Head(row[0], row[1], bytes(row[2]), row[3])
+        # From here on the copy is this batch's; it comes back when the batch is committed.
+        self._state = None
+        state = self._fenced(copy, head)
+        if owned and state is not copy:
+            # Somebody else appended: what the copy spared us has to be read after all.
+            await self._fetch(connection, state, everything)
+        else:
+            for load, rows in zip(loads, loaded, strict=True):
+                load.absorb(state, await rows.fetchall())
+        count = await cards_rows.fetchone()
+        if count is not None and count[0] != self._cards.count:
+            await load_cards(connection, self._cards)
+        batch = Batch(self.lane, state, self._cards, clock.now)
+        batch.replies = {r[0]: (bytes(r[1]), r[2].encode()) for r in await reply_rows.fetchall()}
+        await self._know(connection, batch, await request_rows.fetchall())
+        await self._expire(connection, batch, await due_rows.fetchall())
+        batch.append_suppressed(notes)
+        return batch
+
+    def _fenced(self, copy: LaneState | None, head: Head) -> LaneState:
+        """Give the copy if it stands where the head stands, else a blank state."""
+        moved = copy is None or copy.seq != head.seq or self._epoch != head.epoch
+        self._epoch = head.epoch
+        if not moved:
+            assert copy is not None
+            self._undisturbed += 1
+            return copy
+        if copy is not None:
+            self._undisturbed = 0
+        return LaneState(
+            seq=head.seq, chain=head.chain, last_recorded_at=head.last_recorded_at
+        )
+
+    async def _know(
+        self, connection: AsyncConnection, batch: Batch, rows: list[TupleRow]
+    ) -> None:
+        """Bring what is stored about request ids that were used before."""
+        if not rows:
+            return
+        state = batch.state
+        lacking = [row[0] for row in rows if row[2] is None and row[0] not in state.reservations]
+        if lacking:
+            await self._fetch(connection, state, Wanted([], [], lacking))
+        open_now = {row[0] for row in rows if row[2] is None and row[0] in state.reservations}
+        seqs = [seq for row in rows if row[0] not in open_now for seq in row[1:3] if seq]
+        events = await self._events(connection, seqs) if seqs else {}
+        for hashed, first, last in rows:
+            if hashed in open_now:
+                batch.known[hashed] = Known(_as_recorded(self.lane, state.reservations[hashed]))
+            else:
+                batch.known[hashed] = Known(events[first], events[last] if last else None)
+
+    async def _events(
+        self, connection: AsyncConnection, seqs: list[int]
+    ) -> dict[int, Recorded]:
+        rows = await connection.execute(
+            store.FIND_EVENTS, (self.lane, arrays.Int8s(seqs)), binary=True
+        )
+        found = [store.stored(row).recorded for row in await rows.fetchall()]
+        return {event.envelope.lane_seq: event for event in found}
+
+    async def _expire(
+        self, connection: AsyncConnection, batch: Batch, due: list[TupleRow]
+    ) -> None:
+        if not due:
+            return
+        wanted = Wanted(
+            [row[2] for row in due],
+            [row[3] for row in due if row[3] is not None],
+            [row[1] for row in due if row[0] == "reservation"],
+        )
+        lacking = _lacking(batch.state, wanted)
+        if any(lacking):
+            await self._fetch(connection, batch.state, lacking)
+        by_kind: dict[str, list[UUID]] = {"reservation": [], "key": [], "lot": []}
+        for kind, found, *_ in due:
+            by_kind[kind].append(found)
+        batch.expire(by_kind["reservation"], by_kind["key"], dict.fromkeys(by_kind["lot"]))
+
+    async def _fetch(
+        self, connection: AsyncConnection, state: LaneState, wanted: Wanted
+    ) -> None:
+        loads = self._loads(wanted)
+        async with connection.pipeline():
+            rows = [
+                await connection.execute(load.sql, load.parameters, binary=True)
+                for load in loads
+            ]
+        for load, found in zip(loads, rows, strict=True):
+            load.absorb(state, await found.fetchall())
+
+    def _loads(self, wanted: Wanted) -> list[Load]:
+        return [
+            load
+            for projection in self._projections
+            for load in projection.load(self.lane, wanted)
+        ]
+
+
+def _size(state: LaneState) -> int:
+    return len(state.accounts) + len(state.keys) + len(state.reservations)
+
+
+def _wanted(commands: Sequence[Command], notes: Sequence[Any]) -> Wanted:
+    return Wanted(
+        list({command.account_id for command in (*commands, *notes)}),
+        list({command.key_id for command in (*commands, *notes) if command.key_id}),
+        [command.request_hash for command in commands if command.closes and command.request_hash],
+    )
+
+
+def _lacking(state: LaneState, wanted: Wanted) -> Wanted:
+    return Wanted(
+        [found for found in wanted.accounts if found not in state.accounts],
+        [found for found in wanted.keys if found not in state.keys],
+        [found for found in wanted.requests if found not in state.reservations],
+    )
+
+
+def _as_recorded(lane: int, reservation: Reservation) -> Recorded:
+    """Give an open reservation's event back; its version and hash are not asked for."""
+    at = reservation.reserved_at
+    envelope = e.Envelope(
+        lane, reservation.seq, reservation.account_id, 0, at, at, reservation.key_id
+    )
+    return Recorded(envelope, reservation.event, b"", b"")
+
+
+async def load_cards(connection: AsyncConnection, cards: RateCards) -> None:
+    """Take in the rate card versions that this process does not have yet."""
+    rows = await connection.execute(store.RATE_CARDS)
+    for (content,) in (await rows.fetchall())[cards.count :]:
+        cards.add(msgspec.json.decode(content, type=RateCard))
+
+
+class Writer:
+    """All lanes of a database, as this process writes them."""
+
+    def __init__(
+        self, lanes: int, connect: Connect, projections: Sequence[Inline], cards: RateCards
+    ) -> None:
+        """Take the number of lanes the database was created with."""
+        self.lanes = [Lane(lane, connect, projections, cards) for lane in range(lanes)]
+
+    def start(self) -> None:
+        """Begin to write."""
+        for lane in self.lanes:
+            lane.start()
+
+    async def stop(self) -> None:
+        """Answer everything accepted, then end."""
+        await asyncio.gather(*(lane.stop() for lane in self.lanes))
+
+    def lane_of(self, account_id: AccountId) -> int:
+        """Give the lane of an account."""
+        return lane_of_account(account_id, len(self.lanes))
+
+    async def submit(self, commands: Sequence[Command]) -> list[Outcome | Exception]:
+        """Decide and append; give the outcomes in the commands' order, after commit.
+
+        Raises:
+            QueueIsFull: Refused before anything was accepted.
+            LedgerUnavailable: The process is stopping.
+        """
+        ticket = Ticket(len(commands))
+        groups: dict[int, list[Command]] = {}
+        for index, command in enumerate(commands):
+            command.ticket, command.index = ticket, index
+            groups.setdefault(self.lane_of(command.account_id), []).append(command)
+        for lane, group in groups.items():
+            if not self.lanes[lane].has_room(len(group)):
+                raise QueueIsFull
+        for lane, group in groups.items():
+            self.lanes[lane].accept(group)
+        return await ticket.future if commands else []
+
+    async def submit_one(self, command: Command) -> Outcome:
+        """Decide and append one command.
+
+        Raises:
+            Refused: The decision said no.
+            LedgerUnavailable: It could not be decided now.
+        """
+        (outcome,) = await self.submit([command])
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome

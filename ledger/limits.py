@@ -1,0 +1,272 @@
+"""Ceilings on quantities in windows: one model for every kind of limit.
+
+A counter keeps, per bucket, what is *used* and what open reservations hold (*pending*). The
+bucket's number is part of the key, so a new window starts at zero by construction. A calendar
+window is one bucket; a rolling window of W seconds is kept as sub-buckets of W/30, and every
+sub-bucket that the interval (t − W, t] touches counts, so that no interval whatever holds more
+than its limit allows.
+"""
+
+import re
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import NamedTuple, Protocol
+
+import msgspec
+
+from ledger.clock import EPOCH, TICK, Instant, from_microseconds
+from ledger.errors import InvalidField, LimitIsReached, RequestExceedsLimit
+from ledger.events import LimitRule
+from ledger.money import InvalidAmount, format_pico, parse_pico
+
+KINDS = ("requests", "tokens", "spend", "failures", "key_creations", "active_keys")
+SUB_BUCKETS = 30
+RULES_MAX = 64
+ROLLING_SECONDS_MAX = 366 * 86_400
+COUNT_MAX = 10**15
+
+_ROLLING = re.compile(r"rolling:([1-9]\d{0,8})", re.ASCII)
+_COUNT = re.compile(r"\d{1,15}", re.ASCII)
+_MICROSECONDS = 1_000_000
+
+
+class Window(Protocol):
+    """Splits time into numbered buckets."""
+
+    def bucket(self, at: Instant) -> int:
+        """Give the number of the bucket that ``at`` falls into."""
+
+    def first(self, at: Instant) -> int:
+        """Give the oldest bucket that still counts at ``at``."""
+
+    def frees_at(self, bucket: int) -> Instant | None:
+        """Give the instant from which a bucket no longer counts; None: never."""
+
+
+class _Rolling:
+    def __init__(self, seconds: int) -> None:
+        self.width = seconds * _MICROSECONDS
+
+    def bucket(self, at: Instant) -> int:
+        return (at - EPOCH) // TICK * SUB_BUCKETS // self.width
+
+    def first(self, at: Instant) -> int:
+        return ((at - EPOCH) // TICK - self.width) * SUB_BUCKETS // self.width
+
+    def frees_at(self, bucket: int) -> Instant | None:
+        end = -(-(bucket + 1) * self.width // SUB_BUCKETS)
+        return from_microseconds(end + self.width)
+
+
+class _Day:
+    def bucket(self, at: Instant) -> int:
+        return at.toordinal()
+
+    first = bucket
+
+    def frees_at(self, bucket: int) -> Instant | None:
+        day = datetime.fromordinal(bucket + 1)
+        return day.replace(tzinfo=UTC)
+
+
+class _Month:
+    def bucket(self, at: Instant) -> int:
+        return at.year * 12 + at.month - 1
+
+    first = bucket
+
+    def frees_at(self, bucket: int) -> Instant | None:
+        year, month = divmod(bucket + 1, 12)
+        return datetime(year, month + 1, 1, tzinfo=UTC)
+
+
+class _Lifetime:
+    def bucket(self, at: Instant) -> int:  # noqa: ARG002
+        return 0
+
+    first = bucket
+
+    def frees_at(self, bucket: int) -> Instant | None:  # noqa: ARG002
+        return None
+
+
+_CALENDAR = {"day": _Day(), "month": _Month(), "lifetime": _Lifetime()}
+
+
+@lru_cache(maxsize=1024)
+def window(name: str) -> Window:
+    """Find the window of a name: ``rolling:60``, ``day``, ``month``, ``lifetime``.
+
+    Raises:
+        InvalidField: No such window, or one longer than 366 days.
+    """
+    if name in _CALENDAR:
+        return _CALENDAR[name]
+    match = _ROLLING.fullmatch(name)
+    if match is None or int(match[1]) > ROLLING_SECONDS_MAX:
+        problem = "must be day, month, lifetime or rolling:<seconds>, at most 366 days"
+        raise InvalidField("window", problem)
+    return _Rolling(int(match[1]))
+
+
+class Limit(NamedTuple):
+    """A rule made ready for deciding."""
+
+    limit_id: str
+    """Kind, qualifiers and window, such as ``spend:USD+BUNDLED_CREDITS/day``: names the counter."""
+    kind: str
+    window: Window
+    ceiling: int
+    """Pico for spend, else a count."""
+    category: str
+    model: str
+    assets: tuple[str, ...]
+
+    def covers(self, category: str, model: str) -> bool:
+        """Tell whether a request of this category and model counts."""
+        return (not self.category or self.category == category) and (
+            not self.model or self.model == model
+        )
+
+    def write(self, quantity: int) -> str:
+        """Write a quantity of this kind as text: a decimal amount for spend, else a count."""
+        return format_pico(quantity) if self.kind == "spend" else str(quantity)
+
+
+def limit_id(rule: LimitRule) -> str:
+    """Name the counter a rule reads. Two rules of one id cannot stand together."""
+    parts = [rule.kind]
+    if rule.category:
+        parts.append(rule.category)
+    if rule.model:
+        parts.append(f"model={rule.model}")
+    if rule.assets:
+        parts.append("+".join(rule.assets))
+    return ":".join(parts) + "/" + rule.window
+
+
+def compile_rule(rule: LimitRule) -> Limit:
+    """Check a rule and make it ready for deciding.
+
+    Raises:
+        InvalidField: An unknown kind or window, or a ceiling that does not fit the kind.
+    """
+    if rule.kind not in KINDS:
+        raise InvalidField("kind", "must be one of " + ", ".join(KINDS))
+    if rule.kind == "active_keys" and rule.window != "lifetime":
+        raise InvalidField("window", "of active_keys is lifetime: it counts what is there now")
+    return Limit(
+        limit_id(rule),
+        rule.kind,
+        window(rule.window),
+        _ceiling(rule),
+        rule.category,
+        rule.model,
+        rule.assets,
+    )
+
+
+def _ceiling(rule: LimitRule) -> int:
+    if rule.kind == "spend":
+        try:
+            return parse_pico(rule.ceiling)
+        except InvalidAmount as error:
+            raise InvalidField("ceiling", "must be a plain decimal amount") from error
+    if _COUNT.fullmatch(rule.ceiling) is None:
+        raise InvalidField("ceiling", "must be a whole number of at most 15 digits")
+    return int(rule.ceiling)
+
+
+def compile_rules(rules: tuple[LimitRule, ...]) -> dict[str, Limit]:
+    """Make a set of rules ready, by id.
+
+    Raises:
+        InvalidField: One is invalid, two have the same id, or there are more than 64.
+    """
+    if len(rules) > RULES_MAX:
+        raise InvalidField("limits", f"at most {RULES_MAX}")
+    compiled = {limit.limit_id: limit for limit in map(compile_rule, rules)}
+    if len(compiled) != len(rules):
+        raise InvalidField("limits", "two limits of the same kind, qualifiers and window")
+    return compiled
+
+
+class Counter(msgspec.Struct):
+    """What counts against one limit, per bucket."""
+
+    used: dict[int, int] = {}
+    pending: dict[int, int] = {}
+
+    def add_used(self, bucket: int, quantity: int, first: int) -> None:
+        """Count what was used; forget buckets before ``first``."""
+        used = self.used
+        if bucket not in used:
+            _forget(used, first)
+            _forget(self.pending, first)
+        used[bucket] = used.get(bucket, 0) + quantity
+
+    def add_pending(self, bucket: int, quantity: int, first: int) -> None:
+        """Count what a reservation holds; forget buckets before ``first``."""
+        if bucket not in self.pending:
+            _forget(self.used, first)
+            _forget(self.pending, first)
+        self.pending[bucket] = self.pending.get(bucket, 0) + quantity
+
+    def free_pending(self, bucket: int, quantity: int) -> None:
+        """Take a reservation's part away again; nothing where its bucket is past."""
+        left = self.pending.get(bucket)
+        if left is not None:
+            if left > quantity:
+                self.pending[bucket] = left - quantity
+            else:
+                del self.pending[bucket]
+
+
+def _forget(buckets: dict[int, int], first: int) -> None:
+    for old in [bucket for bucket in buckets if bucket < first]:
+        del buckets[old]
+
+
+def total(buckets: dict[int, int], first: int) -> int:
+    """Sum the buckets that still count."""
+    return sum(count for bucket, count in buckets.items() if bucket >= first)
+
+
+def require(limit: Limit, counter: Counter | None, quantity: int, at: Instant, scope: str) -> None:
+    """Refuse a quantity that the limit leaves no room for.
+
+    Raises:
+        RequestExceedsLimit: It would not fit into an empty window.
+        LimitIsReached: It does not fit now.
+    """
+    first = limit.window.first(at)
+    used = total(counter.used, first) if counter else 0
+    pending = total(counter.pending, first) if counter else 0
+    if used + pending + quantity <= limit.ceiling:
+        return
+    kind = RequestExceedsLimit if quantity > limit.ceiling else LimitIsReached
+    raise kind(
+        scope=scope,
+        limit_id=limit.limit_id,
+        ceiling=limit.ceiling,
+        used=used,
+        pending=pending,
+        requested=quantity,
+        resets_at=None if quantity > limit.ceiling else _fits_at(limit, counter, quantity, first),
+    )
+
+
+def _fits_at(limit: Limit, counter: Counter | None, quantity: int, first: int) -> Instant | None:
+    if counter is None:
+        return None
+    held: dict[int, int] = {}
+    for buckets in (counter.used, counter.pending):
+        for bucket, count in buckets.items():
+            if bucket >= first:
+                held[bucket] = held.get(bucket, 0) + count
+    over = sum(held.values()) + quantity - limit.ceiling
+    for bucket in sorted(held):
+        over -= held[bucket]
+        if over <= 0:
+            return limit.window.frees_at(bucket)
+    return None

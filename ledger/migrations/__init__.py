@@ -1,0 +1,1 @@
+"""How the schema comes to be and changes; ``upgrade`` is all that others call."""

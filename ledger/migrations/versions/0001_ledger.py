@@ -1,0 +1,393 @@
+"""Events, heads, request ids, secrets, inline projections, roles and grants."""
+
+from alembic import op
+
+revision = "0001"
+down_revision = None
+
+EVENT_TYPES = (
+    "request_recorded",
+    "request_reserved",
+    "request_settled",
+    "request_released",
+    "request_expired",
+    "request_refused",
+    "request_rated",
+    "account_opened",
+    "account_policy_set",
+    "account_limits_set",
+    "account_suspended",
+    "account_resumed",
+    "account_closed",
+    "member_added",
+    "member_role_changed",
+    "member_removed",
+    "key_issued",
+    "key_renamed",
+    "key_limits_set",
+    "key_scopes_set",
+    "key_allowed_models_set",
+    "key_default_character_set",
+    "key_expiry_set",
+    "key_settings_set",
+    "key_suspended",
+    "key_resumed",
+    "key_revoked",
+    "key_rotated",
+    "key_expired",
+    "credit_granted",
+    "grant_voided",
+    "grant_expired",
+    "balance_reduced",
+    "rate_card_published",
+)
+
+RECORD = """
+CREATE TABLE database_facts (
+    name text CONSTRAINT fact_has_one_value PRIMARY KEY,
+    value text NOT NULL
+);
+CREATE TABLE lane_heads (
+    lane int2 CONSTRAINT lane_has_one_head PRIMARY KEY,
+    seq int8 NOT NULL DEFAULT 0,
+    epoch int4 NOT NULL DEFAULT 0,
+    last_recorded_at timestamptz,
+    chain bytea NOT NULL DEFAULT decode(repeat('00', 32), 'hex'),
+    CONSTRAINT lane_seq_is_not_negative CHECK (seq >= 0)
+) WITH (fillfactor = 50);
+COMMENT ON COLUMN lane_heads.epoch IS
+    'Raised when projections were replaced under running writers, who then reload';
+CREATE TABLE account_heads (
+    account_id uuid NOT NULL,
+    version int8 NOT NULL,
+    last_seq int8 NOT NULL,
+    lane int2 NOT NULL,
+    hash bytea NOT NULL,
+    CONSTRAINT account_has_one_head PRIMARY KEY (lane, account_id)
+) WITH (fillfactor = 50);
+CREATE TABLE events (
+    lane_seq int8 NOT NULL,
+    recorded_at timestamptz NOT NULL,
+    occurred_at timestamptz NOT NULL,
+    version int8 NOT NULL,
+    type event_type NOT NULL,
+    gap int4 NOT NULL,
+    lane int2 NOT NULL,
+    schema_version int2 NOT NULL,
+    account_id uuid NOT NULL,
+    key_id uuid NOT NULL,
+    hash bytea NOT NULL,
+    amount numeric(38,0),
+    payload json NOT NULL,
+    CONSTRAINT lane_has_one_event_per_position PRIMARY KEY (lane, lane_seq, recorded_at),
+    CONSTRAINT event_has_a_position CHECK (lane_seq > 0 AND version > 0)
+) PARTITION BY RANGE (recorded_at);
+COMMENT ON COLUMN events.gap IS
+    'Lane positions back to the account''s previous event; 0: none, or too far';
+COMMENT ON COLUMN events.key_id IS 'All zeros: about no key';
+COMMENT ON COLUMN events.amount IS 'Pico charged, granted or reduced, as the payload says';
+CREATE TABLE request_ids (
+    lane_seq int8 NOT NULL,
+    last_seq int8,
+    lane int2 NOT NULL,
+    request_hash uuid NOT NULL,
+    CONSTRAINT request_id_charges_once PRIMARY KEY (lane, request_hash)
+) WITH (fillfactor = 100);
+CREATE TABLE idempotency_keys (
+    lane int2 NOT NULL,
+    key_hash uuid NOT NULL,
+    fingerprint bytea NOT NULL,
+    lane_seq int8 NOT NULL,
+    reply json NOT NULL,
+    recorded_at timestamptz NOT NULL,
+    CONSTRAINT idempotency_key_is_used_once PRIMARY KEY (lane, key_hash)
+);
+CREATE TABLE key_secrets (
+    secret_hash bytea NOT NULL,
+    key_id uuid NOT NULL,
+    account_id uuid NOT NULL,
+    lane int2 NOT NULL,
+    number int2 NOT NULL,
+    pepper_version int2 NOT NULL,
+    CONSTRAINT secret_opens_one_key PRIMARY KEY (secret_hash)
+);
+CREATE TABLE rate_cards (
+    name text NOT NULL,
+    version int4 NOT NULL,
+    asset text NOT NULL,
+    effective_from timestamptz NOT NULL,
+    content_hash text NOT NULL,
+    lane_seq int8 NOT NULL,
+    content json NOT NULL,
+    CONSTRAINT rate_card_version_is_immutable PRIMARY KEY (name, version)
+);
+CREATE TABLE projection_checkpoints (
+    lane int2 NOT NULL,
+    projection text NOT NULL,
+    version int4 NOT NULL,
+    seq int8 NOT NULL,
+    stopped text,
+    CONSTRAINT projection_has_one_checkpoint PRIMARY KEY (lane, projection, version)
+);
+COMMENT ON COLUMN projection_checkpoints.stopped IS 'Why it does not go on; NULL: it does';
+CREATE TABLE job_runs (
+    job text CONSTRAINT job_has_one_last_run PRIMARY KEY,
+    started_at timestamptz NOT NULL,
+    finished_at timestamptz,
+    outcome text NOT NULL
+);
+CREATE TABLE job_leader (
+    only_row bool CONSTRAINT one_leader PRIMARY KEY DEFAULT true CHECK (only_row),
+    holder text NOT NULL,
+    until timestamptz NOT NULL
+);
+"""
+
+PEOPLE = """
+CREATE TABLE account_profiles (
+    account_id uuid CONSTRAINT account_has_one_profile PRIMARY KEY,
+    lane int2 NOT NULL,
+    name text NOT NULL
+);
+CREATE TABLE logins (
+    email text CONSTRAINT email_logs_in_once PRIMARY KEY,
+    member_id uuid NOT NULL,
+    account_id uuid NOT NULL,
+    name text NOT NULL,
+    password_hash text NOT NULL,
+    active bool NOT NULL DEFAULT false,
+    created_at timestamptz NOT NULL
+);
+CREATE INDEX logins_by_account ON logins (account_id);
+CREATE TABLE refresh_tokens (
+    token_hash bytea CONSTRAINT refresh_token_is_unique PRIMARY KEY,
+    family uuid NOT NULL,
+    email text NOT NULL,
+    expires_at timestamptz NOT NULL,
+    used_at timestamptz
+);
+CREATE INDEX refresh_tokens_by_family ON refresh_tokens (family);
+"""
+
+INLINE = """
+CREATE TABLE accounts (
+    lane int2 NOT NULL,
+    account_id uuid NOT NULL,
+    opened_at timestamptz NOT NULL,
+    status text NOT NULL,
+    pays_with text[] NOT NULL,
+    rate_card text NOT NULL,
+    overdraft json NOT NULL,
+    unpriced text NOT NULL,
+    limits json NOT NULL,
+    members json NOT NULL,
+    next_lot int4 NOT NULL,
+    active_keys int4 NOT NULL,
+    CONSTRAINT account_is_unique PRIMARY KEY (lane, account_id)
+);
+CREATE TABLE keys (
+    lane int2 NOT NULL,
+    key_id uuid NOT NULL,
+    account_id uuid NOT NULL,
+    created_at timestamptz NOT NULL,
+    updated_at timestamptz NOT NULL,
+    expires_at timestamptz,
+    revoked_at timestamptz,
+    name text NOT NULL,
+    dialect text NOT NULL,
+    status text NOT NULL,
+    hint text NOT NULL,
+    scopes text[] NOT NULL,
+    allowed_models text[],
+    default_character text NOT NULL,
+    rate_card text NOT NULL,
+    limits json NOT NULL,
+    settings json NOT NULL,
+    secrets json NOT NULL,
+    version int4 NOT NULL,
+    CONSTRAINT key_is_unique PRIMARY KEY (lane, key_id)
+);
+CREATE INDEX keys_by_account ON keys (lane, account_id, created_at, key_id);
+CREATE INDEX keys_to_expire ON keys (lane, expires_at)
+    WHERE status IN ('active', 'suspended') AND expires_at IS NOT NULL;
+CREATE TABLE limit_counters (
+    subject_id uuid NOT NULL,
+    last_used_at timestamptz,
+    lane int2 NOT NULL,
+    counters json NOT NULL,
+    CONSTRAINT subject_has_one_row_of_counters PRIMARY KEY (lane, subject_id)
+) WITH (fillfactor = 50);
+CREATE TABLE lots (
+    account_id uuid NOT NULL,
+    granted_at timestamptz NOT NULL,
+    effective_at timestamptz NOT NULL,
+    expires_at timestamptz,
+    number int4 NOT NULL,
+    priority int4 NOT NULL,
+    lane int2 NOT NULL,
+    asset text NOT NULL,
+    kind text NOT NULL,
+    status text NOT NULL,
+    amount numeric(38,0) NOT NULL,
+    remaining numeric(38,0) NOT NULL,
+    held numeric(38,0) NOT NULL,
+    reason text NOT NULL,
+    CONSTRAINT lot_is_numbered_once PRIMARY KEY (lane, account_id, number),
+    CONSTRAINT lot_is_never_overspent CHECK (remaining >= held AND held >= 0)
+) WITH (fillfactor = 50);
+CREATE INDEX lots_to_expire ON lots (lane, expires_at)
+    WHERE status = 'open' AND expires_at IS NOT NULL;
+CREATE TABLE balances (
+    account_id uuid NOT NULL,
+    lane int2 NOT NULL,
+    asset text NOT NULL,
+    posted numeric(38,0) NOT NULL,
+    pending numeric(38,0) NOT NULL,
+    overdrawn numeric(38,0) NOT NULL,
+    overdraft_held numeric(38,0) NOT NULL,
+    CONSTRAINT asset_has_one_balance PRIMARY KEY (lane, account_id, asset)
+) WITH (fillfactor = 50);
+CREATE TABLE reservations (
+    request_hash uuid NOT NULL,
+    account_id uuid NOT NULL,
+    key_id uuid NOT NULL,
+    reserved_at timestamptz NOT NULL,
+    expires_at timestamptz NOT NULL,
+    seq int8 NOT NULL,
+    lane int2 NOT NULL,
+    holds json NOT NULL,
+    event json NOT NULL,
+    CONSTRAINT reservation_is_open_once PRIMARY KEY (lane, request_hash)
+) WITH (fillfactor = 70);
+CREATE INDEX reservations_to_expire ON reservations (lane, expires_at);
+CREATE INDEX reservations_by_account ON reservations (lane, account_id);
+CREATE TABLE spend (
+    account_id uuid NOT NULL,
+    key_id uuid NOT NULL,
+    day date NOT NULL,
+    lane int2 NOT NULL,
+    integration text NOT NULL,
+    model text NOT NULL,
+    asset text NOT NULL,
+    requests int8 NOT NULL,
+    unpriced int8 NOT NULL,
+    units int8 NOT NULL DEFAULT 0,
+    input int8 NOT NULL DEFAULT 0,
+    cache_read int8 NOT NULL DEFAULT 0,
+    cache_write int8 NOT NULL DEFAULT 0,
+    cache_write_1h int8 NOT NULL DEFAULT 0,
+    audio_input int8 NOT NULL DEFAULT 0,
+    audio_cache_read int8 NOT NULL DEFAULT 0,
+    image_input int8 NOT NULL DEFAULT 0,
+    image_cache_read int8 NOT NULL DEFAULT 0,
+    video_input int8 NOT NULL DEFAULT 0,
+    video_cache_read int8 NOT NULL DEFAULT 0,
+    output int8 NOT NULL DEFAULT 0,
+    reasoning int8 NOT NULL DEFAULT 0,
+    audio_output int8 NOT NULL DEFAULT 0,
+    image_output int8 NOT NULL DEFAULT 0,
+    video_output int8 NOT NULL DEFAULT 0,
+    images int8 NOT NULL DEFAULT 0,
+    characters int8 NOT NULL DEFAULT 0,
+    seconds int8 NOT NULL DEFAULT 0,
+    searches int8 NOT NULL DEFAULT 0,
+    amount numeric(38,0) NOT NULL,
+    CONSTRAINT spend_is_summed_once
+        PRIMARY KEY (lane, account_id, key_id, day, integration, model, asset)
+) WITH (fillfactor = 50);
+CREATE TABLE unpriced_requests (
+    lane_seq int8 NOT NULL,
+    lane int2 NOT NULL,
+    account_id uuid NOT NULL,
+    key_id uuid NOT NULL,
+    model text NOT NULL,
+    request_id text NOT NULL,
+    CONSTRAINT unpriced_request_waits_once PRIMARY KEY (lane, lane_seq)
+);
+"""
+
+BREACHES = """
+CREATE TABLE limit_breaches (
+    lane_seq int8 NOT NULL,
+    recorded_at timestamptz NOT NULL,
+    lane int2 NOT NULL,
+    account_id uuid NOT NULL,
+    key_id uuid NOT NULL,
+    count int4 NOT NULL,
+    reason text NOT NULL,
+    scope text NOT NULL,
+    limit_id text NOT NULL,
+    model text NOT NULL,
+    integration text NOT NULL,
+    ceiling text NOT NULL,
+    used text NOT NULL,
+    pending text NOT NULL,
+    requested text NOT NULL,
+    CONSTRAINT breach_is_logged_once PRIMARY KEY (lane, lane_seq)
+);
+CREATE INDEX limit_breaches_by_account ON limit_breaches (lane, account_id, lane_seq);
+"""
+
+PROTECTION = """
+CREATE FUNCTION refuse_change() RETURNS trigger
+    LANGUAGE plpgsql SET search_path = pg_catalog AS $$
+BEGIN
+    RAISE EXCEPTION 'Events are append-only: % of % is refused', TG_OP, TG_TABLE_NAME
+        USING ERRCODE = 'insufficient_privilege';
+END $$;
+CREATE TRIGGER events_are_append_only BEFORE UPDATE OR DELETE ON events
+    FOR EACH ROW EXECUTE FUNCTION refuse_change();
+ALTER TABLE events ENABLE ALWAYS TRIGGER events_are_append_only;
+CREATE TRIGGER events_are_not_truncated BEFORE TRUNCATE ON events
+    FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
+ALTER TABLE events ENABLE ALWAYS TRIGGER events_are_not_truncated;
+
+CREATE FUNCTION create_events_partition(month date) RETURNS bool
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, keyledger AS $$
+DECLARE
+    start timestamptz := date_trunc('month', month::timestamp) AT TIME ZONE 'UTC';
+    finish timestamptz := (date_trunc('month', month::timestamp) + interval '1 month')
+        AT TIME ZONE 'UTC';
+    part text := 'events_' || to_char(month, 'YYYY_MM');
+BEGIN
+    -- Two jobs at once would both find it missing.
+    LOCK TABLE keyledger.lane_heads IN SHARE UPDATE EXCLUSIVE MODE;
+    IF to_regclass('keyledger.' || part) IS NOT NULL THEN
+        RETURN false;
+    END IF;
+    EXECUTE format('CREATE TABLE keyledger.%I PARTITION OF keyledger.events'
+        ' FOR VALUES FROM (%L) TO (%L)', part, start, finish);
+    EXECUTE format('ALTER TABLE keyledger.%I ENABLE ALWAYS TRIGGER events_are_append_only',
+        part);
+    EXECUTE format('CREATE TRIGGER events_are_not_truncated BEFORE TRUNCATE ON keyledger.%I'
+        ' FOR EACH STATEMENT EXECUTE FUNCTION keyledger.refuse_change()', part);
+    EXECUTE format('ALTER TABLE keyledger.%I ENABLE ALWAYS TRIGGER events_are_not_truncated',
+        part);
+    EXECUTE format('GRANT SELECT, INSERT ON keyledger.%I TO keyledger_app', part);
+    EXECUTE format('GRANT SELECT ON keyledger.%I TO keyledger_ro', part);
+    RETURN true;
+END $$;
+REVOKE ALL ON FUNCTION create_events_partition(date) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION create_events_partition(date) TO keyledger_app;
+"""
+
+GRANTS = """
+GRANT USAGE ON SCHEMA keyledger TO keyledger_app, keyledger_ro;
+GRANT SELECT ON ALL TABLES IN SCHEMA keyledger TO keyledger_app, keyledger_ro;
+REVOKE SELECT ON logins, refresh_tokens, key_secrets FROM keyledger_ro;
+GRANT INSERT ON events, idempotency_keys, rate_cards TO keyledger_app;
+GRANT INSERT, UPDATE (last_seq) ON request_ids TO keyledger_app;
+GRANT INSERT, UPDATE ON lane_heads, account_heads, database_facts, projection_checkpoints,
+    job_runs, job_leader, account_profiles, accounts, keys, limit_counters, lots, balances,
+    spend TO keyledger_app;
+GRANT INSERT, UPDATE, DELETE ON key_secrets, logins, refresh_tokens, reservations,
+    unpriced_requests, limit_breaches TO keyledger_app;
+"""
+
+
+def upgrade() -> None:
+    """Create everything."""
+    types = ", ".join(f"'{name}'" for name in EVENT_TYPES)
+    op.execute(f"CREATE TYPE event_type AS ENUM ({types})")  # sql-ok: constants of this file
+    for statements in (RECORD, PEOPLE, INLINE, BREACHES, PROTECTION, GRANTS):
+        op.execute(statements)

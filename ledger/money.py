@@ -1,0 +1,95 @@
+"""Amounts of an asset as integers of 10⁻¹² (pico), and the one place where money is rounded.
+
+No float comes near. Text on the wire is a plain decimal string: no exponent, no sign unless the
+caller allows one, at most twelve decimal places.
+"""
+
+import re
+from decimal import Decimal
+from typing import NamedTuple
+
+PLACES = 12
+PICO_PER_UNIT = 10**PLACES
+PICO_LIMIT = 10**26
+"""Largest amount anywhere, exclusive: 100 trillion units. Sums of many stay within NUMERIC(38,0)."""
+
+_AMOUNT = re.compile(r"(-?)(\d{1,15})(?:\.(\d{1,12}))?", re.ASCII)
+_ASSET = re.compile(r"[A-Z][A-Z0-9_]{1,23}", re.ASCII)
+
+
+class Amount(NamedTuple):
+    """A quantity of one asset, such as 1.25 USD."""
+
+    pico: int
+    """Units of 10⁻¹² of the asset. May be negative in a balance or an adjustment."""
+
+    asset: str
+    """Upper-case asset code: USD, CAD, CREDIT, DIEM, BUNDLED_CREDITS, …"""
+
+    def __str__(self) -> str:
+        """Render as ``1.25 USD``."""
+        return f"{format_pico(self.pico)} {self.asset}"
+
+
+class InvalidAmount(ValueError):
+    """The amount is not a plain decimal with at most twelve places."""
+
+
+def parse_pico(text: str, *, signed: bool = False) -> int:
+    """Read a plain decimal string as pico.
+
+    Raises:
+        InvalidAmount: An exponent, a sign that is not allowed, too many places, too large.
+    """
+    match = _AMOUNT.fullmatch(text)
+    if match is None or (match[1] and not signed):
+        raise InvalidAmount
+    pico = int(match[2] + (match[3] or "").ljust(PLACES, "0"))
+    if pico >= PICO_LIMIT:
+        raise InvalidAmount
+    return -pico if match[1] else pico
+
+
+def format_pico(pico: int) -> str:
+    """Write pico as the shortest plain decimal string: ``1250000000000`` is ``1.25``."""
+    whole, places = divmod(abs(pico), PICO_PER_UNIT)
+    text = f"{whole}.{places:012d}".rstrip("0").rstrip(".") if places else str(whole)
+    return f"-{text}" if pico < 0 else text
+
+
+def decimal_of(pico: int) -> Decimal:
+    """Give pico as an exact Decimal of whole units."""
+    return Decimal(format_pico(pico))
+
+
+def parse_asset(text: str) -> str:
+    """Check an asset code.
+
+    Raises:
+        InvalidAmount: It is not 2 to 24 upper-case letters, digits and underscores.
+    """
+    if _ASSET.fullmatch(text) is None:
+        raise InvalidAmount("An asset code is 2 to 24 upper-case letters, digits or underscores.")
+    return text
+
+
+def parse_amount(text: str) -> Amount:
+    """Read ``5 CAD``.
+
+    Raises:
+        InvalidAmount: It is not a decimal, one space and an asset code.
+    """
+    number, space, asset = text.partition(" ")
+    if not space:
+        raise InvalidAmount('An amount with its asset looks like "5 CAD".')
+    return Amount(parse_pico(number), parse_asset(asset))
+
+
+def divide_round_half_even(numerator: int, denominator: int) -> int:
+    """Divide integers, rounding to nearest and ties to even: the one rounding point.
+
+    ``numerator`` ≥ 0, ``denominator`` > 0. IEEE 754 calls the rule roundTiesToEven.
+    """
+    quotient, rest = divmod(numerator, denominator)
+    twice = 2 * rest
+    return quotient + (twice > denominator or (twice == denominator and quotient & 1))

@@ -1,0 +1,436 @@
+"""Rate cards made from price tables of others: genai-prices and LiteLLM's.
+
+Nothing is guessed and nothing is rounded: what a card cannot hold exactly is left out and
+reported, and then the model is unpriced.
+"""
+
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from datetime import UTC, datetime, time
+from decimal import Decimal
+from fractions import Fraction
+from typing import NamedTuple, NoReturn
+
+import msgspec
+from genai_prices import data_snapshot, types
+
+from ledger.clock import Instant
+from ledger.money import PICO_PER_UNIT
+from ledger.pricing import (
+    ConditionPrice,
+    InvalidRateCard,
+    ModelPrice,
+    Prices,
+    RateCard,
+    Tier,
+    check_card,
+    price_text,
+)
+
+
+class Skipped(NamedTuple):
+    """Something that the table has and the card has not."""
+
+    model: str
+    """Its name in the table."""
+
+    reason: str
+    """Why, as a sentence."""
+
+
+class Imported(NamedTuple):
+    """A card, checked, and what was left out of it."""
+
+    card: RateCard
+    skipped: tuple[Skipped, ...]
+    """Whole models, unless the reason names a condition."""
+
+
+class _Unusable(Exception):
+    """The model cannot be priced from this table."""
+
+
+class _Terms(NamedTuple):
+    """Prices in pico per million by class: the base, and by context what differs above it."""
+
+    base: Mapping[str, Fraction]
+    above: Mapping[int, Mapping[str, Fraction]]
+
+
+def _text(usage_class: str, pico: Fraction) -> str:
+    text = price_text(pico.numerator) if pico.denominator == 1 else None
+    if text is None:
+        value = str(_shown(pico))
+        raise _Unusable(f"The price of {usage_class}, {value} per million, fits no card.")
+    return text
+
+
+def _shown(pico: Fraction) -> Decimal:
+    """Show a price that no card can hold, to 20 digits, for a message."""
+    return Decimal(pico.numerator) / Decimal(pico.denominator) / PICO_PER_UNIT
+
+
+def _prices(found: Mapping[str, Fraction]) -> Prices:
+    if not found:
+        raise _Unusable("It has no price of a known usage class.")
+    return {name: _text(name, found[name]) for name in sorted(found)}
+
+
+def _condition(terms: _Terms) -> ConditionPrice:
+    """Write terms out in full, since tiers of a card inherit nothing."""
+    prices, tiers, so_far = _prices(terms.base), [], dict(terms.base)
+    for above_tokens in sorted(terms.above):
+        so_far |= terms.above[above_tokens]
+        tiers.append(Tier(above_tokens=above_tokens, prices=_prices(so_far)))
+    return ConditionPrice(prices=prices, tiers=tuple(tiers))
+
+
+def _model_price(terms: _Terms, conditions: dict[str, ConditionPrice]) -> ModelPrice:
+    base = _condition(terms)
+    return ModelPrice(prices=base.prices, tiers=base.tiers, conditions=conditions)
+
+
+def _imported(card: RateCard, skipped: Iterable[Skipped]) -> Imported:
+    check_card(card)
+    return Imported(card, tuple(skipped))
+
+
+# genai-prices
+
+
+def from_genai_prices(
+    *,
+    at: Instant,
+    name: str,
+    provider_ids: Collection[str] | None = None,
+    asset: str = "USD",
+    version: int = 1,
+) -> Imported:
+    """Make the card in force at ``at`` from the snapshot inside the genai-prices package.
+
+    ``provider_ids`` None means all. A model is named ``provider/model``; its bare name, and the
+    exact names the package lists for it, are aliases where they mean one model only. Conditions
+    are the package's ``processing``, ``service_tier`` and ``speed``.
+
+    Raises:
+        InvalidRateCard: A provider is unknown.
+    """
+    models, skipped, names = {}, [], _Names()
+    for provider in _providers(provider_ids):
+        for model in provider.models:
+            full = f"{provider.id}/{model.id}"
+            try:
+                models[full] = _genai_model(full, model, at, skipped)
+            except _Unusable as error:
+                skipped.append(Skipped(full, str(error)))
+                continue
+            names.add(full, provider.id, model)
+    card = RateCard(
+        name=name,
+        version=version,
+        asset=asset,
+        effective_from=at,
+        models=models,
+        aliases=names.unambiguous(models.keys()),
+        source="genai-prices",
+    )
+    return _imported(card, skipped)
+
+
+def genai_effective_dates(provider_ids: Collection[str] | None = None) -> list[Instant]:
+    """List the midnights (UTC) at which the package knows some price to change, ascending.
+
+    The card at each of them, and one before the first, make the whole history.
+
+    Raises:
+        InvalidRateCard: A provider is unknown.
+    """
+    constraints = (
+        constraint
+        for provider in _providers(provider_ids)
+        for model in provider.models
+        for constraint in _constraints(model)
+    )
+    dates = {c.start_date for c in constraints if isinstance(c, types.StartDateConstraint)}
+    return [datetime.combine(date, time(), UTC) for date in sorted(dates)]
+
+
+def _providers(provider_ids: Collection[str] | None) -> list[types.Provider]:
+    every = data_snapshot._bundled_snapshot().providers  # noqa: SLF001 (the other one may download)
+    unknown = set(provider_ids or ()) - {provider.id for provider in every}
+    if unknown:
+        raise InvalidRateCard("provider_ids", f"has {', '.join(sorted(unknown))}: unknown")
+    return [each for each in every if provider_ids is None or each.id in provider_ids]
+
+
+_Constraint = types.StartDateConstraint | types.TimeOfDateConstraint | None
+
+
+def _constraints(model: types.ModelInfo) -> Iterator[_Constraint]:
+    if not isinstance(model.prices, types.ModelPrice):
+        yield from (price.constraint for price in model.prices)
+    yield from (variant.constraint for variant in model.price_variants or ())
+
+
+class _Names:
+    """Which models each exact name could mean."""
+
+    def __init__(self) -> None:
+        self.meanings: dict[str, set[str]] = {}
+
+    def add(self, full: str, provider_id: str, model: types.ModelInfo) -> None:
+        for name in (model.id, *_exact_names(model.match)):
+            self.meanings.setdefault(name, set()).add(full)
+            self.meanings.setdefault(f"{provider_id}/{name}", set()).add(full)
+
+    def unambiguous(self, models: Collection[str]) -> dict[str, str]:
+        return {
+            name: next(iter(meant))
+            for name, meant in sorted(self.meanings.items())
+            if len(meant) == 1 and name not in models
+        }
+
+
+def _exact_names(match: object) -> Iterator[str]:
+    """List names that are equal, never those that begin or contain: those would be guesses."""
+    if isinstance(match, types.ClauseEquals):
+        yield match.equals
+    if isinstance(match, types.ClauseOr):
+        for clause in match.or_:
+            yield from _exact_names(clause)
+
+
+def _genai_model(
+    full: str, model: types.ModelInfo, at: Instant, skipped: list[Skipped]
+) -> ModelPrice:
+    standard = _genai_standard(model, at)
+    conditions = {}
+    for variant in model.price_variants or ():
+        if variant.constraint is not None and not variant.constraint.active(at):
+            continue
+        condition = _genai_condition(variant.when)
+        if condition == "default" or condition in conditions:
+            continue
+        if condition is None:
+            skipped.append(Skipped(full, f"The condition {variant.when} has no name here."))
+            continue
+        merged = {**vars(standard), **vars(model.get_prices(at, variant.when))}
+        conditions[condition] = _condition(_genai_terms(merged))
+    return _model_price(_genai_terms(vars(standard)), conditions)
+
+
+def _genai_condition(when: Mapping[str, str]) -> str | None:
+    """Name a condition by its value: ``batch``, ``priority``, ``flex``, ``fast``, ``default``."""
+    if len(when) == 1 and when.keys() <= {"processing", "service_tier", "speed"}:
+        return next(iter(when.values()))
+    return None
+
+
+def _genai_standard(model: types.ModelInfo, at: Instant) -> types.ModelPrice:
+    """Pick the last price whose date has come, as the package does."""
+    if isinstance(model.prices, types.ModelPrice):
+        return model.prices
+    for price in reversed(model.prices):
+        if isinstance(price.constraint, types.TimeOfDateConstraint):
+            raise _Unusable("Its price depends on the time of day.")
+        if price.constraint is None or price.constraint.active(at):
+            return price.prices
+    raise _Unusable("No price is in force yet.")
+
+
+_HOUR = Fraction(1_000_000, 3_600)
+_GENAI_CLASSES: Mapping[str, tuple[str, Fraction]] = {
+    "input_mtok": ("input", Fraction(1)),
+    "output_mtok": ("output", Fraction(1)),
+    "cache_read_mtok": ("cache_read", Fraction(1)),
+    "cache_write_mtok": ("cache_write", Fraction(1)),
+    "cache_write_1h_mtok": ("cache_write_1h", Fraction(1)),
+    "output_reasoning_mtok": ("reasoning", Fraction(1)),
+    "input_audio_mtok": ("audio_input", Fraction(1)),
+    "cache_audio_read_mtok": ("audio_cache_read", Fraction(1)),
+    "output_audio_mtok": ("audio_output", Fraction(1)),
+    "input_image_mtok": ("image_input", Fraction(1)),
+    "cache_image_read_mtok": ("image_cache_read", Fraction(1)),
+    "output_image_mtok": ("image_output", Fraction(1)),
+    "input_video_mtok": ("video_input", Fraction(1)),
+    "cache_video_read_mtok": ("video_cache_read", Fraction(1)),
+    "output_video_mtok": ("video_output", Fraction(1)),
+    "input_mchars": ("characters", Fraction(1)),
+    "audio_hours": ("seconds", _HOUR),
+    "input_audio_hours": ("seconds", _HOUR),
+    "web_searches_kcount": ("searches", Fraction(1_000)),
+    "rerank_searches_kcount": ("searches", Fraction(1_000)),
+    "requests_kcount": ("requests", Fraction(1_000)),
+}
+"""Price key to usage class and factor to a price per million. Others have no class: pages, stored
+searches, citations, messages."""
+
+
+def _genai_terms(prices: Mapping[str, object]) -> _Terms:
+    base: dict[str, Fraction] = {}
+    above: dict[int, dict[str, Fraction]] = {}
+    for key, price in prices.items():
+        if price is None or key not in _GENAI_CLASSES:
+            continue
+        usage_class, factor = _GENAI_CLASSES[key]
+        tiers = price.tiers if isinstance(price, types.TieredPrices) else []
+        _put(base, usage_class, _genai_pico(price, factor))
+        for tier in tiers:
+            of_tier = above.setdefault(tier.start, {})
+            _put(of_tier, usage_class, _genai_pico(tier.price, factor))
+    return _Terms(base, above)
+
+
+def _genai_pico(price: object, factor: Fraction) -> Fraction:
+    value = price.base if isinstance(price, types.TieredPrices) else price
+    assert isinstance(value, Decimal)
+    return Fraction(value) * factor * PICO_PER_UNIT
+
+
+def _put(prices: dict[str, Fraction], usage_class: str, pico: Fraction) -> None:
+    """Enter a price that may come under two keys, which then must agree unless one is zero."""
+    known = prices.get(usage_class, Fraction(0))
+    if known and pico and known != pico:
+        raise _Unusable(f"Two keys give different prices of {usage_class}.")
+    prices[usage_class] = known or pico
+
+
+# LiteLLM
+
+
+def from_litellm(
+    data: str | bytes, *, at: Instant, name: str, asset: str = "USD", version: int = 1
+) -> Imported:
+    """Make a card, in force from ``at``, from LiteLLM's table of prices per single unit.
+
+    Numbers are read as decimals, so 7.5E-8 per token is exactly 0.075 per million. A model all of
+    whose prices are zero is left out, because the table writes zero for unknown too.
+
+    Raises:
+        InvalidRateCard: The text is no JSON object.
+    """
+    models, skipped = {}, []
+    for model, entry in _litellm_table(data).items():
+        if model == "sample_spec" or not isinstance(entry, dict):
+            skipped.append(Skipped(model, "It is no model."))
+            continue
+        try:
+            models[model] = _litellm_model(model, entry, skipped)
+        except _Unusable as error:
+            skipped.append(Skipped(model, str(error)))
+    card = RateCard(
+        name=name, version=version, asset=asset, effective_from=at, models=models, source="litellm"
+    )
+    return _imported(card, skipped)
+
+
+_DECODER = msgspec.json.Decoder(float_hook=Decimal)
+
+
+def _litellm_table(data: str | bytes) -> dict[str, object]:
+    try:
+        table = _DECODER.decode(data)
+    except msgspec.DecodeError as error:
+        raise InvalidRateCard("data", "is not JSON") from error
+    if not isinstance(table, dict):
+        raise InvalidRateCard("data", "is not an object")
+    return table
+
+
+_MILLION = Fraction(10**6 * PICO_PER_UNIT)
+_LITELLM_CLASSES: Mapping[str, str] = {
+    "input_cost_per_token": "input",
+    "output_cost_per_token": "output",
+    "cache_read_input_token_cost": "cache_read",
+    "input_cost_per_token_cache_hit": "cache_read",
+    "cache_creation_input_token_cost": "cache_write",
+    "cache_creation_input_token_cost_above_1hr": "cache_write_1h",
+    "output_cost_per_reasoning_token": "reasoning",
+    "input_cost_per_audio_token": "audio_input",
+    "cache_read_input_audio_token_cost": "audio_cache_read",
+    "output_cost_per_audio_token": "audio_output",
+    "input_cost_per_image_token": "image_input",
+    "output_cost_per_image_token": "image_output",
+    "output_cost_per_video_token": "video_output",
+    "output_cost_per_image": "images",
+    "input_cost_per_character": "characters",
+    "output_cost_per_character": "characters",
+    "input_cost_per_second": "seconds",
+    "output_cost_per_second": "seconds",
+    "output_cost_per_video_per_second": "seconds",
+    "input_cost_per_query": "searches",
+    "input_cost_per_request": "requests",
+}
+_LITELLM_KEY = re.compile(
+    r"(?P<base>\w+?)(?:_above_(?P<thousands>\d+)k_tokens)?(?:_(?P<condition>batches|priority|flex))?",
+    re.ASCII,
+)
+
+
+class _Cell(NamedTuple):
+    """Where a price of LiteLLM's belongs."""
+
+    condition: str | None
+    above_tokens: int
+    usage_class: str
+    pico: Fraction
+
+
+def _litellm_cells(entry: Mapping[str, object]) -> Iterator[_Cell]:
+    for key, value in entry.items():
+        match = _LITELLM_KEY.fullmatch(key)
+        if match is None or match["base"] not in _LITELLM_CLASSES or value is None:
+            continue
+        condition = "batch" if match["condition"] == "batches" else match["condition"]
+        above_tokens = int(match["thousands"] or 0) * 1_000
+        usage_class = _LITELLM_CLASSES[match["base"]]
+        yield _Cell(condition, above_tokens, usage_class, _litellm_pico(key, value))
+    yield from _litellm_searches(entry.get("search_context_cost_per_query"))
+
+
+def _litellm_searches(by_size: object) -> Iterator[_Cell]:
+    """Read the price of a web search where it is the same for every size of context."""
+    if isinstance(by_size, dict) and len(set(by_size.values())) == 1:
+        pico = _litellm_pico("search_context_cost_per_query", next(iter(by_size.values())))
+        yield _Cell(None, 0, "searches", pico)
+
+
+def _litellm_pico(key: str, value: object) -> Fraction:
+    if isinstance(value, bool) or not isinstance(value, int | Decimal):
+        raise _Unusable(f"{key} is no number.")
+    if value < 0:
+        raise _Unusable(f"{key} is negative.")
+    return Fraction(value) * _MILLION
+
+
+def _litellm_model(
+    model: str, entry: Mapping[str, object], skipped: list[Skipped]
+) -> ModelPrice:
+    if "tiered_pricing" in entry:
+        raise _Unusable("tiered_pricing does not say whether it prices the whole request.")
+    cells = list(_litellm_cells(entry))
+    if cells and not any(cell.pico for cell in cells):
+        raise _Unusable("Every price is zero, which may mean free or unknown.")
+    terms = _litellm_terms(cells, None, {})
+    conditions = {}
+    for condition in sorted({cell.condition for cell in cells if cell.condition}):
+        of_condition = _litellm_terms(cells, condition, terms.base)
+        if terms.above.keys() - of_condition.above.keys():
+            reason = f"The condition {condition} does not say what a long context costs."
+            skipped.append(Skipped(model, reason))
+            continue
+        conditions[condition] = _condition(of_condition)
+    return _model_price(terms, conditions)
+
+
+def _litellm_terms(
+    cells: Iterable[_Cell], condition: str | None, inherited: Mapping[str, Fraction]
+) -> _Terms:
+    """Collect the prices of a condition; what it does not mention costs what it always does."""
+    by_context: dict[int, dict[str, Fraction]] = {0: {}}
+    for cell in cells:
+        if cell.condition == condition:
+            of_context = by_context.setdefault(cell.above_tokens, {})
+            _put(of_context, cell.usage_class, cell.pico)
+    base = {**inherited, **by_context.pop(0)}
+    return _Terms(base, by_context)

@@ -1,0 +1,122 @@
+"""Key secrets: the five documented formats, their checksum, and the keyed hash that is stored.
+
+A secret exists in the reply that shows it once and in the caller's hands. Stored is only
+HMAC-SHA-256 under a versioned pepper (ASVS 11.5.1 asks for 128 random bits; each has them).
+"""
+
+import hashlib
+import hmac
+import re
+import secrets as random
+import zlib
+from typing import NamedTuple
+
+BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+CHECKSUM_LENGTH = 6
+SECRET_MAX = 128
+
+
+class Format(NamedTuple):
+    """How the secrets of one kind of key look."""
+
+    dialect: str
+    prefix: str
+    alphabet: str
+    length: int
+    """Random characters."""
+    checked: bool
+    """Whether a CRC-32 checksum in base62 follows them."""
+
+
+HEX = "0123456789abcdef"
+FORMATS = (
+    Format("reverie", "rk_", BASE62, 30, checked=True),
+    Format("foil", "pk_live_", HEX, 32, checked=False),
+    Format("bve", "sk-bve-", HEX, 64, checked=False),
+    Format("ryvion", "ryv_", BASE62, 30, checked=True),
+    Format("venice", "VENICE_INFERENCE_KEY_", BASE62, 46, checked=True),
+    Format("venice", "VENICE_ADMIN_KEY_", BASE62, 46, checked=True),
+)
+ANY_SECRET = re.compile(
+    r"(?:rk_|ryv_|VENICE_(?:INFERENCE|ADMIN)_KEY_)[0-9A-Za-z]{36,52}"
+    r"|pk_live_[0-9a-f]{32}|sk-bve-[0-9a-f]{64}"
+)
+"""Finds secrets in text, for redaction and for tests that look for leaks."""
+
+
+def format_of(dialect: str, *, admin: bool = False) -> Format:
+    """Find the format of a dialect's secrets; ``admin`` chooses venice's second one."""
+    matching = [found for found in FORMATS if found.dialect == dialect]
+    return matching[-1 if admin else 0]
+
+
+def generate(form: Format) -> str:
+    """Make a secret; every character is drawn without modulo bias."""
+    body = "".join(random.choice(form.alphabet) for _ in range(form.length))
+    return form.prefix + body + (checksum(body) if form.checked else "")
+
+
+def checksum(body: str) -> str:
+    """Give the CRC-32 of the random part in base62, left-padded with ``0`` to six."""
+    rest = zlib.crc32(body.encode())
+    digits = ""
+    while rest:
+        rest, digit = divmod(rest, 62)
+        digits = BASE62[digit] + digits
+    return digits.rjust(CHECKSUM_LENGTH, "0")
+
+
+def recognise(secret: str) -> Format | None:
+    """Tell a well-formed secret's format; None: mistyped or none of ours, no look-up needed."""
+    for form in FORMATS:
+        if secret.startswith(form.prefix):
+            return form if _well_formed(form, secret[len(form.prefix) :]) else None
+    return None
+
+
+def _well_formed(form: Format, body: str) -> bool:
+    end = form.length
+    if len(body) != end + (CHECKSUM_LENGTH if form.checked else 0):
+        return False
+    if not set(body) <= set(form.alphabet):
+        return False
+    return not form.checked or checksum(body[:end]) == body[end:]
+
+
+def hint_of(secret: str) -> str:
+    """Give what a list may show: the prefix with four characters, and the last six."""
+    form = recognise(secret)
+    prefix = form.prefix if form else ""
+    return f"{secret[: len(prefix) + 4]}…{secret[-6:]}"
+
+
+class Peppers:
+    """The versioned keys under which secrets are hashed. The newest hashes; all verify."""
+
+    def __init__(self, peppers: dict[int, bytes]) -> None:
+        """Take peppers by version, 1 and up."""
+        self._peppers = dict(sorted(peppers.items(), reverse=True))
+
+    @property
+    def current(self) -> int:
+        """The version new secrets are hashed under."""
+        return next(iter(self._peppers))
+
+    def hash(self, secret: str) -> bytes:
+        """Give the 32 bytes under which a new secret is stored."""
+        return self._hash(self._peppers[self.current], secret)
+
+    def candidates(self, secret: str) -> list[bytes]:
+        """Give the hashes a presented secret may be stored under, newest pepper first."""
+        return [self._hash(pepper, secret) for pepper in self._peppers.values()]
+
+    def fingerprints(self) -> dict[int, bytes]:
+        """Give what the database remembers of each pepper, to refuse a wrong one at start."""
+        return {
+            version: self._hash(pepper, "keyledger pepper check")
+            for version, pepper in self._peppers.items()
+        }
+
+    @staticmethod
+    def _hash(pepper: bytes, secret: str) -> bytes:
+        return hmac.new(pepper, secret.encode(), hashlib.sha256).digest()

@@ -1,0 +1,623 @@
+"""What a lane knows: accounts, keys and open reservations, as a fold of its events.
+
+``evolve`` changes the state it is given. The lane owns that state and throws it away when a
+commit fails, so nothing uncommitted outlives its batch. Every number that a decision reads is
+here and nowhere else.
+"""
+
+from uuid import UUID
+
+import msgspec
+
+from ledger import events as e
+from ledger.clock import Instant
+from ledger.codec import Recorded, chain
+from ledger.errors import LedgerCorrupt
+from ledger.ids import AccountId, KeyId, request_hash
+from ledger.limits import Counter, Limit, compile_rules
+from ledger.money import parse_pico
+from ledger.usage import Usage, tokens
+
+OVERDRAFT_LOT = 0
+OVERDRAFT_UNLIMITED = "unlimited"
+
+
+class Lot(msgspec.Struct):
+    """A grant of credit and what is left of it. Quantities in pico."""
+
+    number: int
+    asset: str
+    kind: str
+    priority: int
+    amount: int
+    remaining: int
+    """Not yet spent, held parts included."""
+    held: int
+    """Held by open reservations."""
+    granted_at: Instant
+    effective_at: Instant
+    expires_at: Instant | None
+    reason: str = ""
+    closed: str = ""
+    """``voided`` or ``expired``: what is still held lapses when it is freed. Empty: open."""
+
+
+class Account(msgspec.Struct):
+    """Who is billed."""
+
+    account_id: AccountId
+    opened_at: Instant
+    status: str = "open"
+    """open, suspended or closed."""
+    pays_with: tuple[str, ...] = ("USD",)
+    rate_card: str = "standard"
+    overdraft: dict[str, str] = {}
+    unpriced: str = "refuse"
+    rules: tuple[e.LimitRule, ...] = ()
+    limits: dict[str, Limit] = {}
+    """``rules`` made ready, by id."""
+    counters: dict[str, Counter] = {}
+    lots: dict[int, Lot] = {}
+    """Those with something left, by number."""
+    next_lot: int = 1
+    overdrawn: dict[str, int] = {}
+    overdraft_held: dict[str, int] = {}
+    members: dict[str, str] = {}
+    """Member id → role."""
+    active_keys: int = 0
+    version: int = 0
+    hash: bytes = bytes(32)
+    last_seq: int = 0
+    """Lane position of the account's newest event."""
+
+    def balance(self, asset: str) -> int:
+        """Give what is unspent of an asset in pico; negative when overdrawn."""
+        unspent = sum(lot.remaining for lot in self.lots.values() if lot.asset == asset)
+        return unspent - self.overdrawn.get(asset, 0)
+
+    def pending(self, asset: str) -> int:
+        """Give what open reservations hold of an asset in pico."""
+        held = sum(lot.held for lot in self.lots.values() if lot.asset == asset)
+        return held + self.overdraft_held.get(asset, 0)
+
+
+class Key(msgspec.Struct):
+    """What a caller proves with a secret."""
+
+    key_id: KeyId
+    account_id: AccountId
+    name: str
+    dialect: str
+    created_at: Instant
+    updated_at: Instant
+    status: str = "active"
+    """active, suspended, revoked or expired."""
+    hint: str = ""
+    scopes: tuple[str, ...] = ()
+    allowed_models: tuple[str, ...] | None = None
+    default_character: str = ""
+    expires_at: Instant | None = None
+    revoked_at: Instant | None = None
+    rate_card: str = ""
+    rules: tuple[e.LimitRule, ...] = ()
+    limits: dict[str, Limit] = {}
+    settings: dict[str, str] = {}
+    secrets: dict[int, Instant | None] = {}
+    """Secret number → refused from then on; None: no end."""
+    counters: dict[str, Counter] = {}
+    last_used_at: Instant | None = None
+    version: int = 0
+    """How often the key's own terms changed: its ETag."""
+
+
+class Hold(msgspec.Struct):
+    """What an admitted request counts for against one limit until it ends."""
+
+    scope: str
+    limit_id: str
+    bucket: int
+    quantity: int
+
+
+class Reservation(msgspec.Struct):
+    """An open reservation."""
+
+    request_hash: UUID
+    request_id: str
+    account_id: AccountId
+    key_id: KeyId
+    seq: int
+    """Lane position of its event."""
+    reserved_at: Instant
+    expires_at: Instant
+    event: e.RequestReserved
+    holds: list[Hold] = []
+
+
+class LaneState(msgspec.Struct):
+    """Everything that decisions of one lane read, as of ``seq``."""
+
+    seq: int = 0
+    chain: bytes = bytes(32)
+    last_recorded_at: Instant | None = None
+    accounts: dict[UUID, Account] = {}
+    keys: dict[UUID, Key] = {}
+    reservations: dict[UUID, Reservation] = {}
+
+
+Metered = e.RequestRecorded | e.RequestReserved | e.RequestSettled | e.RequestRated
+
+
+def parts_of(event: Metered | e.BalanceReduced) -> list[tuple[int, int]]:
+    """Give which lots an event draws on, with pico each, in paying order."""
+    if event.parts:
+        pairs = zip(event.lots, event.parts, strict=True)
+        return [(lot, parse_pico(part)) for lot, part in pairs]
+    match event:
+        case e.RequestReserved():
+            amount = event.held
+        case e.BalanceReduced():
+            amount = event.amount
+        case e.RequestRecorded() | e.RequestSettled() | e.RequestRated():
+            amount = event.charge
+    return [(event.lots[0], parse_pico(amount))] if event.lots else []
+
+
+def by_asset(account: Account, parts: list[tuple[int, int]], asset: str) -> dict[str, int]:
+    """Sum parts per asset. ``asset`` is what the overdraft is of."""
+    sums: dict[str, int] = {}
+    for number, pico in parts:
+        paid_in = account.lots[number].asset if number else asset
+        sums[paid_in] = sums.get(paid_in, 0) + pico
+    return sums
+
+
+def quantity_of(limit: Limit, usage: Usage, spent: dict[str, int]) -> int:
+    """Tell how much a request counts for against a limit: a number, tokens, or pico."""
+    match limit.kind:
+        case "requests":
+            return 1
+        case "tokens":
+            return tokens(usage)
+        case "spend":
+            if not limit.assets:
+                return sum(spent.values())
+            return sum(spent.get(asset, 0) for asset in limit.assets)
+        case _:
+            return 0
+
+
+def evolve(state: LaneState, envelope: e.Envelope, body: e.AnyEvent) -> None:  # noqa: C901, PLR0912
+    """Change the state by one event.
+
+    Raises:
+        LedgerCorrupt: The event contradicts the state.
+    """
+    at = envelope.recorded_at
+    if isinstance(body, e.AccountOpened):
+        account = _opened(envelope, body)
+        state.accounts[envelope.account_id] = account
+    else:
+        account = state.accounts[envelope.account_id]
+    key = state.keys.get(envelope.key_id) if envelope.key_id is not None else None
+    match body:
+        case e.RequestRecorded():
+            spent = _spend(account, body)
+            _count(account, key, body, spent, at)
+        case e.RequestReserved():
+            _reserved(state, envelope, account, key, body)
+        case e.RequestSettled():
+            _settled(state, envelope, account, key, body)
+        case e.RequestReleased() | e.RequestExpired():
+            _freed(state, account, key, body)
+        case e.RequestRefused():
+            _count_failures(account, key, body, at)
+        case e.RequestRated():
+            _spend(account, body)
+        case (
+            e.CreditGranted() | e.GrantVoided() | e.GrantExpired() | e.BalanceReduced()
+        ):
+            _credit(account, body, at)
+        case (
+            e.AccountOpened()
+            | e.AccountPolicySet()
+            | e.AccountLimitsSet()
+            | e.AccountSuspended()
+            | e.AccountResumed()
+            | e.AccountClosed()
+            | e.MemberAdded()
+            | e.MemberRoleChanged()
+            | e.MemberRemoved()
+        ):
+            _account(account, body)
+        case e.KeyIssued():
+            _issued(state, envelope, account, body)
+        case (
+            e.KeyRenamed()
+            | e.KeyLimitsSet()
+            | e.KeyScopesSet()
+            | e.KeyAllowedModelsSet()
+            | e.KeyDefaultCharacterSet()
+            | e.KeyExpirySet()
+            | e.KeySettingsSet()
+            | e.KeySuspended()
+            | e.KeyResumed()
+            | e.KeyRevoked()
+            | e.KeyRotated()
+            | e.KeyExpired()
+        ):
+            if key is None:
+                message = f"{body.type} is about a key that was never issued."
+                raise LedgerCorrupt(message, lane=envelope.lane, seq=envelope.lane_seq)
+            _key(account, key, body, at)
+        case e.RateCardPublished():
+            pass
+
+
+def advance(state: LaneState, recorded: Recorded) -> None:
+    """Move the heads of the lane and of the account over an event."""
+    envelope = recorded.envelope
+    account = state.accounts[envelope.account_id]
+    account.version = envelope.version
+    account.hash = recorded.hash
+    account.last_seq = envelope.lane_seq
+    state.seq = envelope.lane_seq
+    state.chain = chain(state.chain, recorded.hash)
+    state.last_recorded_at = envelope.recorded_at
+
+
+def _opened(envelope: e.Envelope, body: e.AccountOpened) -> Account:
+    return Account(
+        account_id=envelope.account_id,
+        opened_at=envelope.recorded_at,
+        pays_with=body.pays_with,
+        rate_card=body.rate_card,
+        overdraft=dict(body.overdraft),
+        unpriced=body.unpriced,
+        rules=body.limits,
+        limits=compile_rules(body.limits),
+    )
+
+
+AccountEvent = (
+    e.AccountOpened
+    | e.AccountPolicySet
+    | e.AccountLimitsSet
+    | e.AccountSuspended
+    | e.AccountResumed
+    | e.AccountClosed
+    | e.MemberAdded
+    | e.MemberRoleChanged
+    | e.MemberRemoved
+)
+
+
+def _account(account: Account, body: AccountEvent) -> None:
+    match body:
+        case e.AccountOpened():
+            pass
+        case e.AccountPolicySet():
+            account.pays_with = body.pays_with
+            account.rate_card = body.rate_card
+            account.overdraft = dict(body.overdraft)
+            account.unpriced = body.unpriced
+        case e.AccountLimitsSet():
+            account.rules = body.limits
+            account.limits = compile_rules(body.limits)
+        case e.AccountSuspended():
+            account.status = "suspended"
+        case e.AccountResumed():
+            account.status = "open"
+        case e.AccountClosed():
+            account.status = "closed"
+        case e.MemberAdded() | e.MemberRoleChanged():
+            account.members[body.member_id] = body.role
+        case e.MemberRemoved():
+            del account.members[body.member_id]
+
+
+def _issued(
+    state: LaneState, envelope: e.Envelope, account: Account, body: e.KeyIssued
+) -> None:
+    at = envelope.recorded_at
+    assert envelope.key_id is not None
+    state.keys[envelope.key_id] = Key(
+        key_id=envelope.key_id,
+        account_id=envelope.account_id,
+        name=body.name,
+        dialect=body.dialect,
+        created_at=at,
+        updated_at=at,
+        hint=body.hint,
+        scopes=body.scopes,
+        allowed_models=body.allowed_models,
+        default_character=body.default_character,
+        expires_at=body.expires_at,
+        rate_card=body.rate_card,
+        rules=body.limits,
+        limits=compile_rules(body.limits),
+        settings=dict(body.settings),
+        secrets={1: None},
+        version=1,
+    )
+    account.active_keys += 1
+    for limit in account.limits.values():
+        if limit.kind == "key_creations":
+            _add_used(account.counters, limit, 1, at)
+
+
+KeyEvent = (
+    e.KeyRenamed
+    | e.KeyLimitsSet
+    | e.KeyScopesSet
+    | e.KeyAllowedModelsSet
+    | e.KeyDefaultCharacterSet
+    | e.KeyExpirySet
+    | e.KeySettingsSet
+    | e.KeySuspended
+    | e.KeyResumed
+    | e.KeyRevoked
+    | e.KeyRotated
+    | e.KeyExpired
+)
+
+
+def _key(account: Account, key: Key, body: KeyEvent, at: Instant) -> None:  # noqa: C901, PLR0912
+    key.updated_at = at
+    key.version += 1
+    match body:
+        case e.KeyRenamed():
+            key.name = body.name
+        case e.KeyLimitsSet():
+            key.rules = body.limits
+            key.limits = compile_rules(body.limits)
+        case e.KeyScopesSet():
+            key.scopes = body.scopes
+        case e.KeyAllowedModelsSet():
+            key.allowed_models = body.allowed_models
+        case e.KeyDefaultCharacterSet():
+            key.default_character = body.default_character
+        case e.KeyExpirySet():
+            key.expires_at = body.expires_at
+        case e.KeySettingsSet():
+            key.settings = dict(body.settings)
+        case e.KeySuspended():
+            key.status = "suspended"
+        case e.KeyResumed():
+            key.status = "active"
+        case e.KeyRotated():
+            _rotated(key, body)
+        case e.KeyRevoked():
+            key.status = "revoked"
+            key.revoked_at = at
+            account.active_keys -= 1
+        case e.KeyExpired():
+            key.status = "expired"
+            account.active_keys -= 1
+
+
+def _rotated(key: Key, body: e.KeyRotated) -> None:
+    until = body.earlier_until
+    for number, end in key.secrets.items():
+        key.secrets[number] = until if end is None or end > until else end
+    key.secrets[body.secret] = None
+    key.hint = body.hint
+
+
+CreditEvent = e.CreditGranted | e.GrantVoided | e.GrantExpired | e.BalanceReduced
+
+
+def _credit(account: Account, body: CreditEvent, at: Instant) -> None:
+    match body:
+        case e.CreditGranted():
+            _granted(account, body, at)
+        case e.GrantVoided() | e.GrantExpired():
+            lot = account.lots[body.lot]
+            lot.remaining -= parse_pico(body.amount)
+            lot.closed = "voided" if isinstance(body, e.GrantVoided) else "expired"
+            _drop_empty(account, lot)
+        case e.BalanceReduced():
+            for number, pico in parts_of(body):
+                _take(account, number, body.asset, pico)
+
+
+def _granted(account: Account, body: e.CreditGranted, at: Instant) -> None:
+    amount = parse_pico(body.amount)
+    repaid = parse_pico(body.repaid) if body.repaid else 0
+    if repaid:
+        account.overdrawn[body.asset] -= repaid
+    account.next_lot = body.lot + 1
+    if amount > repaid:
+        account.lots[body.lot] = Lot(
+            number=body.lot,
+            asset=body.asset,
+            kind=body.kind,
+            priority=body.priority,
+            amount=amount,
+            remaining=amount - repaid,
+            held=0,
+            granted_at=at,
+            effective_at=body.effective_at or at,
+            expires_at=body.expires_at,
+            reason=body.reason,
+        )
+
+
+def _take(account: Account, number: int, asset: str, pico: int) -> None:
+    if number == OVERDRAFT_LOT:
+        account.overdrawn[asset] = account.overdrawn.get(asset, 0) + pico
+        return
+    lot = account.lots[number]
+    lot.remaining -= pico
+    _drop_empty(account, lot)
+
+
+def _drop_empty(account: Account, lot: Lot) -> None:
+    # held ≤ remaining always, so an empty lot is held by nobody.
+    if lot.remaining == 0:
+        del account.lots[lot.number]
+
+
+def _spend(account: Account, body: e.RequestRecorded | e.RequestRated) -> dict[str, int]:
+    parts = parts_of(body)
+    spent = by_asset(account, parts, body.asset)
+    for number, pico in parts:
+        _take(account, number, body.asset, pico)
+    return spent
+
+
+def _add_used(
+    counters: dict[str, Counter], limit: Limit, quantity: int, at: Instant
+) -> None:
+    counter = counters.get(limit.limit_id)
+    if counter is None:
+        counter = counters[limit.limit_id] = Counter()
+    counter.add_used(limit.window.bucket(at), quantity, limit.window.first(at))
+
+
+def _count(
+    account: Account,
+    key: Key | None,
+    body: e.RequestRecorded,
+    spent: dict[str, int],
+    at: Instant,
+) -> None:
+    for subject in (account, key):
+        if subject is None:
+            continue
+        for limit in subject.limits.values():
+            if limit.covers(body.category, body.model):
+                quantity = quantity_of(limit, body.usage, spent)
+                if quantity:
+                    _add_used(subject.counters, limit, quantity, at)
+    if key is not None:
+        key.last_used_at = at
+
+
+def _count_failures(
+    account: Account, key: Key | None, body: e.RequestRefused, at: Instant
+) -> None:
+    if body.limit_id.startswith("failures"):
+        # Else a client that keeps trying would stay locked out for ever (B6).
+        return
+    for subject in (account, key):
+        if subject is None:
+            continue
+        for limit in subject.limits.values():
+            if limit.kind == "failures" and limit.covers(body.category, body.model):
+                _add_used(subject.counters, limit, body.count, at)
+
+
+def _reserved(
+    state: LaneState,
+    envelope: e.Envelope,
+    account: Account,
+    key: Key | None,
+    body: e.RequestReserved,
+) -> None:
+    assert key is not None
+    at = envelope.recorded_at
+    parts = parts_of(body)
+    spent = by_asset(account, parts, body.asset)
+    for number, pico in parts:
+        if number == OVERDRAFT_LOT:
+            held = account.overdraft_held.get(body.asset, 0)
+            account.overdraft_held[body.asset] = held + pico
+        else:
+            account.lots[number].held += pico
+    hashed = request_hash(envelope.account_id, body.request_id)
+    state.reservations[hashed] = Reservation(
+        request_hash=hashed,
+        request_id=body.request_id,
+        account_id=envelope.account_id,
+        key_id=key.key_id,
+        seq=envelope.lane_seq,
+        reserved_at=at,
+        expires_at=body.expires_at,
+        event=body,
+        holds=_hold(account, key, body, spent, at),
+    )
+    key.last_used_at = at
+
+
+def _hold(
+    account: Account, key: Key, body: e.RequestReserved, spent: dict[str, int], at: Instant
+) -> list[Hold]:
+    holds: list[Hold] = []
+    for scope, subject in (("account", account), ("key", key)):
+        for limit in subject.limits.values():
+            if not limit.covers(body.category, body.model):
+                continue
+            quantity = quantity_of(limit, body.usage, spent)
+            if quantity:
+                bucket = limit.window.bucket(at)
+                counter = subject.counters.setdefault(limit.limit_id, Counter())
+                counter.add_pending(bucket, quantity, limit.window.first(at))
+                holds.append(Hold(scope, limit.limit_id, bucket, quantity))
+    return holds
+
+
+def _release_holds(account: Account, key: Key | None, reservation: Reservation) -> None:
+    for hold in reservation.holds:
+        subject = account if hold.scope == "account" else key
+        if subject is not None and hold.limit_id in subject.counters:
+            subject.counters[hold.limit_id].free_pending(hold.bucket, hold.quantity)
+    for number, pico in parts_of(reservation.event):
+        if number == OVERDRAFT_LOT:
+            account.overdraft_held[reservation.event.asset] -= pico
+        else:
+            account.lots[number].held -= pico
+
+
+def _lapse(account: Account, lapsed: tuple[tuple[int, str], ...]) -> None:
+    for number, amount in lapsed:
+        _take(account, number, "", parse_pico(amount))
+
+
+def _freed(
+    state: LaneState,
+    account: Account,
+    key: Key | None,
+    body: e.RequestReleased | e.RequestExpired,
+) -> None:
+    hashed = request_hash(account.account_id, body.request_id)
+    reservation = state.reservations.pop(hashed)
+    _release_holds(account, key, reservation)
+    _lapse(account, body.lapsed)
+
+
+def _settled(
+    state: LaneState,
+    envelope: e.Envelope,
+    account: Account,
+    key: Key | None,
+    body: e.RequestSettled,
+) -> None:
+    hashed = request_hash(account.account_id, body.request_id)
+    reservation = state.reservations.pop(hashed, None)
+    if reservation is not None:
+        _release_holds(account, key, reservation)
+    parts = parts_of(body)
+    spent = by_asset(account, parts, body.asset)
+    for number, pico in parts:
+        _take(account, number, body.asset, pico)
+    _lapse(account, body.lapsed)
+    # A request counts in the window it was admitted in: that is where its hold stood.
+    at = reservation.reserved_at if reservation else envelope.recorded_at
+    for subject in (account, key):
+        if subject is None:
+            continue
+        for limit in subject.limits.values():
+            if limit.covers(body.category, body.model):
+                quantity = quantity_of(limit, body.usage, spent)
+                if quantity:
+                    _add_settled(subject.counters, limit, quantity, at, envelope.recorded_at)
+
+
+def _add_settled(
+    counters: dict[str, Counter], limit: Limit, quantity: int, at: Instant, now: Instant
+) -> None:
+    bucket = limit.window.bucket(at)
+    if bucket >= limit.window.first(now):
+        counter = counters.setdefault(limit.limit_id, Counter())
+        counter.add_used(bucket, quantity, limit.window.first(now))

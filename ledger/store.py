@@ -1,0 +1,174 @@
+"""The record's own tables: SQL of the append, of the feed, and of the heads.
+
+Hand-written, because these few statements are the hot path: each filters on one lane, each
+writes a whole batch from arrays. Nothing here updates or deletes an event.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, LiteralString, NamedTuple
+from uuid import UUID
+
+from psycopg import AsyncConnection, Connection
+
+from ledger.arrays import Byteas, Instants, Int2s, Int4s, Int8s, Texts, Uuids
+from ledger.clock import Instant
+from ledger.codec import Recorded, decode
+from ledger.events import Envelope
+from ledger.ids import AccountId, KeyId
+from ledger.money import parse_pico
+
+NO_KEY = UUID(int=0)
+GAP_MAX = 2**31 - 1
+
+LOCK_HEAD: LiteralString = (
+    "SELECT seq, epoch, chain, last_recorded_at FROM lane_heads WHERE lane = %s FOR UPDATE"
+)
+READ_HEAD: LiteralString = (
+    "SELECT seq, epoch, chain, last_recorded_at FROM lane_heads WHERE lane = %s"
+)
+MOVE_HEAD: LiteralString = (
+    "UPDATE lane_heads SET seq = %s, chain = %s, last_recorded_at = %s WHERE lane = %s"
+)
+FIND_REQUESTS: LiteralString = (
+    "SELECT request_hash, lane_seq, last_seq FROM request_ids"
+    " WHERE lane = %s AND request_hash = ANY(%s)"
+)
+FIND_REPLIES: LiteralString = (
+    "SELECT key_hash, fingerprint, reply::text FROM idempotency_keys"
+    " WHERE lane = %s AND key_hash = ANY(%s)"
+)
+INSERT_REPLY: LiteralString = (
+    "INSERT INTO idempotency_keys (lane, key_hash, fingerprint, lane_seq, reply, recorded_at)"
+    " VALUES (%s, %s, %s, %s, %s::text::json, %s)"
+)
+INSERT_EVENTS: LiteralString = (
+    "INSERT INTO events (lane, lane_seq, recorded_at, occurred_at, version, type, gap,"
+    " schema_version, account_id, key_id, hash, amount, payload)"
+    " SELECT %s, e.seq, e.recorded_at, e.occurred_at, e.version, e.type::event_type, e.gap,"
+    " e.schema_version, e.account_id, e.key_id, e.hash, e.amount::numeric, e.payload::json"
+    " FROM unnest(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s) AS e(seq, recorded_at,"
+    " occurred_at, version, type, gap, schema_version, account_id, key_id, hash, amount, payload)"
+)
+INSERT_REQUESTS: LiteralString = (
+    "INSERT INTO request_ids (lane, request_hash, lane_seq)"
+    " SELECT %s, r.hash, r.seq FROM unnest(%s, %s) AS r(hash, seq)"
+)
+CLOSE_REQUESTS: LiteralString = (
+    "UPDATE request_ids SET last_seq = r.seq FROM unnest(%s, %s) AS r(hash, seq)"
+    " WHERE lane = %s AND request_hash = r.hash"
+)
+SAVE_ACCOUNT_HEADS: LiteralString = (
+    "INSERT INTO account_heads (lane, account_id, version, last_seq, hash)"
+    " SELECT %s, h.* FROM unnest(%s, %s, %s, %s) AS h(account_id, version, last_seq, hash)"
+    " ON CONFLICT ON CONSTRAINT account_has_one_head DO UPDATE"
+    " SET version = EXCLUDED.version, last_seq = EXCLUDED.last_seq, hash = EXCLUDED.hash"
+)
+LOAD_ACCOUNT_HEADS: LiteralString = (
+    "SELECT account_id, version, last_seq, hash FROM account_heads"
+    " WHERE lane = %s AND account_id = ANY(%s)"
+)
+_COLUMNS: LiteralString = (
+    "lane, lane_seq, account_id, version, recorded_at, occurred_at, key_id,"
+    " type::text, schema_version, payload::text, hash, amount, gap"
+)
+FIND_EVENTS: LiteralString = (
+    "SELECT " + _COLUMNS + " FROM events WHERE lane = %s AND lane_seq = ANY(%s)"
+)
+FEED: LiteralString = (
+    "SELECT " + _COLUMNS + " FROM events WHERE lane = %s AND lane_seq > %s AND lane_seq <= %s"
+    " ORDER BY lane_seq"
+)
+RATE_CARDS: LiteralString = "SELECT content::text FROM rate_cards ORDER BY lane_seq"
+COUNT_RATE_CARDS: LiteralString = "SELECT count(*) FROM rate_cards"
+
+Statement = tuple[LiteralString, Sequence[Any]]
+"""SQL with its parameters."""
+
+
+class Head(NamedTuple):
+    """Where a lane stands."""
+
+    seq: int
+    epoch: int
+    chain: bytes
+    last_recorded_at: Instant | None
+
+
+class Stored(NamedTuple):
+    """An event as it was read, with the columns that only its checker compares."""
+
+    recorded: Recorded
+    type: str
+    schema_version: int
+    amount: int | None
+    gap: int
+
+
+def stored(row: Sequence[Any]) -> Stored:
+    """Turn a row of ``FIND_EVENTS`` or ``FEED`` into an event.
+
+    Raises:
+        LedgerCorrupt: Its type, version or payload cannot be read.
+    """
+    lane, seq, account, version, recorded_at, occurred_at, key, *rest = row
+    tag, schema_version, payload, hashed, amount, gap = rest
+    envelope = Envelope(
+        lane,
+        seq,
+        AccountId(account),
+        version,
+        recorded_at,
+        occurred_at,
+        None if key == NO_KEY else KeyId(key),
+    )
+    raw = payload.encode()
+    body = decode(tag, schema_version, raw)
+    recorded = Recorded(envelope, body, raw, bytes(hashed))
+    return Stored(recorded, tag, schema_version, None if amount is None else int(amount), gap)
+
+
+def amount_of(body: Any) -> int | None:  # noqa: ANN401
+    """Derive the typed amount of an event from its payload, in pico."""
+    text = getattr(body, "charge", None) or getattr(body, "amount", None)
+    return parse_pico(text) if text else None
+
+
+def _amount_text(body: Any) -> str | None:  # noqa: ANN401
+    pico = amount_of(body)
+    return None if pico is None else str(pico)
+
+
+def insert_events(lane: int, events: Sequence[Recorded], gaps: Iterable[int]) -> Statement:
+    """Give the statement that appends a batch."""
+    envelopes = [event.envelope for event in events]
+    return INSERT_EVENTS, (
+        lane,
+        Int8s(envelope.lane_seq for envelope in envelopes),
+        Instants(envelope.recorded_at for envelope in envelopes),
+        Instants(envelope.occurred_at for envelope in envelopes),
+        Int8s(envelope.version for envelope in envelopes),
+        Texts(event.body.type for event in events),
+        Int4s(gaps),
+        Int2s(event.body.schema_version for event in events),
+        Uuids(envelope.account_id for envelope in envelopes),
+        Uuids(envelope.key_id or NO_KEY for envelope in envelopes),
+        Byteas(event.hash for event in events),
+        Texts(_amount_text(event.body) for event in events),
+        Texts(event.payload for event in events),
+    )
+
+
+def read_head(connection: Connection, lane: int) -> Head:
+    """Read where a lane stands, without a lock."""
+    row = connection.execute(READ_HEAD, (lane,)).fetchone()
+    assert row is not None
+    return Head(row[0], row[1], bytes(row[2]), row[3])
+
+
+async def find_event(connection: AsyncConnection, lane: int, seq: int) -> Stored | None:
+    """Read one event by its position; None: there is none."""
+    cursor = await connection.execute(FIND_EVENTS, (lane, Int8s([seq])))
+    row = await cursor.fetchone()
+    return None if row is None else stored(row)
+
+
