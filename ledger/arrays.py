@@ -6,6 +6,7 @@ a commit of a thousand events carries some twenty thousand elements.
 
 import struct
 from collections.abc import Iterable
+from datetime import date
 from itertools import repeat
 from uuid import UUID
 
@@ -90,6 +91,18 @@ class Instants(Array):
         )
 
 
+class Dates(Array):
+    """``date[]``."""
+
+    __slots__ = ()
+    oid, element_oid = 1182, 1082
+
+    def __init__(self, values: Iterable[date]) -> None:
+        """Encode days as their distance from 2000-01-01."""
+        zero = _POSTGRES_EPOCH.toordinal()
+        super().__init__([_INT4(4, day.toordinal() - zero) for day in values])
+
+
 class Uuids(Array):
     """``uuid[]``; None is NULL."""
 
@@ -136,6 +149,6 @@ class _ArrayDumper(Dumper):
 
 def register(context: AdaptContext) -> None:
     """Let a connection take these arrays as parameters."""
-    for kind in (Int2s, Int4s, Int8s, Instants, Uuids, Texts, Byteas):
+    for kind in (Int2s, Int4s, Int8s, Dates, Instants, Uuids, Texts, Byteas):
         dumper = type(f"{kind.__name__}Dumper", (_ArrayDumper,), {"oid": kind.oid})
         context.adapters.register_dumper(kind, dumper)

@@ -5,11 +5,11 @@ reported, and then the model is unpriced.
 """
 
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from datetime import UTC, datetime, time
 from decimal import Decimal
 from fractions import Fraction
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
 import msgspec
 from genai_prices import data_snapshot, types
@@ -60,14 +60,8 @@ class _Terms(NamedTuple):
 def _text(usage_class: str, pico: Fraction) -> str:
     text = price_text(pico.numerator) if pico.denominator == 1 else None
     if text is None:
-        value = str(_shown(pico))
-        raise _Unusable(f"The price of {usage_class}, {value} per million, fits no card.")
+        raise _Unusable(f"The price of {usage_class}, {pico} pico per million, fits no card.")
     return text
-
-
-def _shown(pico: Fraction) -> Decimal:
-    """Show a price that no card can hold, to 20 digits, for a message."""
-    return Decimal(pico.numerator) / Decimal(pico.denominator) / PICO_PER_UNIT
 
 
 def _prices(found: Mapping[str, Fraction]) -> Prices:
@@ -115,7 +109,9 @@ def from_genai_prices(
     Raises:
         InvalidRateCard: A provider is unknown.
     """
-    models, skipped, names = {}, [], _Names()
+    models: dict[str, ModelPrice] = {}
+    skipped: list[Skipped] = []
+    names = _Names()
     for provider in _providers(provider_ids):
         for model in provider.models:
             full = f"{provider.id}/{model.id}"
@@ -284,7 +280,8 @@ def _genai_terms(prices: Mapping[str, object]) -> _Terms:
 def _genai_pico(price: object, factor: Fraction) -> Fraction:
     value = price.base if isinstance(price, types.TieredPrices) else price
     assert isinstance(value, Decimal)
-    return Fraction(value) * factor * PICO_PER_UNIT
+    pico: Fraction = Fraction(value) * factor * PICO_PER_UNIT
+    return pico
 
 
 def _put(prices: dict[str, Fraction], usage_class: str, pico: Fraction) -> None:
@@ -309,7 +306,8 @@ def from_litellm(
     Raises:
         InvalidRateCard: The text is no JSON object.
     """
-    models, skipped = {}, []
+    models: dict[str, ModelPrice] = {}
+    skipped: list[Skipped] = []
     for model, entry in _litellm_table(data).items():
         if model == "sample_spec" or not isinstance(entry, dict):
             skipped.append(Skipped(model, "It is no model."))
@@ -319,7 +317,12 @@ def from_litellm(
         except _Unusable as error:
             skipped.append(Skipped(model, str(error)))
     card = RateCard(
-        name=name, version=version, asset=asset, effective_from=at, models=models, source="litellm"
+        name=name,
+        version=version,
+        asset=asset,
+        effective_from=at,
+        models=models,
+        source="litellm",
     )
     return _imported(card, skipped)
 
@@ -403,9 +406,7 @@ def _litellm_pico(key: str, value: object) -> Fraction:
     return Fraction(value) * _MILLION
 
 
-def _litellm_model(
-    model: str, entry: Mapping[str, object], skipped: list[Skipped]
-) -> ModelPrice:
+def _litellm_model(model: str, entry: Mapping[str, object], skipped: list[Skipped]) -> ModelPrice:
     if "tiered_pricing" in entry:
         raise _Unusable("tiered_pricing does not say whether it prices the whole request.")
     cells = list(_litellm_cells(entry))

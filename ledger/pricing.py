@@ -381,8 +381,9 @@ _Place = tuple[str, str | None, int | None]
 
 def _places(card: RateCard) -> Iterator[tuple[_Place, Prices]]:
     for model, price in card.models.items():
-        terms: dict[str | None, ModelPrice | ConditionPrice] = {None: price, **price.conditions}
-        for condition, of_condition in terms.items():
+        named: list[tuple[str | None, ModelPrice | ConditionPrice]] = [(None, price)]
+        named += price.conditions.items()
+        for condition, of_condition in named:
             yield (model, condition, None), of_condition.prices
             for tier in of_condition.tiers:
                 yield (model, condition, tier.above_tokens), tier.prices

@@ -59,6 +59,10 @@ class Account(msgspec.Struct):
     counters: dict[str, Counter] = {}
     lots: dict[int, Lot] = {}
     """Those with something left, by number."""
+    drained: dict[int, Lot] = {}
+    """Those emptied since they were last written down."""
+    touched: set[int] = set()
+    """Numbers of lots that changed since they were last written down; 0 is the overdraft."""
     next_lot: int = 1
     overdrawn: dict[str, int] = {}
     overdraft_held: dict[str, int] = {}
@@ -69,6 +73,11 @@ class Account(msgspec.Struct):
     hash: bytes = bytes(32)
     last_seq: int = 0
     """Lane position of the account's newest event."""
+
+    def asset_of(self, number: int) -> str | None:
+        """Give the asset of a lot that is open or was just emptied; None: the overdraft."""
+        lot = self.lots.get(number) or self.drained.get(number)
+        return None if lot is None else lot.asset
 
     def balance(self, asset: str) -> int:
         """Give what is unspent of an asset in pico; negative when overdrawn."""
@@ -414,6 +423,7 @@ def _credit(account: Account, body: CreditEvent, at: Instant) -> None:
         case e.GrantVoided() | e.GrantExpired():
             lot = account.lots[body.lot]
             lot.remaining -= parse_pico(body.amount)
+            account.touched.add(body.lot)
             lot.closed = "voided" if isinstance(body, e.GrantVoided) else "expired"
             _drop_empty(account, lot)
         case e.BalanceReduced():
@@ -427,23 +437,25 @@ def _granted(account: Account, body: e.CreditGranted, at: Instant) -> None:
     if repaid:
         account.overdrawn[body.asset] -= repaid
     account.next_lot = body.lot + 1
-    if amount > repaid:
-        account.lots[body.lot] = Lot(
-            number=body.lot,
-            asset=body.asset,
-            kind=body.kind,
-            priority=body.priority,
-            amount=amount,
-            remaining=amount - repaid,
-            held=0,
-            granted_at=at,
-            effective_at=body.effective_at or at,
-            expires_at=body.expires_at,
-            reason=body.reason,
-        )
+    account.touched.update((body.lot, OVERDRAFT_LOT) if repaid else (body.lot,))
+    lots = account.lots if amount > repaid else account.drained
+    lots[body.lot] = Lot(
+        number=body.lot,
+        asset=body.asset,
+        kind=body.kind,
+        priority=body.priority,
+        amount=amount,
+        remaining=amount - repaid,
+        held=0,
+        granted_at=at,
+        effective_at=body.effective_at or at,
+        expires_at=body.expires_at,
+        reason=body.reason,
+    )
 
 
 def _take(account: Account, number: int, asset: str, pico: int) -> None:
+    account.touched.add(number)
     if number == OVERDRAFT_LOT:
         account.overdrawn[asset] = account.overdrawn.get(asset, 0) + pico
         return
@@ -455,7 +467,7 @@ def _take(account: Account, number: int, asset: str, pico: int) -> None:
 def _drop_empty(account: Account, lot: Lot) -> None:
     # held ≤ remaining always, so an empty lot is held by nobody.
     if lot.remaining == 0:
-        del account.lots[lot.number]
+        account.drained[lot.number] = account.lots.pop(lot.number)
 
 
 def _spend(account: Account, body: e.RequestRecorded | e.RequestRated) -> dict[str, int]:
@@ -520,6 +532,7 @@ def _reserved(
     parts = parts_of(body)
     spent = by_asset(account, parts, body.asset)
     for number, pico in parts:
+        account.touched.add(number)
         if number == OVERDRAFT_LOT:
             held = account.overdraft_held.get(body.asset, 0)
             account.overdraft_held[body.asset] = held + pico
@@ -563,6 +576,7 @@ def _release_holds(account: Account, key: Key | None, reservation: Reservation) 
         if subject is not None and hold.limit_id in subject.counters:
             subject.counters[hold.limit_id].free_pending(hold.bucket, hold.quantity)
     for number, pico in parts_of(reservation.event):
+        account.touched.add(number)
         if number == OVERDRAFT_LOT:
             account.overdraft_held[reservation.event.asset] -= pico
         else:

@@ -17,7 +17,11 @@ Quantity = Annotated[int, msgspec.Meta(ge=0, le=QUANTITY_MAX)]
 
 
 class Usage(
-    msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    omit_defaults=True,
+    forbid_unknown_fields=True,
 ):
     """Disjoint quantities; all token classes together are the provider's total."""
 
@@ -137,9 +141,7 @@ def add(left: Usage, right: Usage) -> Usage:
     Raises:
         InvalidUsage: A sum is too large for one usage.
     """
-    pairs = zip(
-        CLASSES, msgspec.structs.astuple(left), msgspec.structs.astuple(right), strict=True
-    )
+    pairs = zip(CLASSES, msgspec.structs.astuple(left), msgspec.structs.astuple(right), strict=True)
     return _usage(**{name: one + other for name, one, other in pairs})
 
 
@@ -348,7 +350,10 @@ def _chat_input(node: _Node, total: int) -> dict[str, int]:
 
 def _openai_chat(node: _Node) -> Usage:
     """Read OpenAI's chat completions, and those of all who answer in that form."""
-    total_input, total_output = node.required("prompt_tokens"), node.required("completion_tokens")
+    total_input, total_output = (
+        node.required("prompt_tokens"),
+        node.required("completion_tokens"),
+    )
     node.equal("total_tokens", total_input + total_output)
     output = _openai_output(total_output, node.child("completion_tokens_details"))
     return _usage(**_chat_input(node, total_input), **output)
@@ -356,7 +361,10 @@ def _openai_chat(node: _Node) -> Usage:
 
 def _xai_chat(node: _Node) -> Usage:
     """Read xAI's chat completions: reasoning is beside ``completion_tokens``, not inside."""
-    total_input, total_output = node.required("prompt_tokens"), node.required("completion_tokens")
+    total_input, total_output = (
+        node.required("prompt_tokens"),
+        node.required("completion_tokens"),
+    )
     details = node.child("completion_tokens_details")
     output = _openai_output(total_output, details, apart=True)
     node.equal("total_tokens", total_input + total_output + output["reasoning"])
@@ -368,7 +376,10 @@ def _google_chat(node: _Node) -> Usage:
 
     Sample 662 of genai-prices: 66 + 6 tokens, total 100. The missing 28 are reasoning.
     """
-    total_input, total_output = node.required("prompt_tokens"), node.required("completion_tokens")
+    total_input, total_output = (
+        node.required("prompt_tokens"),
+        node.required("completion_tokens"),
+    )
     parts = {"prompt_tokens": total_input, "completion_tokens": total_output}
     thought = node.rest(node.required("total_tokens"), **parts)
     output = _openai_output(total_output, node.child("completion_tokens_details"), apart=True)
@@ -394,10 +405,16 @@ def _openai_realtime(node: _Node) -> Usage:
 
 
 def _openai_named(node: _Node, input_details: str, output_details: str) -> Usage:
-    total_input, total_output = node.required("input_tokens"), node.required("output_tokens")
+    total_input, total_output = (
+        node.required("input_tokens"),
+        node.required("output_tokens"),
+    )
     node.equal("total_tokens", total_input + total_output)
     details = node.child(input_details)
-    cached, written = details.optional("cached_tokens"), details.optional("cache_write_tokens")
+    cached, written = (
+        details.optional("cached_tokens"),
+        details.optional("cache_write_tokens"),
+    )
     return _usage(
         **_openai_input(total_input, details, cached, written),
         **_openai_output(total_output, node.child(output_details)),
@@ -446,7 +463,10 @@ def _anthropic_message(node: _Node) -> Usage:
 def _bedrock_converse(node: _Node) -> Usage:
     """Read Bedrock's Converse: ``inputTokens`` exclude the cache, ``totalTokens`` do not."""
     fresh, output = node.required("inputTokens"), node.required("outputTokens")
-    read, written = node.optional("cacheReadInputTokens"), node.optional("cacheWriteInputTokens")
+    read, written = (
+        node.optional("cacheReadInputTokens"),
+        node.optional("cacheWriteInputTokens"),
+    )
     hours = (s for s in node.items("cacheDetails") if s.fields.get("ttl") == "1h")
     hour = sum(step.required("inputTokens") for step in hours)
     node.equal("totalTokens", fresh + read + written + output)
@@ -461,7 +481,10 @@ def _bedrock_converse(node: _Node) -> Usage:
 
 def _google_generate_content(node: _Node) -> Usage:
     """Read Gemini's ``usageMetadata``: prompt includes the cache; tools and thoughts are apart."""
-    prompt, answer = node.required("promptTokenCount"), node.optional("candidatesTokenCount")
+    prompt, answer = (
+        node.required("promptTokenCount"),
+        node.optional("candidatesTokenCount"),
+    )
     tool, thought = (
         node.optional("toolUsePromptTokenCount"),
         node.optional("thoughtsTokenCount"),

@@ -32,8 +32,12 @@ SAMPLES = SHARED / "data" / "provider_usage" / "samples.json"
 PRICED_AT = datetime(2025, 12, 1, 12, tzinfo=UTC)
 """An instant at which genai-prices 0.2.3 itself gives the recorded prices, but for one."""
 
+pytestmark = pytest.mark.needs_shared
+
 HIDDEN_THOUGHT = 662
 """The one report that does not add up: Gemini behind its OpenAI form (``google_chat``)."""
+
+MEDIA = ("audio", "image", "video")
 
 OWN_READER = {
     "openai_chat": ("openai", "chat"),
@@ -75,17 +79,20 @@ PRICED_OTHERWISE = {
 
 @pytest.fixture(scope="module")
 def samples() -> list[dict[str, Any]]:
+    """Read the samples, where they are."""
     if not SAMPLES.exists():
         pytest.skip("needs ../shared")
     return json.loads(SAMPLES.read_text())
 
 
 def payload_of(sample: dict[str, Any]) -> dict[str, Any]:
+    """Take the usage object out of a sample."""
     body = sample["body"]
     return body.get("usage") or body.get("usageMetadata") or body["meta"]
 
 
 def format_of(place: int, sample: dict[str, Any]) -> str:
+    """Detect the format; the one that cannot be told is named."""
     return "google_chat" if place == HIDDEN_THOUGHT else str(detect(payload_of(sample)))
 
 
@@ -102,7 +109,7 @@ def inclusive(usage: Usage) -> dict[str, int]:
         "output_reasoning_tokens": usage.reasoning,
         "web_searches": usage.searches,
     }
-    for kind in ("audio", "image", "video"):
+    for kind in MEDIA:
         counts[f"input_{kind}_tokens"] = getattr(usage, f"{kind}_input") + cached[kind]
         counts[f"cache_{kind}_read_tokens"] = cached[kind]
         counts[f"output_{kind}_tokens"] = getattr(usage, f"{kind}_output")
@@ -113,7 +120,7 @@ def disjoint(counts: Mapping[str, int]) -> Usage:
     """Turn the oracle's overlapping quantities into disjoint ones."""
     get = lambda name: counts.get(name, 0)  # noqa: E731
     kinds = {}
-    for kind in ("audio", "image", "video"):
+    for kind in MEDIA:
         kept = get(f"cache_{kind}_read_tokens")
         kinds[f"{kind}_input"] = get(f"input_{kind}_tokens") - kept
         kinds[f"{kind}_cache_read"] = kept
@@ -135,13 +142,13 @@ def disjoint(counts: Mapping[str, int]) -> Usage:
     )
 
 
-MEDIA = ("audio", "image", "video")
 OURS = set(inclusive(Usage(**dict.fromkeys((*INPUT_TOKENS, *OUTPUT_TOKENS, "searches"), 1))))
 """The oracle's names that our classes tell. Text, tools and five-minute writes are remainders."""
 
 
-def own_reading(sample: dict[str, Any], format: str) -> dict[str, int]:
-    wanted = OWN_READER[format]
+def own_reading(sample: dict[str, Any], form: str) -> dict[str, int]:
+    """Find the tokens that the oracle's own reader of a format finds."""
+    wanted = OWN_READER[form]
     for reading in sample["extracted"]:
         for reader in reading["extractors"]:
             found = (reader["provider_id"], reader["api_flavor"])
@@ -154,16 +161,16 @@ def test_every_real_report_is_recognised_and_read_to_the_oracles_tokens(samples)
     """All 1,052 real reports give the oracle's tokens, but for the listed ones (D8, I5)."""
     otherwise: Counter[str] = Counter()
     for place, sample in enumerate(samples):
-        format = format_of(place, sample)
-        ours = inclusive(normalise(format, payload_of(sample)))
-        if ours == own_reading(sample, format):
+        form = format_of(place, sample)
+        ours = inclusive(normalise(form, payload_of(sample)))
+        if ours == own_reading(sample, form):
             continue
         iterations = payload_of(sample).get("iterations", ())
-        if format == "google_chat":
+        if form == "google_chat":
             otherwise["thought hidden in the total"] += 1
         elif any(step["type"] == "compaction" for step in iterations):
             otherwise["compaction iterations"] += 1
-        elif ours.pop("input_video_tokens", 0) and ours == own_reading(sample, format):
+        elif ours.pop("input_video_tokens", 0) and ours == own_reading(sample, form):
             otherwise["video inside the input"] += 1
         else:
             otherwise[f"sample {place}"] += 1
@@ -186,7 +193,9 @@ def test_every_shape_of_report_occurs_in_the_samples(samples):
     }
 
 
-def priced(samples: list[dict[str, Any]]) -> Iterator[tuple[str, str, Usage, dict[str, str]]]:
+def priced(
+    samples: list[dict[str, Any]],
+) -> Iterator[tuple[str, str, Usage, dict[str, str]]]:
     """Yield ``(provider, model, usage, expected)`` of every reading the oracle prices."""
     providers = data_snapshot.get_snapshot().providers
     by_id = {provider.id: provider for provider in providers}
@@ -210,7 +219,10 @@ def test_prices_agree_with_the_oracle(samples):
         count += 1
         name = f"{provider}/{model}"
         quote = book.quote(name, usage)
-        input_price, output_price = Decimal(expected["input_price"]), Decimal(expected["output_price"])
+        input_price, output_price = (
+            Decimal(expected["input_price"]),
+            Decimal(expected["output_price"]),
+        )
         total = Decimal(expected.get("total_price", input_price + output_price))
         if quote is None and "time of day" in left_out[name]:
             otherwise["priced by time of day"] += 1
@@ -235,4 +247,5 @@ def sides(usage: Usage, quote: Quote) -> tuple[Decimal, Decimal, Decimal]:
 
 
 def only(usage: Usage, classes: Mapping[str, str]) -> Usage:
+    """Keep some classes of a usage."""
     return Usage(**{name: getattr(usage, name) for name in classes})

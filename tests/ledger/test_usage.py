@@ -182,26 +182,26 @@ def test_every_format_has_an_example():
     assert set(EXAMPLES) == set(FORMATS)
 
 
-@pytest.mark.parametrize("format", FORMATS)
-def test_inclusive_reports_become_disjoint(format):
+@pytest.mark.parametrize("form", FORMATS)
+def test_inclusive_reports_become_disjoint(form):
     """Cached, audio and reasoning tokens are counted in one class only (D8)."""
-    payload, expected = EXAMPLES[format]
-    assert normalise(format, payload) == expected
+    payload, expected = EXAMPLES[form]
+    assert normalise(form, payload) == expected
 
 
-@pytest.mark.parametrize("format", FORMATS)
-def test_all_classes_together_are_the_providers_total(format):
+@pytest.mark.parametrize("form", FORMATS)
+def test_all_classes_together_are_the_providers_total(form):
     """The token classes add up to the total the provider states (D8)."""
-    payload, expected = EXAMPLES[format]
+    payload, expected = EXAMPLES[form]
     for name in TOTALS:
         if name in payload:
             assert tokens(expected) == payload[name]
 
 
-@pytest.mark.parametrize("format", [name for name in FORMATS if name != "google_chat"])
-def test_a_format_is_recognised_by_its_fields(format):
+@pytest.mark.parametrize("form", [name for name in FORMATS if name != "google_chat"])
+def test_a_format_is_recognised_by_its_fields(form):
     """Each example is detected as its own format."""
-    assert detect(EXAMPLES[format][0]) == format
+    assert detect(EXAMPLES[form][0]) == form
 
 
 @pytest.mark.parametrize("payload", [{}, {"tokens": 3}, {"usage": {"prompt_tokens": 1}}])
@@ -231,34 +231,34 @@ def replaced(payload, path, value):
 
 
 NUMBERS = [
-    (format, path)
-    for format, (payload, _) in EXAMPLES.items()
+    (form, path)
+    for form, (payload, _) in EXAMPLES.items()
     for path in numbers(payload)
     if path[-1] != "rejected_prediction_tokens"
     and path[-1] != "text_tokens"
-    and not (format == "cohere" and path[0] != "billed_units")
-    and not (format == "bedrock_converse" and path[:2] == ("cacheDetails", 0))
+    and not (form == "cohere" and path[0] != "billed_units")
+    and not (form == "bedrock_converse" and path[:2] == ("cacheDetails", 0))
 ]
 BAD = [-1, QUANTITY_MAX + 1, 1.0, 1.5, True, "1", float("nan"), [1], {}]
 
 
 @pytest.mark.parametrize("value", BAD, ids=repr)
-@pytest.mark.parametrize(("format", "path"), NUMBERS, ids=str)
-def test_a_number_that_is_no_whole_quantity_is_refused_by_its_path(format, path, value):
+@pytest.mark.parametrize(("form", "path"), NUMBERS, ids=str)
+def test_a_number_that_is_no_whole_quantity_is_refused_by_its_path(form, path, value):
     """Negative, huge, fractional (1.0 too), bool and text are refused by name (D8, I4)."""
-    payload = replaced(EXAMPLES[format][0], path, value)
+    payload = replaced(EXAMPLES[form][0], path, value)
     with pytest.raises(InvalidUsage) as caught:
-        normalise(format, payload)
+        normalise(form, payload)
     assert str(path[-1]) in caught.value.field
     assert caught.value.field.startswith(("usage.", "usageMetadata."))
 
 
-@pytest.mark.parametrize("format", [f for f in FORMATS if f != "cohere"])
-def test_a_missing_or_null_count_is_refused(format):
+@pytest.mark.parametrize("form", [f for f in FORMATS if f != "cohere"])
+def test_a_missing_or_null_count_is_refused(form):
     """Without its main counts a report is refused, not taken for zero (C9)."""
-    for empty in ({}, dict.fromkeys(EXAMPLES[format][0])):
-        with pytest.raises(InvalidUsage, match="missing|None"):
-            normalise(format, empty)
+    for empty in ({}, dict.fromkeys(EXAMPLES[form][0])):
+        with pytest.raises(InvalidUsage, match=r"missing|None"):
+            normalise(form, empty)
 
 
 def test_parts_beyond_their_total_are_refused_by_name():
@@ -273,15 +273,15 @@ def test_parts_beyond_their_total_are_refused_by_name():
     assert caught.value.field == "usage.prompt_tokens_details.cached_tokens"
 
 
-@pytest.mark.parametrize("format", FORMATS)
-def test_a_total_that_is_not_the_sum_is_refused(format):
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_total_that_is_not_the_sum_is_refused(form):
     """The provider's total is checked against the parts (D8)."""
-    payload = EXAMPLES[format][0]
+    payload = EXAMPLES[form][0]
     for name in TOTALS:
         if name in payload:
             with pytest.raises(InvalidUsage) as caught:
-                normalise(format, payload | {name: payload[name] - 29})
-            assert name in caught.value.field or format == "google_chat"
+                normalise(form, payload | {name: payload[name] - 29})
+            assert name in caught.value.field or form == "google_chat"
 
 
 def test_a_cache_write_that_contradicts_its_parts_is_refused():
@@ -314,18 +314,21 @@ def test_unknown_fields_and_null_details_are_tolerated():
 
 
 @pytest.mark.parametrize(
-    ("format", "payload"),
+    ("form", "payload"),
     [
-        ("openai_chat", {"prompt_tokens": 1, "completion_tokens": 1, "prompt_tokens_details": 3}),
+        (
+            "openai_chat",
+            {"prompt_tokens": 1, "completion_tokens": 1, "prompt_tokens_details": 3},
+        ),
         ("anthropic_messages", {"input_tokens": 1, "output_tokens": 1, "iterations": {}}),
         ("google_generate_content", {"promptTokenCount": 1, "promptTokensDetails": [7]}),
         ("minitel", {}),
     ],
 )
-def test_a_malformed_report_is_refused(format, payload):
+def test_a_malformed_report_is_refused(form, payload):
     """Details that are no objects, and formats nobody knows, are refused."""
     with pytest.raises(InvalidUsage):
-        normalise(format, payload)
+        normalise(form, payload)
 
 
 def test_compactions_are_counted_and_advisors_stand_apart():
@@ -364,9 +367,7 @@ def test_a_field_nobody_knows_is_refused_in_an_event():
     assert msgspec.json.encode(Usage(output=2, input=1)) == b'{"input":1,"output":2}'
 
 
-usages = st.builds(
-    Usage, **{name: st.integers(0, QUANTITY_MAX // 2) for name in CLASSES}
-)
+usages = st.builds(Usage, **{name: st.integers(0, QUANTITY_MAX // 2) for name in CLASSES})
 
 
 @given(usages, usages)

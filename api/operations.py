@@ -1,0 +1,935 @@
+"""What people may do: each operation turns what was asked into one command of one lane.
+
+Only here and in ``api.jobs`` do commands come into being. Nothing here knows HTTP, and nothing
+decides: decisions are the pure functions of ``ledger``, called inside the lane.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import msgspec
+
+from api import views
+from api.exchange import Position
+from api.resolve import Resolver
+from ledger import accounts, credits, keys, metering, ratecards, secrets
+from ledger import events as e
+from ledger.batch import Command, Idempotency, Outcome
+from ledger.clock import Instant
+from ledger.codec import Recorded
+from ledger.errors import InvalidField, NoSuchKey, Refused
+from ledger.ids import (
+    OPERATOR_ACCOUNT,
+    AccountId,
+    KeyId,
+    format_id,
+    lane_of_key,
+    new_account_id,
+    new_key_id,
+    new_member_id,
+    request_hash,
+)
+from ledger.lanes import Writer
+from ledger.metering import Facts, Known, Made
+from ledger.money import Amount, InvalidAmount, format_pico
+from ledger.pricing import InvalidRateCard, RateCard, canonical
+from ledger.ratecards import RateCards
+from ledger.state import Account, Key
+from ledger.store import Statement
+from projections import reads
+
+SETTING_MEMBER = "member"
+"""Setting that names the member who issued a key; others of the role ``member`` cannot touch it."""
+
+_encode = msgspec.json.Encoder().encode
+_canonical = msgspec.json.Encoder(order="deterministic").encode
+
+
+class Asked(NamedTuple):
+    """Who asks, and under which ``Idempotency-Key`` for which request."""
+
+    by: str
+    """operator, member:<id>, key:<id> or system."""
+    idempotency_key: str = ""
+    fingerprint: bytes = b""
+
+
+class Done(NamedTuple):
+    """What an operation answers."""
+
+    body: bytes
+    """JSON."""
+    position: Position
+    replayed: bool = False
+    recorded: Sequence[Recorded] = ()
+
+
+class Issued(NamedTuple):
+    """A key with its secret; no secret where the reply was replayed."""
+
+    done: Done
+    key: views.KeyView | None
+    secret: str | None
+
+
+class Rows(NamedTuple):
+    """What was asked for besides events, written in the same transaction."""
+
+    make: Callable[[list[Recorded]], list[Statement]]
+
+
+def fingerprint(operation: str, *parts: str, body: Any = None) -> bytes:  # noqa: ANN401
+    """Give the hash of a request in its canonical form. Passwords are left out."""
+    if isinstance(body, msgspec.Struct) and "password" in body.__struct_fields__:
+        body = msgspec.structs.replace(body, password="")
+    material = "\n".join((operation, *parts)).encode() + b"\n" + _canonical(body)
+    return hashlib.sha256(material).digest()
+
+
+Rule = Callable[[Facts, Instant], list[e.AnyEvent]]
+Render = Callable[[Facts, list[Recorded], Instant], Any]
+
+
+class _Change:
+    """A change on its way through the lane: the rule, and the answer as of its own position."""
+
+    def __init__(
+        self, rule: Rule, render: Render, rows: Callable[[list[Recorded]], list[Statement]] | None
+    ) -> None:
+        self._rule = rule
+        self._render = render
+        self._rows = rows
+        self._facts: Facts
+        self._at: Instant
+        self.view: Any = None
+
+    def decide(self, facts: Facts, at: Instant) -> Made:
+        self._facts, self._at = facts, at
+        try:
+            made = self._rule(facts, at)
+        except InvalidRateCard as error:
+            raise InvalidField(error.field, error.message) from error
+        except InvalidAmount as error:
+            raise InvalidField("amount", str(error)) from error
+        if not made:
+            self.view = self._render(facts, [], at)
+        return made, None
+
+    def also(self, recorded: list[Recorded]) -> list[Statement]:
+        # Here the state has moved over the events and nobody else's came after.
+        self.view = self._render(self._facts, recorded, self._at)
+        return self._rows(recorded) if self._rows else []
+
+    def stored(self, recorded: list[Recorded]) -> bytes:  # noqa: ARG002 - the batch passes it
+        return _encode(self.view)
+
+
+class Ledger:
+    """All operations, over the writer of this process."""
+
+    def __init__(
+        self,
+        writer: Writer,
+        cards: RateCards,
+        resolver: Resolver,
+        peppers: secrets.Peppers,
+        welcome: Amount | None,
+    ) -> None:
+        """Take what operations need."""
+        self.writer = writer
+        self.cards = cards
+        self._resolver = resolver
+        self._peppers = peppers
+        self._welcome = welcome
+
+    @property
+    def lanes(self) -> int:
+        """Give the number of lanes."""
+        return len(self.writer.lanes)
+
+    def lane_of(self, account_id: AccountId) -> int:
+        """Give the lane of an account."""
+        return self.writer.lane_of(account_id)
+
+    async def _change(
+        self,
+        asked: Asked,
+        account_id: AccountId,
+        rule: Rule,
+        render: Render,
+        *,
+        key_id: KeyId | None = None,
+        rows: Callable[[list[Recorded]], list[Statement]] | None = None,
+    ) -> tuple[Done, Any]:
+        change = _Change(rule, render, rows)
+        outcome = await self.writer.submit_one(
+            Command(
+                account_id,
+                change.decide,
+                key_id=key_id,
+                idempotency=_idempotency(asked, account_id, change.stored),
+                also=change.also,
+            )
+        )
+        position = Position(self.lane_of(account_id), outcome.position)
+        if outcome.reply is not None:
+            return Done(outcome.reply, position, replayed=True), None
+        return Done(_encode(change.view), position, recorded=outcome.events), change.view
+
+    # Accounts and their members.
+
+    def account_id_for(self, asked: Asked) -> AccountId:
+        """Give the id of an account about to be opened: the same for the same idempotency key,
+        so that a repeat lands in the same lane."""
+        if not asked.idempotency_key:
+            return new_account_id()
+        digest = hashlib.sha256(f"account/{asked.by}/{asked.idempotency_key}".encode()).digest()
+        value = int.from_bytes(digest[:16])
+        value = value & ~(0xF << 76) | (8 << 76)  # version 8: made by a rule of one's own
+        return AccountId(UUID(int=value & ~(3 << 62) | (2 << 62)))
+
+    async def open_account(  # noqa: PLR0913
+        self,
+        asked: Asked,
+        terms: e.AccountOpened,
+        *,
+        name: str,
+        account_id: AccountId | None = None,
+        welcome: bool = True,
+        owner: "Person | None" = None,
+    ) -> Done:
+        """Open an account, with the welcome grant and its first owner in the same command."""
+        found = self.account_id_for(asked) if account_id is None else account_id
+        lane = self.lane_of(found)
+        gift = self._welcome if welcome else None
+
+        def rule(facts: Facts, at: Instant) -> list[e.AnyEvent]:  # noqa: ARG001
+            made = accounts.open_account(facts.account, terms)
+            if owner is not None:
+                made.append(e.MemberAdded(by=asked.by, member_id=owner.member_id, role="owner"))
+            if gift is not None:
+                made.append(_welcome_event(gift))
+            return made
+
+        def render(facts: Facts, recorded: list[Recorded], at: Instant) -> Any:  # noqa: ANN401, ARG001
+            return _opened_view(recorded, name, lane)
+
+        def rows(recorded: list[Recorded]) -> list[Statement]:
+            made: list[Statement] = [(reads.SAVE_PROFILE, (found, lane, name))]
+            if owner is not None:
+                made.append(owner.row(found, recorded[0].envelope.recorded_at))
+            return made
+
+        done, _ = await self._change(asked, found, rule, render, rows=rows)
+        return done
+
+    async def set_policy(
+        self, asked: Asked, account_id: AccountId, patch: "Policy", *, name: str
+    ) -> Done:
+        """Change the terms under which an account is billed, and its name."""
+        unset = msgspec.UNSET
+        new_name = name if patch.name is unset else patch.name
+        lane = self.lane_of(account_id)
+
+        def rule(facts: Facts, at: Instant) -> list[e.AnyEvent]:  # noqa: ARG001
+            account = accounts.require_not_closed(facts.account)
+            _require_version(account.version, patch.expected_version)
+            terms = e.AccountPolicySet(
+                by=asked.by,
+                pays_with=account.pays_with if patch.pays_with is unset else patch.pays_with,
+                rate_card=account.rate_card if patch.rate_card is unset else patch.rate_card,
+                overdraft=account.overdraft if patch.overdraft is unset else patch.overdraft,
+                unpriced=account.unpriced if patch.unpriced is unset else patch.unpriced,
+            )
+            return accounts.set_policy(account, terms)
+
+        def rows(recorded: list[Recorded]) -> list[Statement]:  # noqa: ARG001
+            return [(reads.SAVE_PROFILE, (account_id, lane, new_name))]
+
+        render = _account_render(new_name, lane)
+        done, _ = await self._change(asked, account_id, rule, render, rows=rows)
+        return done
+
+    async def set_account_limits(
+        self, asked: Asked, account_id: AccountId, rules: tuple[e.LimitRule, ...], *, name: str
+    ) -> Done:
+        """Replace an account's limits."""
+
+        def rule(facts: Facts, at: Instant) -> list[e.AnyEvent]:  # noqa: ARG001
+            return accounts.set_limits(facts.account, rules, by=asked.by)
+
+        return await self._account_change(asked, account_id, rule, name)
+
+    async def suspend_account(
+        self, asked: Asked, account_id: AccountId, *, name: str, reason: str = ""
+    ) -> Done:
+        """Stop every key of an account."""
+        _check_reason(reason)
+        return await self._account_change(
+            asked,
+            account_id,
+            lambda facts, at: accounts.suspend(facts.account, by=asked.by, reason=reason),
+            name,
+        )
+
+    async def resume_account(self, asked: Asked, account_id: AccountId, *, name: str) -> Done:
+        """Let a suspended account work again."""
+        return await self._account_change(
+            asked,
+            account_id,
+            lambda facts, at: accounts.resume(facts.account, by=asked.by),
+            name,
+        )
+
+    async def close_account(
+        self, asked: Asked, account_id: AccountId, *, name: str, reason: str = ""
+    ) -> Done:
+        """Close an account for good."""
+        _check_reason(reason)
+        if account_id == OPERATOR_ACCOUNT:
+            raise InvalidField("account_id", "the operator's own account stays open")
+        return await self._account_change(
+            asked,
+            account_id,
+            lambda facts, at: accounts.close(facts.account, by=asked.by, reason=reason),
+            name,
+        )
+
+    async def _account_change(
+        self, asked: Asked, account_id: AccountId, rule: Rule, name: str
+    ) -> Done:
+        render = _account_render(name, self.lane_of(account_id))
+        done, _ = await self._change(asked, account_id, rule, render)
+        return done
+
+    async def add_member(
+        self, asked: Asked, account_id: AccountId, person: "Person", role: str
+    ) -> Done:
+        """Let a person join an account and log in."""
+
+        def rule(facts: Facts, at: Instant) -> list[e.AnyEvent]:  # noqa: ARG001
+            return accounts.add_member(facts.account, person.member_id, role, by=asked.by)
+
+        def render(facts: Facts, recorded: list[Recorded], at: Instant) -> Any:  # noqa: ANN401, ARG001
+            return views.MemberView(
+                member_id=person.member_id, role=role, email=person.email, name=person.name
+            )
+
+        def rows(recorded: list[Recorded]) -> list[Statement]:
+            return [person.row(account_id, recorded[0].envelope.recorded_at)]
+
+        done, _ = await self._change(asked, account_id, rule, render, rows=rows)
+        return done
+
+    async def change_role(
+        self, asked: Asked, account_id: AccountId, member_id: str, role: str
+    ) -> Done:
+        """Give a member another role."""
+        done, _ = await self._change(
+            asked,
+            account_id,
+            lambda facts, at: accounts.change_role(facts.account, member_id, role, by=asked.by),
+            lambda facts, recorded, at: views.change_view(recorded),
+        )
+        return done
+
+    async def remove_member(self, asked: Asked, account_id: AccountId, member_id: str) -> Done:
+        """Take a member out of an account, and their login away."""
+
+        def rows(recorded: list[Recorded]) -> list[Statement]:  # noqa: ARG001
+            return [(reads.DELETE_LOGIN, (UUID(member_id.removeprefix("mbr_")),))]
+
+        done, _ = await self._change(
+            asked,
+            account_id,
+            lambda facts, at: accounts.remove_member(facts.account, member_id, by=asked.by),
+            lambda facts, recorded, at: views.change_view(recorded),
+            rows=rows,
+        )
+        return done
+
+    # Keys.
+
+    async def issue_key(
+        self,
+        asked: Asked,
+        account_id: AccountId,
+        terms: e.KeyIssued,
+        *,
+        admin: bool = False,
+    ) -> Issued:
+        """Issue a key; its secret is in this answer and nowhere else."""
+        if terms.dialect not in keys.DIALECTS:
+            raise InvalidField("dialect", "must be one of " + ", ".join(keys.DIALECTS))
+        lane = self.lane_of(account_id)
+        secret = secrets.generate(secrets.format_of(terms.dialect, admin=admin))
+        key_id = new_key_id(lane)
+        hinted = msgspec.structs.replace(terms, hint=secrets.hint_of(secret))
+
+        def rule(facts: Facts, at: Instant) -> list[e.AnyEvent]:
+            return keys.issue(facts.account, hinted, at=at)
+
+        def render(facts: Facts, recorded: list[Recorded], at: Instant) -> Any:  # noqa: ANN401, ARG001
+            return views.key_view(_issued_key(recorded[0]), at)
+
+        def rows(recorded: list[Recorded]) -> list[Statement]:  # noqa: ARG001
+            return [self._secret_row(secret, key_id, account_id, 1)]
+
+        done, view = await self._change(
+            asked, account_id, rule, render, key_id=key_id, rows=rows
+        )
+        return self._with_secret(done, view, secret)
+
+    async def change_key(
+        self,
+        asked: Asked,
+        key_id: KeyId,
+        changes: keys.Changes,
+        *,
+        expected_version: int | None = None,
+        only_of: str = "",
+    ) -> Done:
+        """Change a key's terms. ``only_of``: a member who may touch no other's keys."""
+
+        def rule(facts: Facts, at: Instant) -> list[e.AnyEvent]:
+            key = _own(facts.key, only_of)
+            return keys.change(
+                facts.account,
+                key,
+                _keeping_member(key, changes),
+                by=asked.by,
+                at=at,
+                expected_version=expected_version,
+            )
+
+        return await self._key_change(asked, key_id, rule)
+
+    async def rotate_key(
+        self, asked: Asked, key_id: KeyId, *, grace: timedelta, only_of: str = ""
+    ) -> Issued:
+        """Give a key another secret; earlier ones work for ``grace`` more."""
+        account_id = await self._resolver.account_of(key_id)
+        made: dict[str, str] = {}
+
+        def rule(facts: Facts, at: Instant) -> list[e.AnyEvent]:
+            key = keys.require_usable(_own(facts.key, only_of), at)
+            admin = key.settings.get("apiKeyType") == "ADMIN"
+            made["secret"] = secrets.generate(secrets.format_of(key.dialect, admin=admin))
+            hint = secrets.hint_of(made["secret"])
+            return keys.rotate(facts.account, key, hint=hint, grace=grace, by=asked.by, at=at)
+
+        def rows(recorded: list[Recorded]) -> list[Statement]:
+            body = recorded[0].body
+            assert isinstance(body, e.KeyRotated)
+            return [self._secret_row(made["secret"], key_id, account_id, body.secret)]
+
+        done, view = await self._change(
+            asked, account_id, rule, _key_render, key_id=key_id, rows=rows
+        )
+        return self._with_secret(done, view, made.get("secret", ""))
+
+    async def suspend_key(self, asked: Asked, key_id: KeyId, *, only_of: str = "") -> Done:
+        """Stop a key until it resumes."""
+        return await self._key_change(
+            asked,
+            key_id,
+            lambda facts, at: keys.suspend(_own(facts.key, only_of), by=asked.by, at=at),
+        )
+
+    async def resume_key(self, asked: Asked, key_id: KeyId, *, only_of: str = "") -> Done:
+        """Let a suspended key work again."""
+        return await self._key_change(
+            asked,
+            key_id,
+            lambda facts, at: keys.resume(_own(facts.key, only_of), by=asked.by, at=at),
+        )
+
+    async def revoke_key(self, asked: Asked, key_id: KeyId, *, only_of: str = "") -> Done:
+        """Withdraw a key for good."""
+        return await self._key_change(
+            asked, key_id, lambda facts, at: keys.revoke(_own(facts.key, only_of), by=asked.by)
+        )
+
+    async def _key_change(self, asked: Asked, key_id: KeyId, rule: Rule) -> Done:
+        account_id = await self._resolver.account_of(key_id)
+        done, _ = await self._change(asked, account_id, rule, _key_render, key_id=key_id)
+        return done
+
+    def _secret_row(
+        self, secret: str, key_id: KeyId, account_id: AccountId, number: int
+    ) -> Statement:
+        hashed, pepper = self._peppers.hash(secret), self._peppers.current
+        lane = self.lane_of(account_id)
+        return reads.secret_row(hashed, key_id, account_id, lane, number, pepper)
+
+    @staticmethod
+    def _with_secret(done: Done, view: views.KeyView | None, secret: str) -> Issued:
+        if view is None:
+            return Issued(done, None, None)
+        shown = msgspec.structs.replace(view, secret=secret)
+        return Issued(done._replace(body=_encode(shown)), shown, secret)
+
+    # Credit.
+
+    async def grant(self, asked: Asked, account_id: AccountId, terms: e.CreditGranted) -> Done:
+        """Add a lot of credit."""
+        done, _ = await self._change(
+            asked,
+            account_id,
+            lambda facts, at: credits.grant(facts.account, terms, at=at),
+            lambda facts, recorded, at: views.grant_of_event(recorded[0]),
+        )
+        return done
+
+    async def void_grant(
+        self, asked: Asked, account_id: AccountId, lot: int, *, reason: str
+    ) -> Done:
+        """Withdraw what is left of a grant."""
+        return await self._credit_change(
+            asked,
+            account_id,
+            lambda facts, at: credits.void(facts.account, lot, by=asked.by, reason=reason),
+        )
+
+    async def adjust(
+        self, asked: Asked, account_id: AccountId, amount: Amount, *, reason: str
+    ) -> Done:
+        """Add credit as an adjustment, or take it away where the amount is negative."""
+        text = format_pico(abs(amount.pico))
+
+        def rule(facts: Facts, at: Instant) -> list[e.AnyEvent]:
+            if not reason.strip():
+                raise InvalidField("reason", "1 to 500 characters")
+            if amount.pico < 0:
+                return credits.reduce(
+                    facts.account, amount.asset, text, by=asked.by, reason=reason, at=at
+                )
+            terms = e.CreditGranted(
+                by=asked.by,
+                lot=0,
+                asset=amount.asset,
+                amount=text,
+                kind="adjustment",
+                reason=reason,
+            )
+            return credits.grant(facts.account, terms, at=at)
+
+        return await self._credit_change(asked, account_id, rule)
+
+    async def _credit_change(self, asked: Asked, account_id: AccountId, rule: Rule) -> Done:
+        done, _ = await self._change(asked, account_id, rule, _balances_render)
+        return done
+
+    # Rate cards.
+
+    async def publish_rate_card(
+        self, asked: Asked, card: RateCard, *, confirm_jumps: bool = False, first: bool = False
+    ) -> Done:
+        """Publish a version of a rate card. ``first``: quiet where there is one already."""
+
+        def rule(facts: Facts, at: Instant) -> list[e.AnyEvent]:  # noqa: ARG001
+            if first and facts.cards.versions(card.name):
+                return []
+            return ratecards.publish(facts.cards, card, by=asked.by, confirm_jumps=confirm_jumps)
+
+        def render(facts: Facts, recorded: list[Recorded], at: Instant) -> Any:  # noqa: ANN401, ARG001
+            if not recorded:
+                return rate_card_view(facts.cards.versions(card.name)[-1])
+            body = recorded[0].body
+            assert isinstance(body, e.RateCardPublished)
+            return rate_card_view(body.card)
+
+        done, _ = await self._change(asked, OPERATOR_ACCOUNT, rule, render, rows=_card_rows)
+        return done
+
+    # Requests.
+
+    def recording(
+        self,
+        account_id: AccountId,
+        key_id: KeyId,
+        record: metering.Record,
+        asked: Asked | None = None,
+    ) -> Command:
+        """Make the command that records a request in one step."""
+
+        def decide(facts: Facts, at: Instant) -> Made:
+            try:
+                return metering.record(facts, record, key_id=key_id, at=at)
+            except InvalidAmount as error:
+                raise InvalidField("usage", "costs more than any amount") from error
+
+        return Command(
+            account_id,
+            decide,
+            key_id=key_id,
+            request_id=record.request_id,
+            metered=True,
+            model=record.model,
+            category=record.category,
+            occurred_at=record.occurred_at,
+            idempotency=None if asked is None else _receipts(asked, account_id),
+        )
+
+    async def record(
+        self,
+        account_id: AccountId,
+        key_id: KeyId,
+        record: metering.Record,
+        asked: Asked | None = None,
+    ) -> Done:
+        """Admit, price and charge a request in one step."""
+        command = self.recording(account_id, key_id, record, asked)
+        return self._receipt(account_id, await self.writer.submit_one(command))
+
+    async def submit(self, commands: Sequence[Command]) -> list[Done | Exception]:
+        """Decide many; each has its own outcome."""
+        outcomes = await self.writer.submit(commands)
+        return [
+            outcome
+            if isinstance(outcome, Exception)
+            else self._receipt(command.account_id, outcome)
+            for command, outcome in zip(commands, outcomes, strict=True)
+        ]
+
+    async def reserve(
+        self,
+        account_id: AccountId,
+        key_id: KeyId,
+        reserve: metering.Reserve,
+        asked: Asked | None = None,
+    ) -> Done:
+        """Hold the worst case of a request."""
+
+        def decide(facts: Facts, at: Instant) -> Made:
+            try:
+                return metering.reserve(facts, reserve, key_id=key_id, at=at)
+            except InvalidAmount as error:
+                raise InvalidField("usage", "costs more than any amount") from error
+
+        command = Command(
+            account_id,
+            decide,
+            key_id=key_id,
+            request_id=reserve.request_id,
+            metered=True,
+            model=reserve.model,
+            category=reserve.category,
+            idempotency=None if asked is None else _receipts(asked, account_id),
+        )
+        return self._receipt(account_id, await self.writer.submit_one(command))
+
+    async def settle(
+        self,
+        account_id: AccountId,
+        key_id: KeyId | None,
+        settle: metering.Settle,
+        asked: Asked | None = None,
+    ) -> Done:
+        """Charge a reserved request what it used."""
+
+        def decide(facts: Facts, at: Instant) -> Made:
+            _require_same_key(facts, key_id)
+            try:
+                return metering.settle(facts, settle, at=at)
+            except InvalidAmount as error:
+                raise InvalidField("usage", "costs more than any amount") from error
+
+        return await self._close(account_id, key_id, settle.request_id, decide, asked)
+
+    async def release(
+        self,
+        account_id: AccountId,
+        key_id: KeyId | None,
+        release: metering.Release,
+        asked: Asked | None = None,
+    ) -> Done:
+        """Give a reservation back unused."""
+        _check_reason(release.reason)
+
+        def decide(facts: Facts, at: Instant) -> Made:  # noqa: ARG001
+            _require_same_key(facts, key_id)
+            return metering.release(facts, release)
+
+        return await self._close(account_id, key_id, release.request_id, decide, asked)
+
+    async def _close(
+        self,
+        account_id: AccountId,
+        key_id: KeyId | None,
+        request_id: str,
+        decide: Callable[[Facts, Instant], Made],
+        asked: Asked | None,
+    ) -> Done:
+        command = Command(
+            account_id,
+            decide,
+            key_id=key_id,
+            request_id=request_id,
+            closes=True,
+            idempotency=None if asked is None else _receipts(asked, account_id),
+        )
+        return self._receipt(account_id, await self.writer.submit_one(command))
+
+    async def find_request(self, account_id: AccountId, request_id: str) -> tuple[Known, Position]:
+        """Find what became of a request. It goes through the lane, because only the lane knows.
+
+        Raises:
+            NoSuchRequest: There is none of this id.
+        """
+        found: dict[str, Known] = {}
+
+        def decide(facts: Facts, at: Instant) -> Made:  # noqa: ARG001
+            if facts.known is None:
+                from ledger.errors import NoSuchRequest  # noqa: PLC0415
+
+                raise NoSuchRequest
+            found["known"] = facts.known
+            return [], facts.known.first
+
+        command = Command(account_id, decide, request_id=request_id)
+        outcome = await self.writer.submit_one(command)
+        return found["known"], Position(self.lane_of(account_id), outcome.position)
+
+    def _receipt(self, account_id: AccountId, outcome: Outcome) -> Done:
+        position = Position(self.lane_of(account_id), outcome.position)
+        if outcome.reply is not None:
+            return Done(outcome.reply, position, replayed=True)
+        if outcome.replay is not None:
+            return Done(views.receipt_bytes(outcome.replay), position, replayed=True)
+        return Done(views.receipt_bytes(outcome.events[0]), position, recorded=outcome.events)
+
+    async def rate_unpriced(
+        self,
+        account_id: AccountId,
+        key_id: KeyId | None,
+        unpriced: Recorded,
+        rated_before: Callable[[Account | None], bool] | None = None,
+        *,
+        by: str = "system",
+    ) -> bool:
+        """Price a request that had no price; tell whether it has one now."""
+        body = unpriced.body
+        assert isinstance(body, e.RequestRecorded | e.RequestSettled)
+        marker = f"rate/{unpriced.envelope.lane_seq}"
+
+        def decide(facts: Facts, at: Instant) -> Made:
+            # The marker is a request id of its own, so that a request is rated once for ever.
+            before = facts.known is not None or bool(rated_before and rated_before(facts.account))
+            return metering.rate(facts, unpriced, before, by=by, at=at), None
+
+        command = Command(
+            account_id,
+            decide,
+            key_id=key_id,
+            request_id=marker,
+            occurred_at=unpriced.envelope.occurred_at,
+        )
+        outcome = await self.writer.submit_one(command)
+        return bool(outcome.events)
+
+
+class Person(NamedTuple):
+    """Someone who may log in. Never in an event."""
+
+    member_id: str
+    email: str
+    name: str
+    password_hash: str
+
+    def row(self, account_id: AccountId, at: Instant) -> Statement:
+        """Give the row of their login."""
+        return reads.login_row(
+            self.email, self.member_id, account_id, self.name, self.password_hash, at
+        )
+
+
+def new_person(email: str, name: str, password_hash: str) -> Person:
+    """Make a person with a member id."""
+    return Person(format_id("mbr", new_member_id()), email, name, password_hash)
+
+
+class Policy(msgspec.Struct, frozen=True, kw_only=True):
+    """What to change about an account's terms; what is UNSET stays."""
+
+    name: str | msgspec.UnsetType = msgspec.UNSET
+    pays_with: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
+    rate_card: str | msgspec.UnsetType = msgspec.UNSET
+    overdraft: dict[str, str] | msgspec.UnsetType = msgspec.UNSET
+    unpriced: str | msgspec.UnsetType = msgspec.UNSET
+    expected_version: int | None = None
+
+
+def _idempotency(
+    asked: Asked, account_id: AccountId, reply: Callable[[list[Recorded]], bytes]
+) -> Idempotency | None:
+    if not asked.idempotency_key:
+        return None
+    key_hash = request_hash(account_id, "idempotency/" + asked.idempotency_key)
+    return Idempotency(key_hash, asked.fingerprint, reply)
+
+
+def _receipts(asked: Asked, account_id: AccountId) -> Idempotency | None:
+    def reply(recorded: list[Recorded]) -> bytes:
+        return views.receipt_bytes(recorded[0])
+
+    return _idempotency(asked, account_id, reply)
+
+
+def _welcome_event(gift: Amount) -> e.CreditGranted:
+    return e.CreditGranted(
+        by="system",
+        lot=1,
+        asset=gift.asset,
+        amount=format_pico(gift.pico),
+        kind="promotional",
+        reason="Welcome",
+    )
+
+
+def _opened_view(recorded: list[Recorded], name: str, lane: int) -> Any:  # noqa: ANN401
+    """Show an account as its first events made it."""
+    from ledger.codec import GENESIS  # noqa: PLC0415
+    from ledger.state import LaneState, advance, evolve  # noqa: PLC0415
+
+    if not recorded:
+        return None
+    first = recorded[0].envelope
+    state = LaneState(seq=first.lane_seq - 1, chain=GENESIS)
+    for event in recorded:
+        evolve(state, event.envelope, event.body)
+        advance(state, event)
+    return views.account_view(state.accounts[first.account_id], name, lane, first.recorded_at)
+
+
+def _issued_key(recorded: Recorded) -> Key:
+    """Show a key as its first event made it."""
+    from ledger.limits import compile_rules  # noqa: PLC0415
+
+    envelope, body = recorded.envelope, recorded.body
+    assert isinstance(body, e.KeyIssued)
+    assert envelope.key_id is not None
+    return Key(
+        key_id=envelope.key_id,
+        account_id=envelope.account_id,
+        name=body.name,
+        dialect=body.dialect,
+        created_at=envelope.recorded_at,
+        updated_at=envelope.recorded_at,
+        hint=body.hint,
+        scopes=body.scopes,
+        allowed_models=body.allowed_models,
+        default_character=body.default_character,
+        expires_at=body.expires_at,
+        rate_card=body.rate_card,
+        rules=body.limits,
+        limits=compile_rules(body.limits),
+        settings=dict(body.settings),
+        secrets={1: None},
+        version=1,
+    )
+
+
+def _key_render(facts: Facts, recorded: list[Recorded], at: Instant) -> Any:  # noqa: ANN401, ARG001
+    assert facts.key is not None
+    return views.key_view(facts.key, at)
+
+
+def _balances_render(facts: Facts, recorded: list[Recorded], at: Instant) -> Any:  # noqa: ANN401
+    assert facts.account is not None
+    return {
+        "events": [event.body.type for event in recorded],
+        "balances": views.balance_views(facts.account, at),
+    }
+
+
+def _account_render(name: str, lane: int) -> Render:
+    def render(facts: Facts, recorded: list[Recorded], at: Instant) -> Any:  # noqa: ANN401, ARG001
+        assert facts.account is not None
+        return views.account_view(facts.account, name, lane, at)
+
+    return render
+
+
+def _own(key: Key | None, only_of: str) -> Key | None:
+    """Hide a key from a member who did not issue it."""
+    if key is not None and only_of and key.settings.get(SETTING_MEMBER) != only_of:
+        raise NoSuchKey
+    return key
+
+
+def _keeping_member(key: Key | None, changes: keys.Changes) -> keys.Changes:
+    """Keep who issued a key, whatever its settings become."""
+    if key is None or changes.settings is msgspec.UNSET:
+        return changes
+    settings = {name: v for name, v in changes.settings.items() if name != SETTING_MEMBER}
+    if SETTING_MEMBER in key.settings:
+        settings[SETTING_MEMBER] = key.settings[SETTING_MEMBER]
+    return msgspec.structs.replace(changes, settings=settings)
+
+
+def _require_version(version: int, expected: int | None) -> None:
+    from ledger.errors import VersionIsOutdated  # noqa: PLC0415
+
+    if expected is not None and version != expected:
+        raise VersionIsOutdated
+
+
+def _require_same_key(facts: Facts, key_id: KeyId | None) -> None:
+    """Hide a request from a caller who names another key than the one that reserved it."""
+    from ledger.errors import NoSuchRequest  # noqa: PLC0415
+
+    if key_id is None or facts.known is None:
+        return
+    if facts.known.first.envelope.key_id != key_id:
+        raise NoSuchRequest
+
+
+def _check_reason(reason: str) -> None:
+    if len(reason) > accounts.REASON_MAX:
+        raise InvalidField("reason", f"at most {accounts.REASON_MAX} characters")
+
+
+def _card_rows(recorded: list[Recorded]) -> list[Statement]:
+    rows: list[Statement] = []
+    for event in recorded:
+        body = event.body
+        assert isinstance(body, e.RateCardPublished)
+        card = body.card
+        content = msgspec.json.encode(card, order="deterministic").decode()
+        parameters = (
+            card.name,
+            card.version,
+            card.asset,
+            card.effective_from,
+            body.content_hash,
+            event.envelope.lane_seq,
+            content,
+        )
+        rows.append((reads.INSERT_RATE_CARD, parameters))
+    return rows
+
+
+def rate_card_view(card: RateCard) -> views.RateCardView:
+    """Show a version without its prices."""
+    digest = hashlib.sha256(canonical(card)).hexdigest()
+    return views.RateCardView(
+        name=card.name,
+        version=card.version,
+        asset=card.asset,
+        effective_from=views.instant(card.effective_from) or "",
+        content_hash=digest,
+        models=len(card.models),
+        source=card.source,
+    )
+
+
+def lane_of(key_id: KeyId) -> int:
+    """Give the lane that a key id carries."""
+    return lane_of_key(key_id)
+
+
+__all__ = ["Asked", "Done", "Issued", "Ledger", "Person", "Policy", "Refused", "new_person"]

@@ -1,0 +1,584 @@
+"""What the native API shows: one struct per resource, made from state, events or rows.
+
+A receipt is a pure function of the stored event, so that a replay gives the same bytes.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+from psycopg.rows import TupleRow
+
+from ledger import events as e
+from ledger.clock import Instant, format_instant
+from ledger.codec import Recorded
+from ledger.credits import overdraft_left, spendable
+from ledger.ids import format_id
+from ledger.limits import Counter, Limit, total
+from ledger.money import format_pico, parse_pico
+from ledger.state import Account, Key
+from ledger.store import Stored
+from ledger.usage import Usage
+from projections.reads import SpendLine
+
+
+class PositionView(msgspec.Struct, frozen=True, kw_only=True):
+    """Where in a lane."""
+
+    lane: int
+    seq: int
+
+
+class MoneyView(msgspec.Struct, frozen=True, kw_only=True):
+    """An amount."""
+
+    amount: str
+    """A plain decimal."""
+    asset: str
+
+
+class LotPart(msgspec.Struct, frozen=True, kw_only=True):
+    """What one grant paid; lot 0 is the overdraft."""
+
+    lot: int
+    amount: str
+
+
+class Receipt(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of a request."""
+
+    request_id: str
+    status: str
+    """recorded, reserved, settled, released, expired or rated."""
+    key_id: str | None
+    integration: str | None
+    model: str | None
+    usage: Usage | None
+    category: str
+    condition: str
+    charge: MoneyView | None
+    """None: unpriced, or nothing is charged."""
+    held: MoneyView | None
+    """What a reservation holds."""
+    lots: list[LotPart]
+    rate_card: str | None
+    prices: dict[str, str]
+    """Unit prices used, per million."""
+    flags: list[str]
+    expires_at: str | None
+    occurred_at: str
+    recorded_at: str
+    position: PositionView
+
+
+_RECEIPT_STATUS = {
+    "request_recorded": "recorded",
+    "request_reserved": "reserved",
+    "request_settled": "settled",
+    "request_released": "released",
+    "request_expired": "expired",
+    "request_rated": "rated",
+}
+_encode = msgspec.json.Encoder().encode
+
+
+def receipt_bytes(recorded: Recorded) -> bytes:
+    """Write a receipt."""
+    return _encode(receipt(recorded))
+
+
+def receipt(recorded: Recorded) -> Receipt:
+    """Give the receipt of a stored event about a request."""
+    envelope, body = recorded.envelope, recorded.body
+    if isinstance(body, e.RequestReleased | e.RequestExpired):
+        return _ended(recorded, body)
+    assert isinstance(
+        body, e.RequestRecorded | e.RequestReserved | e.RequestSettled | e.RequestRated
+    )
+    amount = body.held if isinstance(body, e.RequestReserved) else body.charge
+    money = MoneyView(amount=amount, asset=body.asset) if amount else None
+    reserved = isinstance(body, e.RequestReserved)
+    return Receipt(
+        request_id=body.request_id,
+        status=_RECEIPT_STATUS[body.type],
+        key_id=None if envelope.key_id is None else format_id("key", envelope.key_id),
+        integration=body.integration,
+        model=body.model,
+        usage=body.usage,
+        category="" if isinstance(body, e.RequestRated) else body.category,
+        condition=body.condition,
+        charge=None if reserved else money,
+        held=money if reserved else None,
+        lots=_parts(body, amount),
+        rate_card=body.card or None,
+        prices=body.prices,
+        flags=list(getattr(body, "flags", ())),
+        expires_at=format_instant(body.expires_at)
+        if isinstance(body, e.RequestReserved)
+        else None,
+        occurred_at=format_instant(envelope.occurred_at),
+        recorded_at=format_instant(envelope.recorded_at),
+        position=PositionView(lane=envelope.lane, seq=envelope.lane_seq),
+    )
+
+
+def _ended(recorded: Recorded, body: e.RequestReleased | e.RequestExpired) -> Receipt:
+    envelope = recorded.envelope
+    return Receipt(
+        request_id=body.request_id,
+        status=_RECEIPT_STATUS[body.type],
+        key_id=None if envelope.key_id is None else format_id("key", envelope.key_id),
+        integration=None,
+        model=None,
+        usage=None,
+        category="",
+        condition="",
+        charge=None,
+        held=None,
+        lots=[],
+        rate_card=None,
+        prices={},
+        flags=[],
+        expires_at=None,
+        occurred_at=format_instant(envelope.occurred_at),
+        recorded_at=format_instant(envelope.recorded_at),
+        position=PositionView(lane=envelope.lane, seq=envelope.lane_seq),
+    )
+
+
+def _parts(body: Any, amount: str) -> list[LotPart]:  # noqa: ANN401 - one of four events
+    if not body.parts:
+        return [LotPart(lot=body.lots[0], amount=amount)] if body.lots else []
+    return [LotPart(lot=n, amount=a) for n, a in zip(body.lots, body.parts, strict=True)]
+
+
+class LimitView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A limit and what counts against it now."""
+
+    id: str
+    kind: str
+    window: str
+    ceiling: str
+    used: str
+    pending: str
+    remaining: str
+    category: str = ""
+    model: str = ""
+    assets: tuple[str, ...] = ()
+
+
+def limit_views(
+    rules: Sequence[e.LimitRule],
+    limits: dict[str, Limit],
+    counters: dict[str, Counter],
+    at: Instant,
+    active_keys: int = 0,
+) -> list[LimitView]:
+    """Give limits with what counts against them, by the sums that decisions make."""
+    views = []
+    for rule, limit in zip(rules, limits.values(), strict=True):
+        first = limit.window.first(at)
+        counter = counters.get(limit.limit_id)
+        used = total(counter.used, first) if counter else 0
+        pending = total(counter.pending, first) if counter else 0
+        if limit.kind == "active_keys":
+            used = active_keys
+        views.append(
+            LimitView(
+                id=limit.limit_id,
+                kind=rule.kind,
+                window=rule.window,
+                ceiling=rule.ceiling,
+                used=limit.write(used),
+                pending=limit.write(pending),
+                remaining=limit.write(max(limit.ceiling - used - pending, 0)),
+                category=rule.category,
+                model=rule.model,
+                assets=rule.assets,
+            )
+        )
+    return views
+
+
+class SecretView(msgspec.Struct, frozen=True, kw_only=True):
+    """Which secret of a key works until when."""
+
+    number: int
+    works_until: str | None
+    """None: until it is rotated."""
+
+
+class KeyView(msgspec.Struct, frozen=True, kw_only=True):
+    """A key. The secret is there once, in the answer that made it."""
+
+    key_id: str
+    account_id: str
+    name: str
+    dialect: str
+    status: str
+    hint: str
+    scopes: tuple[str, ...]
+    allowed_models: tuple[str, ...] | None
+    default_character: str
+    created_at: str
+    updated_at: str
+    expires_at: str | None
+    revoked_at: str | None
+    last_used_at: str | None
+    rate_card: str
+    limits: list[LimitView]
+    settings: dict[str, str]
+    secrets: list[SecretView]
+    version: int
+    secret: str | None = None
+
+
+def instant(at: Instant | None) -> str | None:
+    """Write an instant; None stays."""
+    return None if at is None else format_instant(at)
+
+
+def key_view(key: Key, at: Instant) -> KeyView:
+    """Show a key as of an instant."""
+    status = key.status
+    if status in {"active", "suspended"} and key.expires_at is not None and key.expires_at <= at:
+        status = "expired"
+    return KeyView(
+        key_id=format_id("key", key.key_id),
+        account_id=format_id("acct", key.account_id),
+        name=key.name,
+        dialect=key.dialect,
+        status=status,
+        hint=key.hint,
+        scopes=key.scopes,
+        allowed_models=key.allowed_models,
+        default_character=key.default_character,
+        created_at=format_instant(key.created_at),
+        updated_at=format_instant(key.updated_at),
+        expires_at=instant(key.expires_at),
+        revoked_at=instant(key.revoked_at),
+        last_used_at=instant(key.last_used_at),
+        rate_card=key.rate_card,
+        limits=limit_views(key.rules, key.limits, key.counters, at),
+        settings=key.settings,
+        secrets=[
+            SecretView(number=number, works_until=instant(until))
+            for number, until in sorted(key.secrets.items())
+            if until is None or until > at
+        ],
+        version=key.version,
+    )
+
+
+class BalanceView(msgspec.Struct, frozen=True, kw_only=True):
+    """What an account has of an asset."""
+
+    asset: str
+    balance: str
+    """Unspent; negative when overdrawn."""
+    pending: str
+    """Held by open reservations."""
+    spendable: str
+    """What lots can pay now, holds taken off."""
+    overdraft_left: str | None
+    """None: no bound."""
+
+
+def balance_views(account: Account, at: Instant) -> list[BalanceView]:
+    """Show every asset that the account has, owes or pays with."""
+    assets = {*account.pays_with, *account.overdraft, *account.overdrawn}
+    assets |= {lot.asset for lot in account.lots.values()}
+    views = []
+    for asset in sorted(assets):
+        lots = spendable(account, (asset,), at)
+        left = overdraft_left(account, asset)
+        views.append(
+            BalanceView(
+                asset=asset,
+                balance=format_pico(account.balance(asset)),
+                pending=format_pico(account.pending(asset)),
+                spendable=format_pico(sum(lot.remaining - lot.held for lot in lots)),
+                overdraft_left=None if left is None else format_pico(max(left, 0)),
+            )
+        )
+    return views
+
+
+class AccountView(msgspec.Struct, frozen=True, kw_only=True):
+    """An account."""
+
+    account_id: str
+    name: str
+    status: str
+    opened_at: str
+    pays_with: tuple[str, ...]
+    rate_card: str
+    overdraft: dict[str, str]
+    unpriced: str
+    limits: list[LimitView]
+    balances: list[BalanceView]
+    active_keys: int
+    lane: int
+    version: int
+    """How many events the account has: its ETag."""
+
+
+def account_view(account: Account, name: str, lane: int, at: Instant) -> AccountView:
+    """Show an account as of an instant."""
+    return AccountView(
+        account_id=format_id("acct", account.account_id),
+        name=name,
+        status=account.status,
+        opened_at=format_instant(account.opened_at),
+        pays_with=account.pays_with,
+        rate_card=account.rate_card,
+        overdraft=account.overdraft,
+        unpriced=account.unpriced,
+        limits=limit_views(
+            account.rules, account.limits, account.counters, at, account.active_keys
+        ),
+        balances=balance_views(account, at),
+        active_keys=account.active_keys,
+        lane=lane,
+        version=account.version,
+    )
+
+
+class MemberView(msgspec.Struct, frozen=True, kw_only=True):
+    """A person in an account."""
+
+    member_id: str
+    role: str
+    email: str | None
+    name: str | None
+
+
+class GrantView(msgspec.Struct, frozen=True, kw_only=True):
+    """A lot of credit."""
+
+    lot: int
+    asset: str
+    kind: str
+    status: str
+    """open, spent, voided or expired."""
+    priority: int
+    amount: str
+    remaining: str
+    held: str
+    granted_at: str
+    effective_at: str
+    expires_at: str | None
+    reason: str
+
+
+def grant_of_event(recorded: Recorded) -> GrantView:
+    """Show a grant as it was made."""
+    body, at = recorded.body, recorded.envelope.recorded_at
+    assert isinstance(body, e.CreditGranted)
+    left = body.amount if not body.repaid else _less(body.amount, body.repaid)
+    return GrantView(
+        lot=body.lot,
+        asset=body.asset,
+        kind=body.kind,
+        status="open" if left != "0" else "spent",
+        priority=body.priority,
+        amount=body.amount,
+        remaining=left,
+        held="0",
+        granted_at=format_instant(at),
+        effective_at=format_instant(body.effective_at or at),
+        expires_at=instant(body.expires_at),
+        reason=body.reason,
+    )
+
+
+def _less(amount: str, part: str) -> str:
+    return format_pico(parse_pico(amount) - parse_pico(part))
+
+
+def grant_of_row(row: TupleRow) -> GrantView:
+    """Show a row of ``reads.PAGE_GRANTS``."""
+    return GrantView(
+        lot=row[0],
+        asset=row[1],
+        kind=row[2],
+        status=row[3],
+        priority=row[4],
+        amount=format_pico(int(row[5])),
+        remaining=format_pico(int(row[6])),
+        held=format_pico(int(row[7])),
+        granted_at=format_instant(row[8]),
+        effective_at=format_instant(row[9]),
+        expires_at=instant(row[10]),
+        reason=row[11],
+    )
+
+
+class ChangeView(msgspec.Struct, frozen=True, kw_only=True):
+    """What was written down, where a change has no resource of its own to show."""
+
+    changed: bool
+    events: list[str]
+    """Their types."""
+
+
+def change_view(recorded: Iterable[Recorded]) -> ChangeView:
+    """Say which events a change made."""
+    types = [event.body.type for event in recorded]
+    return ChangeView(changed=bool(types), events=types)
+
+
+class EventView(msgspec.Struct, frozen=True, kw_only=True):
+    """A stored event with its exact canonical payload."""
+
+    position: PositionView
+    account_id: str
+    version: int
+    type: str
+    schema_version: int
+    recorded_at: str
+    occurred_at: str
+    key_id: str | None
+    hash: str
+    payload: msgspec.Raw
+
+
+def event_view(found: Stored) -> EventView:
+    """Show a stored event."""
+    recorded = found.recorded
+    envelope = recorded.envelope
+    return EventView(
+        position=PositionView(lane=envelope.lane, seq=envelope.lane_seq),
+        account_id=format_id("acct", envelope.account_id),
+        version=envelope.version,
+        type=found.type,
+        schema_version=found.schema_version,
+        recorded_at=format_instant(envelope.recorded_at),
+        occurred_at=format_instant(envelope.occurred_at),
+        key_id=None if envelope.key_id is None else format_id("key", envelope.key_id),
+        hash=recorded.hash.hex(),
+        payload=msgspec.Raw(recorded.payload),
+    )
+
+
+class SpendView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Sums of one group in one asset."""
+
+    asset: str
+    """Empty: unpriced so far."""
+    amount: str
+    requests: int
+    unpriced: int
+    usage: dict[str, int]
+    day: str | None = None
+    integration: str | None = None
+    model: str | None = None
+    key_id: str | None = None
+
+
+def spend_view(line: SpendLine) -> SpendView:
+    """Show a line of spend."""
+    return SpendView(
+        asset=line.asset,
+        amount=format_pico(line.amount),
+        requests=line.requests,
+        unpriced=line.unpriced,
+        usage=line.usage,
+        day=None if line.day is None else str(line.day),
+        integration=line.integration,
+        model=line.model,
+        key_id=None if line.key_id is None else format_id("key", line.key_id),
+    )
+
+
+class RefusalView(msgspec.Struct, frozen=True, kw_only=True):
+    """A refusal that was written down, with the numbers it explained itself by."""
+
+    position: PositionView
+    recorded_at: str
+    key_id: str
+    integration: str
+    model: str
+    reason: str
+    count: int
+    scope: str
+    limit_id: str
+    ceiling: str
+    used: str
+    pending: str
+    requested: str
+
+
+def refusal_view(lane: int, row: TupleRow) -> RefusalView:
+    """Show a row of ``reads.REFUSALS``."""
+    return RefusalView(
+        position=PositionView(lane=lane, seq=row[0]),
+        recorded_at=format_instant(row[1]),
+        key_id=format_id("key", row[2]),
+        count=row[3],
+        reason=row[4],
+        scope=row[5],
+        limit_id=row[6],
+        model=row[7],
+        integration=row[8],
+        ceiling=row[9],
+        used=row[10],
+        pending=row[11],
+        requested=row[12],
+    )
+
+
+class Page(msgspec.Struct, frozen=True, kw_only=True):
+    """Part of a list; ``next`` goes into ``after``."""
+
+    data: list[Any]
+    has_more: bool
+    next: str | None
+
+
+class VerifyView(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether a secret opens a key now. It is no admission: that is decided with the request."""
+
+    valid: bool
+    code: str
+    """VALID, NOT_FOUND, EXPIRED, DISABLED, FORBIDDEN or INSUFFICIENT_PERMISSIONS."""
+    reason: str | None = None
+    key_id: str | None = None
+    account_id: str | None = None
+    name: str | None = None
+    dialect: str | None = None
+    scopes: list[str] | None = None
+    expires_at: str | None = None
+
+
+class RateCardView(msgspec.Struct, frozen=True, kw_only=True):
+    """A version of a rate card, without its prices."""
+
+    name: str
+    version: int
+    asset: str
+    effective_from: str
+    content_hash: str
+    models: int
+    source: str
+
+
+class PriceChangeView(msgspec.Struct, frozen=True, kw_only=True):
+    """One price that two versions do not share."""
+
+    model: str
+    usage_class: str
+    condition: str | None
+    above_tokens: int | None
+    old: str | None
+    new: str | None
+
+
+class LaneView(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a lane stands."""
+
+    lane: int
+    seq: int
+    last_recorded_at: str | None
+    chain: str
+

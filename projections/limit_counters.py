@@ -1,0 +1,65 @@
+"""What counts against each limit, per key and per account, and when a key was last used."""
+
+from typing import LiteralString
+
+import msgspec
+from psycopg.rows import TupleRow
+
+from ledger.arrays import Instants, Texts, Uuids
+from ledger.batch import Changes, Load, Wanted
+from ledger.limits import Counter
+from ledger.state import LaneState
+from ledger.store import Statement
+
+LOAD: LiteralString = (
+    "SELECT subject_id, last_used_at, counters::text FROM limit_counters"
+    " WHERE lane = %s AND subject_id = ANY(%s)"
+)
+SAVE: LiteralString = (
+    "INSERT INTO limit_counters (lane, subject_id, last_used_at, counters)"
+    " SELECT %s, c.subject_id, c.last_used_at, c.counters::json"
+    " FROM unnest(%s, %s, %s) AS c(subject_id, last_used_at, counters)"
+    " ON CONFLICT ON CONSTRAINT subject_has_one_row_of_counters DO UPDATE"
+    " SET last_used_at = EXCLUDED.last_used_at, counters = EXCLUDED.counters"
+)
+TABLES = ("limit_counters",)
+
+_counters = msgspec.json.Decoder(dict[str, Counter])
+_json = msgspec.json.encode
+
+
+def _absorb(state: LaneState, rows: list[TupleRow]) -> None:
+    for subject_id, last_used_at, counters in rows:
+        key = state.keys.get(subject_id)
+        if key is not None:
+            key.last_used_at = last_used_at
+            key.counters = _counters.decode(counters)
+        else:
+            state.accounts[subject_id].counters = _counters.decode(counters)
+
+
+def load(lane: int, wanted: Wanted) -> list[Load]:
+    """Read the counters of accounts and keys, after both were read themselves."""
+    subjects = [*wanted.accounts, *wanted.keys]
+    return [Load(LOAD, (lane, Uuids(subjects)), _absorb)] if subjects else []
+
+
+def save(lane: int, state: LaneState, changes: Changes) -> list[Statement]:
+    """Write the counters of everyone a batch touched who has any."""
+    accounts = [state.accounts[found] for found in sorted(changes.accounts)]
+    keys = [state.keys[found] for found in sorted(changes.keys)]
+    counted = [account for account in accounts if account.counters]
+    used = [key for key in keys if key.counters or key.last_used_at is not None]
+    if not counted and not used:
+        return []
+    return [
+        (
+            SAVE,
+            (
+                lane,
+                Uuids([*(a.account_id for a in counted), *(key.key_id for key in used)]),
+                Instants([*(None for _ in counted), *(key.last_used_at for key in used)]),
+                Texts([_json(subject.counters) for subject in (*counted, *used)]),
+            ),
+        )
+    ]

@@ -1,0 +1,283 @@
+"""What the API reads: projections as of one lane position, and the side tables about people.
+
+A read takes one snapshot (REPEATABLE READ) of the lane's head and the rows, so that the position
+it answers with is exactly the one the numbers stand at. State that decisions read is read back
+through the same projections that decisions use: what is shown is what is enforced.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, LiteralString, NamedTuple
+from uuid import UUID
+
+from psycopg import AsyncConnection
+from psycopg.rows import TupleRow
+from psycopg_pool import AsyncConnectionPool
+
+from ledger import arrays, store
+from ledger.batch import Inline, Wanted
+from ledger.clock import Instant
+from ledger.errors import LedgerCorrupt
+from ledger.ids import AccountId
+from ledger.state import LaneState
+from ledger.store import Statement
+
+# Side tables: what must never stand in an event.
+
+INSERT_SECRET: LiteralString = (
+    "INSERT INTO key_secrets (secret_hash, key_id, account_id, lane, number, pepper_version)"
+    " VALUES (%s, %s, %s, %s, %s, %s)"
+)
+FIND_SECRET: LiteralString = (
+    "SELECT secret_hash, account_id, key_id, number FROM key_secrets"
+    " WHERE secret_hash = ANY(%s) LIMIT 1"
+)
+FIND_KEY: LiteralString = "SELECT account_id FROM keys WHERE lane = %s AND key_id = %s"
+INSERT_RATE_CARD: LiteralString = (
+    "INSERT INTO rate_cards (name, version, asset, effective_from, content_hash, lane_seq, content)"
+    " VALUES (%s, %s, %s, %s, %s, %s, %s::text::json)"
+)
+SAVE_PROFILE: LiteralString = (
+    "INSERT INTO account_profiles (account_id, lane, name) VALUES (%s, %s, %s)"
+    " ON CONFLICT ON CONSTRAINT account_has_one_profile DO UPDATE SET name = EXCLUDED.name"
+)
+FIND_PROFILES: LiteralString = (
+    "SELECT account_id, name FROM account_profiles WHERE account_id = ANY(%s)"
+)
+PAGE_ACCOUNTS: LiteralString = (
+    "SELECT account_id, lane FROM account_profiles"
+    " WHERE (%(after)s::uuid IS NULL OR account_id < %(after)s)"
+    " AND account_id <> %(operator)s ORDER BY account_id DESC LIMIT %(most)s"
+)
+INSERT_LOGIN: LiteralString = (
+    "INSERT INTO logins (email, member_id, account_id, name, password_hash, active, created_at)"
+    " VALUES (%s, %s, %s, %s, %s, true, %s)"
+)
+DELETE_LOGIN: LiteralString = "DELETE FROM logins WHERE member_id = %s"
+FIND_LOGIN: LiteralString = (
+    "SELECT member_id, account_id, password_hash, active FROM logins WHERE email = %s"
+)
+SAVE_PASSWORD: LiteralString = "UPDATE logins SET password_hash = %s WHERE email = %s"
+FIND_PEOPLE: LiteralString = "SELECT member_id, email, name FROM logins WHERE account_id = %s"
+INSERT_REFRESH: LiteralString = (
+    "INSERT INTO refresh_tokens (token_hash, family, email, expires_at) VALUES (%s, %s, %s, %s)"
+)
+# Used once: of two at a time one updates the row, the other finds it used.
+USE_REFRESH: LiteralString = (
+    "UPDATE refresh_tokens SET used_at = %s WHERE token_hash = %s AND used_at IS NULL"
+    " RETURNING family, email, expires_at"
+)
+FIND_REFRESH: LiteralString = "SELECT family FROM refresh_tokens WHERE token_hash = %s"
+REVOKE_FAMILY: LiteralString = "DELETE FROM refresh_tokens WHERE family = %s"
+FORGET_REFRESH: LiteralString = "DELETE FROM refresh_tokens WHERE expires_at < %s"
+
+# Projections.
+
+PAGE_KEYS: LiteralString = (
+    "SELECT key_id FROM keys WHERE lane = %(lane)s AND account_id = %(account)s"
+    " AND (%(after)s::uuid IS NULL OR (created_at, key_id) < (SELECT created_at, key_id FROM keys"
+    " WHERE lane = %(lane)s AND account_id = %(account)s AND key_id = %(after)s))"
+    " ORDER BY created_at DESC, key_id DESC LIMIT %(most)s"
+)
+PAGE_GRANTS: LiteralString = (
+    "SELECT number, asset, kind, status, priority, amount, remaining, held, granted_at,"
+    " effective_at, expires_at, reason FROM lots WHERE lane = %(lane)s"
+    " AND account_id = %(account)s AND number < %(before)s ORDER BY number DESC LIMIT %(most)s"
+)
+BALANCES: LiteralString = (
+    "SELECT asset, posted, pending, overdrawn, overdraft_held FROM balances"
+    " WHERE lane = %s AND account_id = %s ORDER BY asset"
+)
+# One statement for every grouping: what is not asked for is NULL in each row, hence one group.
+SPEND: LiteralString = (
+    "SELECT CASE WHEN %(day)s THEN day END AS by_day,"
+    " CASE WHEN %(integration)s THEN integration END AS by_integration,"
+    " CASE WHEN %(model)s THEN model END AS by_model, CASE WHEN %(key)s THEN key_id END AS by_key,"
+    " asset, sum(requests), sum(unpriced), sum(amount), sum(units), sum(input), sum(cache_read),"
+    " sum(cache_write), sum(cache_write_1h), sum(audio_input), sum(audio_cache_read),"
+    " sum(image_input), sum(image_cache_read), sum(video_input), sum(video_cache_read),"
+    " sum(output), sum(reasoning), sum(audio_output), sum(image_output), sum(video_output),"
+    " sum(images), sum(characters), sum(seconds), sum(searches)"
+    " FROM spend WHERE lane = %(lane)s AND account_id = %(account)s"
+    " AND (%(from)s::date IS NULL OR day >= %(from)s) AND (%(to)s::date IS NULL OR day < %(to)s)"
+    " GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2, 3, 4, 5 LIMIT %(most)s"
+)
+SPEND_CLASSES = (
+    *("requests", "input", "cache_read", "cache_write", "cache_write_1h", "audio_input"),
+    *("audio_cache_read", "image_input", "image_cache_read", "video_input", "video_cache_read"),
+    *("output", "reasoning", "audio_output", "image_output", "video_output", "images"),
+    *("characters", "seconds", "searches"),
+)
+"""Usage classes of ``SPEND`` from its ninth column on; the class ``requests`` is ``units``."""
+# Newest first along the account's own chain: each event says how far back its predecessor is.
+ACCOUNT_EVENTS: LiteralString = (
+    "WITH RECURSIVE chain AS ("
+    " SELECT e.lane, e.lane_seq, e.account_id, e.version, e.recorded_at, e.occurred_at, e.key_id,"
+    " e.type::text AS type, e.schema_version, e.payload::text AS payload, e.hash, e.amount, e.gap,"
+    " 1 AS place FROM events e WHERE e.lane = %(lane)s AND e.lane_seq = %(start)s"
+    " UNION ALL"
+    " SELECT e.lane, e.lane_seq, e.account_id, e.version, e.recorded_at, e.occurred_at, e.key_id,"
+    " e.type::text, e.schema_version, e.payload::text, e.hash, e.amount, e.gap, chain.place + 1"
+    " FROM chain JOIN events e ON e.lane = %(lane)s AND e.lane_seq = chain.lane_seq - chain.gap"
+    " WHERE chain.gap > 0 AND chain.place < %(most)s)"
+    " SELECT lane, lane_seq, account_id, version, recorded_at, occurred_at, key_id, type,"
+    " schema_version, payload, hash, amount, gap FROM chain ORDER BY place"
+)
+ACCOUNT_HEAD: LiteralString = (
+    "SELECT last_seq, version FROM account_heads WHERE lane = %s AND account_id = %s"
+)
+REFUSALS: LiteralString = (
+    "SELECT lane_seq, recorded_at, key_id, count, reason, scope, limit_id, model, integration,"
+    " ceiling, used, pending, requested FROM limit_breaches WHERE lane = %(lane)s"
+    " AND account_id = %(account)s AND lane_seq < %(before)s ORDER BY lane_seq DESC LIMIT %(most)s"
+)
+CHECKPOINT: LiteralString = (
+    "SELECT seq FROM projection_checkpoints WHERE lane = %s AND projection = %s"
+    " ORDER BY version DESC LIMIT 1"
+)
+LANES: LiteralString = "SELECT lane, seq, last_recorded_at, chain FROM lane_heads ORDER BY lane"
+UNPRICED: LiteralString = (
+    "SELECT lane_seq, account_id, key_id, model, request_id FROM unpriced_requests"
+    " WHERE lane = %s AND lane_seq > %s ORDER BY lane_seq LIMIT %s"
+)
+# Few lanes have something due at a time; each of the three has its own partial index.
+LANES_WITH_DUE: LiteralString = (
+    "SELECT lane FROM lane_heads h WHERE"
+    " EXISTS (SELECT FROM reservations r WHERE r.lane = h.lane AND r.expires_at <= %(at)s)"
+    " OR EXISTS (SELECT FROM keys k WHERE k.lane = h.lane AND k.expires_at <= %(at)s"
+    " AND k.status IN ('active', 'suspended') AND k.expires_at IS NOT NULL)"
+    " OR EXISTS (SELECT FROM lots l WHERE l.lane = h.lane AND l.expires_at <= %(at)s"
+    " AND l.status = 'open' AND l.expires_at IS NOT NULL) ORDER BY lane"
+)
+VERIFY: LiteralString = (
+    "SELECT s.key_id, s.account_id, s.number, s.lane, h.seq, k.name, k.dialect, k.status,"
+    " k.expires_at, k.scopes, k.secrets::text, a.status FROM key_secrets s"
+    " JOIN keys k ON k.lane = s.lane AND k.key_id = s.key_id"
+    " JOIN accounts a ON a.lane = s.lane AND a.account_id = s.account_id"
+    " JOIN lane_heads h ON h.lane = s.lane WHERE s.secret_hash = ANY(%s) LIMIT 1"
+)
+
+# The service itself.
+
+FACTS: LiteralString = "SELECT name, value FROM database_facts"
+INSERT_FACT: LiteralString = (
+    "INSERT INTO database_facts (name, value) VALUES (%s, %s) ON CONFLICT DO NOTHING"
+)
+FIND_FACT: LiteralString = "SELECT value FROM database_facts WHERE name = %s"
+SCHEMA_VERSION: LiteralString = "SELECT version_num FROM schema_version"
+LEAD: LiteralString = (
+    "INSERT INTO job_leader (only_row, holder, until)"
+    " VALUES (true, %(me)s, clock_timestamp() + %(seconds)s * interval '1 second')"
+    " ON CONFLICT ON CONSTRAINT one_leader DO UPDATE"
+    " SET holder = EXCLUDED.holder, until = EXCLUDED.until"
+    " WHERE job_leader.until < clock_timestamp() OR job_leader.holder = EXCLUDED.holder"
+    " RETURNING holder"
+)
+RESIGN: LiteralString = "UPDATE job_leader SET until = clock_timestamp() WHERE holder = %s"
+BEGIN_RUN: LiteralString = (
+    "INSERT INTO job_runs (job, started_at, outcome) VALUES (%s, %s, 'running')"
+    " ON CONFLICT ON CONSTRAINT job_has_one_last_run DO UPDATE"
+    " SET started_at = EXCLUDED.started_at, outcome = 'running'"
+)
+END_RUN: LiteralString = "UPDATE job_runs SET finished_at = %s, outcome = %s WHERE job = %s"
+JOB_RUNS: LiteralString = "SELECT job, started_at, finished_at, outcome FROM job_runs ORDER BY job"
+CREATE_PARTITIONS: LiteralString = (
+    "SELECT count(*) FILTER (WHERE create_events_partition("
+    " (date_trunc('month', now()) + ahead * interval '1 month')::date))"
+    " FROM generate_series(0, 3) AS ahead"
+)
+
+SNAPSHOT: LiteralString = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+
+
+class Snapshot:
+    """One lane as of one position."""
+
+    def __init__(self, connection: AsyncConnection, lane: int, inline: Sequence[Inline]) -> None:
+        """Take a connection inside its transaction."""
+        self.connection = connection
+        self.lane = lane
+        self.seq = 0
+        self._inline = inline
+
+    async def rows(self, sql: LiteralString, parameters: Any) -> list[TupleRow]:  # noqa: ANN401
+        """Run a query of this module."""
+        cursor = await self.connection.execute(sql, parameters, binary=True)
+        return await cursor.fetchall()
+
+    async def state(
+        self, accounts: Sequence[UUID] = (), keys: Sequence[UUID] = ()
+    ) -> LaneState:
+        """Bring back what decisions read about accounts and keys."""
+        state = LaneState(seq=self.seq)
+        wanted = Wanted(list(accounts), list(keys), [])
+        loads = [load for part in self._inline for load in part.load(self.lane, wanted)]
+        async with self.connection.pipeline():
+            found = [
+                await self.connection.execute(load.sql, load.parameters, binary=True)
+                for load in loads
+            ]
+        for load, cursor in zip(loads, found, strict=True):
+            load.absorb(state, await cursor.fetchall())
+        return state
+
+
+@asynccontextmanager
+async def snapshot(
+    pool: AsyncConnectionPool, lane: int, inline: Sequence[Inline]
+) -> AsyncIterator[Snapshot]:
+    """Open a snapshot of a lane; its position is ``seq``."""
+    async with pool.connection() as connection:
+        await connection.execute(SNAPSHOT)
+        try:
+            found = Snapshot(connection, lane, inline)
+            rows = await found.rows(store.READ_HEAD, (lane,))
+            if not rows:
+                message = f"Lane {lane} has no head."
+                raise LedgerCorrupt(message, lane=lane)
+            found.seq = rows[0][0]
+            yield found
+        finally:
+            await connection.execute("COMMIT")
+
+
+class SpendLine(NamedTuple):
+    """Sums of one group and asset."""
+
+    day: object
+    integration: str | None
+    model: str | None
+    key_id: UUID | None
+    asset: str
+    requests: int
+    unpriced: int
+    amount: int
+    usage: dict[str, int]
+
+
+def spend_line(row: TupleRow) -> SpendLine:
+    """Turn a row of ``SPEND`` into sums."""
+    sums = map(int, row[8:])
+    usage = {name: units for name, units in zip(SPEND_CLASSES, sums, strict=True) if units}
+    return SpendLine(*row[:5], int(row[5]), int(row[6]), int(row[7]), usage)
+
+
+async def prepare(connection: AsyncConnection) -> None:
+    """Make a connection ready for reads."""
+    await connection.set_autocommit(True)
+    arrays.register(connection)
+
+
+def secret_row(
+    hashed: bytes, key_id: UUID, account_id: AccountId, lane: int, number: int, pepper: int
+) -> Statement:
+    """Give the row by which a secret is found."""
+    return INSERT_SECRET, (hashed, key_id, account_id, lane, number, pepper)
+
+
+def login_row(  # noqa: PLR0917
+    email: str, member_id: str, account_id: AccountId, name: str, password_hash: str, at: Instant
+) -> Statement:
+    """Give the row by which a person logs in."""
+    member = UUID(member_id.removeprefix("mbr_"))
+    return INSERT_LOGIN, (email, member, account_id, name, password_hash, at)

@@ -1,0 +1,30 @@
+"""Which projections there are, in the order they are read back: what others hang on comes first."""
+
+from types import ModuleType
+from typing import cast
+
+from ledger.batch import Inline
+from projections import (
+    accounts,
+    credits,
+    keys,
+    limit_counters,
+    reservations,
+    spend,
+    unpriced,
+)
+
+MODULES: tuple[ModuleType, ...] = (
+    accounts,
+    keys,
+    credits,
+    limit_counters,
+    reservations,
+    spend,
+    unpriced,
+)
+INLINE: tuple[Inline, ...] = tuple(cast("Inline", module) for module in MODULES)
+"""Move in the append's own transaction."""
+
+INLINE_TABLES: tuple[str, ...] = tuple(table for module in MODULES for table in module.TABLES)
+"""What a rebuild makes anew and compares."""
