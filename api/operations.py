@@ -19,25 +19,25 @@ from ledger import accounts, credits, keys, metering, ratecards, secrets
 from ledger import events as e
 from ledger.batch import Command, Idempotency, Outcome
 from ledger.clock import Instant
-from ledger.codec import Recorded
-from ledger.errors import InvalidField, NoSuchKey, Refused
+from ledger.codec import GENESIS, Recorded
+from ledger.errors import InvalidField, NoSuchKey, NoSuchRequest, VersionIsOutdated
 from ledger.ids import (
     OPERATOR_ACCOUNT,
     AccountId,
     KeyId,
     format_id,
-    lane_of_key,
     new_account_id,
     new_key_id,
     new_member_id,
     request_hash,
 )
 from ledger.lanes import Writer
+from ledger.limits import compile_rules
 from ledger.metering import Facts, Known, Made
 from ledger.money import Amount, InvalidAmount, format_pico
 from ledger.pricing import InvalidRateCard, RateCard, canonical
 from ledger.ratecards import RateCards
-from ledger.state import Account, Key
+from ledger.state import Key, LaneState, advance, evolve
 from ledger.store import Statement
 from projections import reads
 
@@ -73,12 +73,6 @@ class Issued(NamedTuple):
     done: Done
     key: views.KeyView | None
     secret: str | None
-
-
-class Rows(NamedTuple):
-    """What was asked for besides events, written in the same transaction."""
-
-    make: Callable[[list[Recorded]], list[Statement]]
 
 
 def fingerprint(operation: str, *parts: str, body: Any = None) -> bytes:  # noqa: ANN401
@@ -684,8 +678,6 @@ class Ledger:
 
         def decide(facts: Facts, at: Instant) -> Made:  # noqa: ARG001
             if facts.known is None:
-                from ledger.errors import NoSuchRequest  # noqa: PLC0415
-
                 raise NoSuchRequest
             found["known"] = facts.known
             return [], facts.known.first
@@ -707,19 +699,18 @@ class Ledger:
         account_id: AccountId,
         key_id: KeyId | None,
         unpriced: Recorded,
-        rated_before: Callable[[Account | None], bool] | None = None,
         *,
         by: str = "system",
     ) -> bool:
         """Price a request that had no price; tell whether it has one now."""
         body = unpriced.body
         assert isinstance(body, e.RequestRecorded | e.RequestSettled)
-        marker = f"rate/{unpriced.envelope.lane_seq}"
+        marker = f"\0rate/{unpriced.envelope.lane_seq}"
 
         def decide(facts: Facts, at: Instant) -> Made:
-            # The marker is a request id of its own, so that a request is rated once for ever.
-            before = facts.known is not None or bool(rated_before and rated_before(facts.account))
-            return metering.rate(facts, unpriced, before, by=by, at=at), None
+            # The marker is a request id no caller can send, so that a request is rated once for ever.
+            rated_before = facts.known is not None
+            return metering.rate(facts, unpriced, rated_before, by=by, at=at), None
 
         command = Command(
             account_id,
@@ -792,7 +783,6 @@ def _welcome_event(gift: Amount) -> e.CreditGranted:
 
 def _opened_view(recorded: list[Recorded], name: str, lane: int) -> Any:  # noqa: ANN401
     """Show an account as its first events made it."""
-    from ledger.codec import GENESIS  # noqa: PLC0415
     from ledger.state import LaneState, advance, evolve  # noqa: PLC0415
 
     if not recorded:
@@ -807,8 +797,6 @@ def _opened_view(recorded: list[Recorded], name: str, lane: int) -> Any:  # noqa
 
 def _issued_key(recorded: Recorded) -> Key:
     """Show a key as its first event made it."""
-    from ledger.limits import compile_rules  # noqa: PLC0415
-
     envelope, body = recorded.envelope, recorded.body
     assert isinstance(body, e.KeyIssued)
     assert envelope.key_id is not None
@@ -872,16 +860,12 @@ def _keeping_member(key: Key | None, changes: keys.Changes) -> keys.Changes:
 
 
 def _require_version(version: int, expected: int | None) -> None:
-    from ledger.errors import VersionIsOutdated  # noqa: PLC0415
-
     if expected is not None and version != expected:
         raise VersionIsOutdated
 
 
 def _require_same_key(facts: Facts, key_id: KeyId | None) -> None:
     """Hide a request from a caller who names another key than the one that reserved it."""
-    from ledger.errors import NoSuchRequest  # noqa: PLC0415
-
     if key_id is None or facts.known is None:
         return
     if facts.known.first.envelope.key_id != key_id:
@@ -926,10 +910,3 @@ def rate_card_view(card: RateCard) -> views.RateCardView:
         source=card.source,
     )
 
-
-def lane_of(key_id: KeyId) -> int:
-    """Give the lane that a key id carries."""
-    return lane_of_key(key_id)
-
-
-__all__ = ["Asked", "Done", "Issued", "Ledger", "Person", "Policy", "Refused", "new_person"]

@@ -47,9 +47,7 @@ def require_not_closed(account: Account | None) -> Account:
     return account
 
 
-def check_terms(
-    pays_with: tuple[str, ...], overdraft: Mapping[str, str], unpriced: str
-) -> None:
+def check_terms(pays_with: tuple[str, ...], overdraft: Mapping[str, str], unpriced: str) -> None:
     """Check the terms under which an account is billed.
 
     Raises:
@@ -152,9 +150,7 @@ def close(account: Account | None, *, by: str, reason: str = "") -> list[e.AnyEv
     return [e.AccountClosed(by=by, reason=reason)]
 
 
-def add_member(
-    account: Account | None, member_id: str, role: str, *, by: str
-) -> list[e.AnyEvent]:
+def add_member(account: Account | None, member_id: str, role: str, *, by: str) -> list[e.AnyEvent]:
     """Let a person join with a role.
 
     Raises:
@@ -167,9 +163,7 @@ def add_member(
     return [e.MemberAdded(by=by, member_id=member_id, role=role)]
 
 
-def change_role(
-    account: Account | None, member_id: str, role: str, *, by: str
-) -> list[e.AnyEvent]:
+def change_role(account: Account | None, member_id: str, role: str, *, by: str) -> list[e.AnyEvent]:
     """Give a member another role; quiet when it is the same.
 
     Raises:

@@ -38,9 +38,7 @@ class Array:
         has_null = int(_NULL in elements)
         header = _HEADER.pack(1, has_null, self.element_oid, count, 1) if count else None
         self.data = (
-            header + b"".join(elements)
-            if header
-            else struct.pack(">iiI", 0, 0, self.element_oid)
+            header + b"".join(elements) if header else struct.pack(">iiI", 0, 0, self.element_oid)
         )
 
 
@@ -86,9 +84,7 @@ class Instants(Array):
     def __init__(self, values: Iterable[Instant | None]) -> None:
         """Encode instants as microseconds since 2000."""
         epoch, tick = _POSTGRES_EPOCH, TICK
-        super().__init__(
-            [_NULL if at is None else _INT8(8, (at - epoch) // tick) for at in values]
-        )
+        super().__init__([_NULL if at is None else _INT8(8, (at - epoch) // tick) for at in values])
 
 
 class Dates(Array):

@@ -12,7 +12,8 @@ from uuid import UUID
 import msgspec
 from psycopg.rows import TupleRow
 
-from ledger import arrays, codec, credits, keys, metering, store
+from ledger import arrays, codec, keys, metering, store
+from ledger import credits as credit
 from ledger import events as e
 from ledger.clock import TICK, Instant
 from ledger.codec import Recorded
@@ -33,30 +34,48 @@ from ledger.store import Statement
 REFUSAL_INTERVAL = timedelta(seconds=1)
 
 
-class Changes(msgspec.Struct):
+class Changes:
     """What a batch did, for the projections that write it down."""
 
-    events: list[Recorded] = []
-    accounts: set[UUID] = set()
-    keys: set[UUID] = set()
-    opened: set[UUID] = set()
-    """Request hashes of reservations made and still open."""
-    closed: set[UUID] = set()
-    """Request hashes of reservations that ended."""
+    __slots__ = ("accounts", "closed", "events", "keys", "kinds", "opened")
+
+    def __init__(self) -> None:
+        """Begin with nothing done."""
+        self.events: list[Recorded] = []
+        self.kinds: dict[type[e.Event], list[Recorded]] = {}
+        """The same events by their class."""
+        self.accounts: set[UUID] = set()
+        self.keys: set[UUID] = set()
+        self.opened: set[UUID] = set()
+        """Request hashes of reservations made and still open."""
+        self.closed: set[UUID] = set()
+        """Request hashes of reservations that ended."""
 
     def note(self, recorded: Recorded) -> None:
         """Take in one event."""
+        envelope, body, _, _ = recorded
+        kind = type(body)
         self.events.append(recorded)
-        envelope, body = recorded.envelope, recorded.body
+        alike = self.kinds.get(kind)
+        if alike is None:
+            self.kinds[kind] = [recorded]
+        else:
+            alike.append(recorded)
         self.accounts.add(envelope.account_id)
         if envelope.key_id is not None:
             self.keys.add(envelope.key_id)
+        if kind is e.RequestRecorded:
+            return
         if isinstance(body, e.RequestReserved):
             self.opened.add(request_hash(envelope.account_id, body.request_id))
         elif isinstance(body, e.RequestSettled | e.RequestReleased | e.RequestExpired):
             hashed = request_hash(envelope.account_id, body.request_id)
             self.opened.discard(hashed)
             self.closed.add(hashed)
+
+    def of(self, *kinds: type[e.Event]) -> list[Recorded]:
+        """Give the events of some classes, in order within each class."""
+        return [event for kind in kinds for event in self.kinds.get(kind, ())]
 
 
 class Wanted(NamedTuple):
@@ -150,7 +169,7 @@ class Command:
         "ticket",
     )
 
-    def __init__(  # noqa: PLR0913
+    def __init__(
         self,
         account_id: AccountId,
         decide: Callable[[Facts, Instant], Made],
@@ -165,8 +184,11 @@ class Command:
         idempotency: Idempotency | None = None,
         also: Callable[[list[Recorded]], list[Statement]] | None = None,
     ) -> None:
-        """``closes``: ends a reservation. ``metered``: its refusals are recorded. ``also``:
-        further rows for side tables, written with the events."""
+        """Say what to decide.
+
+        ``closes``: ends a reservation. ``metered``: its refusals are recorded. ``also``: further
+        rows for side tables, written with the events.
+        """
         self.account_id = account_id
         self.decide = decide
         self.key_id = key_id
@@ -183,10 +205,12 @@ class Command:
         self.index = 0
 
 
-
 class RefusalLog:
-    """Repeated refusals of one key for one reason: the first is recorded at once, the rest of
-    that second as one event with a count, so that an attacker cannot write the log."""
+    """Repeated refusals of one key for one reason.
+
+    The first is recorded at once, the rest of that second as one event with a count, so that an
+    attacker cannot write the log.
+    """
 
     def __init__(self) -> None:
         """Begin with nothing suppressed."""
@@ -290,7 +314,7 @@ class Batch:
             if command.also is not None:
                 self._also.extend(command.also(recorded))
         if idempotency is not None:
-            self._store_reply(command, idempotency, recorded)
+            self._store_reply(idempotency, recorded)
         return Outcome(recorded, replay, state.seq)
 
     def _own_key(self, command: Command) -> Key | None:
@@ -322,9 +346,7 @@ class Batch:
             at = state.last_recorded_at + TICK
         account = state.accounts.get(account_id)
         version, previous, last_seq = (
-            (account.version, account.hash, account.last_seq)
-            if account
-            else (0, codec.GENESIS, 0)
+            (account.version, account.hash, account.last_seq) if account else (0, codec.GENESIS, 0)
         )
         seq = state.seq + 1
         envelope = e.Envelope(
@@ -348,9 +370,7 @@ class Batch:
             self.known[hashed] = Known(recorded)
             self._new_requests[hashed] = seq
 
-    def _store_reply(
-        self, command: Command, idempotency: Idempotency, recorded: list[Recorded]
-    ) -> None:
+    def _store_reply(self, idempotency: Idempotency, recorded: list[Recorded]) -> None:
         reply = idempotency.reply(recorded)
         self.replies[idempotency.key_hash] = (idempotency.fingerprint, reply)
         parameters = (
@@ -399,7 +419,7 @@ class Batch:
         for account_id in accounts:
             account = state.accounts.get(account_id)
             at = self._next_instant()
-            for lapsed in credits.expire(account, at=at) if account else []:
+            for lapsed in credit.expire(account, at=at) if account else []:
                 self.append(AccountId(account_id), None, lapsed, at)
 
     @property
@@ -418,14 +438,10 @@ class Batch:
             made.append(self._account_heads())
         if self._new_requests:
             hashes, seqs = self._new_requests.keys(), self._new_requests.values()
-            made.append(
-                (store.INSERT_REQUESTS, (lane, arrays.Uuids(hashes), arrays.Int8s(seqs)))
-            )
+            made.append((store.INSERT_REQUESTS, (lane, arrays.Uuids(hashes), arrays.Int8s(seqs))))
         if self._closed_requests:
             hashes, seqs = self._closed_requests.keys(), self._closed_requests.values()
-            made.append(
-                (store.CLOSE_REQUESTS, (arrays.Uuids(hashes), arrays.Int8s(seqs), lane))
-            )
+            made.append((store.CLOSE_REQUESTS, (arrays.Uuids(hashes), arrays.Int8s(seqs), lane)))
         made.extend(self._also)
         for projection in projections:
             made.extend(projection.save(lane, state, self.changes))
@@ -444,31 +460,31 @@ class Batch:
 
 def refused_event(command: Command, refusal: Refused, integration: str) -> e.RequestRefused:
     """Write a refusal down with the numbers it explains itself by."""
-    terms: dict[str, str] = {}
-    if isinstance(refusal, LimitIsReached):
-        money = refusal.limit_id.startswith("spend")
-        write = format_pico if money else str
-        terms = {
-            "limit_id": refusal.limit_id,
-            "scope": refusal.scope,
-            "ceiling": write(refusal.ceiling),
-            "used": write(refusal.used),
-            "pending": write(refusal.pending),
-            "requested": write(refusal.requested),
-        }
-    elif isinstance(refusal, CreditIsExhausted):
-        terms = {
-            "limit_id": f"credit:{refusal.asset}",
-            "scope": "account",
-            "ceiling": format_pico(refusal.available),
-            "pending": format_pico(refusal.pending),
-            "requested": format_pico(refusal.requested),
-        }
-    return e.RequestRefused(
+    event = e.RequestRefused(
         request_id=command.request_id,
         integration=integration,
         model=command.model,
         category=command.category,
         reason=refusal.code,
-        **terms,
     )
+    if isinstance(refusal, LimitIsReached):
+        write = format_pico if refusal.limit_id.startswith("spend") else str
+        return msgspec.structs.replace(
+            event,
+            limit_id=refusal.limit_id,
+            scope=refusal.scope,
+            ceiling=write(refusal.ceiling),
+            used=write(refusal.used),
+            pending=write(refusal.pending),
+            requested=write(refusal.requested),
+        )
+    if isinstance(refusal, CreditIsExhausted):
+        return msgspec.structs.replace(
+            event,
+            limit_id=f"credit:{refusal.asset}",
+            scope="account",
+            ceiling=format_pico(refusal.available),
+            pending=format_pico(refusal.pending),
+            requested=format_pico(refusal.requested),
+        )
+    return event

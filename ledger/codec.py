@@ -109,7 +109,5 @@ def chain(previous: bytes, hashed: bytes) -> bytes:
 def record(envelope: Envelope, body: AnyEvent, previous: bytes) -> Recorded:
     """Turn a decided event into what is stored."""
     payload = _encoder.encode(body)
-    hashed = event_hash(
-        previous, envelope_bytes(envelope, body.type, body.schema_version), payload
-    )
+    hashed = event_hash(previous, envelope_bytes(envelope, body.type, body.schema_version), payload)
     return Recorded(envelope, body, payload, hashed)

@@ -28,9 +28,7 @@ def spendable(account: Account, assets: tuple[str, ...], at: Instant) -> list[Lo
         # Nearly every account: nothing to sort.
         (lot,) = account.lots.values()
         return [lot] if lot.asset in assets and _usable(lot, at) else []
-    lots = [
-        lot for lot in account.lots.values() if lot.asset in assets and _usable(lot, at)
-    ]
+    lots = [lot for lot in account.lots.values() if lot.asset in assets and _usable(lot, at)]
     lots.sort(key=lambda lot: (assets.index(lot.asset), *_order(lot)))
     return lots
 
@@ -57,9 +55,7 @@ def overdraft_left(account: Account, asset: str) -> int | None:
     return parse_pico(declared) - used
 
 
-def plan(
-    account: Account, asset: str, pico: int, at: Instant, *, force: bool = False
-) -> Parts:
+def plan(account: Account, asset: str, pico: int, at: Instant, *, force: bool = False) -> Parts:
     """Choose the lots that pay an amount priced in ``asset``.
 
     ``force`` draws the overdraft beyond its bound, for what was delivered already.

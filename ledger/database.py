@@ -167,14 +167,12 @@ def _current(connection: sqlalchemy.Connection) -> str | None:
 def _settle_lanes(url: str, lanes: int) -> None:
     with psycopg.connect(conninfo(url, OWNER)) as connection:
         connection.execute(
-            "INSERT INTO database_facts (name, value) VALUES ('lanes', %s)"
-            " ON CONFLICT DO NOTHING",
+            "INSERT INTO database_facts (name, value) VALUES ('lanes', %s) ON CONFLICT DO NOTHING",
             (str(lanes),),
         )
         count = lanes_of(connection)
         connection.execute(
-            "INSERT INTO lane_heads (lane) SELECT generate_series(0, %s)"
-            " ON CONFLICT DO NOTHING",
+            "INSERT INTO lane_heads (lane) SELECT generate_series(0, %s) ON CONFLICT DO NOTHING",
             (count - 1,),
         )
         create_partitions(connection)
@@ -214,5 +212,7 @@ def require_current(url: str) -> None:
             ).fetchone()
             current = found[0] if found else None
     if current != head:
-        message = f"The database has schema version {current}, not {head}: run keyledger db upgrade."
+        message = (
+            f"The database has schema version {current}, not {head}: run keyledger db upgrade."
+        )
         raise IncompatibleDatabase(message)

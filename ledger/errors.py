@@ -198,7 +198,7 @@ class LimitIsReached(Refused):
 
     code = "limit_is_reached"
 
-    def __init__(  # noqa: PLR0913
+    def __init__(
         self,
         *,
         scope: str,

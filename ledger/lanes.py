@@ -170,9 +170,7 @@ class Lane:
         for command, result in results:
             command.ticket.settle(command.index, result)
 
-    async def _write(
-        self, commands: list[Command]
-    ) -> list[tuple[Command, Outcome | Exception]]:
+    async def _write(self, commands: list[Command]) -> list[tuple[Command, Outcome | Exception]]:
         for attempt in range(RETRIES_MAX):
             try:
                 return await self._transact(commands)
@@ -193,9 +191,7 @@ class Lane:
                 raise
         raise LedgerUnavailable
 
-    async def _transact(
-        self, commands: list[Command]
-    ) -> list[tuple[Command, Outcome | Exception]]:
+    async def _transact(self, commands: list[Command]) -> list[tuple[Command, Outcome | Exception]]:
         connection = await self._connected()
         batch = await self._load(connection, commands)
         batch.decide(commands, self._refusals)
@@ -310,13 +306,9 @@ class Lane:
             return copy
         if copy is not None:
             self._undisturbed = 0
-        return LaneState(
-            seq=head.seq, chain=head.chain, last_recorded_at=head.last_recorded_at
-        )
+        return LaneState(seq=head.seq, chain=head.chain, last_recorded_at=head.last_recorded_at)
 
-    async def _know(
-        self, connection: AsyncConnection, batch: Batch, rows: list[TupleRow]
-    ) -> None:
+    async def _know(self, connection: AsyncConnection, batch: Batch, rows: list[TupleRow]) -> None:
         """Bring what is stored about request ids that were used before."""
         if not rows:
             return
@@ -333,18 +325,14 @@ class Lane:
             else:
                 batch.known[hashed] = Known(events[first], events[last] if last else None)
 
-    async def _events(
-        self, connection: AsyncConnection, seqs: list[int]
-    ) -> dict[int, Recorded]:
+    async def _events(self, connection: AsyncConnection, seqs: list[int]) -> dict[int, Recorded]:
         rows = await connection.execute(
             store.FIND_EVENTS, (self.lane, arrays.Int8s(seqs)), binary=True
         )
         found = [store.stored(row).recorded for row in await rows.fetchall()]
         return {event.envelope.lane_seq: event for event in found}
 
-    async def _expire(
-        self, connection: AsyncConnection, batch: Batch, due: list[TupleRow]
-    ) -> None:
+    async def _expire(self, connection: AsyncConnection, batch: Batch, due: list[TupleRow]) -> None:
         if not due:
             return
         wanted = Wanted(
@@ -360,23 +348,18 @@ class Lane:
             by_kind[kind].append(found)
         batch.expire(by_kind["reservation"], by_kind["key"], dict.fromkeys(by_kind["lot"]))
 
-    async def _fetch(
-        self, connection: AsyncConnection, state: LaneState, wanted: Wanted
-    ) -> None:
+    async def _fetch(self, connection: AsyncConnection, state: LaneState, wanted: Wanted) -> None:
         loads = self._loads(wanted)
         async with connection.pipeline():
             rows = [
-                await connection.execute(load.sql, load.parameters, binary=True)
-                for load in loads
+                await connection.execute(load.sql, load.parameters, binary=True) for load in loads
             ]
         for load, found in zip(loads, rows, strict=True):
             load.absorb(state, await found.fetchall())
 
     def _loads(self, wanted: Wanted) -> list[Load]:
         return [
-            load
-            for projection in self._projections
-            for load in projection.load(self.lane, wanted)
+            load for projection in self._projections for load in projection.load(self.lane, wanted)
         ]
 
 

@@ -90,7 +90,7 @@ class _Lifetime:
         return None
 
 
-_CALENDAR = {"day": _Day(), "month": _Month(), "lifetime": _Lifetime()}
+_CALENDAR: dict[str, Window] = {"day": _Day(), "month": _Month(), "lifetime": _Lifetime()}
 
 
 @lru_cache(maxsize=1024)

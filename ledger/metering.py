@@ -341,13 +341,9 @@ def _price(
     facts: Facts, account: Account, key: Key, command: Record | Reserve, at: Instant
 ) -> _Price:
     book = facts.cards.current(key.rate_card or account.rate_card, at)
-    quote = (
-        book.quote(command.model, command.usage, command.condition or None) if book else None
-    )
+    quote = book.quote(command.model, command.usage, command.condition or None) if book else None
     if book is None or quote is None:
-        if account.unpriced == "refuse" and not (
-            isinstance(command, Record) and command.delivered
-        ):
+        if account.unpriced == "refuse" and not (isinstance(command, Record) and command.delivered):
             raise ModelIsUnpriced
         return _Price(priced=False)
     card = book.card

@@ -5,7 +5,15 @@ from collections.abc import Iterable
 from ledger import events as e
 from ledger.clock import Instant
 from ledger.errors import InvalidField, PriceJumps
-from ledger.pricing import PriceBook, RateCard, card_at, check_card, content_hash, jumps
+from ledger.pricing import (
+    InvalidRateCard,
+    PriceBook,
+    RateCard,
+    card_at,
+    check_card,
+    content_hash,
+    jumps,
+)
 
 
 class RateCards:
@@ -58,9 +66,7 @@ def reference_of(card: RateCard) -> str:
     return f"{card.name}/{card.version}"
 
 
-def publish(
-    cards: RateCards, card: RateCard, *, by: str, confirm_jumps: bool
-) -> list[e.AnyEvent]:
+def publish(cards: RateCards, card: RateCard, *, by: str, confirm_jumps: bool) -> list[e.AnyEvent]:
     """Publish a version; quiet when the newest one has the same content.
 
     ``card.version`` is decided here, whatever it says.
@@ -79,7 +85,10 @@ def publish(
         aliases=card.aliases,
         source=card.source,
     )
-    check_card(numbered)
+    try:
+        check_card(numbered)
+    except InvalidRateCard as error:
+        raise InvalidField(error.field, error.message) from error
     if earlier:
         last = earlier[-1]
         if last.asset != card.asset:

@@ -162,14 +162,12 @@ def parts_of(event: Metered | e.BalanceReduced) -> list[tuple[int, int]]:
     if event.parts:
         pairs = zip(event.lots, event.parts, strict=True)
         return [(lot, parse_pico(part)) for lot, part in pairs]
-    match event:
-        case e.RequestReserved():
-            amount = event.held
-        case e.BalanceReduced():
-            amount = event.amount
-        case e.RequestRecorded() | e.RequestSettled() | e.RequestRated():
-            amount = event.charge
-    return [(event.lots[0], parse_pico(amount))] if event.lots else []
+    if not event.lots:
+        return []
+    if isinstance(event, e.RequestReserved):
+        return [(event.lots[0], parse_pico(event.held))]
+    amount = event.amount if isinstance(event, e.BalanceReduced) else event.charge
+    return [(event.lots[0], parse_pico(amount))]
 
 
 def by_asset(account: Account, parts: list[tuple[int, int]], asset: str) -> dict[str, int]:
@@ -223,9 +221,7 @@ def evolve(state: LaneState, envelope: e.Envelope, body: e.AnyEvent) -> None:  #
             _count_failures(account, key, body, at)
         case e.RequestRated():
             _spend(account, body)
-        case (
-            e.CreditGranted() | e.GrantVoided() | e.GrantExpired() | e.BalanceReduced()
-        ):
+        case e.CreditGranted() | e.GrantVoided() | e.GrantExpired() | e.BalanceReduced():
             _credit(account, body, at)
         case (
             e.AccountOpened()
@@ -325,9 +321,7 @@ def _account(account: Account, body: AccountEvent) -> None:
             del account.members[body.member_id]
 
 
-def _issued(
-    state: LaneState, envelope: e.Envelope, account: Account, body: e.KeyIssued
-) -> None:
+def _issued(state: LaneState, envelope: e.Envelope, account: Account, body: e.KeyIssued) -> None:
     at = envelope.recorded_at
     assert envelope.key_id is not None
     state.keys[envelope.key_id] = Key(
@@ -478,9 +472,7 @@ def _spend(account: Account, body: e.RequestRecorded | e.RequestRated) -> dict[s
     return spent
 
 
-def _add_used(
-    counters: dict[str, Counter], limit: Limit, quantity: int, at: Instant
-) -> None:
+def _add_used(counters: dict[str, Counter], limit: Limit, quantity: int, at: Instant) -> None:
     counter = counters.get(limit.limit_id)
     if counter is None:
         counter = counters[limit.limit_id] = Counter()
@@ -506,9 +498,7 @@ def _count(
         key.last_used_at = at
 
 
-def _count_failures(
-    account: Account, key: Key | None, body: e.RequestRefused, at: Instant
-) -> None:
+def _count_failures(account: Account, key: Key | None, body: e.RequestRefused, at: Instant) -> None:
     if body.limit_id.startswith("failures"):
         # Else a client that keeps trying would stay locked out for ever (B6).
         return

@@ -170,5 +170,3 @@ async def find_event(connection: AsyncConnection, lane: int, seq: int) -> Stored
     cursor = await connection.execute(FIND_EVENTS, (lane, Int8s([seq])))
     row = await cursor.fetchone()
     return None if row is None else stored(row)
-
-

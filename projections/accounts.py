@@ -85,12 +85,11 @@ def load(lane: int, wanted: Wanted) -> list[Load]:
 
 def save(lane: int, state: LaneState, changes: Changes) -> list[Statement]:
     """Write the accounts whose terms, members, grants or keys changed."""
-    changed = {
-        event.envelope.account_id for event in changes.events if not isinstance(event.body, _HOT)
-    }
+    kinds = [kind for kind in changes.kinds if kind not in _HOT]
+    changed = {event.envelope.account_id for event in changes.of(*kinds)}
     if not changed:
         return []
-    accounts = [state.accounts[found] for found in sorted(changed)]
+    accounts = [state.accounts[found] for found in changed]
     return [
         (
             SAVE,

@@ -81,11 +81,7 @@ def load(lane: int, wanted: Wanted) -> list[Load]:
 
 def save(lane: int, state: LaneState, changes: Changes) -> list[Statement]:
     """Write lots that changed, and the balances of their accounts."""
-    changed = [
-        account
-        for found in sorted(changes.accounts)
-        if (account := state.accounts[found]).touched
-    ]
+    changed = [account for found in changes.accounts if (account := state.accounts[found]).touched]
     if not changed:
         return []
     lots = [(account, lot) for account in changed for lot in _changed_lots(account)]

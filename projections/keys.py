@@ -83,12 +83,12 @@ def save(lane: int, state: LaneState, changes: Changes) -> list[Statement]:
     """Write the keys whose terms or status changed."""
     changed = {
         event.envelope.key_id
-        for event in changes.events
-        if isinstance(event.body, _CHANGES) and event.envelope.key_id is not None
+        for event in changes.of(*_CHANGES)
+        if event.envelope.key_id is not None
     }
     if not changed:
         return []
-    keys = [state.keys[found] for found in sorted(changed)]
+    keys = [state.keys[found] for found in changed]
     return [
         (
             SAVE,

@@ -46,8 +46,8 @@ def load(lane: int, wanted: Wanted) -> list[Load]:
 
 def save(lane: int, state: LaneState, changes: Changes) -> list[Statement]:
     """Write the counters of everyone a batch touched who has any."""
-    accounts = [state.accounts[found] for found in sorted(changes.accounts)]
-    keys = [state.keys[found] for found in sorted(changes.keys)]
+    accounts = [state.accounts[found] for found in changes.accounts]
+    keys = [state.keys[found] for found in changes.keys]
     counted = [account for account in accounts if account.counters]
     used = [key for key in keys if key.counters or key.last_used_at is not None]
     if not counted and not used:
@@ -59,7 +59,7 @@ def save(lane: int, state: LaneState, changes: Changes) -> list[Statement]:
                 lane,
                 Uuids([*(a.account_id for a in counted), *(key.key_id for key in used)]),
                 Instants([*(None for _ in counted), *(key.last_used_at for key in used)]),
-                Texts([_json(subject.counters) for subject in (*counted, *used)]),
+                Texts([*(_json(a.counters) for a in counted), *(_json(k.counters) for k in used)]),
             ),
         )
     ]

@@ -18,7 +18,7 @@ from ledger import arrays, store
 from ledger.batch import Inline, Wanted
 from ledger.clock import Instant
 from ledger.errors import LedgerCorrupt
-from ledger.ids import AccountId
+from ledger.ids import AccountId, lane_of_account
 from ledger.state import LaneState
 from ledger.store import Statement
 
@@ -54,6 +54,9 @@ INSERT_LOGIN: LiteralString = (
     " VALUES (%s, %s, %s, %s, %s, true, %s)"
 )
 DELETE_LOGIN: LiteralString = "DELETE FROM logins WHERE member_id = %s"
+ROLE: LiteralString = (
+    "SELECT members ->> %s FROM accounts WHERE lane = %s AND account_id = %s AND status <> 'closed'"
+)
 FIND_LOGIN: LiteralString = (
     "SELECT member_id, account_id, password_hash, active FROM logins WHERE email = %s"
 )
@@ -77,6 +80,7 @@ PAGE_KEYS: LiteralString = (
     "SELECT key_id FROM keys WHERE lane = %(lane)s AND account_id = %(account)s"
     " AND (%(after)s::uuid IS NULL OR (created_at, key_id) < (SELECT created_at, key_id FROM keys"
     " WHERE lane = %(lane)s AND account_id = %(account)s AND key_id = %(after)s))"
+    " AND (%(member)s::text IS NULL OR settings ->> 'member' = %(member)s)"
     " ORDER BY created_at DESC, key_id DESC LIMIT %(most)s"
 )
 PAGE_GRANTS: LiteralString = (
@@ -151,7 +155,7 @@ LANES_WITH_DUE: LiteralString = (
 )
 VERIFY: LiteralString = (
     "SELECT s.key_id, s.account_id, s.number, s.lane, h.seq, k.name, k.dialect, k.status,"
-    " k.expires_at, k.scopes, k.secrets::text, a.status FROM key_secrets s"
+    " k.expires_at, k.scopes, k.secrets::text, a.status, k.allowed_models FROM key_secrets s"
     " JOIN keys k ON k.lane = s.lane AND k.key_id = s.key_id"
     " JOIN accounts a ON a.lane = s.lane AND a.account_id = s.account_id"
     " JOIN lane_heads h ON h.lane = s.lane WHERE s.secret_hash = ANY(%s) LIMIT 1"
@@ -205,9 +209,7 @@ class Snapshot:
         cursor = await self.connection.execute(sql, parameters, binary=True)
         return await cursor.fetchall()
 
-    async def state(
-        self, accounts: Sequence[UUID] = (), keys: Sequence[UUID] = ()
-    ) -> LaneState:
+    async def state(self, accounts: Sequence[UUID] = (), keys: Sequence[UUID] = ()) -> LaneState:
         """Bring back what decisions read about accounts and keys."""
         state = LaneState(seq=self.seq)
         wanted = Wanted(list(accounts), list(keys), [])
@@ -260,6 +262,11 @@ def spend_line(row: TupleRow) -> SpendLine:
     sums = map(int, row[8:])
     usage = {name: units for name, units in zip(SPEND_CLASSES, sums, strict=True) if units}
     return SpendLine(*row[:5], int(row[5]), int(row[6]), int(row[7]), usage)
+
+
+def lane_of(account_id: AccountId, lanes: int) -> int:
+    """Give the lane of an account."""
+    return lane_of_account(account_id, lanes)
 
 
 async def prepare(connection: AsyncConnection) -> None:

@@ -23,9 +23,7 @@ INSERT: LiteralString = (
     " FROM unnest(%s, %s, %s, %s, %s, %s, %s, %s) AS r(request_hash, account_id, key_id,"
     " reserved_at, expires_at, seq, holds, event)"
 )
-DELETE: LiteralString = (
-    "DELETE FROM reservations WHERE lane = %s AND request_hash = ANY(%s)"
-)
+DELETE: LiteralString = "DELETE FROM reservations WHERE lane = %s AND request_hash = ANY(%s)"
 TABLES = ("reservations",)
 
 _event = msgspec.json.Decoder(e.RequestReserved)
@@ -59,9 +57,9 @@ def save(lane: int, state: LaneState, changes: Changes) -> list[Statement]:
     """Write new reservations and drop those that ended."""
     statements: list[Statement] = []
     if changes.closed:
-        statements.append((DELETE, (lane, Uuids(sorted(changes.closed)))))
+        statements.append((DELETE, (lane, Uuids(changes.closed))))
     if changes.opened:
-        opened = [state.reservations[found] for found in sorted(changes.opened)]
+        opened = [state.reservations[found] for found in changes.opened]
         statements.append((INSERT, _columns(lane, opened)))
     return statements
 

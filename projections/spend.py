@@ -22,7 +22,7 @@ TABLES = ("spend",)
 UNPRICED = ""
 """Stands where the asset would: nothing has paid yet."""
 
-_COLUMNS: dict[str, LiteralString] = {name: name for name in CLASSES}  # type: ignore[misc]
+_COLUMNS: dict[str, LiteralString] = {name: name for name in CLASSES}
 _COLUMNS["requests"] = "units"
 
 
@@ -100,9 +100,7 @@ def _at(sums: dict[Line, Sums], line: Line) -> Sums:
     return found
 
 
-def _add_amounts(
-    sums: dict[Line, Sums], line: Line, body: _Charged, state: LaneState
-) -> None:
+def _add_amounts(sums: dict[Line, Sums], line: Line, body: _Charged, state: LaneState) -> None:
     if len(body.lots) < 2 and not _is_foreign(line, body, state):
         if body.charge:
             _at(sums, line).amount += parse_pico(body.charge)
@@ -145,12 +143,10 @@ def load(lane: int, wanted: Wanted) -> list[Load]:  # noqa: ARG001
 
 def save(lane: int, state: LaneState, changes: Changes) -> list[Statement]:
     """Add what a batch spent to the sums that stand."""
-    sums = sums_of(changes.events, state)
+    sums = sums_of(changes.of(e.RequestRecorded, e.RequestSettled, e.RequestRated), state)
     if not sums:
         return []
-    # Sorted, so that two lanes of one database lock rows in one order.
-    lines = sorted(sums)
-    found = [sums[line] for line in lines]
+    lines, found = list(sums), list(sums.values())
     used = {name for one in found for name in one.usage}
     classes = tuple(name for name in CLASSES if name in used)
     columns: list[Array] = [

@@ -26,11 +26,13 @@ def save(lane: int, state: LaneState, changes: Changes) -> list[Statement]:  # n
     """Add what came without a price, take out what was rated."""
     waiting = {
         event.envelope.lane_seq: (event.envelope, event.body)
-        for event in changes.events
+        for event in changes.of(e.RequestRecorded, e.RequestSettled)
         if isinstance(event.body, e.RequestRecorded | e.RequestSettled) and not event.body.charge
     }
     rated = [
-        event.body.rated_seq for event in changes.events if isinstance(event.body, e.RequestRated)
+        event.body.rated_seq
+        for event in changes.of(e.RequestRated)
+        if isinstance(event.body, e.RequestRated)
     ]
     statements: list[Statement] = []
     if waiting:

@@ -1,0 +1,321 @@
+"""Who asks, and what their role may do.
+
+The operator shows a secret; a member shows a token that this module signed. A token says who, never
+what they may: the role is read from the ledger each time, so that a removal bites at once.
+"""
+
+import asyncio
+import hashlib
+import hmac
+import re
+import secrets as random
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import NamedTuple
+from uuid import UUID
+
+import jwt
+from argon2 import PasswordHasher
+from argon2.exceptions import InvalidHashError, VerificationError
+from psycopg_pool import AsyncConnectionPool
+
+from api.problems import Problem, invalid, unauthenticated
+from ledger import clock
+from ledger.clock import Instant
+from ledger.ids import AccountId, InvalidId, format_id, new_request_id, parse_id
+from projections import reads
+
+ISSUER = "keyledger"
+AUDIENCE = "keyledger/ledger/v1"
+ALGORITHM = "HS256"
+ACCESS = timedelta(minutes=15)
+REFRESH = timedelta(days=14)
+PASSWORD_MIN = 8
+PASSWORD_MAX = 128
+EMAIL_MAX = 254
+HASHES_AT_ONCE = 2
+"""Each takes 19 MiB and a processor for some 20 ms."""
+
+OPERATOR = "operator"
+ROLES = ("owner", "finance", "auditor", "member")
+
+_ALL = frozenset(ROLES)
+_OWNER = frozenset({"owner"})
+_MONEY = frozenset({"owner", "finance"})
+_READ = frozenset({"owner", "finance", "auditor"})
+_KEYS = frozenset({"owner", "member"})
+_NOBODY: frozenset[str] = frozenset()
+
+PERMISSIONS: Mapping[str, frozenset[str]] = {
+    "open_account": _NOBODY,
+    "list_accounts": _NOBODY,
+    "get_account": _ALL,
+    "change_account": _NOBODY,
+    "set_account_limits": _NOBODY,
+    "suspend_account": _NOBODY,
+    "resume_account": _NOBODY,
+    "close_account": _NOBODY,
+    "list_members": _READ,
+    "add_member": _OWNER,
+    "change_member": _OWNER,
+    "remove_member": _OWNER,
+    "issue_key": _KEYS,
+    "list_keys": _ALL,
+    "get_key": _ALL,
+    "change_key": _KEYS,
+    "rotate_key": _KEYS,
+    "suspend_key": _KEYS,
+    "resume_key": _KEYS,
+    "revoke_key": _KEYS,
+    "verify_key": _NOBODY,
+    "grant": _NOBODY,
+    "list_grants": _READ,
+    "void_grant": _NOBODY,
+    "adjust": _NOBODY,
+    "get_balances": _ALL,
+    "get_spend": _READ,
+    "list_events": _READ,
+    "list_refusals": _READ,
+    "record_usage": _NOBODY,
+    "reserve_request": _NOBODY,
+    "settle_request": _NOBODY,
+    "release_request": _NOBODY,
+    "get_request": _READ,
+    "publish_rate_card": _NOBODY,
+    "import_rate_card": _NOBODY,
+    "list_rate_cards": _ALL,
+    "get_rate_card": _ALL,
+    "get_rate_card_version": _ALL,
+    "diff_rate_cards": _ALL,
+    "list_lanes": _NOBODY,
+    "list_lane_events": _NOBODY,
+    "get_event": _NOBODY,
+}
+"""Operation → roles that may, beside the operator, who may everything. Members act in their own
+account only; the role ``member`` sees and changes only keys that it issued. Whoever grants credit
+runs the service: a member who could grant would print money."""
+
+
+class Caller(NamedTuple):
+    """Who asks."""
+
+    role: str
+    actor: str
+    """As events name it: ``operator`` or ``member:<id>``."""
+    account_id: AccountId | None = None
+    """None: every account."""
+    member_id: str = ""
+
+    @property
+    def only_own_keys(self) -> str:
+        """Give the member whose keys alone are in sight; empty: all of the account."""
+        return self.member_id if self.role == "member" else ""
+
+
+THE_OPERATOR = Caller(OPERATOR, OPERATOR)
+
+
+def may(caller: Caller, operation: str) -> bool:
+    """Tell whether the caller's role allows an operation."""
+    return caller.role == OPERATOR or caller.role in PERMISSIONS[operation]
+
+
+class Tokens(NamedTuple):
+    """What a login gives."""
+
+    access_token: str
+    expires_in: int
+    refresh_token: str
+
+
+class Gate:
+    """Tells who asks."""
+
+    def __init__(
+        self, pool: AsyncConnectionPool, operator_digest: bytes, jwt_secret: str, lanes: int
+    ) -> None:
+        """Take what proofs are checked against."""
+        self._pool = pool
+        self._digest = operator_digest
+        self._secret = jwt_secret
+        self._lanes = lanes
+
+    async def caller(self, authorization: str | None) -> Caller:
+        """Tell who shows this ``Authorization``.
+
+        Raises:
+            Problem: 401: nobody does.
+        """
+        if authorization is None:
+            raise unauthenticated(presented=False)
+        scheme, _, shown = authorization.partition(" ")
+        if scheme.lower() != "bearer" or not shown:
+            raise unauthenticated(presented=False)
+        if self._is_operator(shown):
+            return THE_OPERATOR
+        if shown.count(".") == 2:  # noqa: PLR2004 - header, claims, signature
+            return await self._member(shown)
+        raise unauthenticated("The secret or token is not valid.")
+
+    def _is_operator(self, shown: str) -> bool:
+        # latin-1, as headers are read; a digest makes lengths equal and tells nothing.
+        presented = hashlib.sha256(shown.encode("latin-1")).digest()
+        return hmac.compare_digest(presented, self._digest)
+
+    async def _member(self, token: str) -> Caller:
+        account_id, member_id = self._claims(token)
+        role = await self._role(account_id, member_id)
+        if role is None:
+            raise unauthenticated("The token is not valid.")
+        return Caller(role, f"member:{member_id}", account_id, member_id)
+
+    def _claims(self, token: str) -> tuple[AccountId, str]:
+        try:
+            claims = jwt.decode(
+                token,
+                self._secret,
+                algorithms=[ALGORITHM],
+                audience=AUDIENCE,
+                issuer=ISSUER,
+                options={"require": ["exp", "iat", "sub", "jti", "aud", "iss", "acct"]},
+            )
+            account_id = AccountId(parse_id("acct", str(claims["acct"])))
+            parse_id("mbr", str(claims["sub"]))
+        except (jwt.InvalidTokenError, InvalidId) as error:
+            raise unauthenticated("The token is not valid.") from error
+        return account_id, str(claims["sub"])
+
+    async def _role(self, account_id: AccountId, member_id: str) -> str | None:
+        lane = reads.lane_of(account_id, self._lanes)
+        async with self._pool.connection() as connection:
+            rows = await connection.execute(reads.ROLE, (member_id, lane, account_id))
+            row = await rows.fetchone()
+        return None if row is None else row[0]
+
+    def access_token(self, account_id: AccountId, member_id: str, at: Instant) -> str:
+        """Sign a token that says who, for 15 minutes."""
+        claims = {
+            "iss": ISSUER,
+            "aud": AUDIENCE,
+            "sub": member_id,
+            "acct": format_id("acct", account_id),
+            "iat": at,
+            "exp": at + ACCESS,
+            "jti": new_request_id(),
+        }
+        return jwt.encode(claims, self._secret, algorithm=ALGORITHM)
+
+
+class Logins:
+    """Passwords and refresh tokens."""
+
+    def __init__(self, pool: AsyncConnectionPool, gate: Gate) -> None:
+        """Take where logins are kept."""
+        self._pool = pool
+        self._gate = gate
+        self._hasher = PasswordHasher(time_cost=2, memory_cost=19_456, parallelism=1)
+        self._at_once = asyncio.Semaphore(HASHES_AT_ONCE)
+        self._nobodys_hash = self._hasher.hash(random.token_hex(16))
+
+    async def hash(self, password: str) -> str:
+        """Hash a password to keep.
+
+        Raises:
+            Problem: It is too short or too long.
+        """
+        if not PASSWORD_MIN <= len(password) <= PASSWORD_MAX:
+            raise invalid("password", f"{PASSWORD_MIN} to {PASSWORD_MAX} characters")
+        async with self._at_once:
+            return await asyncio.to_thread(self._hasher.hash, password)
+
+    async def _matches(self, hashed: str, password: str) -> bool:
+        async with self._at_once:
+            return await asyncio.to_thread(self._verify, hashed, password)
+
+    def _verify(self, hashed: str, password: str) -> bool:
+        try:
+            return self._hasher.verify(hashed, password[:PASSWORD_MAX])
+        except (VerificationError, InvalidHashError):
+            return False
+
+    async def login(self, email: str, password: str) -> Tokens:
+        """Give tokens for an address and its password.
+
+        Raises:
+            Problem: 401: the same words and the same time whatever was wrong.
+        """
+        async with self._pool.connection() as connection:
+            rows = await connection.execute(reads.FIND_LOGIN, (address(email),))
+            row = await rows.fetchone()
+        matches = await self._matches(row[2] if row else self._nobodys_hash, password)
+        if row is None or not matches or not row[3]:
+            raise unauthenticated("The address or the password is not right.")
+        family = UUID(bytes=random.token_bytes(16))
+        return await self._tokens(family, email, AccountId(row[1]), row[0])
+
+    async def refresh(self, token: str) -> Tokens:
+        """Give new tokens for a refresh token, which then is used up.
+
+        A token that comes twice was stolen by one of the two: its whole family ends.
+
+        Raises:
+            Problem: 401: it is unknown, used or expired.
+        """
+        hashed, at = _hash(token), clock.now()
+        async with self._pool.connection() as connection:
+            rows = await connection.execute(reads.USE_REFRESH, (at, hashed))
+            row = await rows.fetchone()
+            if row is None:
+                await self._end_family(hashed)
+                raise unauthenticated("The refresh token is not valid.")
+            found = await connection.execute(reads.FIND_LOGIN, (row[1],))
+            login = await found.fetchone()
+        if row[2] <= at or login is None or not login[3]:
+            raise unauthenticated("The refresh token is not valid.")
+        return await self._tokens(row[0], row[1], AccountId(login[1]), login[0])
+
+    async def logout(self, token: str) -> None:
+        """End the family of a refresh token; quiet where there is none."""
+        await self._end_family(_hash(token))
+
+    async def _end_family(self, hashed: bytes) -> None:
+        async with self._pool.connection() as connection:
+            rows = await connection.execute(reads.FIND_REFRESH, (hashed,))
+            row = await rows.fetchone()
+            if row is not None:
+                await connection.execute(reads.REVOKE_FAMILY, (row[0],))
+
+    async def _tokens(
+        self, family: UUID, email: str, account_id: AccountId, member: UUID
+    ) -> Tokens:
+        at = clock.now()
+        refresh = random.token_urlsafe(32)
+        terms = (_hash(refresh), family, address(email), at + REFRESH)
+        async with self._pool.connection() as connection:
+            await connection.execute(reads.INSERT_REFRESH, terms)
+        access = self._gate.access_token(account_id, format_id("mbr", member), at)
+        return Tokens(access, ACCESS // timedelta(seconds=1), refresh)
+
+
+_ADDRESS = re.compile(r"[^@\s]+@[^@\s]+")
+
+
+def address(email: str) -> str:
+    """Give an address in the form that is kept and compared.
+
+    Raises:
+        Problem: It is none.
+    """
+    found = email.strip().lower()
+    if len(found) > EMAIL_MAX or _ADDRESS.fullmatch(found) is None:
+        raise invalid("email", "an address such as name@example.com")
+    return found
+
+
+def _hash(token: str) -> bytes:
+    return hashlib.sha256(token.encode()).digest()
+
+
+def wrong_account() -> Problem:
+    """Say that there is no such account: the same words as where there is none (promise 15)."""
+    return Problem(404, "no_such_account", "No such account.")

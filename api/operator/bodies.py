@@ -1,0 +1,355 @@
+"""What the native API takes: one struct per body, unknown fields refused."""
+
+from typing import Annotated
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from api.problems import invalid
+from ledger import clock, usage
+from ledger import events as e
+from ledger.clock import Instant
+from ledger.pricing import ModelPrice
+from ledger.usage import Usage
+
+Name = Annotated[str, Meta(min_length=1, max_length=255)]
+Text = Annotated[str, Meta(max_length=500)]
+Word = Annotated[str, Meta(max_length=255)]
+Money = Annotated[str, Meta(max_length=32, examples=["12.50"])]
+"""A plain decimal string with at most twelve places."""
+Time = Annotated[str, Meta(max_length=40, examples=["2026-12-01T00:00:00Z"])]
+"""RFC 3339 with a zone."""
+Password = Annotated[str, Meta(max_length=1024)]
+
+
+class Body(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What every body is."""
+
+
+class LimitBody(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A ceiling on a quantity in a window."""
+
+    kind: Word
+    """requests, tokens, spend, failures, key_creations or active_keys."""
+    window: Word
+    """rolling:<seconds>, day, month (UTC) or lifetime."""
+    ceiling: Money
+    """A whole number; for spend a plain decimal."""
+    category: Word = ""
+    model: Word = ""
+    assets: tuple[Word, ...] = ()
+
+
+def rules(limits: tuple[LimitBody, ...]) -> tuple[e.LimitRule, ...]:
+    """Give limits as events hold them."""
+    return tuple(
+        e.LimitRule(
+            kind=limit.kind,
+            window=limit.window,
+            ceiling=limit.ceiling,
+            category=limit.category,
+            model=limit.model,
+            assets=limit.assets,
+        )
+        for limit in limits
+    )
+
+
+class OwnerBody(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The first person of an account."""
+
+    email: Name
+    password: Password
+    name: Word = ""
+
+
+class AccountBody(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An account to open."""
+
+    name: Name
+    pays_with: tuple[Word, ...] = ("USD",)
+    """Assets in the order in which they pay."""
+    rate_card: Word = "standard"
+    overdraft: dict[str, Money] = {}
+    """Asset to plain decimal or ``unlimited``."""
+    unpriced: Word = "refuse"
+    """refuse or record: what becomes of usage without a price."""
+    limits: tuple[LimitBody, ...] = ()
+    welcome: bool = True
+    """Whether to add the welcome grant."""
+    owner: OwnerBody | None = None
+
+
+class AccountChanges(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Terms of an account to change; what is left out stays."""
+
+    name: Name | UnsetType = UNSET
+    pays_with: tuple[Word, ...] | UnsetType = UNSET
+    rate_card: Word | UnsetType = UNSET
+    overdraft: dict[str, Money] | UnsetType = UNSET
+    unpriced: Word | UnsetType = UNSET
+
+
+class LimitsBody(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """All limits, replacing the ones before."""
+
+    limits: tuple[LimitBody, ...]
+
+
+class ReasonBody(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Why."""
+
+    reason: Text = ""
+
+
+class MemberBody(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A person who joins."""
+
+    email: Name
+    password: Password
+    role: Word
+    """owner, finance, auditor or member."""
+    name: Word = ""
+
+
+class RoleBody(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Another role."""
+
+    role: Word
+
+
+class KeyBody(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A key to issue."""
+
+    name: Name
+    """The integration: it stands in every event the key causes."""
+    dialect: Word
+    """reverie, foil, bve, ryvion or venice."""
+    scopes: tuple[Name, ...] = ()
+    allowed_models: tuple[Name, ...] | None = None
+    """None: every model. Empty: none."""
+    default_character: Word = ""
+    expires_at: Time | None = None
+    rate_card: Word = ""
+    limits: tuple[LimitBody, ...] = ()
+    settings: dict[str, Word] = {}
+
+
+class KeyChanges(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Terms of a key to change; what is left out stays."""
+
+    name: Name | UnsetType = UNSET
+    limits: tuple[LimitBody, ...] | UnsetType = UNSET
+    scopes: tuple[Name, ...] | UnsetType = UNSET
+    allowed_models: tuple[Name, ...] | None | UnsetType = UNSET
+    default_character: Word | UnsetType = UNSET
+    expires_at: Time | None | UnsetType = UNSET
+    settings: dict[str, Word] | UnsetType = UNSET
+
+
+class RotateBody(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a key rotates."""
+
+    grace_seconds: Annotated[int, Meta(ge=0, le=7_776_000)] = 0
+    """How long earlier secrets go on working: at most 90 days."""
+
+
+class VerifyBody(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A secret to look at."""
+
+    secret: Annotated[str, Meta(max_length=1024)]
+    scope: Word = ""
+    model: Word = ""
+
+
+class GrantBody(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Credit to add."""
+
+    amount: Money
+    asset: Word
+    kind: Word = "paid"
+    """paid, promotional or adjustment."""
+    priority: Annotated[int, Meta(ge=0, le=1_000_000)] = 100
+    """Lower numbers are spent first."""
+    effective_at: Time | None = None
+    expires_at: Time | None = None
+    reason: Text = ""
+
+
+class AdjustmentBody(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Credit to add or, with a minus sign, to take away."""
+
+    amount: Money
+    asset: Word
+    reason: Annotated[str, Meta(min_length=1, max_length=500)]
+
+
+class RateCardBody(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A version of a rate card to publish."""
+
+    name: Name
+    asset: Word
+    models: dict[str, ModelPrice]
+    aliases: dict[str, str] = {}
+    effective_from: Time | None = None
+    """None: from now on."""
+    source: Text = ""
+    confirm_jumps: bool = False
+    """Publish although a price moves more than tenfold."""
+
+
+class ImportBody(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A price table of others to publish as a version."""
+
+    source: Word
+    """genai-prices (as installed) or litellm (with ``data``)."""
+    name: Name = "standard"
+    asset: Word = "USD"
+    providers: tuple[Word, ...] | None = None
+    data: msgspec.Raw | UnsetType = UNSET
+    """LiteLLM's model_prices_and_context_window.json."""
+    effective_from: Time | None = None
+    confirm_jumps: bool = False
+
+
+class UsageBody(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One metered request. Names its key by ``key_id`` or by ``secret``."""
+
+    request_id: Name
+    """Unique per account for ever: it charges once."""
+    model: Name
+    key_id: Word | UnsetType = UNSET
+    secret: Word | UnsetType = UNSET
+    usage: Usage | UnsetType = UNSET
+    """Disjoint quantities; or the provider's own report in the two fields below."""
+    provider_format: Word | UnsetType = UNSET
+    provider_usage: dict[str, object] | UnsetType = UNSET
+    category: Word = ""
+    condition: Word = ""
+    scope: Word = ""
+    occurred_at: Time | UnsetType = UNSET
+    delivered: bool = False
+    """The service was rendered already: record it whatever limits and credit say."""
+    estimated: bool = False
+
+
+class ReserveBody(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The worst case of a request about to be made."""
+
+    request_id: Name
+    model: Name
+    key_id: Word | UnsetType = UNSET
+    secret: Word | UnsetType = UNSET
+    usage: Usage | UnsetType = UNSET
+    provider_format: Word | UnsetType = UNSET
+    provider_usage: dict[str, object] | UnsetType = UNSET
+    category: Word = ""
+    condition: Word = ""
+    scope: Word = ""
+    ttl_seconds: Annotated[int, Meta(ge=1, le=86_400)] = 600
+
+
+class SettleBody(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a reserved request really used."""
+
+    key_id: Word | UnsetType = UNSET
+    secret: Word | UnsetType = UNSET
+    account_id: Word | UnsetType = UNSET
+    usage: Usage | UnsetType = UNSET
+    provider_format: Word | UnsetType = UNSET
+    provider_usage: dict[str, object] | UnsetType = UNSET
+    model: Word = ""
+    estimated: bool = False
+    interrupted: bool = False
+
+
+class ReleaseBody(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A reserved request that was not made."""
+
+    key_id: Word | UnsetType = UNSET
+    secret: Word | UnsetType = UNSET
+    account_id: Word | UnsetType = UNSET
+    reason: Text = ""
+
+
+class CloudEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """CloudEvents 1.0.2 in structured mode. Extension attributes are allowed and ignored."""
+
+    specversion: Word
+    id: Name
+    source: Name
+    type: Word
+    data: msgspec.Raw
+    time: Time | UnsetType = UNSET
+    subject: Word | UnsetType = UNSET
+    datacontenttype: Word | UnsetType = UNSET
+
+
+class CloudUsage(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The data of a CloudEvent: a metered request whose id and time stand in the envelope."""
+
+    model: Name
+    key_id: Word | UnsetType = UNSET
+    secret: Word | UnsetType = UNSET
+    usage: Usage | UnsetType = UNSET
+    provider_format: Word | UnsetType = UNSET
+    provider_usage: dict[str, object] | UnsetType = UNSET
+    category: Word = ""
+    condition: Word = ""
+    scope: Word = ""
+    delivered: bool = False
+    estimated: bool = False
+
+
+class LoginBody(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Who logs in."""
+
+    email: Name
+    password: Password
+
+
+class RefreshBody(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A refresh token."""
+
+    refresh_token: Name
+
+
+def instant_of(field: str, text: str | None | UnsetType) -> Instant | None:
+    """Read a time; None and UNSET are None.
+
+    Raises:
+        Problem: It is no RFC 3339 time with a zone.
+    """
+    if text is None or isinstance(text, UnsetType):
+        return None
+    try:
+        return clock.parse_instant(text)
+    except clock.InvalidInstant as error:
+        raise invalid(field, "RFC 3339 with a zone, such as 2026-12-01T00:00:00Z") from error
+
+
+Metered = UsageBody | ReserveBody | SettleBody | CloudUsage
+
+
+def usage_of(body: Metered) -> Usage:
+    """Give the usage of a body, made disjoint where it came in a provider's own form.
+
+    Raises:
+        Problem: Both forms are there, or neither, or a report does not add up.
+    """
+    if not isinstance(body.usage, UnsetType):
+        if not isinstance(body.provider_usage, UnsetType):
+            raise invalid("provider_usage", "is there beside usage; send one of them")
+        return body.usage
+    if isinstance(body.provider_usage, UnsetType):
+        raise invalid("usage", "is required, or provider_format with provider_usage")
+    format_ = body.provider_format
+    found = usage.detect(body.provider_usage) if isinstance(format_, UnsetType) else format_
+    if found is None:
+        problem = "is required: one of " + ", ".join(usage.FORMATS)
+        raise invalid("provider_format", problem)
+    try:
+        return usage.normalise(found, body.provider_usage)
+    except usage.InvalidUsage as error:
+        field = error.field.replace("usage", "provider_usage", 1)
+        raise invalid(field, error.message) from error

@@ -1,0 +1,482 @@
+"""What people may ask: reads of projections, each with the lane position it reflects."""
+
+from collections.abc import Callable, Sequence
+from datetime import date
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import msgspec
+from psycopg_pool import AsyncConnectionPool
+
+from api import views
+from api.exchange import Position
+from api.problems import Problem
+from api.resolve import Resolver
+from ledger import clock, pricing, secrets, store
+from ledger.batch import Inline
+from ledger.clock import Instant
+from ledger.errors import InvalidField, NoSuchAccount, NoSuchKey
+from ledger.events import Utc
+from ledger.ids import OPERATOR_ACCOUNT, AccountId, KeyId, format_id, lane_of_key
+from ledger.pricing import RateCard
+from ledger.ratecards import RateCards
+from ledger.state import Account, Key
+from projections import reads
+from projections.reads import Snapshot, snapshot
+
+PAGE_MAX = 1_000
+SPEND_MAX = 10_000
+BREACHES = "limit_breaches"
+"""Name of the catching-up projection that refusals are read from."""
+
+
+class Found(NamedTuple):
+    """A view, and the position it reflects."""
+
+    view: Any
+    position: Position
+
+
+class SpendTerms(NamedTuple):
+    """What to sum, and by what."""
+
+    day: bool
+    integration: bool
+    model: bool
+    key: bool
+    start: date | None
+    end: date | None
+
+
+GROUPS = ("integration", "model", "day", "key")
+
+
+class Queries:
+    """All reads of the native API."""
+
+    def __init__(  # noqa: PLR0913, PLR0917
+        self,
+        pool: AsyncConnectionPool,
+        inline: Sequence[Inline],
+        lanes: int,
+        resolver: Resolver,
+        peppers: secrets.Peppers,
+        cards: RateCards,
+    ) -> None:
+        """Take where to read."""
+        self.pool = pool
+        self.lanes = lanes
+        self._inline = inline
+        self._resolver = resolver
+        self._peppers = peppers
+        self._cards = cards
+
+    def _lane(self, account_id: AccountId) -> int:
+        return reads.lane_of(account_id, self.lanes)
+
+    def at(self, lane: int) -> Any:  # noqa: ANN401 - an async context manager of Snapshot
+        """Open a snapshot of a lane."""
+        return snapshot(self.pool, lane, self._inline)
+
+    async def account_of(self, key_id: KeyId) -> AccountId:
+        """Find the account of a key.
+
+        Raises:
+            NoSuchKey: It was never issued.
+        """
+        return await self._resolver.account_of(key_id)
+
+    async def name_of(self, account_id: AccountId) -> str:
+        """Give an account's name; empty where there is no such account."""
+        async with self.pool.connection() as connection:
+            rows = await connection.execute(reads.FIND_PROFILES, ([account_id],))
+            row = await rows.fetchone()
+        return "" if row is None else row[1]
+
+    async def account(self, account_id: AccountId) -> Found:
+        """Show an account.
+
+        Raises:
+            NoSuchAccount: There is none.
+        """
+        async with self.at(self._lane(account_id)) as lane:
+            account = await _account(lane, account_id)
+            names = dict(await lane.rows(reads.FIND_PROFILES, ([account_id],)))
+            position = Position(lane.lane, lane.seq)
+        name = names.get(account_id, "")
+        return Found(views.account_view(account, name, position.lane, clock.now()), position)
+
+    async def accounts(self, *, after: UUID | None, most: int) -> tuple[views.Page, list[Position]]:
+        """List accounts, each as its lane stood."""
+        terms = {"after": after, "most": most + 1, "operator": OPERATOR_ACCOUNT}
+        async with self.pool.connection() as connection:
+            rows = await (await connection.execute(reads.PAGE_ACCOUNTS, terms)).fetchall()
+        shown = rows[:most]
+        found: dict[UUID, views.AccountView] = {}
+        positions = []
+        for lane_number in sorted({row[1] for row in shown}):
+            ids = [row[0] for row in shown if row[1] == lane_number]
+            async with self.at(lane_number) as lane:
+                state = await lane.state(accounts=ids)
+                names = dict(await lane.rows(reads.FIND_PROFILES, (ids,)))
+                positions.append(Position(lane.lane, lane.seq))
+            at = clock.now()
+            for account_id, account in state.accounts.items():
+                name = names.get(account_id, "")
+                found[account_id] = views.account_view(account, name, lane_number, at)
+        data = [found[row[0]] for row in shown if row[0] in found]
+        return _page(data, len(rows) > most, lambda view: view.account_id), positions
+
+    async def members(self, account_id: AccountId) -> Found:
+        """List who is in an account.
+
+        Raises:
+            NoSuchAccount: There is none.
+        """
+        async with self.at(self._lane(account_id)) as lane:
+            account = await _account(lane, account_id)
+            people = {
+                format_id("mbr", row[0]): row[1:]
+                for row in await lane.rows(reads.FIND_PEOPLE, (account_id,))
+            }
+            position = Position(lane.lane, lane.seq)
+        data = [
+            views.MemberView(
+                member_id=member_id,
+                role=role,
+                email=people.get(member_id, (None, None))[0],
+                name=people.get(member_id, (None, None))[1],
+            )
+            for member_id, role in sorted(account.members.items())
+        ]
+        return Found(views.Page(data=data, has_more=False, next=None), position)
+
+    async def key(self, key_id: KeyId, *, only_of: str = "") -> Found:
+        """Show a key with its limits and what counts against them.
+
+        Raises:
+            NoSuchKey: There is none, or it is another member's.
+        """
+        async with self.at(await self._lane_of_key(key_id)) as lane:
+            state = await lane.state(keys=[key_id])
+            position = Position(lane.lane, lane.seq)
+        key = state.keys.get(key_id)
+        if key is None or (only_of and key.settings.get("member") != only_of):
+            raise NoSuchKey
+        return Found(views.key_view(key, clock.now()), position)
+
+    async def key_state(self, key_id: KeyId) -> tuple[Key, Position]:
+        """Give a key as decisions see it, for dialects that show it in their own words.
+
+        Raises:
+            NoSuchKey: There is none.
+        """
+        async with self.at(await self._lane_of_key(key_id)) as lane:
+            state = await lane.state(keys=[key_id])
+            position = Position(lane.lane, lane.seq)
+        if key_id not in state.keys:
+            raise NoSuchKey
+        return state.keys[key_id], position
+
+    async def account_state(self, account_id: AccountId) -> tuple[Account, Position]:
+        """Give an account as decisions see it, for dialects that show it in their own words.
+
+        Raises:
+            NoSuchAccount: There is none.
+        """
+        async with self.at(self._lane(account_id)) as lane:
+            return await _account(lane, account_id), Position(lane.lane, lane.seq)
+
+    async def _lane_of_key(self, key_id: KeyId) -> int:
+        lane = lane_of_key(key_id)
+        if lane >= self.lanes:
+            raise NoSuchKey
+        return lane
+
+    async def keys(
+        self, account_id: AccountId, *, after: UUID | None, most: int, only_of: str = ""
+    ) -> Found:
+        """List an account's keys, newest first."""
+        found, has_more, position = await self.key_states(
+            account_id, after=after, most=most, only_of=only_of
+        )
+        at = clock.now()
+        data = [views.key_view(key, at) for key in found]
+        return Found(_page(data, has_more, lambda view: view.key_id), position)
+
+    async def key_states(
+        self, account_id: AccountId, *, after: UUID | None, most: int, only_of: str = ""
+    ) -> tuple[list[Key], bool, Position]:
+        """Give an account's keys as decisions see them, newest first.
+
+        Raises:
+            NoSuchAccount: There is no such account.
+        """
+        async with self.at(self._lane(account_id)) as lane:
+            await _require_account(lane, account_id)
+            terms = {
+                "lane": lane.lane,
+                "account": account_id,
+                "after": after,
+                "most": most + 1,
+                "member": only_of or None,
+            }
+            ids = [row[0] for row in await lane.rows(reads.PAGE_KEYS, terms)]
+            state = await lane.state(keys=ids[:most])
+            position = Position(lane.lane, lane.seq)
+        return [state.keys[found] for found in ids[:most]], len(ids) > most, position
+
+    async def balances(self, account_id: AccountId) -> Found:
+        """Show what an account has of each asset.
+
+        Raises:
+            NoSuchAccount: There is none.
+        """
+        account, position = await self.account_state(account_id)
+        return Found({"balances": views.balance_views(account, clock.now())}, position)
+
+    async def grants(self, account_id: AccountId, *, before: int, most: int) -> Found:
+        """List an account's grants, newest first.
+
+        Raises:
+            NoSuchAccount: There is none.
+        """
+        async with self.at(self._lane(account_id)) as lane:
+            await _require_account(lane, account_id)
+            terms = {"lane": lane.lane, "account": account_id, "before": before, "most": most + 1}
+            rows = await lane.rows(reads.PAGE_GRANTS, terms)
+            position = Position(lane.lane, lane.seq)
+        data = [views.grant_of_row(row) for row in rows[:most]]
+        return Found(_page(data, len(rows) > most, lambda view: str(view.lot)), position)
+
+    async def spend(self, account_id: AccountId, terms: SpendTerms) -> Found:
+        """Sum what an account spent, in days of UTC.
+
+        Raises:
+            NoSuchAccount: There is none.
+            InvalidField: There would be more than 10,000 lines.
+        """
+        async with self.at(self._lane(account_id)) as lane:
+            await _require_account(lane, account_id)
+            parameters = {
+                "lane": lane.lane,
+                "account": account_id,
+                "day": terms.day,
+                "integration": terms.integration,
+                "model": terms.model,
+                "key": terms.key,
+                "from": terms.start,
+                "to": terms.end,
+                "most": SPEND_MAX + 1,
+            }
+            rows = await lane.rows(reads.SPEND, parameters)
+            position = Position(lane.lane, lane.seq)
+        if len(rows) > SPEND_MAX:
+            raise InvalidField("group_by", f"makes more than {SPEND_MAX} lines; ask for less")
+        data = [views.spend_view(reads.spend_line(row)) for row in rows]
+        return Found({"data": [view for view in data if view.requests or _moved(view)]}, position)
+
+    async def events(self, account_id: AccountId, *, before: int | None, most: int) -> Found:
+        """List an account's events, newest first, along its own chain.
+
+        Raises:
+            NoSuchAccount: There is none.
+            InvalidField: ``before`` is no position of an event of this account.
+        """
+        async with self.at(self._lane(account_id)) as lane:
+            heads = await lane.rows(reads.ACCOUNT_HEAD, (lane.lane, account_id))
+            if not heads:
+                raise NoSuchAccount
+            start = heads[0][0] if before is None else before
+            terms = {"lane": lane.lane, "start": start, "most": most + 1}
+            rows = await lane.rows(reads.ACCOUNT_EVENTS, terms)
+            position = Position(lane.lane, lane.seq)
+        found = [store.stored(row) for row in rows]
+        if not found or found[0].recorded.envelope.account_id != account_id:
+            raise InvalidField("after", "is no cursor of this list")
+        data = [views.event_view(event) for event in found[:most]]
+        has_more = len(found) > most
+        cursor = str(found[most].recorded.envelope.lane_seq) if has_more else None
+        return Found(views.Page(data=data, has_more=has_more, next=cursor), position)
+
+    async def lane_events(self, lane_number: int, *, after: int, most: int) -> Found:
+        """List a lane's events in their order: a feed."""
+        async with self.at(self._require_lane(lane_number)) as lane:
+            rows = await lane.rows(store.FEED, (lane_number, after, after + most))
+            position = Position(lane.lane, lane.seq)
+        found = [views.event_view(store.stored(row)) for row in rows]
+        last = found[-1].position.seq if found else after
+        has_more = last < position.seq
+        return Found(views.Page(data=found, has_more=has_more, next=str(last)), position)
+
+    async def event(self, lane_number: int, seq: int) -> Found:
+        """Show one event.
+
+        Raises:
+            Problem: There is none at this position.
+        """
+        async with self.at(self._require_lane(lane_number)) as lane:
+            found = await store.find_event(lane.connection, lane_number, seq)
+            position = Position(lane.lane, lane.seq)
+        if found is None:
+            raise Problem(404, "no_such_event", "No event at this position.")
+        return Found(views.event_view(found), position)
+
+    def _require_lane(self, lane: int) -> int:
+        if not 0 <= lane < self.lanes:
+            raise Problem(404, "no_such_lane", "No such lane.")
+        return lane
+
+    async def refusals(self, account_id: AccountId, *, before: int, most: int) -> Found:
+        """List refusals that were written down, newest first. The position is the projection's.
+
+        Raises:
+            NoSuchAccount: There is none.
+        """
+        async with self.at(self._lane(account_id)) as lane:
+            await _require_account(lane, account_id)
+            terms = {"lane": lane.lane, "account": account_id, "before": before, "most": most + 1}
+            rows = await lane.rows(reads.REFUSALS, terms)
+            reached = await lane.rows(reads.CHECKPOINT, (lane.lane, BREACHES))
+            position = Position(lane.lane, reached[0][0] if reached else 0)
+        data = [views.refusal_view(position.lane, row) for row in rows[:most]]
+        return Found(
+            _page(data, len(rows) > most, lambda view: str(view.position.seq)), position
+        )
+
+    async def lane_heads(self) -> list[views.LaneView]:
+        """Show where each lane stands."""
+        async with self.pool.connection() as connection:
+            rows = await (await connection.execute(reads.LANES)).fetchall()
+        return [
+            views.LaneView(
+                lane=row[0],
+                seq=row[1],
+                last_recorded_at=views.instant(row[2]),
+                chain=bytes(row[3]).hex(),
+            )
+            for row in rows
+        ]
+
+    async def verify(self, secret: str, *, scope: str = "", model: str = "") -> Found:
+        """Tell whether a secret opens a key now; one statement, nothing cached."""
+        unknown = views.VerifyView(valid=False, code="NOT_FOUND", reason="no_such_key")
+        if len(secret) > secrets.SECRET_MAX or secrets.recognise(secret) is None:
+            return Found(unknown, Position(0, 0))
+        async with self.pool.connection() as connection:
+            hashes = self._peppers.candidates(secret)
+            rows = await connection.execute(reads.VERIFY, (hashes,), binary=True)
+            row = await rows.fetchone()
+        if row is None:
+            return Found(unknown, Position(0, 0))
+        return Found(_verified(row, clock.now(), scope, model), Position(row[3], row[4]))
+
+    # Rate cards are immutable and all in memory.
+
+    async def refreshed_cards(self) -> RateCards:
+        """Give the rate cards, the newest included whoever published it."""
+        async with self.pool.connection() as connection:
+            count = await (await connection.execute(store.COUNT_RATE_CARDS)).fetchone()
+            if count is not None and count[0] != self._cards.count:
+                rows = await (await connection.execute(store.RATE_CARDS)).fetchall()
+                for (content,) in rows[self._cards.count :]:
+                    self._cards.add(msgspec.json.decode(content, type=RateCard))
+        return self._cards
+
+    async def card(self, name: str, version: int) -> RateCard:
+        """Find a version of a rate card.
+
+        Raises:
+            Problem: There is none.
+        """
+        cards = await self.refreshed_cards()
+        for card in cards.versions(name):
+            if card.version == version:
+                return card
+        raise no_such_card()
+
+    async def card_at(self, name: str, at: Instant) -> RateCard:
+        """Find the version in force at an instant.
+
+        Raises:
+            Problem: There is none.
+        """
+        cards = await self.refreshed_cards()
+        found = pricing.card_at(cards.versions(name), at)
+        if found is None:
+            raise no_such_card()
+        return found
+
+
+def no_such_card() -> Problem:
+    """Say that there is no such rate card."""
+    return Problem(404, "no_such_rate_card", "No such version of a rate card.")
+
+
+def _page(data: list[Any], has_more: bool, cursor: Callable[[Any], str]) -> views.Page:  # noqa: FBT001
+    following = cursor(data[-1]) if has_more and data else None
+    return views.Page(data=data, has_more=has_more, next=following)
+
+
+def _moved(view: views.SpendView) -> bool:
+    return view.amount != "0" or bool(view.unpriced)
+
+
+async def _account(lane: Snapshot, account_id: AccountId) -> Account:
+    state = await lane.state(accounts=[account_id])
+    account = state.accounts.get(account_id)
+    if account is None:
+        raise NoSuchAccount
+    return account
+
+
+async def _require_account(lane: Snapshot, account_id: AccountId) -> None:
+    if not await lane.rows(reads.ACCOUNT_HEAD, (lane.lane, account_id)):
+        raise NoSuchAccount
+
+
+_ends = msgspec.json.Decoder(dict[int, Utc | None])
+
+
+def _verified(row: Sequence[Any], at: Instant, scope: str, model: str) -> views.VerifyView:
+    key_id, account_id, number, _, _, name, dialect, status, expires_at, scopes, ends, *rest = row
+    account_status, models = rest
+    code, reason = _code(status, expires_at, _ends.decode(ends), number, account_status, at)
+    if code == "VALID" and scope and scopes and scope not in scopes:
+        code, reason = "INSUFFICIENT_PERMISSIONS", "scope_is_denied"
+    if code == "VALID" and model and models is not None and model not in models:
+        code, reason = "FORBIDDEN", "model_is_denied"
+    return views.VerifyView(
+        valid=code == "VALID",
+        code=code,
+        reason=reason,
+        key_id=format_id("key", key_id),
+        account_id=format_id("acct", account_id),
+        name=name,
+        dialect=dialect,
+        scopes=list(scopes),
+        expires_at=views.instant(expires_at),
+    )
+
+
+def _code(  # noqa: PLR0913, PLR0917
+    status: str,
+    expires_at: Instant | None,
+    ends: dict[int, Instant | None],
+    number: int,
+    account_status: str,
+    at: Instant,
+) -> tuple[str, str | None]:
+    if status == "revoked":
+        return "DISABLED", "key_is_revoked"
+    if status == "expired" or (expires_at is not None and at >= expires_at):
+        return "EXPIRED", "key_is_expired"
+    if status == "suspended":
+        return "DISABLED", "key_is_suspended"
+    until = ends.get(number)
+    if number not in ends or (until is not None and at >= until):
+        return "EXPIRED", "secret_is_retired"
+    if account_status != "open":
+        return "DISABLED", f"account_is_{account_status}"
+    return "VALID", None
+

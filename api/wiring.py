@@ -1,0 +1,217 @@
+"""Puts a process together: connections, peppers, rate cards, writer; and takes it apart again."""
+
+import hmac
+import secrets as random
+from dataclasses import dataclass
+from typing import Self
+
+import psycopg
+from psycopg import AsyncConnection
+from psycopg_pool import AsyncConnectionPool
+
+from api import settings as configured
+from api.auth import Gate, Logins
+from api.operations import Asked, Ledger
+from api.queries import Queries
+from api.resolve import Resolver
+from api.settings import Settings
+from ledger import arrays, clock, database
+from ledger import events as e
+from ledger.errors import AccountIsOpen, IncompatibleDatabase
+from ledger.ids import OPERATOR_ACCOUNT
+from ledger.lanes import Writer, load_cards
+from ledger.ratecards import RateCards
+from ledger.secrets import Peppers
+from projections import reads
+from projections.registry import INLINE
+
+POOL_MAX = 8
+"""Connections for reads per process; each lane has one more for writing."""
+POOL_WAITING_MAX = 200
+STANDARD_CARD = "standard"
+PROVIDERS = (
+    *("openai", "anthropic", "google", "mistral", "deepseek", "x-ai", "cohere", "groq"),
+    *("together", "perplexity", "moonshotai"),
+)
+"""Whose prices the first rate card has, so far as genai-prices knows them."""
+
+
+@dataclass(kw_only=True)
+class Services:
+    """What routes and jobs use."""
+
+    settings: Settings
+    url: str
+    pool: AsyncConnectionPool
+    writer: Writer
+    cards: RateCards
+    peppers: Peppers
+    resolver: Resolver
+    ledger: Ledger
+    queries: Queries
+    gate: Gate
+    logins: Logins
+    stopping: bool = False
+
+    @property
+    def lanes(self) -> int:
+        """Give the number of lanes."""
+        return len(self.writer.lanes)
+
+    @classmethod
+    async def open(cls, settings: Settings, url: str) -> Self:
+        """Connect, check that settings and database belong together, begin to write.
+
+        Raises:
+            IncompatibleDatabase: Schema or pepper do not fit; the message says what to do.
+        """
+        info = database.conninfo(url, database.APP)
+        pool = AsyncConnectionPool(
+            info,
+            min_size=1,
+            max_size=POOL_MAX,
+            timeout=5,
+            max_waiting=POOL_WAITING_MAX,
+            configure=reads.prepare,
+            kwargs={"autocommit": True, "prepare_threshold": 1},
+            check=AsyncConnectionPool.check_connection,
+            open=False,
+        )
+        await pool.open(wait=True, timeout=30)
+        try:
+            return await cls._open(settings, url, info, pool)
+        except BaseException:
+            await pool.close()
+            raise
+
+    @classmethod
+    async def _open(
+        cls, settings: Settings, url: str, info: str, pool: AsyncConnectionPool
+    ) -> Self:
+        peppers = configured.peppers(settings)
+        facts = await facts_of(pool)
+        lanes = int(facts["lanes"])
+        await check_peppers(pool, peppers)
+        digest = await operator_digest(pool, settings)
+        cards = RateCards()
+        async with pool.connection() as connection:
+            await load_cards(connection, cards)
+
+        async def connect() -> AsyncConnection:
+            connection = await psycopg.AsyncConnection.connect(info, autocommit=True)
+            connection.prepare_threshold = 1
+            arrays.register(connection)
+            return connection
+
+        writer = Writer(lanes, connect, INLINE, cards)
+        resolver = Resolver(pool, peppers, lanes)
+        gate = Gate(pool, digest, configured.jwt_secret(settings), lanes)
+        writer.start()
+        return cls(
+            settings=settings,
+            url=url,
+            pool=pool,
+            writer=writer,
+            cards=cards,
+            peppers=peppers,
+            resolver=resolver,
+            ledger=Ledger(writer, cards, resolver, peppers, settings.welcome),
+            queries=Queries(pool, INLINE, lanes, resolver, peppers, cards),
+            gate=gate,
+            logins=Logins(pool, gate),
+        )
+
+    async def close(self) -> None:
+        """Answer everything accepted, then let go of the database."""
+        self.stopping = True
+        await self.writer.stop()
+        await self.pool.close()
+
+
+async def facts_of(pool: AsyncConnectionPool) -> dict[str, str]:
+    """Read what the database says about itself."""
+    async with pool.connection() as connection:
+        rows = await connection.execute(reads.FACTS)
+        return dict(await rows.fetchall())
+
+
+async def settle_fact(pool: AsyncConnectionPool, name: str, value: str) -> str:
+    """Enter a fact unless there is one; give the one that holds."""
+    async with pool.connection() as connection:
+        await connection.execute(reads.INSERT_FACT, (name, value))
+        rows = await connection.execute(reads.FIND_FACT, (name,))
+        row = await rows.fetchone()
+    assert row is not None
+    found: str = row[0]
+    return found
+
+
+async def check_peppers(pool: AsyncConnectionPool, peppers: Peppers) -> None:
+    """Refuse to start with another pepper than the database's keys were hashed under.
+
+    Raises:
+        IncompatibleDatabase: It is another.
+    """
+    for version, print_ in peppers.fingerprints().items():
+        known = await settle_fact(pool, f"pepper:{version}", print_.hex())
+        if not hmac.compare_digest(known, print_.hex()):
+            message = (
+                f"KEYLEDGER_PEPPER (version {version}) is not the one this database's keys were"
+                " hashed under, so no key would be recognised. Set the one it was made with; it"
+                " may be in the file `pepper` of the data directory of the first host."
+            )
+            raise IncompatibleDatabase(message)
+
+
+OPERATOR_FACT = "operator_secret_sha256"
+
+
+async def operator_digest(pool: AsyncConnectionPool, settings: Settings) -> bytes:
+    """Give what the operator's secret is compared by."""
+    if settings.admin_secret:
+        return configured.digest(settings.admin_secret)
+    known = (await facts_of(pool)).get(OPERATOR_FACT)
+    if known is None:
+        message = "There is no operator's secret: set KEYLEDGER_ADMIN_SECRET, or start by `serve`."
+        raise IncompatibleDatabase(message)
+    return bytes.fromhex(known)
+
+
+async def make_operator_secret(pool: AsyncConnectionPool) -> str | None:
+    """Make the operator's secret at the first start; None: it was made before."""
+    secret = "admin_" + random.token_urlsafe(32)
+    value = configured.digest(secret).hex()
+    return secret if await settle_fact(pool, OPERATOR_FACT, value) == value else None
+
+
+async def furnish(services: Services) -> None:
+    """Make what every database has: the operator's account and the standard rate card."""
+    asked = Asked(by="system")
+    terms = e.AccountOpened(
+        by="system",
+        pays_with=("USD",),
+        overdraft={"USD": "unlimited"},
+        unpriced="record",
+        rate_card=STANDARD_CARD,
+    )
+    try:
+        await services.ledger.open_account(
+            asked, terms, name="Operator", account_id=OPERATOR_ACCOUNT, welcome=False
+        )
+    except AccountIsOpen:
+        pass
+    if not services.cards.versions(STANDARD_CARD):
+        # Imported here, because the package's tables take 60 MB that a worker never needs.
+        from ledger.price_sources import from_genai_prices  # noqa: PLC0415
+
+        card = from_genai_prices(
+            at=clock.now(), name=STANDARD_CARD, provider_ids=_known_providers()
+        ).card
+        await services.ledger.publish_rate_card(asked, card, first=True)
+
+
+def _known_providers() -> list[str]:
+    from genai_prices import data_snapshot  # noqa: PLC0415
+
+    known = {provider.id for provider in data_snapshot._bundled_snapshot().providers}  # noqa: SLF001
+    return [provider for provider in PROVIDERS if provider in known]
