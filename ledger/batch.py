@@ -205,6 +205,21 @@ class Command:
         self.index = 0
 
 
+class Suppressed:
+    """Refusals held back: how many, and the last of them."""
+
+    __slots__ = ("account_id", "count", "event", "key_id", "since")
+
+    def __init__(
+        self, since: Instant, account_id: AccountId, key_id: KeyId, event: e.RequestRefused
+    ) -> None:
+        self.since = since
+        self.account_id = account_id
+        self.key_id = key_id
+        self.event = event
+        self.count = 0
+
+
 class RefusalLog:
     """Repeated refusals of one key for one reason.
 
@@ -214,7 +229,7 @@ class RefusalLog:
 
     def __init__(self) -> None:
         """Begin with nothing suppressed."""
-        self._open: dict[tuple[UUID, str, str], _Suppressed] = {}
+        self._open: dict[tuple[UUID, str, str], Suppressed] = {}
 
     def __len__(self) -> int:
         """Count what may still have to be written."""
@@ -226,13 +241,13 @@ class RefusalLog:
         slot = (command.key_id, event.reason, event.limit_id)
         earlier = self._open.get(slot)
         if earlier is None:
-            self._open[slot] = _Suppressed(at, command.account_id, command.key_id, event)
+            self._open[slot] = Suppressed(at, command.account_id, command.key_id, event)
             return True
         earlier.count += 1
         earlier.event = event
         return False
 
-    def due(self, at: Instant | None) -> "list[_Suppressed]":
+    def due(self, at: Instant | None) -> list[Suppressed]:
         """Take out what a second has passed over; None: everything, because the process ends."""
         ended = [
             slot
@@ -241,19 +256,6 @@ class RefusalLog:
         ]
         notes = [self._open.pop(slot) for slot in ended]
         return [note for note in notes if note.count]
-
-
-class _Suppressed:
-    __slots__ = ("account_id", "count", "event", "key_id", "since")
-
-    def __init__(
-        self, since: Instant, account_id: AccountId, key_id: KeyId, event: e.RequestRefused
-    ) -> None:
-        self.since = since
-        self.account_id = account_id
-        self.key_id = key_id
-        self.event = event
-        self.count = 0
 
 
 class Batch:
@@ -392,7 +394,7 @@ class Batch:
         if log.admit(command, event, at):
             self.append(command.account_id, command.key_id, event, at)
 
-    def append_suppressed(self, refusals: "list[_Suppressed]") -> None:
+    def append_suppressed(self, refusals: list[Suppressed]) -> None:
         """Record refusals that a second held back, each as one event with its count."""
         for note in refusals:
             if note.account_id in self.state.accounts:

@@ -156,9 +156,9 @@ class Changes(msgspec.Struct, frozen=True, kw_only=True):
     name: str | msgspec.UnsetType = msgspec.UNSET
     limits: tuple[e.LimitRule, ...] | msgspec.UnsetType = msgspec.UNSET
     scopes: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
-    allowed_models: tuple[str, ...] | None | msgspec.UnsetType = msgspec.UNSET
+    allowed_models: tuple[str, ...] | msgspec.UnsetType | None = msgspec.UNSET
     default_character: str | msgspec.UnsetType = msgspec.UNSET
-    expires_at: e.Utc | None | msgspec.UnsetType = msgspec.UNSET
+    expires_at: e.Utc | msgspec.UnsetType | None = msgspec.UNSET
     settings: dict[str, str] | msgspec.UnsetType = msgspec.UNSET
 
 

@@ -12,7 +12,7 @@ failure it is thrown away.
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, LiteralString
+from typing import Any, LiteralString, NamedTuple
 from uuid import UUID
 
 import msgspec
@@ -31,9 +31,11 @@ from ledger.batch import (
     Load,
     Outcome,
     RefusalLog,
+    Suppressed,
     Ticket,
     Wanted,
 )
+from ledger.clock import Instant
 from ledger.codec import Recorded
 from ledger.errors import LedgerCorrupt, LedgerUnavailable, OutcomeIsUnknown, QueueIsFull
 from ledger.ids import AccountId, lane_of_account
@@ -75,7 +77,12 @@ class Lane:
     """One lane's queue and writer in this process."""
 
     def __init__(
-        self, lane: int, connect: Connect, projections: Sequence[Inline], cards: RateCards
+        self,
+        lane: int,
+        connect: Connect,
+        projections: Sequence[Inline],
+        cards: RateCards,
+        now: Callable[[], Instant],
     ) -> None:
         """Take how to connect and which inline projections move along."""
         self.lane = lane
@@ -90,7 +97,10 @@ class Lane:
         self._state: LaneState | None = None
         self._epoch = -1
         self._undisturbed = OWNED_AFTER
+        self._now = now
         self._refusals = RefusalLog()
+        self._notes: list[Suppressed] = []
+        """Refusals taken out of the log and not yet committed."""
         self._closing = False
         self._task: asyncio.Task[None] | None = None
 
@@ -144,7 +154,7 @@ class Lane:
                 await self._answer(self._take())
             if self._closing:
                 return
-            if self._refusals:
+            if self._refusals or self._notes:
                 loop.call_later(REFUSAL_INTERVAL.total_seconds(), self._wake.set)
 
     def _take(self) -> list[Command]:
@@ -153,7 +163,7 @@ class Lane:
     async def _answer(self, commands: list[Command]) -> None:
         """Write a batch and tell every caller what became of it."""
         nudged, self._nudged = self._nudged, False
-        if not (commands or self._refusals or nudged):
+        if not (commands or self._refusals or self._notes or nudged):
             return
         results: list[tuple[Command, Outcome | Exception]]
         try:
@@ -199,6 +209,7 @@ class Lane:
             await connection.execute("COMMIT")
         else:
             await self._save(connection, batch)
+        self._notes.clear()
         self.batches += 1
         self.commands += len(commands)
         self._state = batch.state if _size(batch.state) <= CACHE_MAX else None
@@ -251,50 +262,60 @@ class Lane:
 
     async def _load(self, connection: AsyncConnection, commands: list[Command]) -> Batch:
         """First round trip: lock the head and read what is not known already."""
-        notes = self._refusals.due(None if self._closing else clock.now())
-        everything = _wanted(commands, notes)
+        self._notes += self._refusals.due(None if self._closing else self._now())
+        wanted = _wanted(commands, self._notes)
         copy = self._state
         owned = copy is not None and self._undisturbed >= OWNED_AFTER
-        loads = self._loads(_lacking(copy, everything) if owned and copy else everything)
-        requests = [command.request_hash for command in commands if command.request_hash]
-        replies = [c.idempotency.key_hash for c in commands if c.idempotency]
-        execute = connection.execute
-        due_terms = {"lane": self.lane, "at": clock.now(), "most": DUE_MAX}
-        async with connection.pipeline():
-            await execute("BEGIN")
-            head_rows = await execute(store.LOCK_HEAD, (self.lane,), binary=True)
-            cards_rows = await execute(store.COUNT_RATE_CARDS, binary=True)
-            due_rows = await execute(DUE, due_terms, binary=True)
-            loaded = [await execute(load.sql, load.parameters, binary=True) for load in loads]
-            request_rows = await execute(
-                store.FIND_REQUESTS, (self.lane, arrays.Uuids(requests)), binary=True
-            )
-            reply_rows = await execute(
-                store.FIND_REPLIES, (self.lane, arrays.Uuids(replies)), binary=True
-            )
-        row = await head_rows.fetchone()
-        if row is None:
-            message = f"Lane {self.lane} has no head."
-            raise LedgerCorrupt(message, lane=self.lane)
-        head = Head(row[0], row[1], bytes(row[2]), row[3])
+        lacking = _lacking(copy, wanted) if owned and copy is not None else wanted
+        asked = await self._ask(connection, commands, self._loads(lacking))
         # From here on the copy is this batch's; it comes back when the batch is committed.
         self._state = None
-        state = self._fenced(copy, head)
+        state = self._fenced(copy, asked.head)
         if owned and state is not copy:
             # Somebody else appended: what the copy spared us has to be read after all.
-            await self._fetch(connection, state, everything)
+            await self._fetch(connection, state, wanted)
         else:
-            for load, rows in zip(loads, loaded, strict=True):
-                load.absorb(state, await rows.fetchall())
-        count = await cards_rows.fetchone()
-        if count is not None and count[0] != self._cards.count:
+            for load, rows in asked.loaded:
+                load.absorb(state, rows)
+        if asked.cards != self._cards.count:
             await load_cards(connection, self._cards)
-        batch = Batch(self.lane, state, self._cards, clock.now)
-        batch.replies = {r[0]: (bytes(r[1]), r[2].encode()) for r in await reply_rows.fetchall()}
-        await self._know(connection, batch, await request_rows.fetchall())
-        await self._expire(connection, batch, await due_rows.fetchall())
-        batch.append_suppressed(notes)
+        batch = Batch(self.lane, state, self._cards, self._now)
+        batch.replies = {row[0]: (bytes(row[1]), row[2].encode()) for row in asked.replies}
+        await self._know(connection, batch, asked.requests)
+        await self._expire(connection, batch, asked.due)
+        batch.append_suppressed(self._notes)
         return batch
+
+    async def _ask(
+        self, connection: AsyncConnection, commands: list[Command], loads: list[Load]
+    ) -> "_Asked":
+        requests = arrays.Uuids(c.request_hash for c in commands if c.request_hash)
+        replies = arrays.Uuids(c.idempotency.key_hash for c in commands if c.idempotency)
+        due = {"lane": self.lane, "at": self._now(), "most": DUE_MAX}
+        questions: list[tuple[LiteralString, Any]] = [
+            (store.LOCK_HEAD, (self.lane,)),
+            (store.COUNT_RATE_CARDS, ()),
+            (DUE, due),
+            (store.FIND_REQUESTS, (self.lane, requests)),
+            (store.FIND_REPLIES, (self.lane, replies)),
+            *((load.sql, load.parameters) for load in loads),
+        ]
+        async with connection.pipeline():
+            await connection.execute("BEGIN")
+            cursors = [
+                await connection.execute(sql, parameters, binary=True)
+                for sql, parameters in questions
+            ]
+        heads, cards, ran_out, known, replied, *loaded = [
+            await cursor.fetchall() for cursor in cursors
+        ]
+        if not heads:
+            message = f"Lane {self.lane} has no head."
+            raise LedgerCorrupt(message, lane=self.lane)
+        seq, epoch, chain, last = heads[0]
+        head = Head(seq, epoch, bytes(chain), last)
+        pairs = list(zip(loads, loaded, strict=True))
+        return _Asked(head, cards[0][0], ran_out, known, replied, pairs)
 
     def _fenced(self, copy: LaneState | None, head: Head) -> LaneState:
         """Give the copy if it stands where the head stands, else a blank state."""
@@ -363,14 +384,27 @@ class Lane:
         ]
 
 
+class _Asked(NamedTuple):
+    """What the first round trip brought."""
+
+    head: Head
+    cards: int
+    """How many rate card versions there are."""
+    due: list[TupleRow]
+    requests: list[TupleRow]
+    replies: list[TupleRow]
+    loaded: list[tuple[Load, list[TupleRow]]]
+
+
 def _size(state: LaneState) -> int:
     return len(state.accounts) + len(state.keys) + len(state.reservations)
 
 
-def _wanted(commands: Sequence[Command], notes: Sequence[Any]) -> Wanted:
+def _wanted(commands: Sequence[Command], notes: Sequence[Suppressed]) -> Wanted:
+    asking: list[Command | Suppressed] = [*commands, *notes]
     return Wanted(
-        list({command.account_id for command in (*commands, *notes)}),
-        list({command.key_id for command in (*commands, *notes) if command.key_id}),
+        list({one.account_id for one in asking}),
+        list({one.key_id for one in asking if one.key_id}),
         [command.request_hash for command in commands if command.closes and command.request_hash],
     )
 
@@ -403,10 +437,15 @@ class Writer:
     """All lanes of a database, as this process writes them."""
 
     def __init__(
-        self, lanes: int, connect: Connect, projections: Sequence[Inline], cards: RateCards
+        self,
+        lanes: int,
+        connect: Connect,
+        projections: Sequence[Inline],
+        cards: RateCards,
+        now: Callable[[], Instant] = clock.now,
     ) -> None:
         """Take the number of lanes the database was created with."""
-        self.lanes = [Lane(lane, connect, projections, cards) for lane in range(lanes)]
+        self.lanes = [Lane(lane, connect, projections, cards, now) for lane in range(lanes)]
 
     def start(self) -> None:
         """Begin to write."""

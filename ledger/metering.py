@@ -122,10 +122,8 @@ def record(facts: Facts, command: Record, *, key_id: KeyId, at: Instant) -> Made
     integration = key.name
     quote = _price(facts, account, key, command, at)
     force = command.delivered
-    if quote.priced:
-        parts = credit.plan(account, quote.asset, quote.pico, at, force=force)
-    else:
-        parts = []
+    plan = credit.plan
+    parts = plan(account, quote.asset, quote.pico, at, force=force) if quote.priced else []
     if not force:
         _require_limits(account, key, command, parts, quote.asset, at)
     lots, amounts = credit.written(parts)
