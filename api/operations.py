@@ -709,8 +709,7 @@ class Ledger:
 
         def decide(facts: Facts, at: Instant) -> Made:
             # The marker is a request id no caller can send, so that a request is rated once for ever.
-            rated_before = facts.known is not None
-            return metering.rate(facts, unpriced, rated_before, by=by, at=at), None
+            return metering.rate(facts, unpriced, by=by, at=at), None
 
         command = Command(
             account_id,

@@ -262,15 +262,14 @@ def expire(account: Account, reservation: Reservation) -> e.RequestExpired:
     )
 
 
-def rate(
-    facts: Facts, unpriced: Recorded, rated_before: bool, *, by: str, at: Instant
-) -> list[e.AnyEvent]:
+def rate(facts: Facts, unpriced: Recorded, *, by: str, at: Instant) -> list[e.AnyEvent]:
     """Price an unpriced request now that its price has come; quiet when it cannot be or was.
 
     The service was delivered, so the overdraft is drawn where credit does not cover it.
+    ``facts.known`` is of the rating itself, so that two jobs at once rate once.
     """
     body = unpriced.body
-    if rated_before or not isinstance(body, e.RequestRecorded | e.RequestSettled):
+    if facts.known is not None or not isinstance(body, e.RequestRecorded | e.RequestSettled):
         return []
     account = _require(facts.account)
     key = facts.key
@@ -302,12 +301,21 @@ def rate(
 
 
 class _Price(NamedTuple):
-    priced: bool
-    pico: int = 0
-    amount: str = ""
-    card: str = ""
-    asset: str = ""
-    prices: dict[str, str] = {}  # noqa: RUF012
+    pico: int
+    card: str
+    asset: str
+    prices: dict[str, str]
+
+    @property
+    def priced(self) -> bool:
+        return bool(self.card)
+
+    @property
+    def amount(self) -> str:
+        return format_pico(self.pico) if self.card else ""
+
+
+_UNPRICED = _Price(0, "", "", {})
 
 
 def _require(account: Account | None) -> Account:
@@ -343,24 +351,21 @@ def _price(
     if book is None or quote is None:
         if account.unpriced == "refuse" and not (isinstance(command, Record) and command.delivered):
             raise ModelIsUnpriced
-        return _Price(priced=False)
+        return _UNPRICED
     card = book.card
-    return _Price(
-        True, quote.pico, format_pico(quote.pico), reference_of(card), card.asset, quote.prices
-    )
+    return _Price(quote.pico, reference_of(card), card.asset, quote.prices)
 
 
 def _settled_price(facts: Facts, reserved: e.RequestReserved, usage: Usage) -> _Price:
     book = facts.cards.pinned(reserved.card) if reserved.card else None
     quote = book.quote(reserved.model, usage, reserved.condition or None) if book else None
     if book is None or quote is None:
-        return _Price(priced=False)
+        return _UNPRICED
     card = book.card
-    amount = format_pico(quote.pico)
-    return _Price(True, quote.pico, amount, reserved.card, card.asset, quote.prices)
+    return _Price(quote.pico, reserved.card, card.asset, quote.prices)
 
 
-def _require_limits(
+def _require_limits(  # noqa: PLR0917 (private, and each call names them alike)
     account: Account,
     key: Key,
     command: Record | Reserve,

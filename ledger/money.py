@@ -11,7 +11,7 @@ from typing import NamedTuple
 PLACES = 12
 PICO_PER_UNIT = 10**PLACES
 PICO_LIMIT = 10**26
-"""Largest amount anywhere, exclusive: 100 trillion units. Sums of many stay within NUMERIC(38,0)."""
+"""Largest amount anywhere, exclusive: 100 trillion units. Sums of many fit NUMERIC(38,0)."""
 
 _AMOUNT = re.compile(r"(-?)(\d{1,15})(?:\.(\d{1,12}))?", re.ASCII)
 _ASSET = re.compile(r"[A-Z][A-Z0-9_]{1,23}", re.ASCII)

@@ -1,0 +1,365 @@
+"""The hot path: record, reserve, settle, release. One body, one command, one receipt."""
+
+import asyncio
+from typing import NamedTuple
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from api import problems, reading, views
+from api.exchange import Answer, Position
+from api.operations import Asked, Done, fingerprint
+from api.operator import bodies
+from api.operator.routing import Ask, done_answer, found_answer, route
+from api.problems import Problem, invalid
+from ledger import clock, metering
+from ledger.batch import Command
+from ledger.clock import Instant
+from ledger.errors import LedgerError, NoSuchRequest, Refused
+from ledger.ids import AccountId, KeyId
+
+CLOUD_TYPE = "dev.keyledger.usage"
+"""The one ``type`` of CloudEvents that is taken."""
+NDJSON = ("application/x-ndjson", "application/jsonl")
+CLOUD = "application/cloudevents+json"
+CLOUD_BATCH = "application/cloudevents-batch+json"
+CONTENT_TYPES = ("application/json", *NDJSON, CLOUD, CLOUD_BATCH)
+
+_usage = msgspec.json.Decoder(bodies.UsageBody)
+_cloud = msgspec.json.Decoder(bodies.CloudEvent)
+_cloud_data = msgspec.json.Decoder(bodies.CloudUsage)
+
+
+class Subject(NamedTuple):
+    """Whose request it is."""
+
+    account_id: AccountId
+    key_id: KeyId
+    secret: int | None = None
+    """Number of the secret that proved the key; None: the operator vouches for it."""
+
+
+async def subject_of(
+    ask: Ask[object], key_id: str | UnsetType, secret: str | UnsetType
+) -> Subject:
+    """Find the key that a body names by id or by secret.
+
+    Raises:
+        Problem: It names both or none.
+        NoSuchKey: There is no such key.
+    """
+    if not isinstance(secret, UnsetType):
+        if not isinstance(key_id, UnsetType):
+            raise invalid("secret", "is there beside key_id; send one of them")
+        proof = await ask.services.resolver.secret(secret)
+        ask.lane = ask.services.ledger.lane_of(proof.account_id)
+        return Subject(*proof)
+    if isinstance(key_id, UnsetType):
+        raise invalid("key_id", "is required, or secret")
+    found, account_id = await ask.allowed_key(key_id)
+    return Subject(account_id, found)
+
+
+@route(
+    "POST",
+    "/usage",
+    body=bodies.UsageBody | list[bodies.UsageBody],
+    raw=True,
+    answer=views.Receipt,
+    example={
+        "request_id": "chatcmpl-9f2c",
+        "key_id": "key_019363d0c5a07b3f9c0e000000000001",
+        "model": "gpt-4o-mini",
+        "usage": {"input": 812, "cache_read": 1024, "output": 96},
+    },
+    refusals=(402, 404, 409, 415, 422, 429),
+    content_types=CONTENT_TYPES,
+)
+async def record_usage(ask: Ask[object]) -> Answer:
+    """Record what requests used: one, or many with a result for each."""
+    kind = ask.call.content_type
+    raw = await ask.call.body()
+    if kind in {"application/json", ""}:
+        if raw.lstrip()[:1] == b"[":
+            return await _many(ask, reading.array_items(raw), cloud=False)
+        return await _one(ask, reading.decode(_usage, raw), raw)
+    if kind in NDJSON:
+        return await _many(ask, reading.lines(raw), cloud=False)
+    if kind == CLOUD:
+        return await _one(ask, usage_of_cloud(raw), raw)
+    if kind == CLOUD_BATCH:
+        return await _many(ask, reading.array_items(raw), cloud=True)
+    raise Problem(
+        415, "unsupported_media_type", "Send one of " + ", ".join(CONTENT_TYPES) + "."
+    )
+
+
+async def _one(ask: Ask[object], body: bodies.UsageBody, raw: bytes) -> Answer:
+    record, subject = await _record_of(ask, body)
+    asked = _asked(ask, raw)
+    ledger = ask.services.ledger
+    done = await ledger.record(subject.account_id, subject.key_id, record, asked)
+    return done_answer(done)
+
+
+def _asked(ask: Ask[object], raw: bytes, *parts: str) -> Asked | None:
+    """Give the idempotency terms of a metered request; None: it has its request id only."""
+    key = ask.call.idempotency_key
+    if not key:
+        return None
+    content = msgspec.json.decode(raw or b"{}")
+    return Asked(ask.caller.actor, key, fingerprint(ask.operation, *parts, body=content))
+
+
+async def _record_of(
+    ask: Ask[object], body: bodies.UsageBody
+) -> tuple[metering.Record, Subject]:
+    subject = await subject_of(ask, body.key_id, body.secret)
+    occurred_at: Instant | None = None
+    if body.occurred_at is not UNSET:
+        occurred_at = bodies.instant_of("occurred_at", body.occurred_at)
+    record = metering.Record(
+        request_id=body.request_id,
+        model=body.model,
+        usage=bodies.usage_of(body),
+        category=body.category,
+        condition=body.condition,
+        scope=body.scope,
+        secret=subject.secret,
+        occurred_at=occurred_at,
+        delivered=body.delivered,
+        estimated=body.estimated,
+    )
+    return record, subject
+
+
+def usage_of_cloud(raw: bytes) -> bodies.UsageBody:
+    """Read a CloudEvent as a metered request. ``source`` and ``id`` together are its request id.
+
+    Raises:
+        Problem: It is no CloudEvent of ours.
+    """
+    event = reading.decode(_cloud, raw)
+    if event.specversion != "1.0":
+        raise invalid("specversion", "must be 1.0")
+    if event.type != CLOUD_TYPE:
+        raise invalid("type", f"must be {CLOUD_TYPE}")
+    if any(char.isspace() for char in event.source):
+        raise invalid("source", "a URI reference, without spaces")
+    data = _cloud_data_of(bytes(event.data))
+    named = data.key_id
+    if isinstance(named, UnsetType) and isinstance(data.secret, UnsetType):
+        named = event.subject
+    # A space stands in no URI, so that no two pairs make the same id.
+    request_id = f"{event.source} {event.id}"
+    if len(request_id) > 255:  # noqa: PLR2004
+        raise invalid("id", "with source at most 254 characters")
+    return bodies.UsageBody(
+        request_id=request_id,
+        model=data.model,
+        key_id=named,
+        secret=data.secret,
+        usage=data.usage,
+        provider_format=data.provider_format,
+        provider_usage=data.provider_usage,
+        category=data.category,
+        condition=data.condition,
+        scope=data.scope,
+        occurred_at=event.time,
+        delivered=data.delivered,
+        estimated=data.estimated,
+    )
+
+
+def _cloud_data_of(raw: bytes) -> bodies.CloudUsage:
+    try:
+        return _cloud_data.decode(raw)
+    except msgspec.ValidationError as error:
+        raise reading.worded(error, "data.") from error
+
+
+async def _many(ask: Ask[object], items: list[bytes], *, cloud: bool) -> Answer:
+    """Record many. Each item has its own outcome; none undoes another."""
+    if ask.call.idempotency_key:
+        raise invalid("Idempotency-Key", "a batch takes none: each item has its request_id")
+    results: list[bytes] = [b""] * len(items)
+    commands: list[Command] = []
+    places: list[int] = []
+    by_secret: list[bool] = []
+    for place, raw in enumerate(items):
+        if place % 200 == 199:  # noqa: PLR2004 - others get their turn
+            await asyncio.sleep(0)
+        try:
+            body = usage_of_cloud(raw) if cloud else reading.decode(_usage, raw)
+            record, subject = await _record_of(ask, body)
+        except (Problem, Refused) as error:
+            results[place] = _failure(error)
+            continue
+        places.append(place)
+        by_secret.append(subject.secret is not None)
+        commands.append(ask.services.ledger.recording(subject.account_id, subject.key_id, record))
+    outcomes = await ask.services.ledger.submit(commands)
+    positions: dict[int, int] = {}
+    for place, command, secret, outcome in zip(
+        places, commands, by_secret, outcomes, strict=True
+    ):
+        lane = ask.services.ledger.lane_of(command.account_id)
+        if isinstance(outcome, Done):
+            results[place] = b'{"ok":true,"receipt":' + outcome.body + b"}"
+            positions[lane] = max(positions.get(lane, 0), outcome.position.seq)
+        else:
+            results[place] = _failure(outcome, lane=lane, secret=secret)
+    return _batch_answer(results, positions)
+
+
+def _failure(error: Exception, *, lane: int | None = None, secret: bool = False) -> bytes:
+    if isinstance(error, LedgerError):
+        problem = problems.of_error(error, lane=lane, at=clock.now(), proven_by_secret=secret)
+    elif isinstance(error, Problem):
+        problem = error
+    else:
+        problem = problems.of_status(500, "Something went wrong here.")
+    return b'{"ok":false,"problem":' + problems.encode(problem) + b"}"
+
+
+def _batch_answer(results: list[bytes], positions: dict[int, int]) -> Answer:
+    good = sum(result.startswith(b'{"ok":true') for result in results)
+    counts = f'{{"recorded":{good},"refused":{len(results) - good},"results":['.encode()
+    answer = Answer(counts + b",".join(results) + b"]}")
+    if positions:
+        reached = ", ".join(str(Position(*pair)) for pair in sorted(positions.items()))
+        answer.headers.append((b"ledger-position", reached.encode()))
+    return answer
+
+
+_reserve = msgspec.json.Decoder(bodies.ReserveBody)
+_settle = msgspec.json.Decoder(bodies.SettleBody)
+_release = msgspec.json.Decoder(bodies.ReleaseBody)
+
+
+@route(
+    "POST",
+    "/requests",
+    body=bodies.ReserveBody,
+    raw=True,
+    answer=views.Receipt,
+    status=201,
+    example={
+        "request_id": "chatcmpl-9f2d",
+        "key_id": "key_019363d0c5a07b3f9c0e000000000001",
+        "model": "gpt-4o-mini",
+        "usage": {"input": 900, "output": 4096},
+        "ttl_seconds": 300,
+    },
+    refusals=(402, 404, 409, 422, 429),
+)
+async def reserve_request(ask: Ask[object]) -> Answer:
+    """Hold the worst case of a request against credit and every limit."""
+    raw = await ask.call.body()
+    body = reading.decode(_reserve, raw)
+    subject = await subject_of(ask, body.key_id, body.secret)
+    reserve = metering.Reserve(
+        request_id=body.request_id,
+        model=body.model,
+        usage=bodies.usage_of(body),
+        category=body.category,
+        condition=body.condition,
+        scope=body.scope,
+        secret=subject.secret,
+        ttl_seconds=body.ttl_seconds,
+    )
+    done = await ask.services.ledger.reserve(
+        subject.account_id, subject.key_id, reserve, _asked(ask, raw)
+    )
+    return done_answer(done, status=201)
+
+
+async def _whose(
+    ask: Ask[object], body: bodies.SettleBody | bodies.ReleaseBody
+) -> tuple[AccountId, KeyId | None]:
+    """Find whose reservation a body means: by key, by secret or by account."""
+    if not isinstance(body.account_id, UnsetType):
+        return ask.allowed_account(body.account_id), None
+    subject = await subject_of(ask, body.key_id, body.secret)
+    return subject.account_id, subject.key_id
+
+
+@route(
+    "POST",
+    "/requests/{request_id}/settle",
+    body=bodies.SettleBody,
+    raw=True,
+    answer=views.Receipt,
+    example={
+        "key_id": "key_019363d0c5a07b3f9c0e000000000001",
+        "usage": {"input": 880, "output": 512},
+    },
+    refusals=(404, 409, 422),
+)
+async def settle_request(ask: Ask[object]) -> Answer:
+    """Charge a reserved request what it used and free the rest; late ones too."""
+    raw = await ask.call.body()
+    body = reading.decode(_settle, raw)
+    account_id, key_id = await _whose(ask, body)
+    request_id = ask.call.path("request_id")
+    settle = metering.Settle(
+        request_id=request_id,
+        usage=bodies.usage_of(body),
+        model=body.model,
+        estimated=body.estimated,
+        interrupted=body.interrupted,
+    )
+    asked = _asked(ask, raw, request_id)
+    done = await ask.services.ledger.settle(account_id, key_id, settle, asked)
+    return done_answer(done)
+
+
+@route(
+    "POST",
+    "/requests/{request_id}/release",
+    body=bodies.ReleaseBody,
+    raw=True,
+    answer=views.Receipt,
+    example={"key_id": "key_019363d0c5a07b3f9c0e000000000001", "reason": "Upstream refused"},
+    refusals=(404, 409, 422),
+)
+async def release_request(ask: Ask[object]) -> Answer:
+    """Give a reservation back unused."""
+    raw = await ask.call.body()
+    body = reading.decode(_release, raw)
+    account_id, key_id = await _whose(ask, body)
+    request_id = ask.call.path("request_id")
+    release = metering.Release(request_id=request_id, reason=body.reason)
+    asked = _asked(ask, raw, request_id)
+    done = await ask.services.ledger.release(account_id, key_id, release, asked)
+    return done_answer(done)
+
+
+@route(
+    "GET",
+    "/requests/{request_id}",
+    answer=dict[str, views.Receipt],
+    query=("account_id", "key_id"),
+)
+async def get_request(ask: Ask[None]) -> Answer:
+    """Show what became of a request: its first event and the one that ended it."""
+    query = ask.call.require_only("account_id", "key_id")
+    key: KeyId | None = None
+    if "key_id" in query:
+        key, account_id = await ask.allowed_key(query["key_id"])
+    elif "account_id" in query:
+        account_id = ask.allowed_account(query["account_id"])
+    elif ask.caller.account_id is not None:
+        account_id = ask.caller.account_id
+    else:
+        raise invalid("account_id", "is required, or key_id")
+    request_id = ask.call.path("request_id")
+    known, position = await ask.services.ledger.find_request(account_id, request_id)
+    if key is not None and known.first.envelope.key_id != key:
+        raise NoSuchRequest
+    view = {
+        "first": views.receipt(known.first),
+        "last": None if known.last is None else views.receipt(known.last),
+    }
+    return found_answer(view, position)
+
