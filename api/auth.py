@@ -19,7 +19,7 @@ from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 from psycopg_pool import AsyncConnectionPool
 
-from api.problems import Problem, invalid, unauthenticated
+from api.problems import forbidden, invalid, unauthenticated
 from ledger import clock
 from ledger.clock import Instant
 from ledger.ids import AccountId, InvalidId, format_id, new_request_id, parse_id
@@ -156,6 +156,16 @@ class Gate:
         if shown.count(".") == 2:  # noqa: PLR2004 - header, claims, signature
             return await self._member(shown)
         raise unauthenticated("The secret or token is not valid.")
+
+    async def require_operator(self, authorization: str | None) -> None:
+        """Let the operator pass and nobody else.
+
+        Raises:
+            Problem: 401, or 403 for a member.
+        """
+        caller = await self.caller(authorization)
+        if caller.role != OPERATOR:
+            raise forbidden("metrics", caller.role)
 
     def _is_operator(self, shown: str) -> bool:
         # latin-1, as headers are read; a digest makes lengths equal and tells nothing.
@@ -315,7 +325,3 @@ def address(email: str) -> str:
 def _hash(token: str) -> bytes:
     return hashlib.sha256(token.encode()).digest()
 
-
-def wrong_account() -> Problem:
-    """Say that there is no such account: the same words as where there is none (promise 15)."""
-    return Problem(404, "no_such_account", "No such account.")

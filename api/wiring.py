@@ -1,5 +1,6 @@
 """Puts a process together: connections, peppers, rate cards, writer; and takes it apart again."""
 
+import asyncio
 import hmac
 import secrets as random
 from dataclasses import dataclass
@@ -51,6 +52,8 @@ class Services:
     queries: Queries
     gate: Gate
     logins: Logins
+    schema: str
+    """Revision this version was written for."""
     stopping: bool = False
 
     @property
@@ -88,7 +91,9 @@ class Services:
     async def _open(
         cls, settings: Settings, url: str, info: str, pool: AsyncConnectionPool
     ) -> Self:
+        await asyncio.to_thread(database.require_current, url)
         peppers = configured.peppers(settings)
+        schema = await schema_of(pool)
         facts = await facts_of(pool)
         lanes = int(facts["lanes"])
         await check_peppers(pool, peppers)
@@ -119,6 +124,7 @@ class Services:
             queries=Queries(pool, INLINE, lanes, resolver, peppers, cards),
             gate=gate,
             logins=Logins(pool, gate),
+            schema=schema,
         )
 
     async def close(self) -> None:
@@ -133,6 +139,15 @@ async def facts_of(pool: AsyncConnectionPool) -> dict[str, str]:
     async with pool.connection() as connection:
         rows = await connection.execute(reads.FACTS)
         return dict(await rows.fetchall())
+
+
+async def schema_of(pool: AsyncConnectionPool) -> str:
+    """Read which revision the database has."""
+    async with pool.connection() as connection:
+        row = await (await connection.execute(reads.SCHEMA_VERSION)).fetchone()
+    assert row is not None
+    found: str = row[0]
+    return found
 
 
 async def settle_fact(pool: AsyncConnectionPool, name: str, value: str) -> str:

@@ -205,46 +205,58 @@ class Command:
         self.index = 0
 
 
-class Suppressed:
-    """Refusals held back: how many, and the last of them."""
+class Suppressed(NamedTuple):
+    """Refusals held back."""
 
-    __slots__ = ("account_id", "count", "event", "key_id", "since")
-
-    def __init__(
-        self, since: Instant, account_id: AccountId, key_id: KeyId, event: e.RequestRefused
-    ) -> None:
-        self.since = since
-        self.account_id = account_id
-        self.key_id = key_id
-        self.event = event
-        self.count = 0
+    since: Instant
+    account_id: AccountId
+    key_id: KeyId
+    event: e.RequestRefused
+    """The first of those held back."""
+    count: int = 0
 
 
 class RefusalLog:
     """Repeated refusals of one key for one reason.
 
     The first is recorded at once, the rest of that second as one event with a count, so that an
-    attacker cannot write the log.
+    attacker cannot write the log. What a batch did here is taken back by ``undo`` unless ``keep``
+    says that it was committed.
     """
 
     def __init__(self) -> None:
         """Begin with nothing suppressed."""
         self._open: dict[tuple[UUID, str, str], Suppressed] = {}
+        self._before: dict[tuple[UUID, str, str], Suppressed | None] = {}
+        """What this batch changed, as it was before; None: not there."""
 
     def __len__(self) -> int:
         """Count what may still have to be written."""
         return len(self._open)
+
+    def keep(self) -> None:
+        """Stand by what was admitted: it is committed."""
+        self._before.clear()
+
+    def undo(self) -> None:
+        """Take back what was admitted since the last ``keep``: it was not committed."""
+        for slot, note in self._before.items():
+            self._open.pop(slot, None)
+            if note is not None:
+                self._open[slot] = note
+        self._before.clear()
 
     def admit(self, command: Command, event: e.RequestRefused, at: Instant) -> bool:
         """Tell whether this refusal is to be recorded at once."""
         assert command.key_id is not None
         slot = (command.key_id, event.reason, event.limit_id)
         earlier = self._open.get(slot)
+        self._before.setdefault(slot, earlier)
         if earlier is None:
             self._open[slot] = Suppressed(at, command.account_id, command.key_id, event)
             return True
-        earlier.count += 1
-        earlier.event = event
+        first = earlier.event if earlier.count else event
+        self._open[slot] = earlier._replace(event=first, count=earlier.count + 1)
         return False
 
     def due(self, at: Instant | None) -> list[Suppressed]:
@@ -413,6 +425,8 @@ class Batch:
                 at = self._next_instant()
                 recorded = self.append(reservation.account_id, reservation.key_id, event, at)
                 self._closed_requests[hashed] = recorded.envelope.lane_seq
+                if hashed in self.known:
+                    self.known[hashed] = Known(self.known[hashed].first, recorded)
         for key_id in key_ids:
             key = state.keys.get(key_id)
             at = self._next_instant()
@@ -447,6 +461,11 @@ class Batch:
         made.extend(self._also)
         for projection in projections:
             made.extend(projection.save(lane, state, self.changes))
+        # Not before: several projections ask what became of a lot.
+        for account_id in self.changes.accounts:
+            account = state.accounts[account_id]
+            account.touched.clear()
+            account.drained.clear()
         return made
 
     def _account_heads(self) -> Statement:

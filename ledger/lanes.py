@@ -153,6 +153,8 @@ class Lane:
             while self._queue:
                 await self._answer(self._take())
             if self._closing:
+                # The last batch may have held some back after everything was taken out.
+                await self._answer([])
                 return
             if self._refusals or self._notes:
                 loop.call_later(REFUSAL_INTERVAL.total_seconds(), self._wake.set)
@@ -202,6 +204,7 @@ class Lane:
         raise LedgerUnavailable
 
     async def _transact(self, commands: list[Command]) -> list[tuple[Command, Outcome | Exception]]:
+        self._refusals.undo()
         connection = await self._connected()
         batch = await self._load(connection, commands)
         batch.decide(commands, self._refusals)
@@ -210,6 +213,7 @@ class Lane:
         else:
             await self._save(connection, batch)
         self._notes.clear()
+        self._refusals.keep()
         self.batches += 1
         self.commands += len(commands)
         self._state = batch.state if _size(batch.state) <= CACHE_MAX else None

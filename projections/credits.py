@@ -87,9 +87,6 @@ def save(lane: int, state: LaneState, changes: Changes) -> list[Statement]:
     lots = [(account, lot) for account in changed for lot in _changed_lots(account)]
     statements = [_save_lots(lane, lots)] if lots else []
     statements.append(_save_balances(lane, changed))
-    for account in changed:
-        account.touched.clear()
-        account.drained.clear()
     return statements
 
 

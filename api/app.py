@@ -1,0 +1,216 @@
+"""The ASGI application: routes, errors, health, metrics, OpenAPI, and the lifespan of a process.
+
+Every error that leaves here is problem+json, the framework's own included.
+"""
+
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import psycopg
+import structlog
+from litestar import Litestar, Request, Response
+from litestar.exceptions import HTTPException
+from litestar.handlers import ASGIRouteHandler
+from litestar.types import ASGIApp, Receive, Scope, Send
+from psycopg_pool import PoolTimeout, TooManyRequests
+from psycopg_pool.errors import PoolClosed
+
+from api import metrics, problems, reading
+from api.auth import Caller, may
+from api.exchange import Answer, Call, problem_answer
+from api.health import health_routes
+from api.openapi import document
+from api.operator import accounts, credit, keys, prices, reports, sessions, usage
+from api.operator.routing import ROUTES, Ask, Route
+from api.problems import Problem
+from api.settings import Settings
+from api.wiring import Services
+from ledger import clock
+from ledger.errors import LedgerCorrupt, LedgerError, LedgerUnavailable
+from ledger.ids import new_request_id
+
+log = structlog.get_logger("keyledger.api")
+
+MODULES = (accounts, keys, credit, usage, prices, reports, sessions)
+"""Importing them fills ``ROUTES``."""
+
+UNREACHABLE = (
+    psycopg.OperationalError,
+    psycopg.InterfaceError,
+    PoolTimeout,
+    PoolClosed,
+    TooManyRequests,
+    OSError,
+)
+"""The database cannot be asked now: the request is refused with 503 (promise 13)."""
+
+Serves = Callable[[], Services]
+
+
+class Endpoint:
+    """All methods of one path."""
+
+    def __init__(self, routes: Sequence[Route], services: Serves) -> None:
+        """Take the routes of the path."""
+        self._routes = {route.method: route for route in routes}
+        if "GET" in self._routes:
+            self._routes["HEAD"] = self._routes["GET"]
+        self._allow = ", ".join(sorted(self._routes))
+        self._services = services
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        began = time.perf_counter_ns()
+        method: str = scope["method"]  # type: ignore[typeddict-item]
+        route = self._routes.get(method)
+        if route is None:
+            answer = problem_answer(_method_not_allowed(self._allow))
+            await answer.send(send, head=method == "HEAD")
+            return
+        answer = await self._answer(route, scope, receive)
+        await answer.send(send, head=method == "HEAD")
+        metrics.note(route.operation, answer.status, time.perf_counter_ns() - began)
+
+    async def _answer(self, route: Route, scope: Scope, receive: Receive) -> Answer:
+        call = Call(scope, receive)
+        services = self._services()
+        ask: Ask[Any] | None = None
+        try:
+            ask = Ask(services, await self._caller(route, call, services), call, route.operation)
+            if route.decoder is not None:
+                ask.body = reading.decode(route.decoder, await call.body())
+            return await route.handler(ask)
+        except Problem as problem:
+            return problem_answer(problem)
+        except LedgerCorrupt as error:
+            log.critical("ledger_corrupt", lane=error.lane, seq=error.seq, error=str(error))
+            return problem_answer(_unexpected())
+        except LedgerError as error:
+            lane = ask.lane if ask is not None else None
+            return problem_answer(problems.of_error(error, lane=lane, at=clock.now()))
+        except UNREACHABLE as error:
+            log.warning("database_unreachable", operation=route.operation, error=str(error))
+            return problem_answer(problems.of_error(LedgerUnavailable()))
+        except Exception:  # last-resort: a client is told nothing of our insides
+            return _logged(route.operation)
+
+    @staticmethod
+    async def _caller(route: Route, call: Call, services: Services) -> Caller:
+        if route.public:
+            return Caller("nobody", "nobody")
+        caller = await services.gate.caller(call.header(b"authorization"))
+        if not may(caller, route.operation):
+            raise problems.forbidden(route.operation, caller.role)
+        return caller
+
+
+def _logged(operation: str) -> Answer:
+    request_id = new_request_id()
+    log.exception("request_failed", operation=operation, request_id=request_id)
+    return problem_answer(_unexpected(request_id))
+
+
+def _unexpected(request_id: str = "") -> Problem:
+    detail = "Something went wrong here, and it was written down."
+    members = {"instance": request_id} if request_id else {}
+    return Problem(500, "internal_error", detail, **members)
+
+
+def _method_not_allowed(allow: str) -> Problem:
+    return Problem(
+        405, "method_not_allowed", f"Use one of {allow}.", headers={"Allow": allow}
+    )
+
+
+def native_handlers(services: Serves) -> list[ASGIRouteHandler]:
+    """Give the handlers of the native API, one per path."""
+    by_path: dict[str, list[Route]] = {}
+    for route in ROUTES:
+        by_path.setdefault(route.path, []).append(route)
+    return [mounted(path, Endpoint(routes, services)) for path, routes in by_path.items()]
+
+
+def mounted(path: str, endpoint: ASGIApp) -> ASGIRouteHandler:
+    """Give a raw ASGI handler at a path whose ``{parameters}`` are text."""
+
+    async def handle(scope: Scope, receive: Receive, send: Send) -> None:
+        await endpoint(scope, receive, send)
+
+    return ASGIRouteHandler(path.replace("}", ":str}"), copy_scope=False)(handle)
+
+
+def on_http_error(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
+    """Word the framework's errors: no such path, no such method, a bad header."""
+    if error.status_code == 404:  # noqa: PLR2004
+        problem = problems.not_found()
+    else:
+        problem = problems.of_status(error.status_code)
+        problem.headers.update(error.headers or {})
+    return _response(problem)
+
+
+def on_any_error(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+    """Word what nobody expected."""
+    request_id = new_request_id()
+    log.error("request_failed", path=request.url.path, request_id=request_id, exc_info=error)
+    return _response(_unexpected(request_id))
+
+
+def _response(problem: Problem) -> Response[bytes]:
+    return Response(
+        problems.encode(problem),
+        status_code=problem.status,
+        media_type=problems.CONTENT_TYPE.decode(),
+        headers=problem.headers,
+    )
+
+
+def application(
+    settings: Settings,
+    url: str,
+    *,
+    more: Callable[[Serves], Sequence[Any]] | None = None,
+    jobs: bool = True,
+) -> Litestar:
+    """Put the application together. ``more`` gives further route handlers: dialects, gateway."""
+    held: list[Services] = []
+
+    def services() -> Services:
+        return held[0]
+
+    @asynccontextmanager
+    async def lifespan(app: Litestar) -> AsyncIterator[None]:
+        opened = await Services.open(settings, url)
+        held[:] = [opened]
+        app.state.services = opened
+        runner = None
+        if jobs:
+            from api.jobs import Jobs  # noqa: PLC0415
+
+            runner = Jobs(opened)
+            runner.start()
+        try:
+            yield
+        finally:
+            opened.stopping = True
+            if runner is not None:
+                await runner.stop()
+            await opened.close()
+
+    described = document(ROUTES)
+    handlers: list[Any] = [
+        *native_handlers(services),
+        *(mounted(path, app) for path, app in health_routes(services, described)),
+    ]
+    if more is not None:
+        handlers.extend(more(services))
+    return Litestar(
+        handlers,
+        lifespan=[lifespan],
+        openapi_config=None,
+        exception_handlers={HTTPException: on_http_error, Exception: on_any_error},
+        logging_config=None,
+        debug=False,
+    )

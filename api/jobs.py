@@ -1,0 +1,193 @@
+"""What time does: one leader among all processes creates partitions, writes down what ran out,
+drives catching-up projections and prices what had no price.
+
+Leadership is a lease in a row. Nothing here is needed for a decision to be right: a missing leader
+makes reports old, never admissions wrong.
+"""
+
+import os
+import secrets as random
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import timedelta
+from typing import NamedTuple
+
+import structlog
+from apscheduler.schedulers.asyncio import AsyncIOScheduler
+
+from api.wiring import Services
+from ledger import clock, store
+from ledger import events as e
+from projections import reads
+
+log = structlog.get_logger("keyledger.jobs")
+
+LEASE_SECONDS = 15
+RENEW_SECONDS = 4
+RATE_AT_ONCE = 500
+
+Work = Callable[[Services], Awaitable[str]]
+
+
+class Job(NamedTuple):
+    """Something to do every so often."""
+
+    name: str
+    every: timedelta
+    work: Work
+    """Does it, and says in a few words what came of it."""
+
+
+async def create_partitions(services: Services) -> str:
+    """Create this month's partition of events and the next three."""
+    async with services.pool.connection() as connection:
+        row = await (await connection.execute(reads.CREATE_PARTITIONS)).fetchone()
+    return f"{row[0] if row else 0} new"
+
+
+async def expire_what_is_due(services: Services) -> str:
+    """Let idle lanes write down reservations, keys and grants that ran out."""
+    async with services.pool.connection() as connection:
+        terms = {"at": clock.now()}
+        rows = await (await connection.execute(reads.LANES_WITH_DUE, terms)).fetchall()
+    for (lane,) in rows:
+        services.writer.lanes[lane].nudge()
+    return f"{len(rows)} lanes"
+
+
+async def rate_unpriced(services: Services) -> str:
+    """Price requests that were recorded without a price, where a card has one now."""
+    rated = 0
+    for lane in range(services.lanes):
+        after = 0
+        while True:
+            async with services.pool.connection() as connection:
+                found = await connection.execute(reads.UNPRICED, (lane, after, RATE_AT_ONCE))
+                rows = await found.fetchall()
+            for row in rows:
+                rated += await _rate(services, lane, row[0], row[3])
+            if len(rows) < RATE_AT_ONCE:
+                break
+            after = rows[-1][0]
+    return f"{rated} rated"
+
+
+async def _rate(services: Services, lane: int, seq: int, model: str) -> bool:
+    at = clock.now()
+    # Most wait for a price that no card has: that is seen without asking the lane.
+    if not any(
+        (book := services.cards.current(name, at)) is not None
+        and (model in book.card.models or model in book.card.aliases)
+        for name in services.cards.names()
+    ):
+        return False
+    async with services.pool.connection() as connection:
+        found = await store.find_event(connection, lane, seq)
+    if found is None or not isinstance(found.recorded.body, e.RequestRecorded | e.RequestSettled):
+        return False
+    envelope = found.recorded.envelope
+    return await services.ledger.rate_unpriced(
+        envelope.account_id, envelope.key_id, found.recorded
+    )
+
+
+async def catch_up(services: Services) -> str:
+    """Drive the catching-up projections. The one seam to ``projections.engine``."""
+    try:
+        from projections import engine  # noqa: PLC0415 - it may not exist yet
+    except ImportError:
+        return "no engine"
+    drive = getattr(engine, "catch_up_all", None)
+    if drive is None:
+        return "no engine"
+    return str(await drive(services.url, services.lanes))
+
+
+async def forget_tokens(services: Services) -> str:
+    """Delete refresh tokens that ran out."""
+    async with services.pool.connection() as connection:
+        done = await connection.execute(reads.FORGET_REFRESH, (clock.now(),))
+    return f"{done.rowcount} gone"
+
+
+JOBS: Sequence[Job] = (
+    Job("create_partitions", timedelta(hours=1), create_partitions),
+    Job("expire_what_is_due", timedelta(seconds=2), expire_what_is_due),
+    Job("catch_up", timedelta(seconds=1), catch_up),
+    Job("rate_unpriced", timedelta(seconds=30), rate_unpriced),
+    Job("forget_tokens", timedelta(hours=1), forget_tokens),
+)
+
+
+class Jobs:
+    """The jobs of one process; they act while it leads."""
+
+    def __init__(self, services: Services, jobs: Sequence[Job] = JOBS) -> None:
+        """Take what they work on."""
+        self._services = services
+        self._jobs = jobs
+        self._me = f"{socket.gethostname()}:{os.getpid()}:{random.token_hex(4)}"
+        self._scheduler = AsyncIOScheduler(timezone="UTC")
+        self.leads = False
+
+    def start(self) -> None:
+        """Begin."""
+        soon = clock.now() + timedelta(seconds=1)
+        add = self._scheduler.add_job
+        terms = {"max_instances": 1, "coalesce": True, "misfire_grace_time": None}
+        add(self._renew, "interval", seconds=RENEW_SECONDS, next_run_time=clock.now(), **terms)
+        for job in self._jobs:
+            seconds = job.every // timedelta(seconds=1)
+            add(self._run, "interval", args=(job,), seconds=seconds, next_run_time=soon, **terms)
+        self._scheduler.start()
+
+    async def stop(self) -> None:
+        """End, and let another lead at once. Work under way is in the ledger or not at all."""
+        self._scheduler.shutdown(wait=False)
+        if self.leads:
+            self.leads = False
+            await self._quietly(self._resign)
+
+    async def _renew(self) -> None:
+        await self._quietly(self._lead)
+
+    async def _lead(self) -> None:
+        async with self._services.pool.connection() as connection:
+            terms = {"me": self._me, "seconds": LEASE_SECONDS}
+            row = await (await connection.execute(reads.LEAD, terms)).fetchone()
+        self.leads = row is not None
+
+    async def _resign(self) -> None:
+        async with self._services.pool.connection() as connection:
+            await connection.execute(reads.RESIGN, (self._me,))
+
+    async def _quietly(self, work: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await work()
+        except Exception as error:  # last-resort: an unreachable database ends leadership only
+            self.leads = False
+            log.warning("leadership_is_unknown", error=str(error))
+
+    async def _run(self, job: Job) -> None:
+        if not self.leads or self._services.stopping:
+            return
+        try:
+            await self.run(job)
+        except Exception as error:  # last-resort: the next run tries again
+            log.warning("job_failed", job=job.name, error=str(error))
+
+    async def run(self, job: Job) -> str:
+        """Do a job now and write down how it went."""
+        pool = self._services.pool
+        async with pool.connection() as connection:
+            await connection.execute(reads.BEGIN_RUN, (job.name, clock.now()))
+        outcome = "interrupted"
+        try:
+            outcome = await job.work(self._services)
+        except Exception as error:
+            outcome = f"failed: {type(error).__name__}: {error}"[:500]
+            raise
+        finally:
+            async with pool.connection() as connection:
+                await connection.execute(reads.END_RUN, (clock.now(), outcome, job.name))
+        return outcome

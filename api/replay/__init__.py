@@ -1,0 +1,1 @@
+"""Traffic that others recorded, sent again to a running service: traces, who sends, how it is sent."""

@@ -1,0 +1,305 @@
+"""Serving: a supervisor that owns the database and the socket, and workers that answer.
+
+The supervisor starts the embedded PostgreSQL where none is configured, brings the schema up to
+date, binds the address once, and keeps N workers on it. On SIGTERM or SIGINT workers stop
+accepting, answer everything accepted, and end; the database stops last.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import FrameType
+
+import msgspec
+import structlog
+import uvicorn
+from psycopg_pool import AsyncConnectionPool
+
+from api import logs, metrics
+from api.settings import InvalidSetting, Settings, from_environment
+from ledger import database
+from ledger.errors import IncompatibleDatabase
+
+log = structlog.get_logger("keyledger.serve")
+
+BACKLOG = 2_048
+GRACE_SECONDS = 20
+"""For requests under way when a worker is asked to end."""
+KILL_SECONDS = 30
+CHECK_SECONDS = 1.0
+BACKOFF_SECONDS_MAX = 30
+STEADY_SECONDS = 60
+"""A worker that lived this long starts again at once when it dies."""
+KEEP_ALIVE_SECONDS = 30
+
+
+class Worker:
+    """One worker process, started again when it dies."""
+
+    def __init__(self, number: int, command: list[str], environment: Mapping[str, str]) -> None:
+        """Take how to start it."""
+        self.number = number
+        self._command = command
+        self._environment = dict(environment)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._began = 0.0  # seconds of the monotonic clock
+        self._failures = 0
+        self._starts_at = 0.0  # seconds of the monotonic clock
+
+    def start(self, descriptors: tuple[int, ...]) -> None:
+        """Start the process."""
+        self._process = subprocess.Popen(  # noqa: S603 - our own program
+            self._command, env=self._environment, pass_fds=descriptors
+        )
+        self._began = time.monotonic()
+
+    @property
+    def pid(self) -> int | None:
+        """Give the process id."""
+        return self._process.pid if self._process else None
+
+    def tend(self, descriptors: tuple[int, ...]) -> None:
+        """Start the process again if it died, later and later while it keeps dying."""
+        if self._process is None:
+            if time.monotonic() >= self._starts_at:
+                self.start(descriptors)
+            return
+        code = self._process.poll()
+        if code is None:
+            return
+        lived = time.monotonic() - self._began
+        self._failures = 0 if lived > STEADY_SECONDS else self._failures + 1
+        wait_seconds = min(2**self._failures - 1, BACKOFF_SECONDS_MAX) if self._failures > 1 else 0
+        log.error("worker_died", worker=self.number, exit=code, restart_seconds=wait_seconds)
+        self._process = None
+        self._starts_at = time.monotonic() + wait_seconds
+        if not wait_seconds:
+            self.start(descriptors)
+
+    def terminate(self) -> None:
+        """Ask it to end."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.terminate()
+
+    def wait(self, timeout_seconds: float) -> None:
+        """Wait for the end, and bring it about when it takes too long."""
+        if self._process is None:
+            return
+        try:
+            self._process.wait(timeout=max(timeout_seconds, 0.1))
+        except subprocess.TimeoutExpired:
+            log.error("worker_killed", worker=self.number)
+            self._process.kill()
+            self._process.wait()
+
+
+class Supervisor:
+    """Starts everything, keeps it running, ends it in order."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Take the settings."""
+        self.settings = settings
+        self.address = ""
+        """Where it listens, once it does: ``http://127.0.0.1:8321``."""
+        self.workers: list[Worker] = []
+        self._stop = threading.Event()
+        self.ready = threading.Event()
+
+    def stop(self) -> None:
+        """Ask for the end."""
+        self._stop.set()
+
+    def run(self) -> None:
+        """Serve until asked to end.
+
+        Raises:
+            IncompatibleDatabase: The database does not fit; the message says what to do.
+        """
+        with contextlib.ExitStack() as stack:
+            url, ensure_running = self._database(stack)
+            database.upgrade(url, lanes=self.settings.lanes)
+            environment = self._environment(url, stack)
+            self._prepare(environment)
+            listening = stack.enter_context(self._listen())
+            descriptors = (listening.fileno(),)
+            command = [sys.executable, "-m", "api.serve", "--worker", str(listening.fileno())]
+            self.workers = [
+                Worker(number, command, environment) for number in range(self.settings.workers)
+            ]
+            stack.callback(self._end_workers)
+            for worker in self.workers:
+                worker.start(descriptors)
+            log.info("listening", address=self.address, workers=len(self.workers))
+            self.ready.set()
+            while not self._stop.wait(CHECK_SECONDS):
+                ensure_running()
+                for worker in self.workers:
+                    worker.tend(descriptors)
+
+    def _database(self, stack: contextlib.ExitStack) -> tuple[str, Callable[[], object]]:
+        if self.settings.database_url:
+            return self.settings.database_url, _nothing
+        from ledger.embedded import EmbeddedPostgres  # noqa: PLC0415 - only where it is used
+
+        server = EmbeddedPostgres(self.settings.home / "postgres")
+        url = server.start()
+        stack.callback(server.stop)
+        return url, server.ensure_running
+
+    def _environment(self, url: str, stack: contextlib.ExitStack) -> dict[str, str]:
+        numbers = Path(tempfile.mkdtemp(prefix="keyledger-metrics-"))
+        stack.callback(shutil.rmtree, numbers, ignore_errors=True)
+        return {
+            **os.environ,
+            **settings_as_environment(self.settings),
+            "KEYLEDGER_HOME": str(self.settings.home.resolve()),
+            "KEYLEDGER_DATABASE_URL": url,
+            metrics.DIRECTORY: str(numbers),
+        }
+
+    @staticmethod
+    def _prepare(environment: Mapping[str, str]) -> None:
+        """Make what every database has, in a process of its own whose memory is given back."""
+        command = [sys.executable, "-m", "api.serve", "--prepare"]
+        done = subprocess.run(command, env=dict(environment), check=False)  # noqa: S603 - our own
+        if done.returncode:
+            raise IncompatibleDatabase("The database could not be prepared; see above.")
+
+    @contextlib.contextmanager
+    def _listen(self) -> Iterator[socket.socket]:
+        host, port = self.settings.host, self.settings.port
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        with socket.socket(family, socket.SOCK_STREAM) as listening:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listening.bind((host, port))
+            listening.listen(BACKLOG)
+            listening.set_inheritable(True)
+            shown = f"[{host}]" if family == socket.AF_INET6 else host
+            self.address = f"http://{shown}:{listening.getsockname()[1]}"
+            yield listening
+
+    def _end_workers(self) -> None:
+        for worker in self.workers:
+            worker.terminate()
+        deadline = time.monotonic() + KILL_SECONDS
+        for worker in self.workers:
+            worker.wait(deadline - time.monotonic())
+
+
+def _nothing() -> None:
+    """Leave a database that is not ours alone."""
+
+
+def run(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT."""
+    supervisor = Supervisor(settings)
+
+    def asked(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+        supervisor.stop()
+
+    signal.signal(signal.SIGTERM, asked)
+    signal.signal(signal.SIGINT, asked)
+    supervisor.run()
+
+
+async def prepare(settings: Settings) -> None:
+    """Make the operator's secret, the operator's account and the standard rate card."""
+    from api import wiring  # noqa: PLC0415 - the supervisor itself has no need of it
+
+    info = database.conninfo(settings.database_url, database.APP)
+    if not settings.admin_secret:
+        async with AsyncConnectionPool(
+            info, min_size=1, max_size=1, open=False, kwargs={"autocommit": True}
+        ) as pool:
+            secret = await wiring.make_operator_secret(pool)
+        if secret is not None:
+            _show(secret)
+    services = await wiring.Services.open(settings, settings.database_url)
+    try:
+        await wiring.furnish(services)
+    finally:
+        await services.close()
+
+
+def _show(secret: str) -> None:
+    sys.stdout.write(
+        f"The operator's secret, shown this once and kept only as a hash:\n\n    {secret}\n\n"
+    )
+    sys.stdout.flush()
+
+
+def worker(settings: Settings, descriptor: int) -> None:
+    """Answer on an inherited socket until SIGTERM."""
+    from api.app import application  # noqa: PLC0415 - the supervisor itself has no need of it
+    from api.surfaces import more  # noqa: PLC0415
+
+    app = application(settings, settings.database_url, more=more)
+    config = uvicorn.Config(
+        app,
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        lifespan="on",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        proxy_headers=False,
+        backlog=BACKLOG,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=GRACE_SECONDS,
+    )
+    listening = socket.socket(fileno=descriptor)
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    uvicorn.Server(config).run(sockets=[listening])
+
+
+def _end_with(parent: int) -> None:
+    """End when the supervisor is gone, however it went: nobody would tend us."""
+    while os.getppid() == parent:
+        time.sleep(CHECK_SECONDS)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run as ``python -m api.serve``: the supervisor, or with arguments one of its processes."""
+    parser = argparse.ArgumentParser(prog="python -m api.serve")
+    parser.add_argument("--worker", type=int, metavar="FD", help="answer on an inherited socket")
+    parser.add_argument("--prepare", action="store_true", help="make what every database has")
+    chosen = parser.parse_args(arguments)
+    logs.configure()
+    try:
+        settings = from_environment(os.environ)
+        if chosen.worker is not None:
+            worker(settings, chosen.worker)
+        elif chosen.prepare:
+            asyncio.run(prepare(settings))
+        else:
+            run(settings)
+    except (IncompatibleDatabase, InvalidSetting) as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    return 0
+
+
+def settings_as_environment(settings: Settings) -> dict[str, str]:
+    """Write settings as the environment that says the same, for a process to be started."""
+    named = {
+        f"KEYLEDGER_{name.upper()}": str(value)
+        for name, value in msgspec.structs.asdict(settings).items()
+    }
+    return {name: value for name, value in named.items() if value}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
