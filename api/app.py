@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
+from urllib.parse import unquote
 
 import psycopg
 import structlog
@@ -23,7 +24,7 @@ from api.exchange import Answer, Call, problem_answer
 from api.health import health_routes
 from api.openapi import document
 from api.operator import accounts, credit, keys, prices, reports, sessions, usage
-from api.operator.routing import ROUTES, Ask, Route
+from api.operator.routing import PREFIX, ROUTES, Ask, Route
 from api.problems import Problem
 from api.settings import Settings
 from api.wiring import Services
@@ -124,21 +125,75 @@ def _method_not_allowed(allow: str) -> Problem:
     )
 
 
-def native_handlers(services: Serves) -> list[ASGIRouteHandler]:
-    """Give the handlers of the native API, one per path."""
-    by_path: dict[str, list[Route]] = {}
-    for route in ROUTES:
-        by_path.setdefault(route.path, []).append(route)
-    return [mounted(path, Endpoint(routes, services)) for path, routes in by_path.items()]
+class Router:
+    """Finds the endpoint of a path by its segments; fixed ones go before parameters.
+
+    Litestar 2.25 cannot give path parameters to raw ASGI handlers of HTTP requests (it looks them
+    up by method and keeps them under ``asgi``), so the API is one mount. It also reads the path as
+    it was sent, so that a request id may hold ``%2F``.
+    """
+
+    def __init__(self, routes: Sequence[Route], services: Serves) -> None:
+        """Take every route."""
+        self._root = _Node()
+        by_path: dict[str, list[Route]] = {}
+        for route in routes:
+            by_path.setdefault(route.path, []).append(route)
+        for path, found in by_path.items():
+            self._add(path, Endpoint(found, services))
+
+    def _add(self, path: str, endpoint: ASGIApp) -> None:
+        node = self._root
+        for segment in path.split("/")[1:]:
+            if segment.startswith("{"):
+                if node.parameter is None:
+                    node.parameter = (segment[1:-1], _Node())
+                node = node.parameter[1]
+            else:
+                node = node.fixed.setdefault(segment, _Node())
+        node.endpoint = endpoint
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Hand a request to its endpoint."""
+        parameters: dict[str, str] = {}
+        node: _Node | None = self._root
+        raw: bytes = scope["raw_path"]
+        for segment in raw.partition(b"?")[0].decode("latin-1").split("/")[1:]:
+            if node is None:
+                break
+            node = node.next(segment, parameters)
+        if node is None or node.endpoint is None:
+            await problem_answer(problems.not_found()).send(send)
+            return
+        scope["path_params"] = parameters
+        await node.endpoint(scope, receive, send)
 
 
-def mounted(path: str, endpoint: ASGIApp) -> ASGIRouteHandler:
-    """Give a raw ASGI handler at a path whose ``{parameters}`` are text."""
+class _Node:
+    """A place in the tree of paths."""
+
+    __slots__ = ("endpoint", "fixed", "parameter")
+
+    def __init__(self) -> None:
+        self.fixed: dict[str, _Node] = {}
+        self.parameter: tuple[str, _Node] | None = None
+        self.endpoint: ASGIApp | None = None
+
+    def next(self, segment: str, parameters: dict[str, str]) -> "_Node | None":
+        found = self.fixed.get(segment)
+        if found is None and self.parameter is not None and segment:
+            name, found = self.parameter
+            parameters[name] = unquote(segment, errors="surrogateescape")
+        return found
+
+
+def mounted(path: str, app: ASGIApp, *, is_mount: bool = False) -> ASGIRouteHandler:
+    """Give a raw ASGI handler at a path."""
 
     async def handle(scope: Scope, receive: Receive, send: Send) -> None:
-        await endpoint(scope, receive, send)
+        await app(scope, receive, send)
 
-    return ASGIRouteHandler(path.replace("}", ":str}"), copy_scope=False)(handle)
+    return ASGIRouteHandler(path, copy_scope=False, is_mount=is_mount)(handle)
 
 
 def on_http_error(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
@@ -201,7 +256,7 @@ def application(
 
     described = document(ROUTES)
     handlers: list[Any] = [
-        *native_handlers(services),
+        mounted(PREFIX, Router(ROUTES, services), is_mount=True),
         *(mounted(path, app) for path, app in health_routes(services, described)),
     ]
     if more is not None:

@@ -60,5 +60,7 @@ def configure(level: int = logging.INFO) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
-    for noisy in ("apscheduler", "httpx", "uvicorn.access"):
+    for noisy in ("httpx", "uvicorn.access", "alembic"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    # It warns of each run that is left out because the one before is not done.
+    logging.getLogger("apscheduler").setLevel(logging.ERROR)

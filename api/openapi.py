@@ -28,7 +28,7 @@ def document(routes: Sequence[Route]) -> bytes:
     """Write the document."""
     types = [kind for route in routes for kind in (route.body, route.answer) if kind is not None]
     schemas, components = msgspec.json.schema_components(
-        types, ref_template="#/components/schemas/{name}"
+        types, schema_hook=_anything, ref_template="#/components/schemas/{name}"
     )
     described = dict(zip(map(repr, types), schemas, strict=True))
     paths: dict[str, dict[str, Any]] = {}
@@ -53,6 +53,13 @@ def document(routes: Sequence[Route]) -> bytes:
             },
         }
     )
+
+
+def _anything(kind: type) -> dict[str, Any]:
+    """Describe what msgspec cannot: any JSON value."""
+    if kind in {object, msgspec.Raw}:
+        return {"description": "Any JSON value."}
+    raise NotImplementedError
 
 
 def _operation(route: Route, schemas: dict[str, Any]) -> dict[str, Any]:

@@ -791,7 +791,8 @@ def _opened_view(recorded: list[Recorded], name: str, lane: int) -> Any:  # noqa
     for event in recorded:
         evolve(state, event.envelope, event.body)
         advance(state, event)
-    return views.account_view(state.accounts[first.account_id], name, lane, first.recorded_at)
+    at = recorded[-1].envelope.recorded_at
+    return views.account_view(state.accounts[first.account_id], name, lane, at)
 
 
 def _issued_key(recorded: Recorded) -> Key:

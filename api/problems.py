@@ -29,7 +29,7 @@ STATUS: Mapping[type[errors.LedgerError], int] = {
     errors.KeyIsSuspended: 409,
     errors.KeyIsNotSuspended: 409,
     errors.KeyIsExpired: 409,
-    errors.SecretIsRetired: 401,
+    errors.SecretIsRetired: 409,
     errors.ScopeIsDenied: 403,
     errors.ModelIsDenied: 403,
     errors.ModelIsUnpriced: 422,
@@ -48,8 +48,8 @@ STATUS: Mapping[type[errors.LedgerError], int] = {
     errors.QueueIsFull: 503,
     errors.OutcomeIsUnknown: 503,
 }
-"""What each answers on the native API. Where a caller proves a key by its secret, a key that is no
-good is 401 whatever the reason (``UNPROVEN``)."""
+"""What each answers on the native API, where the operator asks about a key: 401 there would be about
+the operator's own secret. Dialects, whose callers are the keys, answer 401 to all ``UNPROVEN``."""
 
 UNPROVEN = (
     errors.NoSuchKey,
@@ -58,6 +58,7 @@ UNPROVEN = (
     errors.KeyIsSuspended,
     errors.SecretIsRetired,
 )
+"""A secret that opens no key now, whatever the reason: the same answer for all of them."""
 
 
 class Problem(Exception):  # noqa: N818 - it is called so in RFC 9457
@@ -148,11 +149,8 @@ def of_error(
     *,
     lane: int | None = None,
     at: Instant | None = None,
-    proven_by_secret: bool = False,
 ) -> Problem:
     """Word a refusal, or an unavailable ledger. ``at`` is now, for Retry-After."""
-    if proven_by_secret and isinstance(error, UNPROVEN):
-        return unauthenticated("The key's secret is not valid.")
     status = _status(error)
     members, headers = _members(error), _headers(error, at)
     code = getattr(error, "code", "") or _code(error)
@@ -182,8 +180,6 @@ def _code(error: errors.LedgerError) -> str:
 def _headers(error: errors.LedgerError, at: Instant | None) -> dict[str, str]:
     if isinstance(error, errors.LedgerUnavailable):
         return {"Retry-After": str(error.retry_after_seconds)}
-    if isinstance(error, errors.SecretIsRetired):
-        return {"WWW-Authenticate": 'Bearer realm="keyledger", error="invalid_token"'}
     if isinstance(error, errors.LimitIsReached) and error.resets_at is not None and at is not None:
         return {"Retry-After": str(wait_seconds(error.resets_at, at))}
     return {}

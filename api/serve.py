@@ -22,13 +22,16 @@ from pathlib import Path
 from types import FrameType
 
 import msgspec
+import psycopg
 import structlog
 import uvicorn
-from psycopg_pool import AsyncConnectionPool
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
+from sqlalchemy.exc import DBAPIError
 
 from api import logs, metrics
 from api.settings import InvalidSetting, Settings, from_environment
 from ledger import database
+from ledger.embedded import EmbeddedDatabaseError
 from ledger.errors import IncompatibleDatabase
 
 log = structlog.get_logger("keyledger.serve")
@@ -130,10 +133,11 @@ class Supervisor:
             url, ensure_running = self._database(stack)
             database.upgrade(url, lanes=self.settings.lanes)
             environment = self._environment(url, stack)
-            self._prepare(environment)
             listening = stack.enter_context(self._listen())
-            descriptors = (listening.fileno(),)
-            command = [sys.executable, "-m", "api.serve", "--worker", str(listening.fileno())]
+            self._prepare(environment)
+            leash = stack.enter_context(_leash())
+            descriptors = (listening.fileno(), leash)
+            command = [sys.executable, "-m", "api.serve", "--worker", *map(str, descriptors)]
             self.workers = [
                 Worker(number, command, environment) for number in range(self.settings.workers)
             ]
@@ -143,9 +147,11 @@ class Supervisor:
             log.info("listening", address=self.address, workers=len(self.workers))
             self.ready.set()
             while not self._stop.wait(CHECK_SECONDS):
-                ensure_running()
+                _keep(ensure_running)
                 for worker in self.workers:
                     worker.tend(descriptors)
+            # Before the workers are asked to end: else callers would queue up where nobody answers.
+            listening.close()
 
     def _database(self, stack: contextlib.ExitStack) -> tuple[str, Callable[[], object]]:
         if self.settings.database_url:
@@ -182,8 +188,12 @@ class Supervisor:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         with socket.socket(family, socket.SOCK_STREAM) as listening:
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listening.bind((host, port))
-            listening.listen(BACKLOG)
+            try:
+                listening.bind((host, port))
+                listening.listen(BACKLOG)
+            except OSError as error:
+                message = f"KEYLEDGER_HOST and KEYLEDGER_PORT: {host}:{port}: {error.strerror}."
+                raise InvalidSetting(message) from error
             listening.set_inheritable(True)
             shown = f"[{host}]" if family == socket.AF_INET6 else host
             self.address = f"http://{shown}:{listening.getsockname()[1]}"
@@ -199,6 +209,28 @@ class Supervisor:
 
 def _nothing() -> None:
     """Leave a database that is not ours alone."""
+
+
+def _keep(ensure_running: Callable[[], object]) -> None:
+    """Have the database run. Where it does not start, say so and try again: it may be recovering.
+
+    Meanwhile the workers refuse with 503.
+    """
+    try:
+        ensure_running()
+    except (EmbeddedDatabaseError, OSError) as error:
+        log.error("database_does_not_run", error=str(error))  # noqa: TRY400 - the words say it
+
+
+@contextlib.contextmanager
+def _leash() -> Iterator[int]:
+    """Give the reading end of a pipe that ends when this process does, however it ends."""
+    reading, writing = os.pipe()
+    try:
+        yield reading
+    finally:
+        os.close(reading)
+        os.close(writing)
 
 
 def run(settings: Settings) -> None:
@@ -239,7 +271,7 @@ def _show(secret: str) -> None:
     sys.stdout.flush()
 
 
-def worker(settings: Settings, descriptor: int) -> None:
+def worker(settings: Settings, descriptor: int, leash: int) -> None:
     """Answer on an inherited socket until SIGTERM."""
     from api.app import application  # noqa: PLC0415 - the supervisor itself has no need of it
     from api.surfaces import more  # noqa: PLC0415
@@ -260,34 +292,42 @@ def worker(settings: Settings, descriptor: int) -> None:
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
     listening = socket.socket(fileno=descriptor)
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=_end_with, args=(leash,), daemon=True).start()
     uvicorn.Server(config).run(sockets=[listening])
 
 
-def _end_with(parent: int) -> None:
+def _end_with(leash: int) -> None:
     """End when the supervisor is gone, however it went: nobody would tend us."""
-    while os.getppid() == parent:
-        time.sleep(CHECK_SECONDS)
+    os.read(leash, 1)
     os.kill(os.getpid(), signal.SIGTERM)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run as ``python -m api.serve``: the supervisor, or with arguments one of its processes."""
     parser = argparse.ArgumentParser(prog="python -m api.serve")
-    parser.add_argument("--worker", type=int, metavar="FD", help="answer on an inherited socket")
+    parser.add_argument(
+        "--worker",
+        type=int,
+        nargs=2,
+        metavar=("SOCKET", "LEASH"),
+        help="answer on an inherited socket until the pipe ends",
+    )
     parser.add_argument("--prepare", action="store_true", help="make what every database has")
     chosen = parser.parse_args(arguments)
     logs.configure()
     try:
         settings = from_environment(os.environ)
         if chosen.worker is not None:
-            worker(settings, chosen.worker)
+            worker(settings, *chosen.worker)
         elif chosen.prepare:
             asyncio.run(prepare(settings))
         else:
             run(settings)
     except (IncompatibleDatabase, InvalidSetting) as error:
         sys.stderr.write(f"{error}\n")
+        return 1
+    except (EmbeddedDatabaseError, psycopg.Error, DBAPIError, PoolTimeout) as error:
+        sys.stderr.write(f"The database cannot be used: {str(error).strip()}\n")
         return 1
     return 0
 

@@ -6,7 +6,6 @@ import secrets as random
 from dataclasses import dataclass
 from typing import Self
 
-import psycopg
 from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 
@@ -18,6 +17,7 @@ from api.resolve import Resolver
 from api.settings import Settings
 from ledger import arrays, clock, database
 from ledger import events as e
+from ledger.database import Watched
 from ledger.errors import AccountIsOpen, IncompatibleDatabase
 from ledger.ids import OPERATOR_ACCOUNT
 from ledger.lanes import Writer, load_cards
@@ -29,6 +29,10 @@ from projections.registry import INLINE
 POOL_MAX = 8
 """Connections for reads per process; each lane has one more for writing."""
 POOL_WAITING_MAX = 200
+RECONNECT_SECONDS = 5
+"""After so long a connection is given up; the next read tries anew, without a growing pause."""
+BATCH_SILENCE_SECONDS = 15
+"""Longer than ``lock_timeout``: a batch that hears nothing for so long is given up."""
 STANDARD_CARD = "standard"
 PROVIDERS = (
     *("openai", "anthropic", "google", "mistral", "deepseek", "x-ai", "cohere", "groq"),
@@ -74,7 +78,9 @@ class Services:
             min_size=1,
             max_size=POOL_MAX,
             timeout=5,
+            reconnect_timeout=RECONNECT_SECONDS,
             max_waiting=POOL_WAITING_MAX,
+            connection_class=Watched,
             configure=reads.prepare,
             kwargs={"autocommit": True, "prepare_threshold": 1},
             check=AsyncConnectionPool.check_connection,
@@ -103,7 +109,8 @@ class Services:
             await load_cards(connection, cards)
 
         async def connect() -> AsyncConnection:
-            connection = await psycopg.AsyncConnection.connect(info, autocommit=True)
+            connection = await Watched.connect(info, autocommit=True)
+            connection.silence_seconds = BATCH_SILENCE_SECONDS
             connection.prepare_threshold = 1
             arrays.register(connection)
             return connection
@@ -167,9 +174,20 @@ async def check_peppers(pool: AsyncConnectionPool, peppers: Peppers) -> None:
     Raises:
         IncompatibleDatabase: It is another.
     """
-    for version, print_ in peppers.fingerprints().items():
-        known = await settle_fact(pool, f"pepper:{version}", print_.hex())
-        if not hmac.compare_digest(known, print_.hex()):
+    prints = {f"pepper:{v}": made.hex() for v, made in peppers.fingerprints().items()}
+    facts = await facts_of(pool)
+    known = {name: value for name, value in facts.items() if name.startswith("pepper:")}
+    for name in known.keys() - prints.keys():
+        message = (
+            f"KEYLEDGER_PEPPER lacks version {name.removeprefix('pepper:')}, under which keys of"
+            " this database were hashed. Set all of them: 1:<text>,2:<text>."
+        )
+        raise IncompatibleDatabase(message)
+    # All are compared before a new one is entered: a start that is refused changes nothing.
+    for name, found in sorted(prints.items(), key=lambda each: each[0] not in known):
+        settled = known.get(name) or await settle_fact(pool, name, found)
+        if not hmac.compare_digest(settled, found):
+            version = name.removeprefix("pepper:")
             message = (
                 f"KEYLEDGER_PEPPER (version {version}) is not the one this database's keys were"
                 " hashed under, so no key would be recognised. Set the one it was made with; it"
@@ -199,8 +217,8 @@ async def make_operator_secret(pool: AsyncConnectionPool) -> str | None:
     return secret if await settle_fact(pool, OPERATOR_FACT, value) == value else None
 
 
-async def furnish(services: Services) -> None:
-    """Make what every database has: the operator's account and the standard rate card."""
+async def open_operator(services: Services) -> None:
+    """Open the operator's account; quiet where it is open."""
     asked = Asked(by="system")
     terms = e.AccountOpened(
         by="system",
@@ -215,6 +233,12 @@ async def furnish(services: Services) -> None:
         )
     except AccountIsOpen:
         pass
+
+
+async def furnish(services: Services) -> None:
+    """Make what every database has: the operator's account and the standard rate card."""
+    await open_operator(services)
+    asked = Asked(by="system")
     if not services.cards.versions(STANDARD_CARD):
         # Imported here, because the package's tables take 60 MB that a worker never needs.
         from ledger.price_sources import from_genai_prices  # noqa: PLC0415

@@ -151,13 +151,18 @@ def close(account: Account | None, *, by: str, reason: str = "") -> list[e.AnyEv
 
 
 def add_member(account: Account | None, member_id: str, role: str, *, by: str) -> list[e.AnyEvent]:
-    """Let a person join with a role.
+    """Let a person join with a role; quiet when they have it already.
 
     Raises:
         NoSuchAccount, AccountIsClosed, InvalidField: It cannot be.
     """
     account = require_not_closed(account)
     _check_role(role)
+    held = account.members.get(member_id)
+    if held == role:
+        return []
+    if held is not None:
+        raise InvalidField("member_id", "is a member already, with another role")
     if len(account.members) >= MEMBERS_MAX:
         raise InvalidField("members", f"at most {MEMBERS_MAX}")
     return [e.MemberAdded(by=by, member_id=member_id, role=role)]

@@ -213,7 +213,7 @@ class Suppressed(NamedTuple):
     key_id: KeyId
     event: e.RequestRefused
     """The first of those held back."""
-    count: int = 0
+    times: int = 0
 
 
 class RefusalLog:
@@ -255,8 +255,8 @@ class RefusalLog:
         if earlier is None:
             self._open[slot] = Suppressed(at, command.account_id, command.key_id, event)
             return True
-        first = earlier.event if earlier.count else event
-        self._open[slot] = earlier._replace(event=first, count=earlier.count + 1)
+        first = earlier.event if earlier.times else event
+        self._open[slot] = earlier._replace(event=first, times=earlier.times + 1)
         return False
 
     def due(self, at: Instant | None) -> list[Suppressed]:
@@ -267,7 +267,7 @@ class RefusalLog:
             if at is None or at - note.since >= REFUSAL_INTERVAL
         ]
         notes = [self._open.pop(slot) for slot in ended]
-        return [note for note in notes if note.count]
+        return [note for note in notes if note.times]
 
 
 class Batch:
@@ -410,7 +410,7 @@ class Batch:
         """Record refusals that a second held back, each as one event with its count."""
         for note in refusals:
             if note.account_id in self.state.accounts:
-                event = msgspec.structs.replace(note.event, count=note.count)
+                event = msgspec.structs.replace(note.event, count=note.times)
                 self.append(note.account_id, note.key_id, event, self._next_instant())
 
     def expire(

@@ -73,7 +73,11 @@ def decode(tag: str, schema_version: int, payload: bytes | str) -> AnyEvent:
 def _upcast(tag: str, version: int, current: int, payload: bytes | str) -> AnyEvent:
     fields = msgspec.json.decode(payload, type=dict[str, object])
     while version < current:
-        fields = UPCASTERS[tag, version](fields)
+        upcaster = UPCASTERS.get((tag, version))
+        if upcaster is None:
+            message = f"{tag} never had schema version {version}."
+            raise LedgerCorrupt(message)
+        fields = upcaster(fields)
         version += 1
     if version != current:
         message = f"{tag} has schema version {version}, newer than {current}."
@@ -84,12 +88,35 @@ def _upcast(tag: str, version: int, current: int, payload: bytes | str) -> AnyEv
 def envelope_bytes(envelope: Envelope, tag: str, schema_version: int) -> bytes:
     """Give the envelope as length-prefixed big-endian fields, instants in µs since 1970."""
     lane, lane_seq, account_id, version, recorded_at, occurred_at, key_id = envelope
-    name = tag.encode()
+    return pack_envelope(
+        lane,
+        lane_seq,
+        account_id.bytes,
+        version,
+        (recorded_at - EPOCH) // TICK,
+        (occurred_at - EPOCH) // TICK,
+        _NO_KEY if key_id is None else key_id.bytes,
+        schema_version,
+        tag.encode(),
+    )
+
+
+def pack_envelope(  # noqa: PLR0917 (the fields in the order they are hashed)
+    lane: int,
+    lane_seq: int,
+    account_id: bytes,
+    version: int,
+    recorded_at: int,
+    occurred_at: int,
+    key_id: bytes,
+    schema_version: int,
+    name: bytes,
+) -> bytes:
+    """Give the bytes of an envelope from bare columns, as the checker reads them."""
     return (
         _ENVELOPE.pack(
-            *(_ENVELOPE_FORMAT, 2, lane, 8, lane_seq, 16, account_id.bytes, 8, version),
-            *(8, (recorded_at - EPOCH) // TICK, 8, (occurred_at - EPOCH) // TICK),
-            *(16, _NO_KEY if key_id is None else key_id.bytes, 2, schema_version, len(name)),
+            *(_ENVELOPE_FORMAT, 2, lane, 8, lane_seq, 16, account_id, 8, version),
+            *(8, recorded_at, 8, occurred_at, 16, key_id, 2, schema_version, len(name)),
         )
         + name
     )

@@ -55,34 +55,49 @@ def overdraft_left(account: Account, asset: str) -> int | None:
     return parse_pico(declared) - used
 
 
-def plan(account: Account, asset: str, pico: int, at: Instant, *, force: bool = False) -> Parts:
+def plan(account: Account, asset: str, pico: int, at: Instant) -> Parts:
     """Choose the lots that pay an amount priced in ``asset``.
 
-    ``force`` draws the overdraft beyond its bound, for what was delivered already.
-
-    Raises:
-        CreditIsExhausted: Lots and overdraft do not cover it.
+    What they do not cover is drawn from the overdraft, within its bound or beyond:
+    ``require_covered`` tells.
     """
     parts: Parts = []
     left = pico
     if left == 0:
         return parts
-    assets = account.pays_with if asset in account.pays_with else (*account.pays_with, asset)
-    for lot in spendable(account, assets, at):
+    for lot in spendable(account, _paying(account, asset), at):
         take = min(left, lot.remaining - lot.held)
         parts.append((lot.number, take))
         left -= take
         if left == 0:
             return parts
-    overdraft = overdraft_left(account, asset)
-    if overdraft is None or left <= overdraft or force:
-        parts.append((OVERDRAFT_LOT, left))
-        return parts
+    parts.append((OVERDRAFT_LOT, left))
+    return parts
+
+
+def _paying(account: Account, asset: str) -> tuple[str, ...]:
+    assets = account.pays_with
+    return assets if asset in assets else (*assets, asset)
+
+
+def require_covered(account: Account, asset: str, parts: Parts) -> None:
+    """Refuse a plan that draws more overdraft than is left.
+
+    Raises:
+        CreditIsExhausted: Lots and overdraft do not cover it.
+    """
+    if not parts or parts[-1][0] != OVERDRAFT_LOT:
+        return
+    drawn = parts[-1][1]
+    left = overdraft_left(account, asset)
+    if left is None or drawn <= left:
+        return
+    requested = sum(pico for _, pico in parts)
     raise CreditIsExhausted(
         asset=asset,
-        available=pico - left + max(overdraft, 0),
-        pending=sum(map(account.pending, {*assets})),
-        requested=pico,
+        available=requested - drawn + max(left, 0),
+        pending=sum(map(account.pending, _paying(account, asset))),
+        requested=requested,
     )
 
 

@@ -5,8 +5,12 @@ what the service runs as, ``keyledger_ro`` is for people and reports. The connec
 has to be a member of the role it takes.
 """
 
+import asyncio
+import contextlib
 import importlib.resources
-from typing import Final
+import os
+import socket
+from typing import Any, Final
 
 import alembic.command
 import psycopg
@@ -27,6 +31,35 @@ LANES_DEFAULT: Final = 2
 LANES_PER_MIGRATION_LOCK: Final = 7_310_582_461_973_140_225
 """Advisory lock under which one process migrates while others wait. Correctness of the ledger
 itself never rests on it."""
+TABLES_FACT: Final = "tables"
+"""Fact that names the tables as the last migration left them."""
+
+
+class Watched(psycopg.AsyncConnection[Any]):
+    """A connection that ends when the server says nothing for too long.
+
+    A server that is gone without a word, or hangs, would else be waited for without end; the
+    server's own time-outs do not reach that far.
+    """
+
+    silence_seconds = 35
+    """Longer than ``statement_timeout``, so that a server that lives answers first."""
+
+    async def wait(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - psycopg's own
+        """Wait as psycopg does, and cut the line when it takes too long."""
+        loop = asyncio.get_running_loop()
+        watch = loop.call_later(self.silence_seconds, _cut, self.pgconn)
+        try:
+            return await super().wait(*args, **kwargs)
+        finally:
+            watch.cancel()
+
+
+def _cut(line: psycopg.pq.abc.PGconn) -> None:
+    """End a connection under whoever waits on it, who then reads its end."""
+    gone = contextlib.suppress(OSError, psycopg.OperationalError)
+    with gone, socket.socket(fileno=os.dup(line.socket)) as copy:
+        copy.shutdown(socket.SHUT_RDWR)
 
 
 def conninfo(url: str, role: str, **settings: str) -> str:
@@ -84,11 +117,19 @@ def upgrade(url: str, *, lanes: int = LANES_DEFAULT) -> str:
         if connection.info.server_version < POSTGRES_MIN:
             message = "PostgreSQL 15 or newer is needed; upgrade the server."
             raise IncompatibleDatabase(message)
+        encoding = connection.info.parameter_status("server_encoding")
+        if encoding != "UTF8":
+            message = f"The database's encoding is {encoding}: create it with ENCODING 'UTF8'."
+            raise IncompatibleDatabase(message)
         connection.execute("SELECT pg_advisory_lock(%s)", (LANES_PER_MIGRATION_LOCK,))
         try:
             _prepare(connection)
             revision = _migrate(url)
             _settle_lanes(url, lanes)
+        except sqlalchemy.exc.DBAPIError as error:
+            if not isinstance(error.orig, psycopg.errors.InsufficientPrivilege):
+                raise
+            raise IncompatibleDatabase(_PRIVILEGES.format(error.orig)) from error
         except psycopg.errors.InsufficientPrivilege as error:
             raise IncompatibleDatabase(_PRIVILEGES.format(error)) from error
         finally:
@@ -144,10 +185,53 @@ def _migrate(url: str) -> str:
                 f" {head}. Start the version that migrated it, or a newer one."
             )
             raise IncompatibleDatabase(message)
-        config.attributes["connection"] = connection
-        alembic.command.upgrade(config, "head")
+        _require_whole(connection, current)
+        if current != head:
+            config.attributes["connection"] = connection
+            alembic.command.upgrade(config, "head")
+            connection.execute(_NOTE_TABLES, {"fact": TABLES_FACT})
         connection.commit()
     return head
+
+
+_TABLES = sqlalchemy.text(
+    "SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+    " WHERE n.nspname = 'keyledger' AND c.relkind IN ('r', 'p') AND NOT c.relispartition"
+)
+_NOTED = sqlalchemy.text("SELECT value FROM keyledger.database_facts WHERE name = :fact")
+_NOTE_TABLES = sqlalchemy.text(
+    "INSERT INTO database_facts (name, value) SELECT :fact, string_agg(c.relname, ' ')"
+    " FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+    " WHERE n.nspname = 'keyledger' AND c.relkind IN ('r', 'p') AND NOT c.relispartition"
+    " ON CONFLICT ON CONSTRAINT fact_has_one_value DO UPDATE SET value = EXCLUDED.value"
+)
+
+
+def _require_whole(connection: sqlalchemy.Connection, current: str | None) -> None:
+    """Refuse a schema that no migration leaves behind: somebody dropped or restored a part.
+
+    Raises:
+        IncompatibleDatabase: It is one.
+    """
+    found = set(connection.scalars(_TABLES))
+    if current is None:
+        if found:
+            message = (
+                f"The schema keyledger has tables ({', '.join(sorted(found)[:3])} …) but no version"
+                " of its own. Restore it as a whole from a backup, or use an empty database."
+            )
+            raise IncompatibleDatabase(message)
+        return
+    noted = None
+    if "database_facts" in found:
+        noted = connection.scalar(_NOTED, {"fact": TABLES_FACT})
+    missing = set((noted or "database_facts").split()) - found
+    if missing:
+        message = (
+            f"The database has schema version {current} but lacks {', '.join(sorted(missing))}."
+            " Restore it as a whole from a backup."
+        )
+        raise IncompatibleDatabase(message)
 
 
 def _known(script: ScriptDirectory, revision: str) -> bool:

@@ -454,6 +454,7 @@ class RequestRated(Event, frozen=True, kw_only=True, omit_defaults=True):
     integration: str
     model: str
     usage: Usage
+    category: str = ""
     condition: str = ""
     card: str
     prices: dict[str, str]

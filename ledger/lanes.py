@@ -189,13 +189,10 @@ class Lane:
             except (psycopg.errors.SerializationFailure, psycopg.errors.DeadlockDetected):
                 await self._forget()
                 await asyncio.sleep(0.01 * attempt)
-            except (
-                psycopg.OperationalError,
-                psycopg.InterfaceError,
-                psycopg.errors.ReadOnlySqlTransaction,
-                OSError,
-            ) as error:
+            except (psycopg.Error, OSError) as error:
                 await self._forget()
+                if not _passes(error):
+                    raise
                 log.warning("ledger_unavailable", lane=self.lane, error=str(error).strip())
                 raise LedgerUnavailable from error
             except BaseException:
@@ -323,7 +320,11 @@ class Lane:
 
     def _fenced(self, copy: LaneState | None, head: Head) -> LaneState:
         """Give the copy if it stands where the head stands, else a blank state."""
-        moved = copy is None or copy.seq != head.seq or self._epoch != head.epoch
+        moved = (
+            copy is None
+            or (copy.seq, copy.chain) != (head.seq, head.chain)
+            or self._epoch != head.epoch
+        )
         self._epoch = head.epoch
         if not moved:
             assert copy is not None
@@ -398,6 +399,19 @@ class _Asked(NamedTuple):
     requests: list[TupleRow]
     replies: list[TupleRow]
     loaded: list[tuple[Load, list[TupleRow]]]
+
+
+def _passes(error: psycopg.Error | OSError) -> bool:
+    """Tell whether the database could not take the batch now, and may later."""
+    match error:
+        case psycopg.errors.CheckViolation():
+            # No partition of events for this instant: no constraint of ours is named.
+            return error.diag.constraint_name is None
+        case psycopg.OperationalError() | psycopg.InterfaceError() | OSError():
+            return True
+        case _:
+            # Class 25: read-only, or our transaction was ended for idling too long.
+            return (error.sqlstate or "").startswith("25")
 
 
 def _size(state: LaneState) -> int:

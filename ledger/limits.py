@@ -17,7 +17,7 @@ import msgspec
 from ledger.clock import EPOCH, TICK, Instant, from_microseconds
 from ledger.errors import InvalidField, LimitIsReached, RequestExceedsLimit
 from ledger.events import LimitRule
-from ledger.money import InvalidAmount, format_pico, parse_pico
+from ledger.money import InvalidAmount, format_pico, parse_asset, parse_pico
 
 KINDS = ("requests", "tokens", "spend", "failures", "key_creations", "active_keys")
 SUB_BUCKETS = 30
@@ -155,6 +155,7 @@ def compile_rule(rule: LimitRule) -> Limit:
         raise InvalidField("kind", "must be one of " + ", ".join(KINDS))
     if rule.kind == "active_keys" and rule.window != "lifetime":
         raise InvalidField("window", "of active_keys is lifetime: it counts what is there now")
+    _check_qualifiers(rule)
     return Limit(
         limit_id(rule),
         rule.kind,
@@ -164,6 +165,21 @@ def compile_rule(rule: LimitRule) -> Limit:
         rule.model,
         rule.assets,
     )
+
+
+def _check_qualifiers(rule: LimitRule) -> None:
+    # What would not be looked at is refused (F6), and so is what could never match.
+    if (rule.category or rule.model) and rule.kind in {"key_creations", "active_keys"}:
+        raise InvalidField("category" if rule.category else "model", f"says nothing of {rule.kind}")
+    if rule.assets and rule.kind != "spend":
+        raise InvalidField("assets", f"say nothing of {rule.kind}")
+    if len(set(rule.assets)) != len(rule.assets):
+        raise InvalidField("assets", "must be different ones")
+    for asset in rule.assets:
+        try:
+            parse_asset(asset)
+        except InvalidAmount as error:
+            raise InvalidField("assets", "not an asset code") from error
 
 
 def _ceiling(rule: LimitRule) -> int:

@@ -121,11 +121,10 @@ def record(facts: Facts, command: Record, *, key_id: KeyId, at: Instant) -> Made
     key, account = _require_admissible(facts, command, at)
     integration = key.name
     quote = _price(facts, account, key, command, at)
-    force = command.delivered
-    plan = credit.plan
-    parts = plan(account, quote.asset, quote.pico, at, force=force) if quote.priced else []
-    if not force:
+    parts = credit.plan(account, quote.asset, quote.pico, at)
+    if not command.delivered:
         _require_limits(account, key, command, parts, quote.asset, at)
+        credit.require_covered(account, quote.asset, parts)
     lots, amounts = credit.written(parts)
     event = e.RequestRecorded(
         request_id=command.request_id,
@@ -158,8 +157,9 @@ def reserve(facts: Facts, command: Reserve, *, key_id: KeyId, at: Instant) -> Ma
         raise InvalidField("ttl_seconds", f"1 to {TTL_SECONDS_MAX}")
     key, account = _require_admissible(facts, command, at)
     quote = _price(facts, account, key, command, at)
-    parts = credit.plan(account, quote.asset, quote.pico, at) if quote.priced else []
+    parts = credit.plan(account, quote.asset, quote.pico, at)
     _require_limits(account, key, command, parts, quote.asset, at)
+    credit.require_covered(account, quote.asset, parts)
     lots, amounts = credit.written(parts)
     event = e.RequestReserved(
         request_id=command.request_id,
@@ -278,7 +278,7 @@ def rate(facts: Facts, unpriced: Recorded, *, by: str, at: Instant) -> list[e.An
     quote = book.quote(body.model, body.usage, body.condition or None) if book else None
     if book is None or quote is None or body.charge:
         return []
-    parts = credit.plan(account, book.card.asset, quote.pico, at, force=True)
+    parts = credit.plan(account, book.card.asset, quote.pico, at)
     lots, amounts = credit.written(parts)
     return [
         e.RequestRated(
@@ -288,6 +288,7 @@ def rate(facts: Facts, unpriced: Recorded, *, by: str, at: Instant) -> list[e.An
             integration=body.integration,
             model=body.model,
             usage=body.usage,
+            category=body.category,
             condition=body.condition,
             card=reference_of(book.card),
             prices=quote.prices,
@@ -305,10 +306,6 @@ class _Price(NamedTuple):
     card: str
     asset: str
     prices: dict[str, str]
-
-    @property
-    def priced(self) -> bool:
-        return bool(self.card)
 
     @property
     def amount(self) -> str:
@@ -381,7 +378,9 @@ def _require_limits(  # noqa: PLR0917 (private, and each call names them alike)
             if limit.kind in {"key_creations", "active_keys"}:
                 continue
             if limit.covers(command.category, command.model):
-                quantity = quantity_of(limit, command.usage, spent)
+                # Any request may become a failure.
+                fails = limit.kind == "failures"
+                quantity = 1 if fails else quantity_of(limit, command.usage, spent)
                 require(limit, subject.counters.get(limit.limit_id), quantity, at, scope)
 
 
@@ -456,7 +455,7 @@ def _settled_parts(
     if left == 0:
         return parts
     # Overage: what is still free pays next; the held parts are taken already.
-    more = credit.plan(account, asset, left, at, force=True)
+    more = credit.plan(account, asset, left, at)
     return _merged([*parts, *more])
 
 

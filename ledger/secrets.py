@@ -84,10 +84,12 @@ def _well_formed(form: Format, body: str) -> bool:
 
 
 def hint_of(secret: str) -> str:
-    """Give what a list may show: the prefix with four characters, and the last six."""
+    """Give what a list may show: the prefix with four characters, and the last six.
+
+    Nothing of what is no secret of ours: it may be short, or a password.
+    """
     form = recognise(secret)
-    prefix = form.prefix if form else ""
-    return f"{secret[: len(prefix) + 4]}…{secret[-6:]}"
+    return f"{secret[: len(form.prefix) + 4]}…{secret[-6:]}" if form else "…"
 
 
 class Peppers:

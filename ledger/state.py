@@ -205,7 +205,11 @@ def evolve(state: LaneState, envelope: e.Envelope, body: e.AnyEvent) -> None:  #
         account = _opened(envelope, body)
         state.accounts[envelope.account_id] = account
     else:
-        account = state.accounts[envelope.account_id]
+        known = state.accounts.get(envelope.account_id)
+        if known is None:
+            message = f"{body.type} is about an account that was never opened."
+            raise LedgerCorrupt(message, lane=envelope.lane, seq=envelope.lane_seq)
+        account = known
     key = state.keys.get(envelope.key_id) if envelope.key_id is not None else None
     match body:
         case e.RequestRecorded():
@@ -220,7 +224,8 @@ def evolve(state: LaneState, envelope: e.Envelope, body: e.AnyEvent) -> None:  #
         case e.RequestRefused():
             _count_failures(account, key, body, at)
         case e.RequestRated():
-            _spend(account, body)
+            spent = _spend(account, body)
+            _count_rated(account, key, body, spent, at)
         case e.CreditGranted() | e.GrantVoided() | e.GrantExpired() | e.BalanceReduced():
             _credit(account, body, at)
         case (
@@ -498,6 +503,20 @@ def _count(
         key.last_used_at = at
 
 
+def _count_rated(
+    account: Account, key: Key | None, body: e.RequestRated, spent: dict[str, int], at: Instant
+) -> None:
+    # Its requests and tokens counted when it came; what it costs is known only now.
+    for subject in (account, key):
+        if subject is None:
+            continue
+        for limit in subject.limits.values():
+            if limit.kind == "spend" and limit.covers(body.category, body.model):
+                quantity = quantity_of(limit, body.usage, spent)
+                if quantity:
+                    _add_used(subject.counters, limit, quantity, at)
+
+
 def _count_failures(account: Account, key: Key | None, body: e.RequestRefused, at: Instant) -> None:
     if body.limit_id.startswith("failures"):
         # Else a client that keeps trying would stay locked out for ever (B6).
@@ -585,7 +604,10 @@ def _freed(
     body: e.RequestReleased | e.RequestExpired,
 ) -> None:
     hashed = request_hash(account.account_id, body.request_id)
-    reservation = state.reservations.pop(hashed)
+    reservation = state.reservations.pop(hashed, None)
+    if reservation is None:
+        message = f"{body.type} ends {body.request_id!r}, which is not reserved."
+        raise LedgerCorrupt(message)
     _release_holds(account, key, reservation)
     _lapse(account, body.lapsed)
 

@@ -44,7 +44,8 @@ _HOT = (
 )
 _rules = msgspec.json.Decoder(tuple[e.LimitRule, ...])
 _texts = msgspec.json.Decoder(dict[str, str])
-_json = msgspec.json.encode
+# In a fixed order, so that a rebuild from canonical payloads gives the same bytes.
+_json = msgspec.json.Encoder(order="deterministic").encode
 
 
 def _absorb(state: LaneState, rows: list[TupleRow]) -> None:

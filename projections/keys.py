@@ -43,7 +43,8 @@ _CHANGES = (e.KeyIssued, *get_args(KeyEvent))
 _rules = msgspec.json.Decoder(tuple[e.LimitRule, ...])
 _texts = msgspec.json.Decoder(dict[str, str])
 _secrets = msgspec.json.Decoder(dict[int, e.Utc | None])
-_json = msgspec.json.encode
+# In a fixed order, so that a rebuild from canonical payloads gives the same bytes.
+_json = msgspec.json.Encoder(order="deterministic").encode
 
 
 def _absorb(state: LaneState, rows: list[TupleRow]) -> None:
@@ -113,7 +114,7 @@ def save(lane: int, state: LaneState, changes: Changes) -> list[Statement]:
                 Texts(key.rate_card for key in keys),
                 Texts(_json(key.rules) for key in keys),
                 Texts(_json(key.settings) for key in keys),
-                Texts(_json(key.secrets) for key in keys),
+                Texts(_json({str(n): end for n, end in key.secrets.items()}) for key in keys),
                 Int4s(key.version for key in keys),
             ),
         )

@@ -185,7 +185,6 @@ async def _many(ask: Ask[object], items: list[bytes], *, cloud: bool) -> Answer:
     results: list[bytes] = [b""] * len(items)
     commands: list[Command] = []
     places: list[int] = []
-    by_secret: list[bool] = []
     for place, raw in enumerate(items):
         if place % 200 == 199:  # noqa: PLR2004 - others get their turn
             await asyncio.sleep(0)
@@ -196,25 +195,23 @@ async def _many(ask: Ask[object], items: list[bytes], *, cloud: bool) -> Answer:
             results[place] = _failure(error)
             continue
         places.append(place)
-        by_secret.append(subject.secret is not None)
         commands.append(ask.services.ledger.recording(subject.account_id, subject.key_id, record))
     outcomes = await ask.services.ledger.submit(commands)
     positions: dict[int, int] = {}
-    for place, command, secret, outcome in zip(
-        places, commands, by_secret, outcomes, strict=True
-    ):
+    for place, command, outcome in zip(places, commands, outcomes, strict=True):
         lane = ask.services.ledger.lane_of(command.account_id)
         if isinstance(outcome, Done):
-            results[place] = b'{"ok":true,"receipt":' + outcome.body + b"}"
+            said = b'{"ok":true,"replayed":true,' if outcome.replayed else b'{"ok":true,'
+            results[place] = said + b'"receipt":' + outcome.body + b"}"
             positions[lane] = max(positions.get(lane, 0), outcome.position.seq)
         else:
-            results[place] = _failure(outcome, lane=lane, secret=secret)
+            results[place] = _failure(outcome, lane=lane)
     return _batch_answer(results, positions)
 
 
-def _failure(error: Exception, *, lane: int | None = None, secret: bool = False) -> bytes:
+def _failure(error: Exception, *, lane: int | None = None) -> bytes:
     if isinstance(error, LedgerError):
-        problem = problems.of_error(error, lane=lane, at=clock.now(), proven_by_secret=secret)
+        problem = problems.of_error(error, lane=lane, at=clock.now())
     elif isinstance(error, Problem):
         problem = error
     else:

@@ -1,1 +1,1 @@
-"""Traffic that others recorded, sent again to a running service: traces, who sends, how it is sent."""
+"""Recorded traffic, sent again to a running service: traces, who sends, how it is sent."""

@@ -23,7 +23,7 @@ ROOMY_LIMITS = (
     {"kind": "spend", "window": "month", "ceiling": "1000000"},
 )
 """Large enough that nothing is refused, there so that every request is held to them."""
-ACCOUNT_NAMES = ("Northwind", "Halcyon Labs", "Atlas Freight", "Juniper Health", "Brightside")
+ACCOUNT_NAMES = ("Northwind", "Halcyon", "Atlas", "Juniper", "Brightside")
 INTEGRATIONS = (
     *("support-bot", "site-search", "code-review", "mail-triage", "meeting-notes"),
     *("invoice-reader", "sales-copilot", "doc-translator", "shop-assistant", "log-explainer"),

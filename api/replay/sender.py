@@ -98,8 +98,10 @@ _SERIOUS = {400, 401, 403, 404, 405, 413, 415, 500}
 
 
 def recent_beginning(fleet: Fleet) -> Instant:
-    """Give the instant at which a trace without dates begins: the hour in which the fleet was
-    opened, a day before, so that all of a day's trace is past and accepted, in every run."""
+    """Give the instant at which a trace begins: a day before the hour of the fleet's opening.
+
+    All of a day's trace then is past and accepted, and every run sends the same instants.
+    """
     return fleet.opened_at.replace(minute=0, second=0, microsecond=0) - RECENT
 
 
@@ -151,16 +153,14 @@ async def send(
             for _ in range(connections):
                 group.create_task(_work(Connection(place), queue, senders, tally, progress))
             await feeding
-            queue.close()
+            await queue.close()
     except ExceptionGroup as errors:
         raise errors.exceptions[0] from errors
     finally:
         tally.end()
 
 
-async def _feed(
-    requests: Iterator[tuple[int, Item]], queue: "_Queue", speed: float | None
-) -> None:
+async def _feed(requests: Iterator[tuple[int, Item]], queue: "_Queue", speed: float | None) -> None:
     began = time.monotonic()
     for offset, item in requests:
         if speed is not None:
@@ -215,8 +215,10 @@ class _Queue:
             elif self._closed:
                 self._changed.notify_all()
 
-    def close(self) -> None:
+    async def close(self) -> None:
         self._closed = True
+        async with self._changed:
+            self._changed.notify_all()
 
 
 async def _work(

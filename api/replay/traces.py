@@ -44,7 +44,7 @@ class Trace(NamedTuple):
     """Part of every request id."""
     says: str
     """What it is, for people."""
-    count: int
+    expected: int
     """How many requests; about so many where arrivals are drawn."""
     begins_at: Instant | None
     """When its first request was made; None: the trace does not say."""
@@ -89,7 +89,7 @@ def generated(seed: int) -> Trace:
     return Trace(
         name=GENERATED,
         says=f"a generated trace of {GENERATED_REQUESTS:,} requests: made up, not recorded",
-        count=GENERATED_REQUESTS,
+        expected=GENERATED_REQUESTS,
         begins_at=None,
         rows=lambda: _generated_rows(seed),
     )
@@ -127,7 +127,7 @@ def _azure(path: Path) -> Trace:
     return Trace(
         name=path.stem,
         says=f"Azure's {path.name}",
-        count=_lines(path) - 1,
+        expected=_lines(path) - 1,
         begins_at=first[0],
         rows=lambda: _azure_rows(path),
     )
@@ -173,7 +173,7 @@ def _mooncake(path: Path) -> Trace:
     return Trace(
         name=path.stem,
         says=f"Mooncake's {path.name}",
-        count=_lines(path),
+        expected=_lines(path),
         begins_at=None,
         rows=lambda: _mooncake_rows(path),
     )
@@ -242,7 +242,7 @@ def _servegen(path: Path, seed: int, clients: int | None, hours: int | None) -> 
     if not found:
         raise InvalidTrace(path, "has no chunk-N-trace.csv with its chunk-N-dataset.json.")
     until = (hours or 24) * 3_600
-    count = servegen.expected(found, until)
+    expected = servegen.expected(found, until)
 
     def rows() -> Iterator[TraceRequest]:
         for arrival in servegen.arrivals(found, seed, until):
@@ -253,7 +253,7 @@ def _servegen(path: Path, seed: int, clients: int | None, hours: int | None) -> 
     return Trace(
         name=f"servegen-{path.resolve().name}",
         says=f"ServeGen's {path.resolve().name}: {len(found)} clients, drawn with seed {seed}",
-        count=count,
+        expected=expected,
         begins_at=None,
         rows=rows,
     )

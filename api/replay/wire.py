@@ -73,9 +73,7 @@ class Connection:
         line = self._line
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
-                return await line.ask(
-                    b"%b%d\r\n\r\n%b" % (self._place.head, len(body), body)
-                )
+                return await line.ask(b"%b%d\r\n\r\n%b" % (self._place.head, len(body), body))
         except TimeoutError:
             self.close()
             raise

@@ -1,0 +1,69 @@
+"""Words of the command line that stand for something: limits, amounts, times."""
+
+import re
+from typing import Any
+
+import click
+
+from ledger.clock import InvalidInstant, parse_instant
+from ledger.money import InvalidAmount, parse_amount
+
+_LIMIT = re.compile(r"(?P<kind>[a-z_]+)=(?P<ceiling>[\d.]+)/(?P<window>[a-z]+(?::\d+)?)")
+
+
+class LimitWord(click.ParamType[dict[str, str]]):
+    """A limit such as ``requests=60/rolling:60`` or ``spend=100/month``."""
+
+    name = "KIND=CEILING/WINDOW"
+
+    def convert(
+        self,
+        value: Any,  # noqa: ANN401
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> dict[str, str]:
+        """Read it."""
+        match = _LIMIT.fullmatch(value)
+        if match is None:
+            self.fail(f"{value!r} does not look like requests=60/rolling:60.", param, ctx)
+        return match.groupdict()
+
+
+class AmountWord(click.ParamType[dict[str, str]]):
+    """An amount such as ``"25 USD"``."""
+
+    name = "AMOUNT"
+
+    def convert(
+        self,
+        value: Any,  # noqa: ANN401
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> dict[str, str]:
+        """Read it."""
+        try:
+            parse_amount(value)
+        except InvalidAmount:
+            self.fail(f'{value!r} does not look like "25 USD".', param, ctx)
+        number, _, asset = value.partition(" ")
+        return {"amount": number, "asset": asset}
+
+
+class TimeWord(click.ParamType[str]):
+    """An instant such as ``2026-12-01T00:00:00Z``."""
+
+    name = "TIME"
+
+    def convert(
+        self,
+        value: Any,  # noqa: ANN401
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> str:
+        """Check it."""
+        try:
+            parse_instant(value)
+        except InvalidInstant:
+            self.fail(f"{value!r} does not look like 2026-12-01T00:00:00Z.", param, ctx)
+        assert isinstance(value, str)
+        return value

@@ -1,0 +1,240 @@
+"""Catching-up projections: rows that follow the events of a lane, some moments behind.
+
+Rows and the checkpoint move in one transaction. A reader of a lane takes positions one by one: at
+a gap, or at an event it cannot take, it stops, writes down where and why, and waits for a person;
+nothing is skipped and nothing waits on a time-out. It never appends.
+"""
+
+from collections.abc import Sequence
+from typing import LiteralString, NamedTuple
+
+import psycopg
+import structlog
+from psycopg import AsyncConnection
+from psycopg.rows import TupleRow
+
+from ledger import arrays, database, store
+from ledger.codec import Recorded
+from projections import limit_breaches
+from projections.base import Projection
+
+log = structlog.get_logger("keyledger.projections")
+
+CHUNK = 2_000
+"""Events taken in one transaction."""
+REASON_MAX = 500
+
+# Another process at the same lane and projection does the same work: leave it to that one.
+LOCK: LiteralString = (
+    "SELECT seq, stopped FROM projection_checkpoints"
+    " WHERE lane = %s AND projection = %s AND version = %s FOR UPDATE SKIP LOCKED"
+)
+BEGIN: LiteralString = (
+    "INSERT INTO projection_checkpoints (lane, projection, version, seq) VALUES (%s, %s, %s, 0)"
+    " ON CONFLICT ON CONSTRAINT projection_has_one_checkpoint DO NOTHING RETURNING seq"
+)
+LOCK_EVERY_VERSION: LiteralString = (
+    "SELECT version FROM projection_checkpoints WHERE lane = %s AND projection = %s FOR UPDATE"
+)
+NEWEST: LiteralString = (
+    "SELECT max(version) FROM projection_checkpoints WHERE lane = %s AND projection = %s"
+)
+MOVE: LiteralString = (
+    "UPDATE projection_checkpoints SET seq = %s, stopped = %s"
+    " WHERE lane = %s AND projection = %s AND version = %s"
+)
+RESUME: LiteralString = (
+    "UPDATE projection_checkpoints SET stopped = NULL"
+    " WHERE lane = %s AND projection = %s AND version = %s AND stopped IS NOT NULL"
+)
+READ: LiteralString = (
+    "SELECT h.lane, coalesce(c.seq, 0), h.seq, c.stopped FROM lane_heads h"
+    " LEFT JOIN projection_checkpoints c"
+    " ON c.lane = h.lane AND c.projection = %s AND c.version = %s ORDER BY h.lane"
+)
+
+
+CATCHING_UP: tuple[Projection, ...] = (limit_breaches.PROJECTION,)
+"""Every projection that moves behind the append."""
+
+
+class Progress(NamedTuple):
+    """Where a projection stands in a lane."""
+
+    lane: int
+    seq: int
+    """The last position it has taken."""
+    head: int
+    """The lane's last position."""
+    stopped: str | None = None
+    """Why it does not go on; None: it does."""
+    taken: bool = False
+    """Another process is at it, or a newer version took over: nothing was done."""
+
+    @property
+    def lag(self) -> int:
+        """How many events it is behind."""
+        return self.head - self.seq
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether there is more that can be taken now."""
+        return self.lag > 0 and self.stopped is None and not self.taken
+
+
+class _Unreadable(Exception):
+    """An event, or the lack of one, that a projection must not pass over."""
+
+    def __init__(self, seq: int, reason: str) -> None:
+        super().__init__(f"position {seq}: {reason}"[:REASON_MAX])
+        self.seq = seq
+
+
+async def catch_up(
+    connection: AsyncConnection, projection: Projection, lane: int, limit: int = CHUNK
+) -> Progress:
+    """Take the next events of a lane, at most ``limit``, and write rows and checkpoint together.
+
+    The connection must be in autocommit mode with no transaction open. Call again while
+    ``goes_on``.
+    """
+    arrays.register(connection)
+    async with connection.transaction():
+        found = await _lock(connection, projection, lane)
+        head = await _one(connection, store.READ_HEAD, (lane,))
+        assert head is not None, "no such lane"
+        if found is None:
+            return Progress(lane, 0, head[0], taken=True)
+        seq, stopped = found
+        if stopped is not None or seq >= head[0]:
+            return Progress(lane, seq, head[0], stopped)
+        upto = min(head[0], seq + limit)
+        events, hindrance = await _read(connection, lane, seq, upto)
+        reached, refused = await _write(connection, projection, seq, events)
+        hindrance = refused or hindrance
+        reason = None if hindrance is None else str(hindrance)
+        mark = (reached, reason, lane, projection.name, projection.version)
+        await connection.execute(MOVE, mark)
+    if reason is not None:
+        # Once: a stopped projection is not tried again until somebody resumes it.
+        log.error("projection_stopped", projection=projection.name, lane=lane, reason=reason)
+    return Progress(lane, reached, head[0], reason)
+
+
+async def _one(
+    connection: AsyncConnection, sql: LiteralString, parameters: Sequence[object]
+) -> TupleRow | None:
+    cursor = await connection.execute(sql, parameters)
+    return await cursor.fetchone()
+
+
+async def _lock(
+    connection: AsyncConnection, projection: Projection, lane: int
+) -> tuple[int, str | None] | None:
+    """Lock the checkpoint, made where it is missing; None: it is not ours to move now."""
+    own = (lane, projection.name, projection.version)
+    found = await _one(connection, LOCK, own)
+    if found is None:
+        if await _one(connection, BEGIN, own) is None:
+            return None
+        found = (0, None)
+        # An earlier version may be at work on the same rows: wait, then begin anew.
+        await connection.execute(LOCK_EVERY_VERSION, own[:2])
+        if not await _is_newest(connection, projection, lane):
+            return found[0], "superseded by a newer version"
+        for statement in projection.clear:
+            await connection.execute(statement, (lane,))
+    elif not await _is_newest(connection, projection, lane):
+        return None
+    return found[0], found[1]
+
+
+async def _is_newest(connection: AsyncConnection, projection: Projection, lane: int) -> bool:
+    newest = await _one(connection, NEWEST, (lane, projection.name))
+    return newest is not None and newest[0] == projection.version
+
+
+async def _read(
+    connection: AsyncConnection, lane: int, after: int, upto: int
+) -> tuple[list[Recorded], _Unreadable | None]:
+    """Read events up to the first that is missing or cannot be read."""
+    cursor = await connection.execute(store.FEED, (lane, after, upto), binary=True)
+    events: list[Recorded] = []
+    for expected, row in enumerate(await cursor.fetchall(), start=after + 1):
+        if row[1] != expected:
+            return events, _Unreadable(expected, f"no such event, the next one is {row[1]}")
+        try:
+            events.append(store.stored(row).recorded)
+        except Exception as error:  # last-resort: whatever it is, the projection stops here
+            return events, _Unreadable(expected, f"cannot be read: {error}")
+    if after + len(events) < upto:
+        missing = after + len(events) + 1
+        return events, _Unreadable(missing, f"no such event, although the lane has {upto}")
+    return events, None
+
+
+async def _write(
+    connection: AsyncConnection, projection: Projection, seq: int, events: list[Recorded]
+) -> tuple[int, _Unreadable | None]:
+    """Write what follows from events; where a chunk cannot be taken, find out which event it is."""
+    if not events:
+        return seq, None
+    try:
+        await _apply(connection, projection, events)
+    except (psycopg.OperationalError, psycopg.InterfaceError):
+        raise  # the database, not the event: the same call may succeed later
+    except Exception as error:  # last-resort: whatever it is, the projection stops here
+        if len(events) == 1:
+            reason = f"cannot be taken: {type(error).__name__}: {error}"
+            return seq, _Unreadable(seq + 1, reason.partition("\n")[0])
+    else:
+        return events[-1].envelope.lane_seq, None
+    half = (len(events) + 1) // 2
+    reached, refused = await _write(connection, projection, seq, events[:half])
+    if refused is not None:
+        return reached, refused
+    return await _write(connection, projection, reached, events[half:])
+
+
+async def _apply(
+    connection: AsyncConnection, projection: Projection, events: list[Recorded]
+) -> None:
+    async with connection.transaction():
+        for sql, parameters in projection.apply(events):
+            await connection.execute(sql, parameters)
+
+
+async def catch_up_fully(
+    connection: AsyncConnection, projection: Projection, lane: int, limit: int = CHUNK
+) -> Progress:
+    """Take everything there is in a lane now; give where it ended."""
+    progress = await catch_up(connection, projection, lane, limit)
+    while progress.goes_on:
+        progress = await catch_up(connection, projection, lane, limit)
+    return progress
+
+
+async def catch_up_all(url: str, lanes: int) -> str:
+    """Bring every projection of every lane up to now; tell in a few words what was done."""
+    info = database.conninfo(url, database.APP)
+    said: list[str] = []
+    async with await AsyncConnection.connect(info, autocommit=True) as connection:
+        for projection in CATCHING_UP:
+            for lane in range(lanes):
+                progress = await catch_up_fully(connection, projection, lane)
+                if progress.stopped is not None:
+                    said.append(f"{projection.name} stopped in lane {lane}: {progress.stopped}")
+    return "; ".join(said) or "caught up"
+
+
+async def resume(connection: AsyncConnection, projection: Projection, lane: int) -> bool:
+    """Let a stopped projection try again; tell whether it was stopped."""
+    own = (lane, projection.name, projection.version)
+    cursor = await connection.execute(RESUME, own)
+    return cursor.rowcount == 1
+
+
+async def progress_of(connection: AsyncConnection, projection: Projection) -> list[Progress]:
+    """Tell where a projection stands in each lane, and how far behind."""
+    cursor = await connection.execute(READ, (projection.name, projection.version))
+    return [Progress(*row) for row in await cursor.fetchall()]

@@ -1,0 +1,281 @@
+"""The pure core without a database: one lane in memory, driven as the writer drives it.
+
+``Core`` hands commands to the same ``Batch`` that the writer uses and keeps every event.
+Commands are made by the functions below, for it and for a ``Writer`` alike.
+"""
+
+import hashlib
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+import msgspec
+
+from ledger import accounts, keys, metering, ratecards
+from ledger import credits as credit
+from ledger import events as e
+from ledger.batch import Batch, Command, Outcome, RefusalLog
+from ledger.clock import EARLIEST, Instant
+from ledger.codec import Recorded
+from ledger.errors import Refused
+from ledger.ids import OPERATOR_ACCOUNT, AccountId, KeyId
+from ledger.pricing import ModelPrice, RateCard
+from ledger.ratecards import RateCards
+from ledger.state import LaneState, advance, evolve
+from ledger.usage import Usage
+
+START = datetime(2026, 11, 21, 10, tzinfo=UTC)
+PRICES = {"input": "0.15", "output": "0.6"}
+
+
+def account_id(name: str) -> AccountId:
+    """Give the same account id for the same name."""
+    return AccountId(UUID(bytes=hashlib.sha256(name.encode()).digest()[:16]))
+
+
+def key_id(name: str, lane: int = 0) -> KeyId:
+    """Give the same key id for the same name."""
+    return KeyId(UUID(bytes=hashlib.sha256(name.encode()).digest()[:14] + lane.to_bytes(2)))
+
+
+def a_card(
+    models: dict[str, dict[str, str]] | None = None,
+    *,
+    name: str = "standard",
+    asset: str = "USD",
+    version: int = 1,
+    effective_from: Instant = EARLIEST,
+) -> RateCard:
+    """Make a rate card; by default one model, ``mini``."""
+    prices = {"mini": PRICES} if models is None else models
+    return RateCard(
+        name=name,
+        version=version,
+        asset=asset,
+        effective_from=effective_from,
+        models={model: ModelPrice(prices=found) for model, found in prices.items()},
+    )
+
+
+class Core:
+    """One lane in memory."""
+
+    def __init__(self, *cards: RateCard, at: Instant = START) -> None:
+        """Begin empty, with rate cards that were published before."""
+        self.state = LaneState()
+        self.cards = RateCards(cards)
+        self.at = at
+        self.log: list[Recorded] = []
+        self._known: dict[UUID, metering.Known] = {}
+        self._refusals = RefusalLog()
+
+    def submit(self, command: Command) -> Outcome | Refused:
+        """Decide one command, after what ran out was recorded."""
+        state, at = self.state, self.at
+        batch = Batch(0, state, self.cards, lambda: at)
+        batch.known = self._known
+        batch.expire(
+            [found for found, r in state.reservations.items() if r.expires_at <= at],
+            [found for found, key in state.keys.items() if key.expires_at and key.expires_at <= at],
+            list(state.accounts),
+        )
+        batch.append_suppressed(self._refusals.due(at))
+        batch.decide([command], self._refusals)
+        self._refusals.keep()
+        self.log += batch.changes.events
+        for event in batch.changes.events:
+            if isinstance(event.body, e.RateCardPublished):
+                self.cards.add(event.body.card)
+        for account in state.accounts.values():
+            account.touched.clear()
+            account.drained.clear()
+        ((_, outcome),) = batch.results
+        assert isinstance(outcome, Outcome | Refused)
+        return outcome
+
+    def do(self, command: Command) -> list[e.AnyEvent]:
+        """Decide one command that must not be refused; give its events."""
+        outcome = self.submit(command)
+        if isinstance(outcome, Refused):
+            raise outcome
+        return [event.body for event in outcome.events]
+
+    def wait(self, seconds: int) -> None:
+        """Let time pass."""
+        self.at += timedelta(seconds=seconds)
+
+
+def fold(log: list[Recorded]) -> LaneState:
+    """Fold a lane from its first event."""
+    state = LaneState()
+    for recorded in log:
+        evolve(state, recorded.envelope, recorded.body)
+        advance(state, recorded)
+    return state
+
+
+def plain(state: LaneState) -> object:
+    """Give a state as comparable data, without notes of what is still to be written down."""
+    found = msgspec.to_builtins(state, str_keys=True)
+    for account in found["accounts"].values():
+        del account["touched"], account["drained"], account["limits"]
+    for key in found["keys"].values():
+        del key["limits"]
+    return found
+
+
+Rule = Callable[[metering.Facts, Instant], list[e.AnyEvent]]
+
+
+def change(account: AccountId, rule: Rule, key: KeyId | None = None) -> Command:
+    """Make a command of a decision that answers with events only."""
+    return Command(account, lambda facts, at: (rule(facts, at), None), key_id=key)
+
+
+def open_account(account: AccountId, **terms) -> Command:
+    """Open an account."""
+    opened = e.AccountOpened(by="operator", **terms)
+    return change(account, lambda facts, at: accounts.open_account(facts.account, opened))  # noqa: ARG005
+
+
+def publish(card: RateCard, *, confirm_jumps: bool = False) -> Command:
+    """Publish a rate card."""
+    return change(
+        OPERATOR_ACCOUNT,
+        lambda facts, at: ratecards.publish(  # noqa: ARG005
+            facts.cards, card, by="operator", confirm_jumps=confirm_jumps
+        ),
+    )
+
+
+def issue(account: AccountId, key: KeyId, **terms) -> Command:
+    """Issue a key."""
+    issued = e.KeyIssued(**{"by": "operator", "name": "bot", "dialect": "bve", **terms})
+    return change(account, lambda facts, at: keys.issue(facts.account, issued, at=at), key)
+
+
+def grant(account: AccountId, amount: str, asset: str = "USD", **terms) -> Command:
+    """Grant credit."""
+    granted = e.CreditGranted(by="operator", lot=0, asset=asset, amount=amount, **terms)
+    return change(account, lambda facts, at: credit.grant(facts.account, granted, at=at))
+
+
+def void(account: AccountId, lot: int) -> Command:
+    """Void a grant."""
+    return change(
+        account,
+        lambda facts, at: credit.void(facts.account, lot, by="operator", reason=""),  # noqa: ARG005
+    )
+
+
+def reduce(account: AccountId, amount: str, asset: str = "USD") -> Command:
+    """Take credit away."""
+    return change(
+        account,
+        lambda facts, at: credit.reduce(
+            facts.account, asset, amount, by="operator", reason="mistake", at=at
+        ),
+    )
+
+
+def revoke(account: AccountId, key: KeyId) -> Command:
+    """Revoke a key."""
+    return change(account, lambda facts, at: keys.revoke(facts.key, by="operator"), key)  # noqa: ARG005
+
+
+def rotate(account: AccountId, key: KeyId, grace_seconds: int = 0) -> Command:
+    """Give a key another secret."""
+    grace = timedelta(seconds=grace_seconds)
+    return change(
+        account,
+        lambda facts, at: keys.rotate(
+            facts.account, facts.key, hint="…", grace=grace, by="operator", at=at
+        ),
+        key,
+    )
+
+
+def set_key_limits(account: AccountId, key: KeyId, *limits: e.LimitRule) -> Command:
+    """Replace a key's limits."""
+    changes = keys.Changes(limits=limits)
+    return change(
+        account,
+        lambda facts, at: keys.change(facts.account, facts.key, changes, by="operator", at=at),
+        key,
+    )
+
+
+def set_account_limits(account: AccountId, *limits: e.LimitRule) -> Command:
+    """Replace an account's limits."""
+    return change(
+        account,
+        lambda facts, at: accounts.set_limits(facts.account, limits, by="operator"),  # noqa: ARG005
+    )
+
+
+def record(account: AccountId, key: KeyId, request_id: str, usage: Usage, **more) -> Command:
+    """Record a request in one step."""
+    asked = metering.Record(
+        **{"request_id": request_id, "model": "mini", "usage": usage, **more}
+    )
+    return Command(
+        account,
+        lambda facts, at: metering.record(facts, asked, key_id=key, at=at),
+        key_id=key,
+        request_id=request_id,
+        metered=True,
+        model=asked.model,
+        category=asked.category,
+        occurred_at=asked.occurred_at,
+    )
+
+
+def reserve(account: AccountId, key: KeyId, request_id: str, usage: Usage, **more) -> Command:
+    """Reserve the worst case of a request."""
+    asked = metering.Reserve(
+        **{"request_id": request_id, "model": "mini", "usage": usage, **more}
+    )
+    return Command(
+        account,
+        lambda facts, at: metering.reserve(facts, asked, key_id=key, at=at),
+        key_id=key,
+        request_id=request_id,
+        metered=True,
+        model=asked.model,
+        category=asked.category,
+    )
+
+
+def settle(account: AccountId, key: KeyId, request_id: str, usage: Usage, **more) -> Command:
+    """Settle a reserved request."""
+    asked = metering.Settle(request_id=request_id, usage=usage, **more)
+    return Command(
+        account,
+        lambda facts, at: metering.settle(facts, asked, at=at),
+        key_id=key,
+        request_id=request_id,
+        closes=True,
+    )
+
+
+def release(account: AccountId, key: KeyId, request_id: str) -> Command:
+    """Release a reserved request."""
+    asked = metering.Release(request_id=request_id)
+    return Command(
+        account,
+        lambda facts, at: metering.release(facts, asked),  # noqa: ARG005
+        key_id=key,
+        request_id=request_id,
+        closes=True,
+    )
+
+
+def rate(account: AccountId, key: KeyId | None, unpriced: Recorded) -> Command:
+    """Price an unpriced request now that its price has come."""
+    return Command(
+        account,
+        lambda facts, at: (metering.rate(facts, unpriced, by="system", at=at), None),
+        key_id=key,
+        request_id=f"\0rate/{unpriced.envelope.lane_seq}",
+        occurred_at=unpriced.envelope.occurred_at,
+    )
