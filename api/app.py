@@ -63,7 +63,7 @@ class Endpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
-        began = time.perf_counter_ns()
+        began = time.perf_counter()
         method: str = scope["method"]  # type: ignore[typeddict-item]
         route = self._routes.get(method)
         if route is None:
@@ -72,7 +72,7 @@ class Endpoint:
             return
         answer = await self._answer(route, scope, receive)
         await answer.send(send, head=method == "HEAD")
-        metrics.note(route.operation, answer.status, time.perf_counter_ns() - began)
+        metrics.note(route.operation, answer.status, time.perf_counter() - began)
 
     async def _answer(self, route: Route, scope: Scope, receive: Receive) -> Answer:
         call = Call(scope, receive)
@@ -94,8 +94,8 @@ class Endpoint:
         except UNREACHABLE as error:
             log.warning("database_unreachable", operation=route.operation, error=str(error))
             return problem_answer(problems.of_error(LedgerUnavailable()))
-        except Exception:  # last-resort: a client is told nothing of our insides
-            return _logged(route.operation)
+        except Exception as error:  # last-resort: a client is told nothing of our insides
+            return _logged(route.operation, error)
 
     @staticmethod
     async def _caller(route: Route, call: Call, services: Services) -> Caller:
@@ -107,22 +107,21 @@ class Endpoint:
         return caller
 
 
-def _logged(operation: str) -> Answer:
+def _logged(operation: str, error: Exception) -> Answer:
     request_id = new_request_id()
-    log.exception("request_failed", operation=operation, request_id=request_id)
+    log.error("request_failed", operation=operation, request_id=request_id, exc_info=error)
     return problem_answer(_unexpected(request_id))
 
 
 def _unexpected(request_id: str = "") -> Problem:
     detail = "Something went wrong here, and it was written down."
-    members = {"instance": request_id} if request_id else {}
-    return Problem(500, "internal_error", detail, **members)
+    if not request_id:
+        return Problem(500, "internal_error", detail)
+    return Problem(500, "internal_error", detail, instance=request_id)
 
 
 def _method_not_allowed(allow: str) -> Problem:
-    return Problem(
-        405, "method_not_allowed", f"Use one of {allow}.", headers={"Allow": allow}
-    )
+    return Problem(405, "method_not_allowed", f"Use one of {allow}.", headers={"Allow": allow})
 
 
 class Router:
@@ -196,7 +195,7 @@ def mounted(path: str, app: ASGIApp, *, is_mount: bool = False) -> ASGIRouteHand
     return ASGIRouteHandler(path, copy_scope=False, is_mount=is_mount)(handle)
 
 
-def on_http_error(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
+def on_http_error(_request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
     """Word the framework's errors: no such path, no such method, a bad header."""
     if error.status_code == 404:  # noqa: PLR2004
         problem = problems.not_found()

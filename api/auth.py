@@ -324,4 +324,3 @@ def address(email: str) -> str:
 
 def _hash(token: str) -> bytes:
     return hashlib.sha256(token.encode()).digest()
-

@@ -147,9 +147,7 @@ class Call:
         if self._query is None:
             try:
                 text = self.scope["query_string"].decode("ascii")
-                pairs = parse_qsl(
-                    text, keep_blank_values=True, errors="strict", max_num_fields=32
-                )
+                pairs = parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=32)
             except ValueError as error:
                 raise Problem(400, "invalid_query", "The query cannot be read.") from error
             self._query = dict(pairs)
@@ -233,6 +231,4 @@ class Call:
 def _too_large() -> Problem:
     # Closed, because what is left of the body would be read as the next request.
     headers = {"Connection": "close"}
-    return Problem(
-        413, "content_too_large", f"At most {BODY_MAX} bytes of body.", headers=headers
-    )
+    return Problem(413, "content_too_large", f"At most {BODY_MAX} bytes of body.", headers=headers)

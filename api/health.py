@@ -112,4 +112,3 @@ def _reading(check: Check, services: Callable[[], Services]) -> ASGIApp:
         await answer.send(send, head=method == "HEAD")
 
     return app
-

@@ -1,5 +1,7 @@
-"""What time does: one leader among all processes creates partitions, writes down what ran out,
-drives catching-up projections and prices what had no price.
+"""What time does, done by one leader among all processes.
+
+It creates partitions, lets lanes write down what ran out, drives catching-up projections and
+prices what had no price.
 
 Leadership is a lease in a row. Nothing here is needed for a decision to be right: a missing leader
 makes reports old, never admissions wrong.
@@ -58,6 +60,7 @@ async def expire_what_is_due(services: Services) -> str:
 async def rate_unpriced(services: Services) -> str:
     """Price requests that were recorded without a price, where a card has one now."""
     rated = 0
+    await services.queries.refreshed_cards()
     for lane in range(services.lanes):
         after = 0
         while True:
@@ -86,9 +89,7 @@ async def _rate(services: Services, lane: int, seq: int, model: str) -> bool:
     if found is None or not isinstance(found.recorded.body, e.RequestRecorded | e.RequestSettled):
         return False
     envelope = found.recorded.envelope
-    return await services.ledger.rate_unpriced(
-        envelope.account_id, envelope.key_id, found.recorded
-    )
+    return await services.ledger.rate_unpriced(envelope.account_id, envelope.key_id, found.recorded)
 
 
 async def catch_up(services: Services) -> str:

@@ -25,11 +25,9 @@ def redacted(value: Any) -> Any:  # noqa: ANN401
     return ANY_SECRET.sub(HIDDEN, str(value))
 
 
-def redact(
-    _logger: object, _name: str, line: MutableMapping[str, Any]
-) -> MutableMapping[str, Any]:
+def redact(_logger: object, _name: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """Replace secrets in a whole line, tracebacks included."""
-    return {key: redacted(value) for key, value in line.items()}
+    return {str(redacted(key)): redacted(value) for key, value in line.items()}
 
 
 def configure(level: int = logging.INFO) -> None:

@@ -15,7 +15,8 @@ import msgspec
 from api import views
 from api.exchange import Position
 from api.resolve import Resolver
-from ledger import accounts, credits, keys, metering, ratecards, secrets
+from ledger import accounts, keys, metering, ratecards, secrets
+from ledger import credits as credit
 from ledger import events as e
 from ledger.batch import Command, Idempotency, Outcome
 from ledger.clock import Instant
@@ -176,8 +177,10 @@ class Ledger:
     # Accounts and their members.
 
     def account_id_for(self, asked: Asked) -> AccountId:
-        """Give the id of an account about to be opened: the same for the same idempotency key,
-        so that a repeat lands in the same lane."""
+        """Give the id of an account about to be opened.
+
+        It is the same for the same idempotency key, so that a repeat lands in the same lane.
+        """
         if not asked.idempotency_key:
             return new_account_id()
         digest = hashlib.sha256(f"account/{asked.by}/{asked.idempotency_key}".encode()).digest()
@@ -185,7 +188,7 @@ class Ledger:
         value = value & ~(0xF << 76) | (8 << 76)  # version 8: made by a rule of one's own
         return AccountId(UUID(int=value & ~(3 << 62) | (2 << 62)))
 
-    async def open_account(  # noqa: PLR0913
+    async def open_account(
         self,
         asked: Asked,
         terms: e.AccountOpened,
@@ -265,7 +268,7 @@ class Ledger:
         return await self._account_change(
             asked,
             account_id,
-            lambda facts, at: accounts.suspend(facts.account, by=asked.by, reason=reason),
+            lambda facts, _at: accounts.suspend(facts.account, by=asked.by, reason=reason),
             name,
         )
 
@@ -274,7 +277,7 @@ class Ledger:
         return await self._account_change(
             asked,
             account_id,
-            lambda facts, at: accounts.resume(facts.account, by=asked.by),
+            lambda facts, _at: accounts.resume(facts.account, by=asked.by),
             name,
         )
 
@@ -288,7 +291,7 @@ class Ledger:
         return await self._account_change(
             asked,
             account_id,
-            lambda facts, at: accounts.close(facts.account, by=asked.by, reason=reason),
+            lambda facts, _at: accounts.close(facts.account, by=asked.by, reason=reason),
             name,
         )
 
@@ -325,8 +328,8 @@ class Ledger:
         done, _ = await self._change(
             asked,
             account_id,
-            lambda facts, at: accounts.change_role(facts.account, member_id, role, by=asked.by),
-            lambda facts, recorded, at: views.change_view(recorded),
+            lambda facts, _at: accounts.change_role(facts.account, member_id, role, by=asked.by),
+            lambda _facts, recorded, _at: views.change_view(recorded),
         )
         return done
 
@@ -339,8 +342,8 @@ class Ledger:
         done, _ = await self._change(
             asked,
             account_id,
-            lambda facts, at: accounts.remove_member(facts.account, member_id, by=asked.by),
-            lambda facts, recorded, at: views.change_view(recorded),
+            lambda facts, _at: accounts.remove_member(facts.account, member_id, by=asked.by),
+            lambda _facts, recorded, _at: views.change_view(recorded),
             rows=rows,
         )
         return done
@@ -372,9 +375,7 @@ class Ledger:
         def rows(recorded: list[Recorded]) -> list[Statement]:  # noqa: ARG001
             return [self._secret_row(secret, key_id, account_id, 1)]
 
-        done, view = await self._change(
-            asked, account_id, rule, render, key_id=key_id, rows=rows
-        )
+        done, view = await self._change(asked, account_id, rule, render, key_id=key_id, rows=rows)
         return self._with_secret(done, view, secret)
 
     async def change_key(
@@ -444,7 +445,7 @@ class Ledger:
     async def revoke_key(self, asked: Asked, key_id: KeyId, *, only_of: str = "") -> Done:
         """Withdraw a key for good."""
         return await self._key_change(
-            asked, key_id, lambda facts, at: keys.revoke(_own(facts.key, only_of), by=asked.by)
+            asked, key_id, lambda facts, _at: keys.revoke(_own(facts.key, only_of), by=asked.by)
         )
 
     async def _key_change(self, asked: Asked, key_id: KeyId, rule: Rule) -> Done:
@@ -473,8 +474,8 @@ class Ledger:
         done, _ = await self._change(
             asked,
             account_id,
-            lambda facts, at: credits.grant(facts.account, terms, at=at),
-            lambda facts, recorded, at: views.grant_of_event(recorded[0]),
+            lambda facts, at: credit.grant(facts.account, terms, at=at),
+            lambda _facts, recorded, _at: views.grant_of_event(recorded[0]),
         )
         return done
 
@@ -485,7 +486,7 @@ class Ledger:
         return await self._credit_change(
             asked,
             account_id,
-            lambda facts, at: credits.void(facts.account, lot, by=asked.by, reason=reason),
+            lambda facts, _at: credit.void(facts.account, lot, by=asked.by, reason=reason),
         )
 
     async def adjust(
@@ -498,7 +499,7 @@ class Ledger:
             if not reason.strip():
                 raise InvalidField("reason", "1 to 500 characters")
             if amount.pico < 0:
-                return credits.reduce(
+                return credit.reduce(
                     facts.account, amount.asset, text, by=asked.by, reason=reason, at=at
                 )
             terms = e.CreditGranted(
@@ -509,7 +510,7 @@ class Ledger:
                 kind="adjustment",
                 reason=reason,
             )
-            return credits.grant(facts.account, terms, at=at)
+            return credit.grant(facts.account, terms, at=at)
 
         return await self._credit_change(asked, account_id, rule)
 
@@ -708,7 +709,7 @@ class Ledger:
         marker = f"\0rate/{unpriced.envelope.lane_seq}"
 
         def decide(facts: Facts, at: Instant) -> Made:
-            # The marker is a request id no caller can send, so that a request is rated once for ever.
+            # The marker is a request id that no caller can send: a request is rated once for ever.
             return metering.rate(facts, unpriced, by=by, at=at), None
 
         command = Command(
@@ -782,8 +783,6 @@ def _welcome_event(gift: Amount) -> e.CreditGranted:
 
 def _opened_view(recorded: list[Recorded], name: str, lane: int) -> Any:  # noqa: ANN401
     """Show an account as its first events made it."""
-    from ledger.state import LaneState, advance, evolve  # noqa: PLC0415
-
     if not recorded:
         return None
     first = recorded[0].envelope
@@ -909,4 +908,3 @@ def rate_card_view(card: RateCard) -> views.RateCardView:
         models=len(card.models),
         source=card.source,
     )
-

@@ -48,8 +48,8 @@ STATUS: Mapping[type[errors.LedgerError], int] = {
     errors.QueueIsFull: 503,
     errors.OutcomeIsUnknown: 503,
 }
-"""What each answers on the native API, where the operator asks about a key: 401 there would be about
-the operator's own secret. Dialects, whose callers are the keys, answer 401 to all ``UNPROVEN``."""
+"""What each answers on the native API, where the operator asks about a key: 401 there would be
+about the operator's own secret. Dialects, whose callers are keys, answer 401 to ``UNPROVEN``."""
 
 UNPROVEN = (
     errors.NoSuchKey,
@@ -61,7 +61,7 @@ UNPROVEN = (
 """A secret that opens no key now, whatever the reason: the same answer for all of them."""
 
 
-class Problem(Exception):  # noqa: N818 - it is called so in RFC 9457
+class Problem(Exception):
     """Something that is answered as problem+json and no decision of the ledger."""
 
     def __init__(
@@ -241,5 +241,3 @@ def document(problem: Problem) -> dict[str, Any]:
         "code": problem.code,
         **problem.members,
     }
-
-

@@ -54,7 +54,7 @@ GROUPS = ("integration", "model", "day", "key")
 class Queries:
     """All reads of the native API."""
 
-    def __init__(  # noqa: PLR0913, PLR0917
+    def __init__(  # noqa: PLR0917
         self,
         pool: AsyncConnectionPool,
         inline: Sequence[Inline],
@@ -340,9 +340,7 @@ class Queries:
             reached = await lane.rows(reads.CHECKPOINT, (lane.lane, BREACHES))
             position = Position(lane.lane, reached[0][0] if reached else 0)
         data = [views.refusal_view(position.lane, row) for row in rows[:most]]
-        return Found(
-            _page(data, len(rows) > most, lambda view: str(view.position.seq)), position
-        )
+        return Found(_page(data, len(rows) > most, lambda view: str(view.position.seq)), position)
 
     async def lane_heads(self) -> list[views.LaneView]:
         """Show where each lane stands."""
@@ -459,7 +457,7 @@ def _verified(row: Sequence[Any], at: Instant, scope: str, model: str) -> views.
     )
 
 
-def _code(  # noqa: PLR0913, PLR0917
+def _code(  # noqa: PLR0917
     status: str,
     expires_at: Instant | None,
     ends: dict[int, Instant | None],
@@ -479,4 +477,3 @@ def _code(  # noqa: PLR0913, PLR0917
     if account_status != "open":
         return "DISABLED", f"account_is_{account_status}"
     return "VALID", None
-

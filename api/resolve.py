@@ -4,7 +4,9 @@ Whether a key is any good is never cached: that is decided in the lane (promise 
 unknown is not cached either, for it may come to be.
 """
 
+import asyncio
 from collections import OrderedDict
+from collections.abc import Awaitable, Callable
 from typing import Generic, NamedTuple, TypeVar
 from uuid import UUID
 
@@ -55,6 +57,49 @@ class Lru(Generic[Name, Fact]):
             self._facts.popitem(last=False)
 
 
+class Gathering(Generic[Name, Fact]):
+    """Look-ups that arrive while one is under way form the next, as commands form a batch.
+
+    A thousand callers cost one connection, and none waits for a pool.
+    """
+
+    def __init__(self, ask: Callable[[list[Name]], Awaitable[dict[Name, Fact]]]) -> None:
+        """Take how to look up many at once."""
+        self._ask = ask
+        self._waiting: dict[Name, asyncio.Future[Fact | None]] = {}
+        self._task: asyncio.Task[None] | None = None
+
+    async def find(self, name: Name) -> Fact | None:
+        """Look one up; None: it does not exist."""
+        future = self._waiting.get(name)
+        if future is None:
+            future = self._waiting[name] = asyncio.get_running_loop().create_future()
+        if self._task is None:
+            self._task = asyncio.create_task(self._run())
+        # One caller who gives up must not take the answer from the others.
+        return await asyncio.shield(future)
+
+    async def _run(self) -> None:
+        try:
+            while self._waiting:
+                asked, self._waiting = self._waiting, {}
+                await self._answer(asked)
+        finally:
+            self._task = None
+
+    async def _answer(self, asked: "dict[Name, asyncio.Future[Fact | None]]") -> None:
+        try:
+            found = await self._ask(list(asked))
+        except Exception as error:  # last-resort: every caller is told
+            for future in asked.values():
+                future.set_exception(error)
+                # Seen here: a caller may have gone away meanwhile.
+                future.exception()
+            return
+        for name, future in asked.items():
+            future.set_result(found.get(name))
+
+
 class Resolver:
     """Finds whose a secret or a key id is."""
 
@@ -67,6 +112,8 @@ class Resolver:
         self._lanes = lanes
         self._proofs: Lru[bytes, Proof] = Lru(most)
         self._accounts: Lru[UUID, AccountId] = Lru(most)
+        self._find_proof = Gathering(self._ask_proofs)
+        self._find_account = Gathering(self._ask_accounts)
 
     async def secret(self, text: str) -> Proof:
         """Find what a secret proves. A mistyped one costs no look-up.
@@ -81,14 +128,20 @@ class Resolver:
             proof = self._proofs.get(hashed)
             if proof is not None:
                 return proof
+        for hashed in hashes:
+            proof = await self._find_proof.find(hashed)
+            if proof is not None:
+                self._proofs.put(hashed, proof)
+                return proof
+        raise NoSuchKey
+
+    async def _ask_proofs(self, hashes: list[bytes]) -> dict[bytes, Proof]:
         async with self._pool.connection() as connection:
-            rows = await connection.execute(reads.FIND_SECRET, (hashes,))
-            row = await rows.fetchone()
-        if row is None:
-            raise NoSuchKey
-        proof = Proof(AccountId(row[1]), KeyId(row[2]), row[3])
-        self._proofs.put(bytes(row[0]), proof)
-        return proof
+            rows = await connection.execute(reads.FIND_KEY_PROOF, (hashes,))
+            return {
+                bytes(row[0]): Proof(AccountId(row[1]), KeyId(row[2]), row[3])
+                for row in await rows.fetchall()
+            }
 
     async def account_of(self, key_id: KeyId) -> AccountId:
         """Find the account of a key.
@@ -102,13 +155,22 @@ class Resolver:
         lane = lane_of_key(key_id)
         if lane >= self._lanes:
             raise NoSuchKey
-        async with self._pool.connection() as connection:
-            rows = await connection.execute(reads.FIND_KEY, (lane, key_id))
-            row = await rows.fetchone()
-        if row is None:
+        account = await self._find_account.find(key_id)
+        if account is None:
             raise NoSuchKey
-        self.remember(key_id, AccountId(row[0]))
-        return AccountId(row[0])
+        self.remember(key_id, account)
+        return account
+
+    async def _ask_accounts(self, keys: list[UUID]) -> dict[UUID, AccountId]:
+        lanes: dict[int, list[UUID]] = {}
+        for key_id in keys:
+            lanes.setdefault(lane_of_key(key_id), []).append(key_id)
+        found: dict[UUID, AccountId] = {}
+        async with self._pool.connection() as connection:
+            for lane, asked in lanes.items():
+                rows = await connection.execute(reads.FIND_KEYS, (lane, asked))
+                found.update((row[0], AccountId(row[1])) for row in await rows.fetchall())
+        return found
 
     def remember(self, key_id: KeyId, account_id: AccountId) -> None:
         """Take in whose a key is that was just issued."""

@@ -22,11 +22,9 @@ from pathlib import Path
 from types import FrameType
 
 import msgspec
-import psycopg
 import structlog
 import uvicorn
-from psycopg_pool import AsyncConnectionPool, PoolTimeout
-from sqlalchemy.exc import DBAPIError
+from psycopg_pool import AsyncConnectionPool
 
 from api import logs, metrics
 from api.settings import InvalidSetting, Settings, from_environment
@@ -56,9 +54,9 @@ class Worker:
         self._command = command
         self._environment = dict(environment)
         self._process: subprocess.Popen[bytes] | None = None
-        self._began = 0.0  # seconds of the monotonic clock
+        self._began: float = 0
         self._failures = 0
-        self._starts_at = 0.0  # seconds of the monotonic clock
+        self._starts_at: float = 0
 
     def start(self, descriptors: tuple[int, ...]) -> None:
         """Start the process."""
@@ -100,9 +98,9 @@ class Worker:
         if self._process is None:
             return
         try:
-            self._process.wait(timeout=max(timeout_seconds, 0.1))
+            self._process.wait(timeout=max(timeout_seconds, 1))
         except subprocess.TimeoutExpired:
-            log.error("worker_killed", worker=self.number)
+            log.error("worker_killed", worker=self.number)  # noqa: TRY400 - no trace tells more
             self._process.kill()
             self._process.wait()
 
@@ -188,12 +186,8 @@ class Supervisor:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         with socket.socket(family, socket.SOCK_STREAM) as listening:
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                listening.bind((host, port))
-                listening.listen(BACKLOG)
-            except OSError as error:
-                message = f"KEYLEDGER_HOST and KEYLEDGER_PORT: {host}:{port}: {error.strerror}."
-                raise InvalidSetting(message) from error
+            listening.bind((host, port))
+            listening.listen(BACKLOG)
             listening.set_inheritable(True)
             shown = f"[{host}]" if family == socket.AF_INET6 else host
             self.address = f"http://{shown}:{listening.getsockname()[1]}"
@@ -315,6 +309,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--prepare", action="store_true", help="make what every database has")
     chosen = parser.parse_args(arguments)
     logs.configure()
+    settings = Settings()
     try:
         settings = from_environment(os.environ)
         if chosen.worker is not None:
@@ -323,11 +318,11 @@ def main(arguments: list[str] | None = None) -> int:
             asyncio.run(prepare(settings))
         else:
             run(settings)
-    except (IncompatibleDatabase, InvalidSetting) as error:
+    except (IncompatibleDatabase, EmbeddedDatabaseError, InvalidSetting) as error:
         sys.stderr.write(f"{error}\n")
         return 1
-    except (EmbeddedDatabaseError, psycopg.Error, DBAPIError, PoolTimeout) as error:
-        sys.stderr.write(f"The database cannot be used: {str(error).strip()}\n")
+    except OSError as error:
+        sys.stderr.write(f"{settings.host}:{settings.port}: {error.strerror}.\n")
         return 1
     return 0
 

@@ -98,6 +98,8 @@ def receipt(recorded: Recorded) -> Receipt:
     amount = body.held if isinstance(body, e.RequestReserved) else body.charge
     money = MoneyView(amount=amount, asset=body.asset) if amount else None
     reserved = isinstance(body, e.RequestReserved)
+    recorded_at = format_instant(envelope.recorded_at)
+    same = envelope.occurred_at == envelope.recorded_at
     return Receipt(
         request_id=body.request_id,
         status=_RECEIPT_STATUS[body.type],
@@ -113,11 +115,9 @@ def receipt(recorded: Recorded) -> Receipt:
         rate_card=body.card or None,
         prices=body.prices,
         flags=list(getattr(body, "flags", ())),
-        expires_at=format_instant(body.expires_at)
-        if isinstance(body, e.RequestReserved)
-        else None,
-        occurred_at=format_instant(envelope.occurred_at),
-        recorded_at=format_instant(envelope.recorded_at),
+        expires_at=format_instant(body.expires_at) if isinstance(body, e.RequestReserved) else None,
+        occurred_at=recorded_at if same else format_instant(envelope.occurred_at),
+        recorded_at=recorded_at,
         position=PositionView(lane=envelope.lane, seq=envelope.lane_seq),
     )
 
@@ -581,4 +581,3 @@ class LaneView(msgspec.Struct, frozen=True, kw_only=True):
     seq: int
     last_recorded_at: str | None
     chain: str
-

@@ -1,6 +1,7 @@
 """Puts a process together: connections, peppers, rate cards, writer; and takes it apart again."""
 
 import asyncio
+import contextlib
 import hmac
 import secrets as random
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ POOL_MAX = 8
 POOL_WAITING_MAX = 200
 RECONNECT_SECONDS = 5
 """After so long a connection is given up; the next read tries anew, without a growing pause."""
+CHECK_SILENCE_SECONDS = 2
 BATCH_SILENCE_SECONDS = 15
 """Longer than ``lock_timeout``: a batch that hears nothing for so long is given up."""
 STANDARD_CARD = "standard"
@@ -73,7 +75,7 @@ class Services:
             IncompatibleDatabase: Schema or pepper do not fit; the message says what to do.
         """
         info = database.conninfo(url, database.APP)
-        pool = AsyncConnectionPool(
+        pool: AsyncConnectionPool = AsyncConnectionPool(
             info,
             min_size=1,
             max_size=POOL_MAX,
@@ -83,7 +85,7 @@ class Services:
             connection_class=Watched,
             configure=reads.prepare,
             kwargs={"autocommit": True, "prepare_threshold": 1},
-            check=AsyncConnectionPool.check_connection,
+            check=_check,
             open=False,
         )
         await pool.open(wait=True, timeout=30)
@@ -139,6 +141,14 @@ class Services:
         self.stopping = True
         await self.writer.stop()
         await self.pool.close()
+
+
+async def _check(connection: AsyncConnection) -> None:
+    """See soon whether a connection that was idle still works."""
+    assert isinstance(connection, Watched)
+    usual, connection.silence_seconds = connection.silence_seconds, CHECK_SILENCE_SECONDS
+    await AsyncConnectionPool.check_connection(connection)
+    connection.silence_seconds = usual
 
 
 async def facts_of(pool: AsyncConnectionPool) -> dict[str, str]:
@@ -227,12 +237,10 @@ async def open_operator(services: Services) -> None:
         unpriced="record",
         rate_card=STANDARD_CARD,
     )
-    try:
+    with contextlib.suppress(AccountIsOpen):
         await services.ledger.open_account(
             asked, terms, name="Operator", account_id=OPERATOR_ACCOUNT, welcome=False
         )
-    except AccountIsOpen:
-        pass
 
 
 async def furnish(services: Services) -> None:

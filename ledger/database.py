@@ -108,11 +108,22 @@ def upgrade(url: str, *, lanes: int = LANES_DEFAULT) -> str:
     ``lanes`` is fixed when the database is created and ignored later. Returns the revision.
 
     Raises:
-        IncompatibleDatabase: Too old a server, a newer schema, missing privileges.
+        IncompatibleDatabase: Out of reach, read-only, too old a server, a newer or a damaged
+            schema, missing privileges.
     """
     if not 1 <= lanes <= LANES_MAX:
         message = f"KEYLEDGER_LANES must be 1 to {LANES_MAX}."
         raise IncompatibleDatabase(message)
+    try:
+        return _upgrade(url, lanes)
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise IncompatibleDatabase(_PRIVILEGES.format(error)) from error
+    except (psycopg.OperationalError, psycopg.errors.ReadOnlySqlTransaction) as error:
+        message = f"The database cannot be used now: {str(error).strip()}"
+        raise IncompatibleDatabase(message) from error
+
+
+def _upgrade(url: str, lanes: int) -> str:
     with psycopg.connect(url, autocommit=True, connect_timeout=10) as connection:
         if connection.info.server_version < POSTGRES_MIN:
             message = "PostgreSQL 15 or newer is needed; upgrade the server."
@@ -127,11 +138,7 @@ def upgrade(url: str, *, lanes: int = LANES_DEFAULT) -> str:
             revision = _migrate(url)
             _settle_lanes(url, lanes)
         except sqlalchemy.exc.DBAPIError as error:
-            if not isinstance(error.orig, psycopg.errors.InsufficientPrivilege):
-                raise
-            raise IncompatibleDatabase(_PRIVILEGES.format(error.orig)) from error
-        except psycopg.errors.InsufficientPrivilege as error:
-            raise IncompatibleDatabase(_PRIVILEGES.format(error)) from error
+            raise (error.orig or error) from error
         finally:
             connection.execute("SELECT pg_advisory_unlock(%s)", (LANES_PER_MIGRATION_LOCK,))
     return revision

@@ -24,15 +24,16 @@ from ledger.store import Statement
 
 # Side tables: what must never stand in an event.
 
-INSERT_SECRET: LiteralString = (
+INSERT_KEY_PROOF: LiteralString = (
     "INSERT INTO key_secrets (secret_hash, key_id, account_id, lane, number, pepper_version)"
     " VALUES (%s, %s, %s, %s, %s, %s)"
 )
-FIND_SECRET: LiteralString = (
-    "SELECT secret_hash, account_id, key_id, number FROM key_secrets"
-    " WHERE secret_hash = ANY(%s) LIMIT 1"
+FIND_KEY_PROOF: LiteralString = (
+    "SELECT secret_hash, account_id, key_id, number FROM key_secrets WHERE secret_hash = ANY(%s)"
 )
-FIND_KEY: LiteralString = "SELECT account_id FROM keys WHERE lane = %s AND key_id = %s"
+FIND_KEYS: LiteralString = (
+    "SELECT key_id, account_id FROM keys WHERE lane = %s AND key_id = ANY(%s)"
+)
 INSERT_RATE_CARD: LiteralString = (
     "INSERT INTO rate_cards (name, version, asset, effective_from, content_hash, lane_seq, content)"
     " VALUES (%s, %s, %s, %s, %s, %s, %s::text::json)"
@@ -60,7 +61,6 @@ ROLE: LiteralString = (
 FIND_LOGIN: LiteralString = (
     "SELECT member_id, account_id, password_hash, active FROM logins WHERE email = %s"
 )
-SAVE_PASSWORD: LiteralString = "UPDATE logins SET password_hash = %s WHERE email = %s"
 FIND_PEOPLE: LiteralString = "SELECT member_id, email, name FROM logins WHERE account_id = %s"
 INSERT_REFRESH: LiteralString = (
     "INSERT INTO refresh_tokens (token_hash, family, email, expires_at) VALUES (%s, %s, %s, %s)"
@@ -261,7 +261,9 @@ def spend_line(row: TupleRow) -> SpendLine:
     """Turn a row of ``SPEND`` into sums."""
     sums = map(int, row[8:])
     usage = {name: units for name, units in zip(SPEND_CLASSES, sums, strict=True) if units}
-    return SpendLine(*row[:5], int(row[5]), int(row[6]), int(row[7]), usage)
+    day, integration, model, key_id, asset, requests, unpriced, amount = row[:8]
+    counts = int(requests), int(unpriced), int(amount)
+    return SpendLine(day, integration, model, key_id, asset, *counts, usage)
 
 
 def lane_of(account_id: AccountId, lanes: int) -> int:
@@ -275,11 +277,11 @@ async def prepare(connection: AsyncConnection) -> None:
     arrays.register(connection)
 
 
-def secret_row(
+def secret_row(  # noqa: PLR0917
     hashed: bytes, key_id: UUID, account_id: AccountId, lane: int, number: int, pepper: int
 ) -> Statement:
     """Give the row by which a secret is found."""
-    return INSERT_SECRET, (hashed, key_id, account_id, lane, number, pepper)
+    return INSERT_KEY_PROOF, (hashed, key_id, account_id, lane, number, pepper)
 
 
 def login_row(  # noqa: PLR0917

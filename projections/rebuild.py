@@ -11,9 +11,10 @@ import gc
 import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from functools import partial
 from types import ModuleType
-from typing import Any, LiteralString, NamedTuple
+from typing import Any, LiteralString, NamedTuple, NoReturn
 from uuid import UUID
 
 import msgspec
@@ -23,7 +24,7 @@ from psycopg import sql
 from ledger import arrays, codec, database, store, verify
 from ledger import events as e
 from ledger.batch import Changes
-from ledger.clock import Instant, from_microseconds
+from ledger.clock import from_microseconds
 from ledger.codec import Recorded
 from ledger.errors import LedgerCorrupt
 from ledger.ids import AccountId, KeyId
@@ -68,6 +69,7 @@ PRIMARY_KEY: LiteralString = (
 )
 
 _CONNECTION = psycopg.Connection[Any]
+_EPOCH = from_microseconds(verify.since_1970(0))
 _REQUESTS = (
     e.RequestRecorded,
     e.RequestReserved,
@@ -219,7 +221,7 @@ class Fold:
         self._projection = projection
         self._changes = Changes()
         self._kept: dict[tuple[type[e.Event], bytes, bytes], Recorded] = {}
-        self._ids: dict[bytes, UUID] = {}
+        self._ids: dict[bytes, UUID] = {store.NO_KEY.bytes: store.NO_KEY}
         self._written: set[UUID] = set()
         """Reservations that stand in the table."""
 
@@ -246,42 +248,34 @@ class Fold:
         return made + (self._projection.apply(changes.events) if self._projection else [])
 
     def _fold(self, row: Row) -> Recorded:
-        state, seq = self.state, row.lane_seq
-        if seq != state.seq + 1:
-            message = f"Lane {self.lane} has no event {state.seq + 1}; the next one is {seq}."
-            raise LedgerCorrupt(message, lane=self.lane, seq=state.seq + 1)
-        recorded = self._checked(row)
+        seq, version, state = row.lane_seq, row.version, self.state
+        account_id = AccountId(self._id(row.account_id))
+        account = state.accounts.get(account_id)
+        before, previous = (account.version, account.hash) if account else (0, codec.GENESIS)
+        at = _EPOCH + timedelta(0, 0, row.recorded_at)
+        last = state.last_recorded_at
+        if seq != state.seq + 1 or version != before + 1 or (last is not None and at <= last):
+            self._stop(state.seq + 1, f"is not in its place: version {version} stands at {seq}")
+        if verify.hash_of(self.lane, row, previous) != row.hash:
+            self._stop(seq, "is not what its hash says")
+        key_id = self._id(row.key_id)
+        occurred_at = at
+        if row.occurred_at != row.recorded_at:
+            occurred_at = _EPOCH + timedelta(0, 0, row.occurred_at)
+        about = KeyId(key_id) if key_id is not store.NO_KEY else None
+        envelope = e.Envelope(self.lane, seq, account_id, version, at, occurred_at, about)
         try:
-            evolve(state, recorded.envelope, recorded.body)
-        except (LookupError, AssertionError, ValueError) as error:
-            message = f"Event {seq} of lane {self.lane} contradicts those before it: {error!r}."
-            raise LedgerCorrupt(message, lane=self.lane, seq=seq) from error
+            body = codec.decode(row.type.decode(), row.schema_version, row.payload)
+            evolve(state, envelope, body)
+        except (LedgerCorrupt, LookupError, AssertionError, ValueError) as error:
+            self._stop(seq, f"cannot follow those before it: {error!r}", error)
+        recorded = Recorded(envelope, body, row.payload, row.hash)
         advance(state, recorded)
         return recorded
 
-    def _checked(self, row: Row) -> Recorded:
-        state = self.state
-        at = from_microseconds(verify.since_1970(row.recorded_at))
-        account_id = AccountId(self._id(row.account_id))
-        account = state.accounts.get(account_id)
-        version, previous = (account.version, account.hash) if account else (0, codec.GENESIS)
-        last = state.last_recorded_at
-        if row.version != version + 1 or (last is not None and at <= last):
-            message = f"Event {row.lane_seq} of lane {self.lane} is out of order."
-            raise LedgerCorrupt(message, lane=self.lane, seq=row.lane_seq)
-        if verify.hash_of(self.lane, row, previous) != row.hash:
-            message = f"The hash of event {row.lane_seq} of lane {self.lane} differs."
-            raise LedgerCorrupt(message, lane=self.lane, seq=row.lane_seq)
-        body = codec.decode(row.type.decode(), row.schema_version, row.payload)
-        return Recorded(self._envelope(row, account_id, at), body, row.payload, row.hash)
-
-    def _envelope(self, row: Row, account_id: AccountId, at: Instant) -> e.Envelope:
-        occurred_at = at
-        if row.occurred_at != row.recorded_at:
-            occurred_at = from_microseconds(verify.since_1970(row.occurred_at))
-        key_id = self._id(row.key_id)
-        about = None if key_id == store.NO_KEY else KeyId(key_id)
-        return e.Envelope(self.lane, row.lane_seq, account_id, row.version, at, occurred_at, about)
+    def _stop(self, seq: int, why: str, cause: Exception | None = None) -> NoReturn:
+        message = f"Event {seq} of lane {self.lane} {why}."
+        raise LedgerCorrupt(message, lane=self.lane, seq=seq) from cause
 
     def _id(self, raw: bytes) -> UUID:
         found = self._ids.get(raw)

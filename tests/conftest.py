@@ -41,7 +41,7 @@ from ledger.pricing import ModelPrice, RateCard
 
 OPERATOR_SECRET = "operator-secret-of-tests"
 PEPPER = "pepper-of-tests"
-JWT_SECRET = "jwt-secret-of-tests-32-characters"
+JWT_SECRET = "jwt-secret-of-tests, long enough for SHA-512 too: 64 characters.."
 PRICES = {"input": "1", "output": "2", "cache_read": "0.1"}
 
 _numbers = itertools.count(1)
@@ -280,4 +280,3 @@ class World:
 def world(operator: httpx.Client) -> World:
     """Give the helper over the module's served ledger."""
     return World(operator)
-

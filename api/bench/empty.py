@@ -26,7 +26,7 @@ class Nothing(msgspec.Struct, frozen=True):
 
 
 @post("/empty")
-async def empty(data: Nothing) -> None:  # noqa: ARG001 - decoded and dropped
+async def empty(data: Nothing) -> None:
     """Do nothing."""
 
 

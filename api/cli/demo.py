@@ -21,13 +21,14 @@ from api.cli.audit import document as audit_document
 from api.cli.audit import verdict, verified
 from api.cli.replay import Speed, muster, open_one, print_refusals, run
 from api.cli.report import plain, print_spend
-from api.cli.service import KEPT_SECRET, Service, settings
+from api.cli.service import KEPT_SECRET, Service, settings, url_of
 from api.cli.storage import database_url, reading
 from api.cli.terminal import err, json_option, out, show, table
 from api.replay.fleet import Fleet
 from api.replay.sender import BATCH, SINGLE, Options
 from api.replay.tally import Tally
 from api.replay.traces import GENERATED
+from api.serve import settings_as_environment
 from api.settings import Settings
 from ledger.keys import DIALECTS
 
@@ -100,12 +101,8 @@ def running(found: Settings) -> Iterator[str]:
     port = found.port if _is_free(found.host, found.port) else _free_port(found.host)
     found.home.mkdir(mode=0o711, parents=True, exist_ok=True)
     log = found.home / LOG
-    environment = {
-        **os.environ,
-        "KEYLEDGER_ADMIN_SECRET": found.admin_secret,
-        "KEYLEDGER_PORT": str(port),
-        "KEYLEDGER_HOME": str(found.home.resolve()),
-    }
+    chosen = msgspec.structs.replace(found, port=port, home=found.home.resolve())
+    environment = {**os.environ, **settings_as_environment(chosen)}
     with log.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "api.serve"],
@@ -225,6 +222,8 @@ def _print_throughput(tally: Tally) -> None:
 
 def _serve_on(url: str, found: Settings) -> None:
     err.print(f"\nThe API is at {url}/ledger/v1, described by {url}/openapi.json.")
+    if url != url_of(found):
+        err.print(f"Other commands find it with KEYLEDGER_URL={url}.")
     kept = found.home / KEPT_SECRET
     if kept.is_file():
         err.print(f"The operator's secret is in {kept}; keyledger commands find it there.")

@@ -220,8 +220,8 @@ def print_tally(tally: Tally) -> None:
         f"\n{tally.per_second:,.0f} requests per second over {tally.seconds:,.1f} s,", end=" "
     )
     out.print(
-        f"p50 {latencies.quantile(50) / 1_000:,.1f} ms, p99 {latencies.quantile(99) / 1_000:,.1f} ms"
-        " per exchange"
+        f"p50 {latencies.quantile(50) / 1_000:,.1f} ms,"
+        f" p99 {latencies.quantile(99) / 1_000:,.1f} ms per exchange"
     )
     out.print(f"charged in this run: {total}")
     print_refusals(tally)

@@ -121,8 +121,12 @@ def balances(*, account_id: UUID | None, csv_file: Path | None, as_json: bool) -
         rows = frames.records(frame)
     if csv_file is not None:
         _write(csv_file, list(frame.columns), rows)
-    columns = ("account", "account_name", "status", "asset", "balance", "pending", "available")
-    headings = ("account", "name", *columns[2:])
+    columns = ["account", "account_name", "balance", "asset"]
+    if any(row["pending"] for row in rows):
+        columns[3:3] = ["pending", "available"]
+    if any(row["status"] != "open" for row in rows):
+        columns.append("status")
+    headings = ["name" if name == "account_name" else name for name in columns]
     lines = [[cast("Cell", row[name]) for name in columns] for row in rows]
     show([plain(row) for row in rows], as_json, lambda: table("", headings, lines))
 

@@ -49,7 +49,7 @@ def secret_of(found: Settings) -> str:
 
 
 class Service:
-    """The service at an address."""
+    """The service at an address, until the running command ends."""
 
     def __init__(self, url: str, secret: str) -> None:
         """Take where it is and what proves the operator."""
@@ -60,6 +60,8 @@ class Service:
             headers={"Authorization": f"Bearer {secret}"},
             timeout=ANSWER_SECONDS,
         )
+
+        click.get_current_context().call_on_close(self._client.close)
 
     def get(self, path: str, **query: str | None) -> Any:  # noqa: ANN401
         """Get a resource."""

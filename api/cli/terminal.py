@@ -21,6 +21,8 @@ from rich.text import Text
 out = Console(highlight=False, soft_wrap=False)
 err = Console(stderr=True, highlight=False)
 
+SHRUNK = 12
+"""Text is not cut shorter than this."""
 PLACES = 6
 """Amounts in tables are rounded to so many; JSON and CSV are exact."""
 
@@ -54,17 +56,27 @@ def table(
     for place, name in enumerate(columns):
         values = [row[place] for row in found]
         right = any(isinstance(value, int | Decimal) for value in values)
+        width = max(_width(values), len(name))
         grid.add_column(
             name,
             justify="right" if right else "left",
             no_wrap=True,
             overflow="ellipsis",
-            min_width=max(map(len, map(written, values)), default=0) if right else None,
+            min_width=width if right or _are_ids(values) else min(width, SHRUNK),
             footer="" if last is None else Text(written(last[place]), style="bold"),
         )
     for row in found:
         grid.add_row(*(Text(written(value)) for value in row))
     return grid
+
+
+def _width(values: Sequence[Cell]) -> int:
+    return max((len(written(value)) for value in values), default=0)
+
+
+def _are_ids(values: Sequence[Cell]) -> bool:
+    """Tell whether the values are there to be copied and must not be cut."""
+    return any(isinstance(value, str) and value.startswith(("acct_", "key_")) for value in values)
 
 
 def written(value: Cell) -> str:

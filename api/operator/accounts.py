@@ -109,9 +109,7 @@ async def set_account_limits(ask: Ask[bodies.LimitsBody]) -> Answer:
     account_id = ask.account_id()
     name = await ask.services.queries.name_of(account_id)
     rules = bodies.rules(ask.body.limits)
-    done = await ask.services.ledger.set_account_limits(
-        ask.asked(), account_id, rules, name=name
-    )
+    done = await ask.services.ledger.set_account_limits(ask.asked(), account_id, rules, name=name)
     return done_answer(done)
 
 
@@ -223,7 +221,5 @@ async def change_member(ask: Ask[bodies.RoleBody]) -> Answer:
 )
 async def remove_member(ask: Ask[None]) -> Answer:
     """Take a member out of an account."""
-    done = await ask.services.ledger.remove_member(
-        ask.asked(), ask.account_id(), ask.member_id()
-    )
+    done = await ask.services.ledger.remove_member(ask.asked(), ask.account_id(), ask.member_id())
     return done_answer(done)

@@ -141,9 +141,9 @@ class KeyChanges(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
     name: Name | UnsetType = UNSET
     limits: tuple[LimitBody, ...] | UnsetType = UNSET
     scopes: tuple[Name, ...] | UnsetType = UNSET
-    allowed_models: tuple[Name, ...] | None | UnsetType = UNSET
+    allowed_models: tuple[Name, ...] | UnsetType | None = UNSET
     default_character: Word | UnsetType = UNSET
-    expires_at: Time | None | UnsetType = UNSET
+    expires_at: Time | UnsetType | None = UNSET
     settings: dict[str, Word] | UnsetType = UNSET
 
 
@@ -314,7 +314,7 @@ class RefreshBody(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
     refresh_token: Name
 
 
-def instant_of(field: str, text: str | None | UnsetType) -> Instant | None:
+def instant_of(field: str, text: str | UnsetType | None) -> Instant | None:
     """Read a time; None and UNSET are None.
 
     Raises:

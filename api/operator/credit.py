@@ -38,16 +38,12 @@ async def grant(ask: Ask[bodies.GrantBody]) -> Answer:
     return done_answer(done, status=201)
 
 
-@route(
-    "GET", "/accounts/{account_id}/grants", answer=views.Page, query=("limit", "after")
-)
+@route("GET", "/accounts/{account_id}/grants", answer=views.Page, query=("limit", "after"))
 async def list_grants(ask: Ask[None]) -> Answer:
     """List an account's grants, newest first."""
     query = ask.call.require_only("limit", "after")
     before = ask.whole("after", query.get("after", str(LOT_MAX)), most=LOT_MAX)
-    found = await ask.services.queries.grants(
-        ask.account_id(), before=before, most=ask.page_size()
-    )
+    found = await ask.services.queries.grants(ask.account_id(), before=before, most=ask.page_size())
     return found_answer(found.view, found.position)
 
 

@@ -50,9 +50,7 @@ async def issue_key(ask: Ask[bodies.KeyBody]) -> Answer:
     return done_answer(issued.done, status=201, secret=True)
 
 
-@route(
-    "GET", "/accounts/{account_id}/keys", answer=views.Page, query=("limit", "after")
-)
+@route("GET", "/accounts/{account_id}/keys", answer=views.Page, query=("limit", "after"))
 async def list_keys(ask: Ask[None]) -> Answer:
     """List an account's keys, newest first."""
     query = ask.call.require_only("limit", "after")
@@ -89,9 +87,7 @@ async def change_key(ask: Ask[bodies.KeyChanges]) -> Answer:
     key_id, body = await ask.key_id(), ask.body
     changes = keys.Changes(
         name=body.name,
-        limits=body.limits
-        if isinstance(body.limits, UnsetType)
-        else bodies.rules(body.limits),
+        limits=body.limits if isinstance(body.limits, UnsetType) else bodies.rules(body.limits),
         scopes=body.scopes,
         allowed_models=body.allowed_models,
         default_character=body.default_character,

@@ -110,9 +110,7 @@ async def get_rate_card_version(ask: Ask[None]) -> Answer:
     return found_answer(card, None, card.version)
 
 
-@route(
-    "GET", "/rate-cards/{name}/diff", answer=list[views.PriceChangeView], query=("from", "to")
-)
+@route("GET", "/rate-cards/{name}/diff", answer=list[views.PriceChangeView], query=("from", "to"))
 async def diff_rate_cards(ask: Ask[None]) -> Answer:
     """List the prices that two versions do not share."""
     query = ask.call.require_only("from", "to")

@@ -39,12 +39,12 @@ async def get_spend(ask: Ask[None]) -> Answer:
 def _day(field: str, text: str | None) -> date | None:
     if text is None:
         return None
+    problem = "a day of UTC such as 2026-12-01; from is inclusive, to exclusive"
+    if len(text) != len("2026-12-01"):
+        raise invalid(field, problem)
     try:
-        if len(text) != len("2026-12-01"):
-            raise ValueError
         return date.fromisoformat(text)
     except ValueError as error:
-        problem = "a day of UTC such as 2026-12-01; from is inclusive, to exclusive"
         raise invalid(field, problem) from error
 
 
@@ -53,15 +53,11 @@ async def list_events(ask: Ask[None]) -> Answer:
     """List an account's events, newest first, with their exact payloads."""
     query = ask.call.require_only("limit", "after")
     before = ask.whole("after", query["after"], most=SEQ_MAX) if "after" in query else None
-    found = await ask.services.queries.events(
-        ask.account_id(), before=before, most=ask.page_size()
-    )
+    found = await ask.services.queries.events(ask.account_id(), before=before, most=ask.page_size())
     return found_answer(found.view, found.position)
 
 
-@route(
-    "GET", "/accounts/{account_id}/refusals", answer=views.Page, query=("limit", "after")
-)
+@route("GET", "/accounts/{account_id}/refusals", answer=views.Page, query=("limit", "after"))
 async def list_refusals(ask: Ask[None]) -> Answer:
     """List refused requests that were written down, newest first."""
     query = ask.call.require_only("limit", "after")

@@ -208,7 +208,7 @@ def route(
             Route(
                 method,
                 PREFIX + path,
-                handler.__name__,  # type: ignore[attr-defined]
+                handler.__name__,
                 _with_empty(handler, decoder) if optional_body else handler,
                 summary,
                 body,

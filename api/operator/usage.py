@@ -39,9 +39,7 @@ class Subject(NamedTuple):
     """Number of the secret that proved the key; None: the operator vouches for it."""
 
 
-async def subject_of(
-    ask: Ask[object], key_id: str | UnsetType, secret: str | UnsetType
-) -> Subject:
+async def subject_of(ask: Ask[object], key_id: str | UnsetType, secret: str | UnsetType) -> Subject:
     """Find the key that a body names by id or by secret.
 
     Raises:
@@ -89,9 +87,7 @@ async def record_usage(ask: Ask[object]) -> Answer:
         return await _one(ask, usage_of_cloud(raw), raw)
     if kind == CLOUD_BATCH:
         return await _many(ask, reading.array_items(raw), cloud=True)
-    raise Problem(
-        415, "unsupported_media_type", "Send one of " + ", ".join(CONTENT_TYPES) + "."
-    )
+    raise Problem(415, "unsupported_media_type", "Send one of " + ", ".join(CONTENT_TYPES) + ".")
 
 
 async def _one(ask: Ask[object], body: bodies.UsageBody, raw: bytes) -> Answer:
@@ -111,9 +107,7 @@ def _asked(ask: Ask[object], raw: bytes, *parts: str) -> Asked | None:
     return Asked(ask.caller.actor, key, fingerprint(ask.operation, *parts, body=content))
 
 
-async def _record_of(
-    ask: Ask[object], body: bodies.UsageBody
-) -> tuple[metering.Record, Subject]:
+async def _record_of(ask: Ask[object], body: bodies.UsageBody) -> tuple[metering.Record, Subject]:
     subject = await subject_of(ask, body.key_id, body.secret)
     occurred_at: Instant | None = None
     if body.occurred_at is not UNSET:
@@ -359,4 +353,3 @@ async def get_request(ask: Ask[None]) -> Answer:
         "last": None if known.last is None else views.receipt(known.last),
     }
     return found_answer(view, position)
-

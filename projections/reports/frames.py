@@ -25,6 +25,9 @@ CLASSES = (
 )
 """Usage classes as columns; ``units`` are calls that are billed themselves."""
 
+TOKEN_CLASSES = CLASSES[: CLASSES.index("images")]
+"""Those that are tokens."""
+
 # One statement for every grouping: what is not asked for is NULL in each row, hence one group.
 _SPEND: LiteralString = (
     "SELECT CASE WHEN %(account)s THEN s.account_id END,"

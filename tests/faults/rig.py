@@ -5,12 +5,13 @@ import json
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import httpx
 import psycopg
@@ -24,8 +25,10 @@ OPERATOR = "operator-secret-of-the-fault-tests"
 PEPPER = "pepper-of-the-fault-tests"
 JWT = "jwt-secret-of-the-fault-tests-0123456789"
 MODEL = "gpt-4o-mini"
-READY_SECONDS = 45
+READY_SECONDS = 90
 TEMPLATE = "furnished"
+TLS = ssl.create_default_context()
+"""Not used, but httpx makes one for every client where none is given, which takes a while."""
 
 
 def until(found: Callable[[], Any], *, within: float, every: float = 0.05) -> Any:
@@ -147,7 +150,9 @@ class Postgres:
     def ask(self, database: str, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
         """Run a statement and give its rows."""
         with self.connect(database) as connection:
-            cursor = connection.execute(sql, parameters)
+            cursor = connection.execute(sql, parameters or None)
+            while cursor.nextset():
+                pass
             return cursor.fetchall() if cursor.description else []
 
 
@@ -189,7 +194,7 @@ class Service:
                 start_new_session=True,
             )
 
-    def start(self) -> "Service":
+    def start(self) -> Self:
         """Start it and wait until it is ready."""
         self.spawn()
         until(self.is_ready, within=READY_SECONDS)
@@ -197,9 +202,10 @@ class Service:
 
     def is_ready(self) -> bool:
         """Tell whether a worker says that it can serve."""
-        assert self.process.poll() is None, self.words()
+        assert self.process.poll() is None, f"{self.process.poll()}: {self.words()}"
         with contextlib.suppress(httpx.HTTPError):
-            return httpx.get(self.address + "/health/ready", timeout=5).status_code == 200
+            answer = httpx.get(self.address + "/health/ready", timeout=5, verify=TLS)
+            return answer.status_code == 200
         return False
 
     def workers(self) -> list[int]:
@@ -235,9 +241,9 @@ class Service:
         """Give a client that shows a secret."""
         headers = {"Authorization": f"Bearer {secret}"}
         base = self.address + "/ledger/v1"
-        return httpx.Client(base_url=base, headers=headers, timeout=40, **options)
+        return httpx.Client(base_url=base, headers=headers, timeout=40, verify=TLS, **options)
 
-    def __enter__(self) -> "Service":
+    def __enter__(self) -> Self:
         """Start."""
         try:
             return self.start()

@@ -23,6 +23,7 @@ FLOATS_ALLOWED = {
     "api/settings.py": "reads time-outs from the environment",
     "api/cli": "shows shares and rates on a terminal",
     "api/bench": "measures ratios",
+    "api/replay": "draws arrivals from measured rates, keeps speeds and latencies; no amount",
     "api/demo": "shows throughput",
 }
 DIVISION_ALLOWED = FLOATS_ALLOWED | {"ledger/embedded.py": "all its divisions join paths"}

@@ -116,7 +116,7 @@ def fold(log: list[Recorded]) -> LaneState:
 
 def plain(state: LaneState) -> object:
     """Give a state as comparable data, without notes of what is still to be written down."""
-    found = msgspec.to_builtins(state, str_keys=True)
+    found = msgspec.to_builtins(state, str_keys=True, enc_hook=lambda window: str(type(window)))
     for account in found["accounts"].values():
         del account["touched"], account["drained"], account["limits"]
     for key in found["keys"].values():

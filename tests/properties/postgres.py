@@ -1,55 +1,23 @@
-"""A real PostgreSQL for tests: one embedded server per run, a database for each test.
+"""The writer over a real PostgreSQL, as tests drive it; the databases come from conftest.
 
 Nothing here is a double: the schema is migrated, the roles are the service's own.
 """
 
 import asyncio
-import secrets
 from collections.abc import Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
 import psycopg
-import pytest
-from psycopg import AsyncConnection, sql
-from psycopg.conninfo import make_conninfo
+from psycopg import AsyncConnection
 
 from ledger import clock, database, store
 from ledger.batch import Command, Outcome
 from ledger.clock import Instant
 from ledger.codec import Recorded
-from ledger.embedded import EmbeddedPostgres
 from ledger.errors import Refused
 from ledger.lanes import Writer
 from ledger.ratecards import RateCards
 from projections.registry import INLINE
-
-# Durability is tested by killing processes elsewhere; here it would only take time.
-SETTINGS = {
-    "fsync": "off",
-    "full_page_writes": "off",
-    "shared_buffers": "64MB",
-    "max_connections": "60",
-}
-
-
-@pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Give the URL of a server that all tests and all workers of a run share."""
-    base = tmp_path_factory.getbasetemp()
-    home = (base.parent if base.name.startswith("popen") else base) / "server"
-    with EmbeddedPostgres(home, settings=SETTINGS) as running:
-        yield running.url
-
-
-def new_database(server: str, *, lanes: int = 1) -> str:
-    """Make a migrated database; give its URL."""
-    name = f"test_{secrets.token_hex(6)}"
-    with psycopg.connect(server, autocommit=True) as connection:
-        connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
-    url = make_conninfo(server, dbname=name)
-    database.upgrade(url, lanes=lanes)
-    return url
-
 
 def create_partitions(url: str, *months: str) -> None:
     """Make partitions for months outside the usual ones, for tests that turn the clock."""
@@ -136,6 +104,10 @@ class Stored:
     def log(self) -> list[Recorded]:
         """Everything recorded so far."""
         return events_of(self.url)
+
+    def settle_down(self) -> None:
+        """Wait until nothing is under way."""
+        self._runner.run(asyncio.sleep(0))
 
     def close(self) -> None:
         """Stop the writer."""

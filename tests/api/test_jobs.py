@@ -1,0 +1,136 @@
+"""What time does: one leader, expiries written down, prices that come late."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from api import jobs, wiring
+from api.operations import Asked
+from ledger import clock, metering
+from ledger import events as e
+from ledger.pricing import ModelPrice, RateCard
+from ledger.usage import Usage
+from projections import reads
+
+SETTINGS = {
+    "admin_secret": "x",
+    "pepper": "pepper-of-tests",
+    "jwt_secret": "j" * 64,
+}
+Story = Callable[[wiring.Services], Awaitable[None]]
+
+
+@pytest.fixture
+def run(furnished_url: str, tmp_path: Path) -> Callable[[Story], None]:
+    """Run a story with services on a fresh ledger."""
+
+    async def with_services(story: Story) -> None:
+        settings = wiring.Settings(home=tmp_path, **SETTINGS)
+        services = await wiring.Services.open(settings, furnished_url)
+        try:
+            await story(services)
+        finally:
+            await services.close()
+
+    return lambda story: asyncio.run(with_services(story))
+
+
+async def a_key(services: wiring.Services, **terms: Any) -> tuple[Any, Any]:
+    """Open an account and issue a key; give both ids."""
+    asked = Asked("operator")
+    opened = e.AccountOpened(by="operator", **terms)
+    done = await services.ledger.open_account(asked, opened, name="Acme")
+    account = done.recorded[0].envelope.account_id
+    terms_of_key = e.KeyIssued(by="operator", name="bot", dialect="bve")
+    issued = await services.ledger.issue_key(asked, account, terms_of_key)
+    return account, issued.done.recorded[0].envelope.key_id
+
+
+def test_one_of_many_processes_leads(run: Callable[[Story], None]) -> None:
+    """While one holds the lease no other gets it; when it resigns, the next does at once."""
+
+    async def story(services: wiring.Services) -> None:
+        first, second = jobs.Jobs(services, []), jobs.Jobs(services, [])
+        for each in (first, second, first):
+            await each._renew()
+        assert (first.leads, second.leads) == (True, False)
+        await first._resign()
+        await second._renew()
+        assert second.leads
+
+    run(story)
+
+
+def test_a_run_is_written_down_with_its_outcome(run: Callable[[Story], None]) -> None:
+    """Readiness shows when each job last ran and how it went."""
+
+    async def fails(_services: wiring.Services) -> str:
+        message = "no"
+        raise ValueError(message)
+
+    async def story(services: wiring.Services) -> None:
+        runner = jobs.Jobs(services, [])
+        for job in jobs.JOBS:
+            await runner.run(job)
+        with pytest.raises(ValueError, match="no"):
+            await runner.run(jobs.Job("bad", jobs.JOBS[0].every, fails))
+        async with services.pool.connection() as connection:
+            rows = await (await connection.execute(reads.JOB_RUNS)).fetchall()
+        outcomes = {job: outcome for job, _, finished, outcome in rows if finished}
+        assert outcomes.keys() == {"bad", *(job.name for job in jobs.JOBS)}
+        assert outcomes["bad"] == "failed: ValueError: no"
+
+    run(story)
+
+
+def test_an_idle_lane_writes_down_what_ran_out(run: Callable[[Story], None]) -> None:
+    """B1: a reservation past its deadline is freed by event although nobody asks."""
+
+    async def story(services: wiring.Services) -> None:
+        account, key = await a_key(services)
+        reserve = metering.Reserve(
+            request_id="r1", model="m", usage=Usage(input=1000), ttl_seconds=1
+        )
+        await services.ledger.reserve(account, key, reserve)
+        await asyncio.sleep(1.1)
+        assert await jobs.expire_what_is_due(services) == "1 lanes"
+        for _ in range(100):
+            found, _ = await services.queries.account_state(account)
+            if not found.pending("USD"):
+                break
+            await asyncio.sleep(0.05)
+        known, _ = await services.ledger.find_request(account, "r1")
+        assert known.last is not None
+        assert isinstance(known.last.body, e.RequestExpired)
+        assert await jobs.expire_what_is_due(services) == "0 lanes"
+
+    run(story)
+
+
+def test_an_unpriced_request_is_rated_once_when_its_price_comes(
+    run: Callable[[Story], None],
+) -> None:
+    """Promise 10, C9: the backlog is priced by events when a card has the price, once for ever."""
+
+    async def story(services: wiring.Services) -> None:
+        account, key = await a_key(services, unpriced="record")
+        record = metering.Record(request_id="r1", model="new", usage=Usage(input=10**6))
+        await services.ledger.record(account, key, record)
+        assert await jobs.rate_unpriced(services) == "0 rated"
+        card = RateCard(
+            name="standard",
+            version=1,
+            asset="USD",
+            effective_from=clock.now(),
+            models={"new": ModelPrice(prices={"input": "3"})},
+        )
+        await services.ledger.publish_rate_card(Asked("operator"), card)
+        assert await jobs.rate_unpriced(services) == "1 rated"
+        assert await jobs.rate_unpriced(services) == "0 rated"
+        found, _ = await services.queries.account_state(account)
+        assert found.balance("USD") == 2 * 10**12
+
+    run(story)

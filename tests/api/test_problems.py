@@ -1,0 +1,82 @@
+"""Every refusal has its words and its status."""
+
+from datetime import timedelta
+
+import pytest
+
+from api import problems
+from ledger import clock, errors
+
+
+def kinds(of: type) -> list[type]:
+    """Give every class below one."""
+    return [each for kind in of.__subclasses__() for each in (kind, *kinds(kind))]
+
+
+REFUSED = [kind for kind in kinds(errors.Refused) if kind.__module__ == "ledger.errors"]
+
+
+@pytest.mark.parametrize("kind", REFUSED, ids=lambda kind: kind.__name__)
+def test_every_refusal_has_a_status_of_its_own(kind: type) -> None:
+    """A refusal added to the ledger must be given a status here, not inherit one."""
+    assert kind in problems.STATUS
+
+
+def test_every_status_has_a_title() -> None:
+    """A problem is never titled by a number alone."""
+    assert set(problems.STATUS.values()) <= problems.TITLES.keys()
+
+
+def test_no_two_refusals_share_a_code() -> None:
+    """A client can tell refusals apart by their code."""
+    codes = [kind.code for kind in REFUSED]
+    assert len(set(codes)) == len(codes)
+
+
+def limit(**terms: object) -> errors.LimitIsReached:
+    """Make a limit's refusal."""
+    given = {
+        "scope": "key",
+        "limit_id": "spend:USD/day",
+        "ceiling": 2 * 10**12,
+        "used": 10**12,
+        "pending": 5 * 10**11,
+        "requested": 10**12,
+        "resets_at": None,
+    }
+    return errors.LimitIsReached(**{**given, **terms})
+
+
+def test_promise_14_a_limits_refusal_says_all_its_numbers() -> None:
+    """Promise 14, B8: scope, limit, used, pending, requested, window, resets_at, position."""
+    refusal = limit()
+    refusal.position = 7
+    found = problems.document(problems.of_error(refusal, lane=3))
+    assert found["status"] == 429
+    assert (found["scope"], found["ceiling"], found["used"]) == ("key", "2", "1")
+    assert (found["pending"], found["requested"], found["resets_at"]) == ("0.5", "1", None)
+    assert found["limit"] == {"id": "spend:USD/day", "kind": "spend", "window": "day"}
+    assert found["position"] == {"lane": 3, "seq": 7}
+
+
+def test_retry_after_is_rounded_up_and_absent_where_waiting_does_not_help() -> None:
+    """A client that waits exactly Retry-After is not too early; one that cannot win is not told."""
+    at = clock.now()
+    late = limit(resets_at=at + timedelta(seconds=2, microseconds=1))
+    assert problems.of_error(late, at=at).headers["Retry-After"] == "3"
+    assert "Retry-After" not in problems.of_error(limit(), at=at).headers
+
+
+def test_exhausted_credit_is_402_without_retry_after() -> None:
+    """Waiting does not fill an account: pay is not wait."""
+    refusal = errors.CreditIsExhausted(asset="USD", available=1, pending=0, requested=2)
+    problem = problems.of_error(refusal, at=clock.now())
+    assert problem.status == 402
+    assert "Retry-After" not in problem.headers
+
+
+def test_promise_13_an_unavailable_ledger_is_503_with_retry_after() -> None:
+    """Promise 13: what cannot be decided is refused, and says when to come back."""
+    for kind in (errors.LedgerUnavailable, errors.QueueIsFull, errors.OutcomeIsUnknown):
+        problem = problems.of_error(kind())
+        assert (problem.status, problem.headers["Retry-After"]) == (503, "1")

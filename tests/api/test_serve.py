@@ -1,0 +1,195 @@
+"""The supervisor as it is started: real processes, a real socket, real signals."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from api import logs, settings
+from api.settings import InvalidSetting, from_environment
+from ledger import secrets
+
+ADDRESS_WAIT_SECONDS = 60
+
+
+class Running:
+    """`python -m api.serve` on a furnished database."""
+
+    def __init__(self, url: str, home: Path, port: int) -> None:
+        """Start it."""
+        self.url = f"http://127.0.0.1:{port}"
+        self.log = home / "log"
+        environment = {
+            **os.environ,
+            "KEYLEDGER_HOME": str(home),
+            "KEYLEDGER_DATABASE_URL": url,
+            "KEYLEDGER_ADMIN_SECRET": "operator-secret-of-tests",
+            "KEYLEDGER_PEPPER": "pepper-of-tests",
+            "KEYLEDGER_PORT": str(port),
+            "KEYLEDGER_WORKERS": "2",
+        }
+        with self.log.open("wb") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "api.serve"],
+                env=environment,
+                stdout=output,
+                stderr=output,
+                cwd=Path(__file__).parents[2],
+            )
+        self.wait_until_ready()
+
+    def wait_until_ready(self) -> None:
+        """Wait until it can serve."""
+        deadline = time.monotonic() + ADDRESS_WAIT_SECONDS
+        while time.monotonic() < deadline:
+            assert self.process.poll() is None, self.log.read_text()
+            try:
+                if httpx.get(f"{self.url}/health/ready", timeout=2).status_code == 200:
+                    return
+            except httpx.TransportError:
+                pass
+            time.sleep(0.1)
+        pytest.fail(self.log.read_text())
+
+    def workers(self) -> list[int]:
+        """Give the process ids of its workers."""
+        found = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
+        return [int(pid) for pid in found.split()]
+
+    def client(self) -> httpx.Client:
+        """Give the operator's client."""
+        headers = {"Authorization": "Bearer operator-secret-of-tests"}
+        return httpx.Client(base_url=self.url, headers=headers, timeout=10)
+
+
+@pytest.fixture
+def running(furnished_url: str, tmp_path: Path, unused_port: int) -> Iterator[Running]:
+    """Serve for one test."""
+    found = Running(furnished_url, tmp_path, unused_port)
+    yield found
+    if found.process.poll() is None:
+        found.process.terminate()
+        found.process.wait(timeout=40)
+
+
+@pytest.fixture
+def unused_port() -> int:
+    """Give a port that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        found: int = listening.getsockname()[1]
+    return found
+
+
+@pytest.mark.faults
+def test_promise_3_a_killed_worker_comes_back_and_nothing_acknowledged_is_lost(
+    running: Running,
+) -> None:
+    """Promise 3: kill -9 a worker; it is started again, and every receipt still stands."""
+    with running.client() as client:
+        opened = client.post("/ledger/v1/accounts", json={"name": "Acme"}).json()
+        path = f"/ledger/v1/accounts/{opened['account_id']}"
+        body = {"name": "bot", "dialect": "bve"}
+        key = client.post(f"{path}/keys", json=body).json()["key_id"]
+        usage = {"key_id": key, "model": "m", "usage": {"input": 1000}}
+        kept = [
+            client.post("/ledger/v1/usage", json={**usage, "request_id": f"r{n}"}).json()
+            for n in range(10)
+        ]
+    before = running.workers()
+    os.kill(before[0], signal.SIGKILL)
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        now = running.workers()
+        if len(now) == len(before) and before[0] not in now:
+            break
+        time.sleep(0.1)
+    assert before[0] not in running.workers()
+    running.wait_until_ready()
+    with running.client() as client:
+        for receipt in kept:
+            named = {**usage, "request_id": receipt["request_id"]}
+            assert client.post("/ledger/v1/usage", json=named).json() == receipt
+        balances = client.get(f"{path}/balances").json()["balances"]
+    assert balances[0]["balance"] == "4.99"
+
+
+@pytest.mark.faults
+def test_sigterm_ends_everything_in_order(running: Running) -> None:
+    """C3: what was accepted is answered, every process ends, and the exit says all is well."""
+    workers = running.workers()
+    running.process.send_signal(signal.SIGTERM)
+    assert running.process.wait(timeout=40) == 0
+    for pid in workers:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+    assert "Traceback" not in running.log.read_text()
+
+
+@pytest.mark.faults
+def test_a_wrong_pepper_is_refused_at_start(furnished_url: str, tmp_path: Path) -> None:
+    """Keys would all be unknown: better not to start, and to say which setting it is."""
+    environment = {
+        **os.environ,
+        "KEYLEDGER_HOME": str(tmp_path),
+        "KEYLEDGER_DATABASE_URL": furnished_url,
+        "KEYLEDGER_PEPPER": "another",
+        "KEYLEDGER_ADMIN_SECRET": "x",
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "api.serve"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        cwd=Path(__file__).parents[2],
+    )
+    assert done.returncode == 1
+    assert "KEYLEDGER_PEPPER" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("KEYLEDGER_PORT", "x"),
+        ("KEYLEDGER_PORT", "70000"),
+        ("KEYLEDGER_LANES", "0"),
+        ("KEYLEDGER_WELCOME_GRANT", "5"),
+        ("KEYLEDGER_WELCOME_GRANT", "5 usd"),
+        ("KEYLEDGER_JWT_SECRET", "short"),
+    ],
+)
+def test_a_wrong_setting_names_its_variable(name: str, value: str) -> None:
+    """Whoever set it wrong reads which one."""
+    with pytest.raises(InvalidSetting, match=name):
+        from_environment({name: value})
+
+
+def test_a_secret_of_the_home_is_private_and_the_same_for_all(tmp_path: Path) -> None:
+    """Made once, mode 0600, read alike by every process on the directory."""
+    first = settings.kept(tmp_path, "pepper")
+    assert settings.kept(tmp_path, "pepper") == first
+    assert (tmp_path / "pepper").stat().st_mode & 0o777 == 0o600
+    assert len(first) >= 32
+
+
+def test_promise_11_no_secret_passes_into_a_log_line() -> None:
+    """Promise 11: whatever a line holds, nested or as an exception, secrets are replaced."""
+    secret = secrets.generate(secrets.format_of("ryvion"))
+    line: dict[str, Any] = {
+        "event": f"got {secret}",
+        "deep": [{"key": (secret, ValueError(secret))}],
+        secret: 1,
+        "exception": f"Traceback: {secret!r}",
+    }
+    shown = repr(logs.redact(None, "", line))
+    assert secret not in shown
+    assert shown.count(logs.HIDDEN) == 5

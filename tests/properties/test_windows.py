@@ -1,0 +1,156 @@
+"""Limits against a brute-force oracle, on random traces (Promise 5)."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+
+from ledger import events as e
+from ledger.clock import TICK
+from ledger.errors import LimitIsReached, Refused, RequestExceedsLimit
+from ledger.limits import SUB_BUCKETS
+from ledger.usage import Usage
+from tests.properties import core
+from tests.properties.audit import counted
+from tests.properties.core import Core, a_card, account_id, key_id
+
+A, K = account_id("a"), key_id("k")
+MEASURES = {"requests": lambda body: 1, "tokens": lambda body: body.usage.input}  # noqa: ARG005
+bounded = settings(
+    max_examples=150,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    phases=(Phase.explicit, Phase.generate),
+)
+
+steps = st.tuples(
+    st.integers(0, 1_000),  # how long after the one before, in thousandths of the longest gap
+    st.sampled_from(["record", "record", "reserve", "settle", "release"]),
+    st.integers(1, 12),
+)
+traces = st.lists(steps, min_size=5, max_size=60)
+
+
+class Trace:
+    """Plays a trace on a key with one limit."""
+
+    def __init__(self, rule: e.LimitRule, at: datetime, scope: str) -> None:
+        self.core = Core(a_card(), at=at)
+        self.rule = rule
+        of_account, of_key = ((rule,), ()) if scope == "account" else ((), (rule,))
+        self.core.do(core.open_account(A, overdraft={"USD": "unlimited"}, limits=of_account))
+        self.core.do(core.issue(A, K, limits=of_key))
+        self.number = 0
+
+    def entries(self):
+        """List what counts, from the events alone."""
+        return counted(self.core.log, MEASURES[self.rule.kind])
+
+    def step(self, what: str, tokens: int):
+        """Play one step; give the outcome and what was asked, if anything was."""
+        open_now = sorted(r.seq for r in self.core.state.reservations.values())
+        if what in {"settle", "release"}:
+            if open_now:
+                oldest = next(
+                    r for r in self.core.state.reservations.values() if r.seq == open_now[0]
+                )
+                used = min(tokens, oldest.event.usage.input)
+                make, more = (
+                    (core.settle, (Usage(input=used),)) if what == "settle" else (core.release, ())
+                )
+                self.core.submit(make(A, K, oldest.request_id, *more))
+            return None
+        self.number += 1
+        make = core.record if what == "record" else core.reserve
+        more = {} if what == "record" else {"ttl_seconds": 86_400}
+        usage = Usage(input=tokens)
+        return self.core.submit(make(A, K, f"r{self.number}", usage, **more))
+
+
+@pytest.mark.parametrize("kind", ["requests", "tokens"])
+@pytest.mark.parametrize("scope", ["key", "account"])
+@given(trace=traces, seconds=st.sampled_from([1, 7, 60, 3_600]), ceiling=st.integers(1, 25))
+@bounded
+def test_no_interval_holds_more_than_a_rolling_limit(kind, scope, trace, seconds, ceiling) -> None:
+    """Every (t − W, t] holds at most the limit, and none is refused that W and a thirtieth had room
+    for (Promise 5, H1, H2, H4); a request larger than the limit is refused as such."""
+    width = timedelta(seconds=seconds)
+    rule = e.LimitRule(kind=kind, window=f"rolling:{seconds}", ceiling=str(ceiling))
+    played = Trace(rule, core.START, scope)
+    for gap, what, tokens in trace:
+        # Gaps from none to half a window.
+        played.core.at += width * gap // 2_000
+        earlier = played.entries()
+        outcome = played.step(what, tokens)
+        if outcome is None:
+            continue
+        quantity = 1 if kind == "requests" else tokens
+        if isinstance(outcome, Refused):
+            assert isinstance(outcome, LimitIsReached)
+            assert isinstance(outcome, RequestExceedsLimit) == (quantity > ceiling)
+            wide = played.core.at - width - width // SUB_BUCKETS - TICK
+            assert sum(one.quantity for one in earlier if one.at > wide) + quantity > ceiling
+        else:
+            now = outcome.events[0].envelope.recorded_at
+            inside = sum(one.quantity for one in earlier if one.at > now - width)
+            assert inside + quantity <= ceiling
+    entries = played.entries()
+    for last in entries:
+        inside = [one for one in entries if last.at - width < one.at <= last.at]
+        assert sum(one.quantity for one in inside) <= ceiling
+
+
+BUCKET_OF = {
+    "day": lambda at: at.date(),
+    "month": lambda at: (at.year, at.month),
+    "lifetime": lambda at: None,  # noqa: ARG005
+}
+
+
+@pytest.mark.parametrize("window", ["day", "month", "lifetime"])
+@given(
+    trace=traces,
+    ceiling=st.integers(1, 40),
+    start=st.datetimes(datetime(2027, 12, 20), datetime(2028, 3, 5), timezones=st.just(UTC)),  # noqa: DTZ001
+)
+@bounded
+def test_a_calendar_window_holds_exactly_its_limit(window, trace, ceiling, start) -> None:
+    """Over ends of days, months, a year and a leap day: admitted if and only if the window of UTC
+    has room, and the counter is the brute-force sum (Promise 5, F1, F2, B6)."""
+    rule = e.LimitRule(kind="tokens", window=window, ceiling=str(ceiling))
+    played = Trace(rule, start, "key")
+    bucket_of = BUCKET_OF[window]
+    for gap, what, tokens in trace:
+        # Gaps from none to four days: reservations may run out.
+        played.core.at += timedelta(days=4) * gap**3 // 10**9
+        outcome = played.step(what, tokens)
+        if outcome is None:
+            continue
+        now = played.core.state.last_recorded_at
+        own = f"r{played.number}"
+        before = [event for event in played.core.log if not is_of(event, own)]
+        admitted = sum(
+            one.quantity
+            for one in counted(before, MEASURES["tokens"])
+            if bucket_of(one.at) == bucket_of(now)
+        )
+        assert (admitted + tokens <= ceiling) == (not isinstance(outcome, Refused))
+        if isinstance(outcome, LimitIsReached):
+            assert outcome.used + outcome.pending == admitted
+            assert outcome.resets_at is None or bucket_of(outcome.resets_at) != bucket_of(now)
+        counter = played.core.state.keys[K].counters.get(f"tokens/{window}")
+        total = sum(
+            one.quantity for one in played.entries() if bucket_of(one.at) == bucket_of(now)
+        )
+        if counter is not None:
+            newest = max((*counter.used, *counter.pending), default=None)
+            held = counter.used.get(newest, 0) + counter.pending.get(newest, 0)
+            assert held == total or not total
+
+
+def is_of(event, request_id: str) -> bool:
+    """Tell whether an event admits this request."""
+    kinds = e.RequestRecorded | e.RequestReserved
+    return isinstance(event.body, kinds) and event.body.request_id == request_id

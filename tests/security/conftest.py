@@ -1,0 +1,6 @@
+"""Lends the rig of the fault tests."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "faults"))
