@@ -7,6 +7,7 @@ a commit of a thousand events carries some twenty thousand elements.
 import struct
 from collections.abc import Iterable
 from datetime import date
+from functools import lru_cache
 from itertools import repeat
 from uuid import UUID
 
@@ -119,10 +120,22 @@ class Texts(Array):
 
     def __init__(self, values: Iterable[str | bytes | None]) -> None:
         """Encode text; bytes are UTF-8 already."""
-        encoded = (value.encode() if isinstance(value, str) else value for value in values)
         super().__init__(
-            [_NULL if value is None else _LENGTH(len(value)) + value for value in encoded]
+            [
+                _element(value) if isinstance(value, str) else _element_of_bytes(value)
+                for value in values
+            ]
         )
+
+
+@lru_cache(maxsize=16_384)
+def _element(value: str) -> bytes:
+    # The same names of types, models and integrations come over and over.
+    return _element_of_bytes(value.encode())
+
+
+def _element_of_bytes(value: bytes | None) -> bytes:
+    return _NULL if value is None else _LENGTH(len(value)) + value
 
 
 class Byteas(Array):

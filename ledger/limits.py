@@ -245,7 +245,11 @@ def _forget(buckets: dict[int, int], first: int) -> None:
 
 def total(buckets: dict[int, int], first: int) -> int:
     """Sum the buckets that still count."""
-    return sum(count for bucket, count in buckets.items() if bucket >= first)
+    held = 0
+    for bucket, count in buckets.items():
+        if bucket >= first:
+            held += count
+    return held
 
 
 def require(limit: Limit, counter: Counter | None, quantity: int, at: Instant, scope: str) -> None:
@@ -256,8 +260,8 @@ def require(limit: Limit, counter: Counter | None, quantity: int, at: Instant, s
         LimitIsReached: It does not fit now.
     """
     first = limit.window.first(at)
-    used = total(counter.used, first) if counter else 0
-    pending = total(counter.pending, first) if counter else 0
+    used = total(counter.used, first) if counter and counter.used else 0
+    pending = total(counter.pending, first) if counter and counter.pending else 0
     if used + pending + quantity <= limit.ceiling:
         return
     kind = RequestExceedsLimit if quantity > limit.ceiling else LimitIsReached

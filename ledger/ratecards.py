@@ -1,9 +1,10 @@
 """Decisions about rate cards, and the set of published versions a decision prices with."""
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from ledger import events as e
-from ledger.clock import Instant
+from ledger.clock import LATEST, Instant
 from ledger.errors import InvalidField, PriceJumps
 from ledger.pricing import (
     InvalidRateCard,
@@ -22,6 +23,7 @@ class RateCards:
     def __init__(self, cards: Iterable[RateCard] = ()) -> None:
         self._versions: dict[str, list[RateCard]] = {}
         self._books: dict[str, PriceBook] = {}
+        self._in_force: dict[str, _InForce] = {}
         self.count = 0
         """How many versions there are: the fence by which a reader knows it has them all."""
         for card in cards:
@@ -30,6 +32,7 @@ class RateCards:
     def add(self, card: RateCard) -> None:
         """Take in a published version."""
         self._versions.setdefault(card.name, []).append(card)
+        self._in_force.pop(card.name, None)
         self.count += 1
 
     def versions(self, name: str) -> list[RateCard]:
@@ -42,8 +45,21 @@ class RateCards:
 
     def current(self, name: str, at: Instant) -> PriceBook | None:
         """Give the version in force at an instant; None: there is none."""
-        card = card_at(self._versions.get(name, ()), at)
-        return None if card is None else self._book(card)
+        found = self._in_force.get(name)
+        if found is None or not found.since <= at < found.until:
+            found = self._find(name, at)
+            if found is None:
+                return None
+            self._in_force[name] = found
+        return found.book
+
+    def _find(self, name: str, at: Instant) -> "_InForce | None":
+        versions = self._versions.get(name, ())
+        card = card_at(versions, at)
+        if card is None:
+            return None
+        later = [other.effective_from for other in versions if other.effective_from > at]
+        return _InForce(card.effective_from, min(later, default=LATEST), self._book(card))
 
     def pinned(self, reference: str) -> PriceBook | None:
         """Give the version that an event names, such as ``standard/3``."""
@@ -59,6 +75,14 @@ class RateCards:
         if book is None:
             book = self._books[reference] = PriceBook(card)
         return book
+
+
+class _InForce(NamedTuple):
+    """The version found last, and between which instants it is the one."""
+
+    since: Instant
+    until: Instant
+    book: PriceBook
 
 
 def reference_of(card: RateCard) -> str:

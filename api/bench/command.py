@@ -174,8 +174,17 @@ def _places(
     arguments = [str(port), str(sizes.workers)]
     ready = f"http://127.0.0.1:{port}/ready"
     log = home / "empty.log"
-    stack.enter_context(running("api.bench.empty", arguments, ready=ready, more={}, log=log))
-    return Places(service, supervisor, port, ledger, peers, directory, pgledger)
+    empty = running("api.bench.empty", arguments, ready=ready, more={}, log=log)
+    return Places(
+        service=service,
+        supervisor=supervisor,
+        empty_port=port,
+        empty_supervisor=stack.enter_context(empty),
+        ledger=ledger,
+        peers=peers,
+        directory=directory,
+        pgledger=pgledger,
+    )
 
 
 def _print(document: dict[str, Any], rows: list[table.Row]) -> None:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -116,6 +116,19 @@ def resident_bytes(pid: int) -> int:
             return 0
         return int(_ps("-o", "rss=", "-p", str(pid)).strip() or 0) * 1024
     return 0
+
+
+def processor_seconds(pids: Iterable[int]) -> float | None:
+    """Give the processor time that processes have used; None: not known here."""
+    total = 0
+    for pid in pids:
+        try:
+            text = PROC.joinpath(str(pid), "stat").read_text(errors="replace")
+        except OSError:
+            return None
+        user, system = text.rpartition(")")[2].split()[11:13]
+        total += int(user) + int(system)
+    return total / os.sysconf("SC_CLK_TCK")
 
 
 def _ps(*arguments: str) -> str:

@@ -11,7 +11,7 @@ from api.bench import bulk, fleet, load
 from api.bench.database import EVENTS, FROM_EVENTS, FROM_PROJECTION, REQUESTS, Looker
 from api.bench.load import Found, Load, Parts
 from api.bench.peers import EventSourcing, PeerFailed, PgLedger, TpcB
-from api.bench.processes import Scales, children, resident_bytes
+from api.bench.processes import Scales, children, processor_seconds, resident_bytes
 from api.bench.sizes import Sizes
 
 THREADS = 8
@@ -29,6 +29,7 @@ class Places(NamedTuple):
     supervisor: int
     """Process whose children are our workers."""
     empty_port: int
+    empty_supervisor: int
     ledger: str
     """How to connect to our database."""
     peers: str
@@ -115,7 +116,10 @@ class Bench:
         """Give the median over the rounds; None: it was not measured."""
         return statistics.median(self.found[name]) if self.found.get(name) else None
 
-    def _load(self, port: int, requests: Sequence[Parts], connections: int) -> Found:
+    def _load(self, port: int, requests: Sequence[Parts], connections: int, name: str) -> Found:
+        ours = port == self._places.service.port
+        workers = children(self._places.supervisor if ours else self._places.empty_supervisor)
+        before = processor_seconds(workers)
         found = load.measure(
             Load(
                 host="127.0.0.1",
@@ -127,18 +131,21 @@ class Bench:
                 requests=requests,
             )
         )
+        after = processor_seconds(workers)
+        if before is not None and after is not None:
+            self.found[f"{name} processor"].append((after - before) / found.sent)
         self._number += found.sent
         return found
 
-    def _ours(self, requests: Sequence[Parts], connections: int) -> Found:
-        found = self._load(self._places.service.port, requests, connections)
+    def _ours(self, requests: Sequence[Parts], connections: int, name: str) -> Found:
+        found = self._load(self._places.service.port, requests, connections, name)
         self._accepted += found.accepted
         return found
 
     def _throughput(self) -> None:
         before = self._looker.size()
         with Scales(self._places.supervisor) as scales:
-            found = self._ours(self._spread, self.sizes.connections)
+            found = self._ours(self._spread, self.sizes.connections, "ours")
         after = self._looker.size()
         self.found["ours"].append(found.per_second)
         self.found["ours p99"].append(found.p99_seconds)
@@ -149,15 +156,16 @@ class Bench:
     def _empty(self, path: str, name: str) -> None:
         port = self._places.empty_port
         requests = fleet.empty_requests(port, path)
-        self.found[name].append(self._load(port, requests, self.sizes.connections).per_second)
+        found = self._load(port, requests, self.sizes.connections, name)
+        self.found[name].append(found.per_second)
 
     def _hot(self) -> None:
         requests = fleet.requests_of(self._places.service, self._fleet.hot)
-        found = self._ours(requests, self.sizes.connections)
+        found = self._ours(requests, self.sizes.connections, "hot")
         self.found["hot"].append(found.per_second)
 
     def _latency(self) -> None:
-        self.found["latency"].append(self._ours(self._spread, 1).median_seconds)
+        self.found["latency"].append(self._ours(self._spread, 1, "latency").median_seconds)
 
     def _tpc_b(self) -> None:
         self.found["tpcb"].append(self._tpcb.median_seconds(self.sizes.seconds))

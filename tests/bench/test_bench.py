@@ -1,6 +1,7 @@
 """The bench runs: every row is printed with its peer and its ratio. How fast is not tested."""
 
 import importlib.metadata
+import io
 import json
 import os
 import subprocess
@@ -9,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
+
+from api.bench.table import Row, rendered
 
 ROOT = Path(__file__).parents[2]
 PEERS = (
@@ -92,16 +96,10 @@ def test_fewer_keys_than_accounts_are_refused() -> None:
 
 def test_the_table_can_be_rendered(document: Any) -> None:
     """The table for people has a line for each row, with ratio and verdict."""
-    from rich.console import Console
-
-    from api.bench.table import Row, rendered
-
-    rows = [
-        Row(**{name: row[name] for name in Row.__struct_fields__}) for row in document["rows"]
-    ]
-    console = Console(width=200, record=True, file=open(os.devnull, "w"))
-    console.print(rendered(rows))
-    text = console.export_text()
+    rows = [Row(**{name: row[name] for name in Row.__struct_fields__}) for row in document["rows"]]
+    written = io.StringIO()
+    Console(width=200, file=written).print(rendered(rows))
+    text = written.getvalue()
     for row in rows:
         assert row.against in text
         assert row.verdict in text

@@ -82,9 +82,7 @@ def test_credit_is_never_overspent_across_hosts(
         body = {**rig.usage(key, "probe", 1_000_000), "delivered": True}
         price = rig.answered(client.post("/usage", json=body))["charge"]["amount"]
         # Pays what the probe cost and ten more of its kind.
-        pico = server.ask(
-            name, "SELECT max(amount) FROM events WHERE type = 'request_recorded'"
-        )
+        pico = server.ask(name, "SELECT max(amount) FROM events WHERE type = 'request_recorded'")
         amount = f"{11 * int(pico[0][0])}".rjust(13, "0")
         grant = {"amount": f"{amount[:-12]}.{amount[-12:]}", "asset": "USD"}
         rig.answered(client.post(f"/accounts/{account}/grants", json=grant), 201)
@@ -171,9 +169,12 @@ def test_the_other_host_goes_on_when_one_is_killed(
         assert len(acknowledged) > before
         body = {**rig.usage(key, "short"), "ttl_seconds": 1}
         rig.answered(client.post("/requests", json=body), 201)
-    moved: Callable[[], bool] = lambda: [  # noqa: E731
-        row for row in server.ask(name, leader) if row[0] != holder and row[1]
-    ] != []
+    moved: Callable[[], bool] = lambda: (
+        [  # noqa: E731
+            row for row in server.ask(name, leader) if row[0] != holder and row[1]
+        ]
+        != []
+    )
     rig.until(moved, within=25, every=0.5)
     # The new leader's jobs work: what ran out is written down although nobody asks.
     rig.until(

@@ -35,9 +35,7 @@ class Setting(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def setting(
-    server: rig.Postgres, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Setting]:
+def setting(server: rig.Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setting]:
     """Give a service behind a proxy, with an account and a key that have spent something."""
     server.create("proxied", rig.TEMPLATE)
     between = proxy.Proxy(server.port)
@@ -175,5 +173,3 @@ def test_an_idle_pool_recovers_soon_after_an_outage(setting: Setting) -> None:
         lambda: setting.client.get(f"/keys/{setting.key}").status_code == 200, within=5, every=0.2
     )
     assert time.monotonic() - back < 5
-
-

@@ -39,9 +39,7 @@ def dump(server: rig.Postgres, database: str) -> str:
     return hashlib.sha256(done.stdout).hexdigest()
 
 
-def leaves_alone(
-    server: rig.Postgres, name: str, home: Path, **environment: str
-) -> str:
+def leaves_alone(server: rig.Postgres, name: str, home: Path, **environment: str) -> str:
     """See that a start is refused and leaves the database as it was; give the words."""
     before = dump(server, name)
     environment = {"KEYLEDGER_DATABASE_URL": server.url(name), **environment}
@@ -98,9 +96,7 @@ def test_a_schema_without_its_version_is_refused(
     assert "no version" in words
 
 
-def test_an_encoding_that_is_not_utf_8_is_refused(
-    server: rig.Postgres, tmp_path: Path
-) -> None:
+def test_an_encoding_that_is_not_utf_8_is_refused(server: rig.Postgres, tmp_path: Path) -> None:
     """SQL_ASCII would take bytes that no payload may hold."""
     with server.connect("postgres") as connection:
         connection.execute("CREATE DATABASE ascii TEMPLATE template0 ENCODING 'SQL_ASCII'")

@@ -206,8 +206,8 @@ def test_swapped_events_are_found(told: Told) -> None:
 FORGED = (
     "INSERT INTO events (lane_seq, recorded_at, occurred_at, version, type, gap, lane,"
     " schema_version, account_id, key_id, hash, amount, payload)"
-    " SELECT {seq}, recorded_at + interval '1 microsecond', occurred_at, {version}, type, gap, lane,"
-    " schema_version, account_id, key_id, sha256('forged'), amount, payload"
+    " SELECT {seq}, recorded_at + interval '1 microsecond', occurred_at, {version}, type, gap,"
+    " lane, schema_version, account_id, key_id, sha256('forged'), amount, payload"
     " FROM events WHERE lane = {lane} AND lane_seq = {source}"
 )
 
@@ -274,8 +274,7 @@ def database_epoch() -> core.datetime:
             "request_id_points_elsewhere",
         ),
         (
-            "INSERT INTO request_ids (lane, lane_seq, request_hash) VALUES ({lane}, {head},"
-            " gen_random_uuid())",
+            "INSERT INTO request_ids VALUES ({head}, NULL, {lane}, gen_random_uuid())",
             "request_id_is_of_no_event",
         ),
         (

@@ -22,7 +22,9 @@ from ledger.ids import OPERATOR_ACCOUNT, AccountId, KeyId
 from ledger.pricing import ModelPrice, RateCard
 from ledger.ratecards import RateCards
 from ledger.state import LaneState, advance, evolve
+from ledger.store import Statement
 from ledger.usage import Usage
+from projections.reads import INSERT_RATE_CARD
 
 START = datetime(2026, 11, 21, 10, tzinfo=UTC)
 PRICES = {"input": "0.15", "output": "0.6"}
@@ -139,13 +141,20 @@ def open_account(account: AccountId, **terms) -> Command:
 
 
 def publish(card: RateCard, *, confirm_jumps: bool = False) -> Command:
-    """Publish a rate card."""
-    return change(
-        OPERATOR_ACCOUNT,
-        lambda facts, at: ratecards.publish(  # noqa: ARG005
-            facts.cards, card, by="operator", confirm_jumps=confirm_jumps
-        ),
-    )
+    """Publish a rate card, with the row by which other processes know of it."""
+
+    def decide(facts: metering.Facts, at: Instant) -> metering.Made:  # noqa: ARG001
+        made = ratecards.publish(facts.cards, card, by="operator", confirm_jumps=confirm_jumps)
+        return made, None
+
+    def rows(recorded: list[Recorded]) -> list[Statement]:
+        body, seq = recorded[0].body, recorded[0].envelope.lane_seq
+        made = body.card
+        terms = (made.name, made.version, made.asset, made.effective_from, body.content_hash, seq)
+        content = msgspec.json.encode(made, order="deterministic").decode()
+        return [(INSERT_RATE_CARD, (*terms, content))]
+
+    return Command(OPERATOR_ACCOUNT, decide, also=rows)
 
 
 def issue(account: AccountId, key: KeyId, **terms) -> Command:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from ledger import events as e
-from ledger.clock import EARLIEST
+from ledger.batch import Command
 from ledger.errors import LimitIsReached
 from ledger.ids import OPERATOR_ACCOUNT, lane_of_account
 from ledger.money import PICO_PER_UNIT
@@ -18,7 +18,6 @@ from tests.properties.audit import check_database
 from tests.properties.core import START, a_card, account_id, key_id
 from tests.properties.postgres import Stored, events_of, lanes_of, writing
 from tests.properties.workers import USAGE
-from tests.scenarios.language import rate_card_rows
 
 PROCESSES = 4
 
@@ -34,15 +33,17 @@ def pool() -> Iterator:
         running.join()
 
 
+def opening() -> tuple[Command, ...]:
+    """Give the commands that publish the usual prices."""
+    return core.open_account(OPERATOR_ACCOUNT), core.publish(a_card())
+
+
 def prepared(url: str, *commands) -> None:
     """Publish the usual prices, then let commands happen."""
-    first = core.open_account(OPERATOR_ACCOUNT)
-    prices = core.publish(a_card())
-    prices.also = rate_card_rows
 
     async def run() -> None:
         async with writing(url) as writer:
-            for command in (first, prices, *commands):
+            for command in (*opening(), *commands):
                 await writer.submit_one(command)
 
     asyncio.run(run())
@@ -188,13 +189,8 @@ def test_what_ran_out_is_recorded_before_the_next_decision(database_url) -> None
     decided in its lane, whoever asks (B1)."""
     stored = Stored(database_url, START)
     try:
-        for command in (core.open_account(OPERATOR_ACCOUNT), core.publish(a_card())):
-            command.also = rate_card_rows if command.account_id == OPERATOR_ACCOUNT else None
-            if "publish" not in command.decide.__qualname__:
-                command.also = None
-            stored.submit(command)
         account, key, commands = an_account(database_url, grant="1")
-        for command in commands:
+        for command in (*opening(), *commands):
             stored.submit(command)
         soon = START.replace(minute=1)
         stored.submit(core.grant(account, "2", priority=200, expires_at=soon))
@@ -212,4 +208,3 @@ def test_what_ran_out_is_recorded_before_the_next_decision(database_url) -> None
         "grant_expired",
         "request_recorded",
     ]
-    assert START > EARLIEST

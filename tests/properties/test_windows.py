@@ -124,7 +124,7 @@ def test_a_calendar_window_holds_exactly_its_limit(window, trace, ceiling, start
     bucket_of = BUCKET_OF[window]
     for gap, what, tokens in trace:
         # Gaps from none to four days: reservations may run out.
-        played.core.at += timedelta(days=4) * gap**3 // 10**9
+        played.core.at += timedelta(seconds=4 * 86_400 * gap**3 // 10**9)
         outcome = played.step(what, tokens)
         if outcome is None:
             continue

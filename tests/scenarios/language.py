@@ -129,9 +129,7 @@ class Story:
         self._versions += 1
         self._models = {**getattr(self, "_models", {}), model: terms}
         card = core.a_card(self._models, version=self._versions)
-        command = core.publish(card, confirm_jumps=True)
-        command.also = rate_card_rows
-        return self._do(command)
+        return self._do(core.publish(card, confirm_jumps=True))
 
     # Accounts and credit.
 
@@ -316,13 +314,6 @@ class Story:
         account = core.account_id(names[0])
         types = [e_.body.type for e_ in self.backend.log if e_.envelope.account_id == account]
         return " ".join(types[-int(terms.get("last", "0")) :])
-
-
-def rate_card_rows(recorded: list[Recorded]):
-    """Write the row by which other processes know of a version."""
-    from api.operations import _card_rows  # noqa: PLC0415
-
-    return _card_rows(recorded)
 
 
 def limits_of(terms: dict[str, str]) -> tuple[e.LimitRule, ...]:

@@ -40,6 +40,8 @@ class Run(NamedTuple):
     """Every table as text."""
     answers: bytes
     """Every reply that need not show a secret."""
+    echoes: bytes
+    """Replies to requests whose field names were secrets."""
     issued: list[str]
     tokens: list[str]
     operator: str
@@ -53,11 +55,20 @@ class Listener:
         """Take the operator's client."""
         self.client = client
         self.heard = io.BytesIO()
+        self.echoes = io.BytesIO()
+        """Answers that name a field of the caller's own invention."""
 
     def send(self, method: str, path: str, **parts: Any) -> httpx.Response:
         """Send a request and keep its answer."""
+        return self._sent(self.heard, method, path, **parts)
+
+    def echo(self, method: str, path: str, **parts: Any) -> httpx.Response:
+        """Send a request whose field names are secrets."""
+        return self._sent(self.echoes, method, path, **parts)
+
+    def _sent(self, kept: io.BytesIO, method: str, path: str, **parts: Any) -> httpx.Response:
         answer = self.client.request(method, path, **parts)
-        self.heard.write(repr(answer.headers.raw).encode() + answer.content + b"\n")
+        kept.write(repr(answer.headers.raw).encode() + answer.content + b"\n")
         return answer
 
 
@@ -95,6 +106,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
         words=words,
         dump=dump.stdout,
         answers=listener.heard.getvalue(),
+        echoes=listener.echoes.getvalue(),
         issued=given,
         tokens=tokens,
         operator=shown[0],
@@ -107,7 +119,9 @@ def _rotate(listener: Listener, issued: list[dict[str, Any]]) -> list[str]:
     made = []
     for key in issued:
         path = f"/keys/{key['key_id']}/rotate"
-        made.append(rig.answered(listener.client.post(path, json={"grace_seconds": 3600}))["secret"])
+        made.append(
+            rig.answered(listener.client.post(path, json={"grace_seconds": 3600}))["secret"]
+        )
         named = {"Idempotency-Key": f"again-{key['key_id']}"}
         first = rig.answered(listener.client.post(path, json={"grace_seconds": 60}, headers=named))
         made.append(first["secret"])
@@ -168,6 +182,9 @@ def _misuse(listener: Listener, service: rig.Service, given: list[str]) -> None:
             listener.send("GET", path, headers={"Authorization": f"Bearer {secret}"})
         listener.send("GET", "/accounts", params={"after": secret})
         listener.send("GET", "/accounts", params={"limit": secret})
+        listener.echo("GET", "/accounts", params={secret: "1"})
+        listener.echo("POST", "/accounts", json={"name": "A", secret: 1})
+        listener.send("DELETE", f"/keys/{secret}")
         listener.send("GET", "/accounts", headers={"Authorization": f"Basic {secret}"})
         listener.send("GET", "/accounts", headers={"Authorization": secret})
         listener.send("GET", "/accounts", headers={"Authorization": f"Bearer a.{secret}.c"})
@@ -247,6 +264,14 @@ def test_no_answer_shows_a_secret_again(run: Run) -> None:
     """Promise 11: but for the reply that made it, no reply holds a secret or a password."""
     for secret in [*run.issued, PASSWORD, OTHER_PASSWORD, run.operator, *run.kept]:
         assert leaks(run.answers, secret) == []
+
+
+@pytest.mark.faults
+@pytest.mark.xfail(reason="api.exchange and api.reading repeat the names of unknown fields")
+def test_no_error_repeats_a_secret(run: Run) -> None:
+    """Promise 11: an error that names what was sent does not name a secret."""
+    for secret in run.issued:
+        assert leaks(run.echoes, secret) == []
 
 
 @pytest.mark.faults
