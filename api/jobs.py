@@ -112,7 +112,7 @@ async def forget_tokens(services: Services) -> str:
 
 
 JOBS: Sequence[Job] = (
-    Job("create_partitions", timedelta(hours=1), create_partitions),
+    Job("create_partitions", timedelta(minutes=10), create_partitions),
     Job("expire_what_is_due", timedelta(seconds=2), expire_what_is_due),
     Job("catch_up", timedelta(seconds=1), catch_up),
     Job("rate_unpriced", timedelta(seconds=30), rate_unpriced),

@@ -148,6 +148,7 @@ class Supervisor:
                 _keep(ensure_running)
                 for worker in self.workers:
                     worker.tend(descriptors)
+            log.info("stopping")
             # Before the workers are asked to end: else callers would queue up where nobody answers.
             listening.close()
 

@@ -54,6 +54,7 @@ QUEUE_MAX = 20_000
 CACHE_MAX = 50_000
 """Accounts, keys and reservations kept per lane and worker."""
 RETRIES_MAX = 5
+BACKOFF_SECONDS = 0.01
 OWNED_AFTER = 20
 """Batches without a foreign append after which a lane loads only what its copy lacks."""
 DUE_MAX = 500
@@ -186,9 +187,9 @@ class Lane:
         for attempt in range(RETRIES_MAX):
             try:
                 return await self._transact(commands)
-            except (psycopg.errors.SerializationFailure, psycopg.errors.DeadlockDetected):
+            except (_Stale, psycopg.errors.SerializationFailure, psycopg.errors.DeadlockDetected):
                 await self._forget()
-                await asyncio.sleep(0.01 * attempt)
+                await asyncio.sleep(attempt * BACKOFF_SECONDS)
             except (psycopg.Error, OSError) as error:
                 await self._forget()
                 if not _passes(error):
@@ -202,8 +203,14 @@ class Lane:
 
     async def _transact(self, commands: list[Command]) -> list[tuple[Command, Outcome | Exception]]:
         self._refusals.undo()
+        idle = self._connection is not None
         connection = await self._connected()
-        batch = await self._load(connection, commands)
+        try:
+            batch = await self._load(connection, commands)
+        except psycopg.OperationalError as error:
+            if idle and connection.closed:
+                raise _Stale from error
+            raise
         batch.decide(commands, self._refusals)
         if batch.is_empty:
             await connection.execute("COMMIT")
@@ -387,6 +394,10 @@ class Lane:
         return [
             load for projection in self._projections for load in projection.load(self.lane, wanted)
         ]
+
+
+class _Stale(Exception):
+    """The connection ended while it was idle, and nothing was written by it."""
 
 
 class _Asked(NamedTuple):

@@ -370,7 +370,7 @@ KeyEvent = (
 )
 
 
-def _key(account: Account, key: Key, body: KeyEvent, at: Instant) -> None:  # noqa: C901, PLR0912
+def _key(account: Account, key: Key, body: KeyEvent, at: Instant) -> None:  # noqa: C901, PLR0915
     key.updated_at = at
     key.version += 1
     match body:

@@ -67,16 +67,15 @@ LOAD_ACCOUNT_HEADS: LiteralString = (
     "SELECT account_id, version, last_seq, hash FROM account_heads"
     " WHERE lane = %s AND account_id = ANY(%s)"
 )
-_COLUMNS: LiteralString = (
-    "lane, lane_seq, account_id, version, recorded_at, occurred_at, key_id,"
-    " type::text, schema_version, payload::text, hash, amount, gap"
-)
 FIND_EVENTS: LiteralString = (
-    "SELECT " + _COLUMNS + " FROM events WHERE lane = %s AND lane_seq = ANY(%s)"
+    "SELECT lane, lane_seq, account_id, version, recorded_at, occurred_at, key_id, type::text,"
+    " schema_version, payload::text, hash, amount, gap FROM events"
+    " WHERE lane = %s AND lane_seq = ANY(%s)"
 )
 FEED: LiteralString = (
-    "SELECT " + _COLUMNS + " FROM events WHERE lane = %s AND lane_seq > %s AND lane_seq <= %s"
-    " ORDER BY lane_seq"
+    "SELECT lane, lane_seq, account_id, version, recorded_at, occurred_at, key_id, type::text,"
+    " schema_version, payload::text, hash, amount, gap FROM events"
+    " WHERE lane = %s AND lane_seq > %s AND lane_seq <= %s ORDER BY lane_seq"
 )
 RATE_CARDS: LiteralString = "SELECT content::text FROM rate_cards ORDER BY lane_seq"
 COUNT_RATE_CARDS: LiteralString = "SELECT count(*) FROM rate_cards"

@@ -1,26 +1,23 @@
-"""Which projections there are, in the order they are read back: what others hang on comes first."""
+"""Which projections there are, in the order they are read back and written down.
+
+What others hang on comes first; spend comes before credits, which forget emptied lots as they
+write them, and with them which asset those were of.
+"""
 
 from types import ModuleType
 from typing import cast
 
 from ledger.batch import Inline
-from projections import (
-    accounts,
-    credits,
-    keys,
-    limit_counters,
-    reservations,
-    spend,
-    unpriced,
-)
+from projections import accounts, keys, limit_counters, reservations, spend, unpriced
+from projections import credits as credit
 
 MODULES: tuple[ModuleType, ...] = (
     accounts,
     keys,
-    credits,
+    spend,
+    credit,
     limit_counters,
     reservations,
-    spend,
     unpriced,
 )
 INLINE: tuple[Inline, ...] = tuple(cast("Inline", module) for module in MODULES)

@@ -13,7 +13,6 @@ from ledger import events as e
 from ledger.arrays import Array, Dates, Int8s, Texts, Uuids
 from ledger.batch import Changes, Load, Wanted
 from ledger.codec import Recorded
-from ledger.money import parse_pico
 from ledger.state import LaneState, parts_of
 from ledger.store import NO_KEY, Statement
 from ledger.usage import CLASSES, Usage
@@ -101,21 +100,10 @@ def _at(sums: dict[Line, Sums], line: Line) -> Sums:
 
 
 def _add_amounts(sums: dict[Line, Sums], line: Line, body: _Charged, state: LaneState) -> None:
-    if len(body.lots) < 2 and not _is_foreign(line, body, state):
-        if body.charge:
-            _at(sums, line).amount += parse_pico(body.charge)
-        return
     account = state.accounts[line.account_id]
     for number, pico in parts_of(body):
         asset = account.asset_of(number) or line.asset
-        _at(sums, line._replace(asset=asset)).amount += pico
-
-
-def _is_foreign(line: Line, body: _Charged, state: LaneState) -> bool:
-    if not body.lots:
-        return False
-    asset = state.accounts[line.account_id].asset_of(body.lots[0])
-    return asset is not None and asset != line.asset
+        _at(sums, line if asset == line.asset else line._replace(asset=asset)).amount += pico
 
 
 @lru_cache(maxsize=256)

@@ -18,6 +18,7 @@ import asyncio
 import itertools
 import os
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -61,19 +62,19 @@ def settings_for(home: Path, **changes: Any) -> Settings:
 
 
 @pytest.fixture(scope="session")
-def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def server_url() -> Iterator[str]:
     """One PostgreSQL for the session."""
     given = os.environ.get("KEYLEDGER_TEST_DATABASE_URL", "")
     if given:
         yield given
         return
-    home = tmp_path_factory.mktemp("postgres")
-    for each in (home, *home.parents):
-        if each.owner() == Path.home().owner() and each != Path("/"):
-            each.chmod(each.stat().st_mode | 0o011)
-    server = EmbeddedPostgres(home, settings={"shared_buffers": "64MB"})
-    yield server.start()
-    server.stop()
+    # Not among pytest's directories: another run of pytest closes those to the server's user.
+    with tempfile.TemporaryDirectory(prefix="keyledger-tests-") as made:
+        home = Path(made)
+        home.chmod(0o711)
+        server = EmbeddedPostgres(home, settings={"shared_buffers": "64MB"})
+        yield server.start()
+        server.stop()
 
 
 class Databases:

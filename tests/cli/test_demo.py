@@ -1,10 +1,22 @@
 """The demo does the main job in one go, and once."""
 
+import tempfile
+from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+
+@pytest.fixture
+def home(keyledger: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:  # noqa: ARG001
+    """Give a data directory that no other run of pytest closes to the database's user."""
+    with tempfile.TemporaryDirectory(prefix="keyledger-tests-") as made:
+        place = Path(made) / "home"
+        Path(made).chmod(0o711)
+        monkeypatch.setenv("KEYLEDGER_HOME", str(place))
+        yield place
 
 
 @pytest.fixture
@@ -19,8 +31,11 @@ def trace(tmp_path: Path) -> Path:
     return file
 
 
-def test_the_demo_runs_from_nothing_and_charges_once(keyledger: Any, trace: Path) -> None:
+def test_the_demo_runs_from_nothing_and_charges_once(
+    keyledger: Any, home: Path, trace: Path
+) -> None:
     """On an empty home: a database, keys, traffic, spend, a verdict; a second run adds nothing."""
+    assert not home.exists()
     first = keyledger("demo", "--trace", str(trace), "--exit", "--json").json
     assert first["replay"]["sent"] == 300
     assert first["replay"]["replayed"] == 0
@@ -40,7 +55,7 @@ def test_the_demo_runs_from_nothing_and_charges_once(keyledger: Any, trace: Path
     assert sum(Decimal(row["amount"]) for row in rows) == charged
 
 
-def test_a_missing_trace_is_named_before_anything_starts(keyledger: Any, tmp_path: Path) -> None:
+def test_a_missing_trace_is_named_before_anything_starts(keyledger: Any, home: Path) -> None:
     """Exit code 2, and no home was made."""
     assert "no such file" in keyledger("demo", "--trace", "nowhere.csv", code=2).err
-    assert not (tmp_path / "home").exists()
+    assert not home.exists()

@@ -8,7 +8,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-import rig  # noqa: E402 - a module beside this one
+import rig
 
 
 @pytest.fixture(scope="session")

@@ -5,15 +5,6 @@ import struct
 import threading
 from typing import Any
 
-BREAKS = (
-    "after_commit",
-    "before_commit",
-    "half_of_the_append",
-    "half_of_the_reply",
-    "black_hole",
-)
-"""Where an armed proxy breaks the next batch; once each."""
-
 
 class Proxy:
     """Passes everything on until it is armed; runs in a thread of its own."""
@@ -23,6 +14,8 @@ class Proxy:
         self._server_port = port
         self.port = 0
         self.armed = ""
+        """Where the next batch that appends is broken, once: ``after_commit``, ``before_commit``,
+        ``half_of_the_append``, ``half_of_the_reply`` or ``black_hole``."""
         self.broke = 0
         """How often it broke something."""
         self.closed = False
@@ -108,17 +101,16 @@ class _Link:
                 self.appends.add(name)
         elif kind == b"B":
             name = body.split(b"\0", 2)[1]
-            armed = self.proxy.armed
             if name in self.appends:
                 self.writes = True
-                if armed in {"half_of_the_append", "half_of_the_reply", "black_hole"}:
-                    self._break()
+                self._break({"half_of_the_append", "half_of_the_reply", "black_hole"})
             elif name in self.commits and self.writes:
                 self.writes = False
-                if armed in {"after_commit", "before_commit"}:
-                    self._break()
+                self._break({"after_commit", "before_commit"})
 
-    def _break(self) -> None:
+    def _break(self, here: set[str]) -> None:
+        if self.proxy.armed not in here:
+            return
         self.mode, self.proxy.armed = self.proxy.armed, ""
         self.proxy.broke += 1
 

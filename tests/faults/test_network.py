@@ -41,11 +41,13 @@ def setting(server: rig.Postgres, tmp_path_factory: pytest.TempPathFactory) -> I
     between = proxy.Proxy(server.port)
     url = server.url("proxied", port=between.port)
     home: Path = tmp_path_factory.mktemp("network") / "k"
-    with rig.Service(home, KEYLEDGER_DATABASE_URL=url) as service:
-        with rig.subject(service) as (client, _, key):
-            found = Setting(server, "proxied", between, service, client, key)
-            rig.answered(found.record("warm"))
-            yield found
+    with (
+        rig.Service(home, KEYLEDGER_DATABASE_URL=url) as service,
+        rig.subject(service) as (client, _, key),
+    ):
+        found = Setting(server, "proxied", between, service, client, key)
+        rig.answered(found.record("warm"))
+        yield found
     between.stop()
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 TESTS = Path(__file__).parents[1]
 PROMISES = frozenset(range(1, 16))
-NOT_YET_HELD: frozenset[int] = frozenset(range(1, 16))
+NOT_YET_HELD: frozenset[int] = frozenset({9})
 """Promises without a test. It only shrinks: a new test takes its number out."""
 
 

@@ -116,7 +116,9 @@ def test_a_refusal_for_credit_tells_its_numbers() -> None:
     assert said.pending == ONE // 4 + ONE // 8
     assert said.requested == 5 * ONE
     with pytest.raises(CreditIsExhausted):
-        credit.require_covered(account, "USD", credit.plan(account, "USD", said.available + 1, START))
+        credit.require_covered(
+            account, "USD", credit.plan(account, "USD", said.available + 1, START)
+        )
     credit.require_covered(account, "USD", credit.plan(account, "USD", said.available, START))
 
 

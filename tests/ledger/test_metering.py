@@ -103,7 +103,7 @@ def test_a_key_may_have_its_own_rate_card() -> None:
 
 
 @pytest.mark.parametrize("make", [core.record, core.reserve])
-def test_the_order_of_checks_is_fixed(make) -> None:
+def test_the_order_of_checks_is_fixed(make) -> None:  # noqa: PLR0915
     """Key, account, scope, model, price, limits, credit: the first that says no answers.
 
     Everything is wrong at once and then mended one by one.

@@ -24,9 +24,9 @@ from ledger.money import (
     parse_pico,
 )
 
-instants = st.datetimes(
-    datetime(2000, 1, 1), datetime(8999, 12, 31), timezones=st.just(UTC)  # noqa: DTZ001
-)
+instants = st.integers(
+    *map(clock.microseconds, (datetime(2000, 1, 1, tzinfo=UTC), datetime(8999, 12, 31, tzinfo=UTC)))
+).map(clock.from_microseconds)
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,20 @@ def test_a_plain_decimal_is_read_exactly(text, pico) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "1e3", "+1", "-1", "1.", ".5", "1.0000000000001", "100000000000000", " 1", "1\n", "١", "NaN"],
+    [
+        "",
+        "1e3",
+        "+1",
+        "-1",
+        "1.",
+        ".5",
+        "1.0000000000001",
+        "100000000000000",
+        " 1",
+        "1\n",
+        "\u0661",
+        "NaN",
+    ],
 )
 def test_whatever_is_no_plain_decimal_is_refused(text) -> None:
     """Exponents, signs, more places, other digits, more than any amount: refused, never mended."""

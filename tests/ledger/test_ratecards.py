@@ -74,9 +74,7 @@ def test_a_price_that_jumps_has_to_be_confirmed() -> None:
 
 def test_the_version_in_force_is_chosen_by_its_date() -> None:
     """Two workers price alike at one instant; tomorrow's prices wait for tomorrow (I1)."""
-    tomorrow = a_card(
-        {"mini": {"input": "1"}}, version=2, effective_from=START + timedelta(days=1)
-    )
+    tomorrow = a_card({"mini": {"input": "1"}}, version=2, effective_from=START + timedelta(days=1))
     cards = RateCards([ALREADY, tomorrow])
     assert cards.current("standard", START).card is ALREADY
     assert cards.current("standard", START + timedelta(days=1)).card is tomorrow

@@ -75,8 +75,10 @@ def test_what_is_no_secret_is_not_recognised(text) -> None:
 
 
 def test_characters_are_drawn_without_modulo_bias() -> None:
-    """Every character comes from ``secrets.choice``: rejection sampling, where ``byte % 62`` would
-    give the first eight characters a quarter more. Shown on 60,000 draws."""
+    """Every character comes from ``secrets.choice``, which rejects what would not divide evenly.
+
+    ``byte % 62`` would give the first eight characters a quarter more. Shown on 60,000 draws.
+    """
     form = FORMATS[0]
     drawn = Counter("".join(generate(form)[3:33] for _ in range(2_000)))
     first, rest = sum(drawn[c] for c in BASE62[:8]), sum(drawn[c] for c in BASE62[8:])

@@ -29,7 +29,7 @@ def drawn(body) -> list[tuple[int, int]]:
     return list(zip(body.lots, map(parse_pico, amounts), strict=True))
 
 
-def postings(body, assets: dict[int, str]) -> list[Posting]:
+def postings(body, assets: dict[int, str]) -> list[Posting]:  # noqa: C901
     """Write an event as double entry. ``assets`` tells which asset a lot is of."""
     made: list[Posting] = []
 
@@ -73,7 +73,7 @@ def books(log: list[Recorded]) -> dict[UUID, dict[tuple[str, str], int]]:
 
 
 def check_chain(log: list[Recorded]) -> None:
-    """Positions, versions and times have no gap and never go back; every hash follows (P. 2, 12)."""
+    """Positions, versions and times have no gap and never go back; every hash follows."""
     versions: dict[UUID, int] = defaultdict(int)
     hashes: dict[UUID, bytes] = defaultdict(lambda: codec.GENESIS)
     for _, lane in groupby(log, key=lambda event: event.envelope.lane):

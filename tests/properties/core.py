@@ -224,9 +224,7 @@ def set_account_limits(account: AccountId, *limits: e.LimitRule) -> Command:
 
 def record(account: AccountId, key: KeyId, request_id: str, usage: Usage, **more) -> Command:
     """Record a request in one step."""
-    asked = metering.Record(
-        **{"request_id": request_id, "model": "mini", "usage": usage, **more}
-    )
+    asked = metering.Record(**{"request_id": request_id, "model": "mini", "usage": usage, **more})
     return Command(
         account,
         lambda facts, at: metering.record(facts, asked, key_id=key, at=at),
@@ -241,9 +239,7 @@ def record(account: AccountId, key: KeyId, request_id: str, usage: Usage, **more
 
 def reserve(account: AccountId, key: KeyId, request_id: str, usage: Usage, **more) -> Command:
     """Reserve the worst case of a request."""
-    asked = metering.Reserve(
-        **{"request_id": request_id, "model": "mini", "usage": usage, **more}
-    )
+    asked = metering.Reserve(**{"request_id": request_id, "model": "mini", "usage": usage, **more})
     return Command(
         account,
         lambda facts, at: metering.reserve(facts, asked, key_id=key, at=at),

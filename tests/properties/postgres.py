@@ -19,6 +19,7 @@ from ledger.lanes import Writer
 from ledger.ratecards import RateCards
 from projections.registry import INLINE
 
+
 def create_partitions(url: str, *months: str) -> None:
     """Make partitions for months outside the usual ones, for tests that turn the clock."""
     with psycopg.connect(database.conninfo(url, database.APP)) as connection:

@@ -116,7 +116,9 @@ class Ledger(RuleBasedStateMachine):
         """Take credit away, if there is enough."""
         self.submit(core.reduce, A, amount)
 
-    @rule(key=keys, requests=st.integers(0, 20), per_day=st.integers(0, 60), spend=st.integers(0, 9))
+    @rule(
+        key=keys, requests=st.integers(0, 20), per_day=st.integers(0, 60), spend=st.integers(0, 9)
+    )
     def limit(self, key, requests, per_day, spend) -> None:
         """Set other ceilings."""
         self.submit(core.set_key_limits, A, key, *limits(requests, per_day, spend))
@@ -127,7 +129,9 @@ class Ledger(RuleBasedStateMachine):
         account = self.core.state.accounts[A]
         before = account.balance("USD"), account.pending("USD"), self.core.state.keys[key].counters
         outcome = self.submit(core.rotate, A, key, grace)
-        expired = [x for x in self.core.log if isinstance(x.body, e.GrantExpired | e.RequestExpired)]
+        expired = [
+            x for x in self.core.log if isinstance(x.body, e.GrantExpired | e.RequestExpired)
+        ]
         if isinstance(outcome, Outcome) and not expired:
             after = account.balance("USD"), account.pending("USD")
             assert (*after, self.core.state.keys[key].counters) == before
@@ -139,7 +143,7 @@ class Ledger(RuleBasedStateMachine):
 
     # Requests.
 
-    def judge(self, outcome, key, usage, model, *, delivered=False) -> None:
+    def judge(self, outcome, usage, model, *, delivered=False) -> None:
         """Check a decision against what the events before it said."""
         if not isinstance(outcome, Refused):
             return
@@ -170,7 +174,7 @@ class Ledger(RuleBasedStateMachine):
         outcome = self.submit(
             core.record, A, key, self.new_id(), usage, model=model, delivered=delivered
         )
-        self.judge(outcome, key, usage, model, delivered=delivered)
+        self.judge(outcome, usage, model, delivered=delivered)
         self.note(outcome)
 
     @rule(key=keys, quantity=tokens, model=models, ttl=st.sampled_from([5, 60, 600]))
@@ -180,7 +184,7 @@ class Ledger(RuleBasedStateMachine):
         outcome = self.submit(
             core.reserve, A, key, self.new_id(), usage, model=model, ttl_seconds=ttl
         )
-        self.judge(outcome, key, usage, model)
+        self.judge(outcome, usage, model)
 
     @precondition(lambda self: self.ids)
     @rule(data=st.data(), quantity=tokens)
@@ -253,7 +257,10 @@ class Ledger(RuleBasedStateMachine):
 
     @invariant()
     def adds_up(self) -> None:
-        """Balances are a fold of the events, to the last pico (Promises 2, 4, 7, 12)."""
+        """Balances are a fold of the events, to the last pico (Promise 4, Promise 7).
+
+        Positions have no gap and hashes follow one another (Promise 2, Promise 12).
+        """
         log, state = self.core.log, self.core.state
         check_chain(log)
         check_charged_once(log)
@@ -262,8 +269,10 @@ class Ledger(RuleBasedStateMachine):
 
     @invariant()
     def never_over(self) -> None:
-        """Posted and pending stay within credit and declared overdraft; what was delivered
-        already is the only exception, and named as such (Promise 5, A2)."""
+        """Posted and pending stay within credit and declared overdraft (Promise 5, A2).
+
+        What was delivered already is the only exception, and named as such.
+        """
         account = self.core.state.accounts[A]
         assert set(account.overdrawn) | set(account.overdraft_held) <= {"USD"}
         used = account.overdrawn.get("USD", 0) + account.overdraft_held.get("USD", 0)

@@ -94,14 +94,12 @@ def test_one_request_id_is_charged_once_by_all(pool, database_url) -> None:
     prepared(database_url, *commands)
     seen = total(pool([("same_request", database_url, account, key, 10)] * PROCESSES))
     assert seen == {"admitted": 1, "replayed": 39}
-    state = core.fold(
-        [x for x in check_database(database_url) if x.envelope.account_id == account]
-    )
+    state = core.fold([x for x in check_database(database_url) if x.envelope.account_id == account])
     assert state.accounts[account].balance("USD") == 9 * PICO_PER_UNIT - 15 * PICO_PER_UNIT // 100
 
 
 def test_after_a_revocation_returned_nothing_succeeds_anywhere(pool, database_url) -> None:
-    """Revoked in one process; no request begun after that succeeds in another (Promise 6, G1, G2)."""
+    """Revoked in one process; no request begun after that succeeds in another (Promise 6, G1)."""
     account, key, commands = an_account(database_url, overdraft={"USD": "unlimited"})
     prepared(database_url, *commands)
     use = ("use_until", database_url, account, key, 1.5, 1)
@@ -144,8 +142,10 @@ def test_many_writers_on_few_accounts_never_deadlock(pool, database_url) -> None
 
 
 def test_a_thousand_refusals_in_a_second_are_three_events_at_most(database_url) -> None:
-    """Repeated refusals are counted; their counts sum to what was refused, also when the process
-    ends with the last of them still held back."""
+    """Repeated refusals are counted, and their counts sum to what was refused.
+
+    That is so also when the process ends with the last of them still held back.
+    """
     rules = (e.LimitRule(kind="requests", window="day", ceiling="0"),)
     account, key, commands = an_account(database_url, limits=rules)
     prepared(database_url, *commands)
@@ -185,8 +185,10 @@ def test_refusals_held_back_are_written_without_another_request(database_url) ->
 
 
 def test_what_ran_out_is_recorded_before_the_next_decision(database_url) -> None:
-    """A key, a grant and a reservation end by time: each is an event before anything else is
-    decided in its lane, whoever asks (B1)."""
+    """A key, a grant and a reservation end by time, whoever asks next (B1).
+
+    Each end is an event before anything else is decided in its lane.
+    """
     stored = Stored(database_url, START)
     try:
         account, key, commands = an_account(database_url, grant="1")

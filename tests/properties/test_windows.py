@@ -74,8 +74,11 @@ class Trace:
 @given(trace=traces, seconds=st.sampled_from([1, 7, 60, 3_600]), ceiling=st.integers(1, 25))
 @bounded
 def test_no_interval_holds_more_than_a_rolling_limit(kind, scope, trace, seconds, ceiling) -> None:
-    """Every (t − W, t] holds at most the limit, and none is refused that W and a thirtieth had room
-    for (Promise 5, H1, H2, H4); a request larger than the limit is refused as such."""
+    """Every (t − W, t] holds at most the limit (Promise 5, H1, H2, H4).
+
+    None is refused that W and a thirtieth had room for, and a request larger than the limit is
+    refused as such.
+    """
     width = timedelta(seconds=seconds)
     rule = e.LimitRule(kind=kind, window=f"rolling:{seconds}", ceiling=str(ceiling))
     played = Trace(rule, core.START, scope)
@@ -117,8 +120,11 @@ BUCKET_OF = {
 )
 @bounded
 def test_a_calendar_window_holds_exactly_its_limit(window, trace, ceiling, start) -> None:
-    """Over ends of days, months, a year and a leap day: admitted if and only if the window of UTC
-    has room, and the counter is the brute-force sum (Promise 5, F1, F2, B6)."""
+    """Admitted if and only if the UTC window has room (Promise 5, F1, F2, B6).
+
+    So it is over the ends of days, months, a year and a leap day; and the counter is the
+    brute-force sum.
+    """
     rule = e.LimitRule(kind="tokens", window=window, ceiling=str(ceiling))
     played = Trace(rule, start, "key")
     bucket_of = BUCKET_OF[window]
@@ -141,9 +147,7 @@ def test_a_calendar_window_holds_exactly_its_limit(window, trace, ceiling, start
             assert outcome.used + outcome.pending == admitted
             assert outcome.resets_at is None or bucket_of(outcome.resets_at) != bucket_of(now)
         counter = played.core.state.keys[K].counters.get(f"tokens/{window}")
-        total = sum(
-            one.quantity for one in played.entries() if bucket_of(one.at) == bucket_of(now)
-        )
+        total = sum(one.quantity for one in played.entries() if bucket_of(one.at) == bucket_of(now))
         if counter is not None:
             newest = max((*counter.used, *counter.pending), default=None)
             held = counter.used.get(newest, 0) + counter.pending.get(newest, 0)

@@ -111,13 +111,13 @@ class Story:
 
     # Time and prices.
 
-    def at(self, names, terms) -> str:
+    def at(self, names, _terms) -> str:
         """Set the clock."""
         (text,) = names
         self.backend.at = parse_instant(text)
         return ""
 
-    def wait(self, names, terms) -> str:
+    def wait(self, names, _terms) -> str:
         """Let time pass."""
         (text,) = names
         self.backend.at += timedelta(seconds=seconds(text))
@@ -163,7 +163,7 @@ class Story:
         """Withdraw a grant."""
         return self._do(core.void(core.account_id(names[0]), int(terms["lot"])))
 
-    def reduce(self, names, terms) -> str:
+    def reduce(self, names, _terms) -> str:
         """Take credit away."""
         name, amount, asset = names
         return self._do(core.reduce(core.account_id(name), amount, asset))
@@ -203,7 +203,7 @@ class Story:
             )
         )
 
-    def revoke(self, names, terms) -> str:
+    def revoke(self, names, _terms) -> str:
         """Withdraw a key."""
         return self._do(core.revoke(*self._key(names[0])))
 
@@ -212,15 +212,15 @@ class Story:
         grace = seconds(terms.get("grace", "0s"))
         return self._do(core.rotate(*self._key(names[0]), grace))
 
-    def suspend(self, names, terms) -> str:
+    def suspend(self, names, _terms) -> str:
         """Stop a key or an account."""
         return self._switch(names[0], accounts.suspend, keys.suspend)
 
-    def resume(self, names, terms) -> str:
+    def resume(self, names, _terms) -> str:
         """Let a key or an account work again."""
         return self._switch(names[0], accounts.resume, keys.resume)
 
-    def close(self, names, terms) -> str:
+    def close(self, names, _terms) -> str:
         """Close an account."""
         return self._switch(names[0], accounts.close, None)
 
@@ -260,12 +260,12 @@ class Story:
         given = {name: True for name in ("estimated", "interrupted") if name in terms}
         return self._do(core.settle(*self._key(key), request, usage_of(terms), **given))
 
-    def release(self, names, terms) -> str:
+    def release(self, names, _terms) -> str:
         """Give a reservation back."""
         key, request = names
         return self._do(core.release(*self._key(key), request))
 
-    def rate(self, names, terms) -> str:
+    def rate(self, names, _terms) -> str:
         """Price what was unpriced."""
         (request,) = names
         unpriced = next(
@@ -278,14 +278,16 @@ class Story:
 
     # Questions: answered from the events alone, but for what credit decides.
 
-    def spend(self, names, terms) -> str:
+    def spend(self, names, _terms) -> str:
         """Sum what a key was charged, by whatever paid."""
         _, key = self._key(names[0])
         charged = (e.RequestRecorded, e.RequestSettled, e.RequestRated)
         total = sum(
             parse_pico(event.body.charge)
             for event in self.backend.log
-            if isinstance(event.body, charged) and event.envelope.key_id == key and event.body.charge
+            if isinstance(event.body, charged)
+            and event.envelope.key_id == key
+            and event.body.charge
         )
         return f"{format_pico(total)} USD"
 
@@ -349,7 +351,7 @@ def answer(outcome: Outcome) -> str:
     return " and ".join(said(event.body) for event in outcome.events) or "nothing new"
 
 
-def said(body: e.AnyEvent) -> str:  # noqa: PLR0911
+def said(body: e.AnyEvent) -> str:  # noqa: C901, PLR0911
     """Say an event."""
     match body:
         case e.RequestRecorded() | e.RequestSettled() | e.RequestRated():

@@ -50,7 +50,7 @@ def test_a_story_comes_true_in_the_core_and_in_postgresql(path, stored) -> None:
     """Every line has the outcome that the story says, and the events are the same to the byte.
 
     The writer with its batches, caches and SQL adds nothing to what the pure core decides
-    (Promise 5), and every table says what the events say (Promises 7, 12).
+    (Promise 5), and every table says what the events say (Promise 7, Promise 12).
     """
     core = Core()
     answers = told(path, core)

@@ -7,7 +7,6 @@ import logging
 import re
 import socket
 import subprocess
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -73,7 +72,7 @@ class Listener:
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Let a service with its own database live through what secrets live through."""
     place = tmp_path_factory.mktemp("secrets")
     for parent in (place, *place.parents[:2]):
@@ -101,7 +100,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     with service.log.open("rb") as log:
         words = log.read()
     kept = [(service.home / name).read_text() for name in KEPT]
-    yield Run(
+    return Run(
         home=service.home,
         words=words,
         dump=dump.stdout,
