@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import msgspec
 import structlog
@@ -266,13 +267,9 @@ def _show(secret: str) -> None:
     sys.stdout.flush()
 
 
-def worker(settings: Settings, descriptor: int, leash: int) -> None:
-    """Answer on an inherited socket until SIGTERM."""
-    from api.app import application  # noqa: PLC0415 - the supervisor itself has no need of it
-    from api.surfaces import more  # noqa: PLC0415
-
-    app = application(settings, settings.database_url, more=more)
-    config = uvicorn.Config(
+def configured(app: Any) -> uvicorn.Config:  # noqa: ANN401 - Litestar is not imported here
+    """Say how uvicorn serves an application; ``keyledger bench`` serves its peer the same way."""
+    return uvicorn.Config(
         app,
         loop="uvloop",
         http="httptools",
@@ -286,9 +283,17 @@ def worker(settings: Settings, descriptor: int, leash: int) -> None:
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
+
+
+def worker(settings: Settings, descriptor: int, leash: int) -> None:
+    """Answer on an inherited socket until SIGTERM."""
+    from api.app import application  # noqa: PLC0415 - the supervisor itself has no need of it
+    from api.surfaces import more  # noqa: PLC0415
+
+    app = application(settings, settings.database_url, more=more)
     listening = socket.socket(fileno=descriptor)
     threading.Thread(target=_end_with, args=(leash,), daemon=True).start()
-    uvicorn.Server(config).run(sockets=[listening])
+    uvicorn.Server(configured(app)).run(sockets=[listening])
 
 
 def _end_with(leash: int) -> None:

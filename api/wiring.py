@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from psycopg import AsyncConnection
-from psycopg_pool import AsyncConnectionPool
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from api import settings as configured
 from api.auth import Gate, Logins
@@ -30,6 +30,8 @@ from projections.registry import INLINE
 POOL_MAX = 8
 """Connections for reads per process; each lane has one more for writing."""
 POOL_WAITING_MAX = 200
+START_ATTEMPTS = 6
+"""At a first connection, five seconds each."""
 RECONNECT_SECONDS = 5
 """After so long a connection is given up; the next read tries anew, without a growing pause."""
 CHECK_SILENCE_SECONDS = 2
@@ -88,8 +90,9 @@ class Services:
             check=_check,
             open=False,
         )
-        await pool.open(wait=True, timeout=30)
+        await pool.open()
         try:
+            await _reach(pool)
             return await cls._open(settings, url, info, pool)
         except BaseException:
             await pool.close()
@@ -141,6 +144,15 @@ class Services:
         self.stopping = True
         await self.writer.stop()
         await self.pool.close()
+
+
+async def _reach(pool: AsyncConnectionPool) -> None:
+    """Wait for a first connection: the database may be starting."""
+    for _ in range(START_ATTEMPTS):
+        with contextlib.suppress(PoolTimeout):
+            async with pool.connection():
+                return
+    raise IncompatibleDatabase("The database is out of reach.")
 
 
 async def _check(connection: AsyncConnection) -> None:

@@ -8,6 +8,7 @@ Whoever rewrites every event from some point on, and all heads, is found by seal
 
 import multiprocessing
 import os
+import struct
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from functools import partial
@@ -163,13 +164,16 @@ def read(
 
 
 def hash_of(lane: int, row: Row, previous: bytes) -> bytes:
-    """Recompute an event's hash from its stored bytes."""
+    """Recompute an event's hash from its stored bytes; empty: no event can have such columns."""
     seq, recorded_at, occurred_at, version, _, schema_version, name, account, key, _, raw, _ = row
     recorded_at += _POSTGRES_EPOCH
     occurred_at += _POSTGRES_EPOCH
-    packed = codec.pack_envelope(
-        lane, seq, account, version, recorded_at, occurred_at, key, schema_version, name
-    )
+    try:
+        packed = codec.pack_envelope(
+            lane, seq, account, version, recorded_at, occurred_at, key, schema_version, name
+        )
+    except struct.error:
+        return b""
     return codec.event_hash(previous, packed, raw)
 
 
@@ -310,7 +314,7 @@ class _Walk:
     def _read(self, row: Row) -> e.AnyEvent | None:
         try:
             return codec.decode(row.type.decode(), row.schema_version, row.payload)
-        except LedgerCorrupt as error:
+        except (LedgerCorrupt, KeyError) as error:  # KeyError: of no version there ever was
             self.find(
                 row.lane_seq,
                 "payload_cannot_be_read",
@@ -452,7 +456,7 @@ def _taken(
     for found in connection.execute(store.FIND_EVENTS, (lane, seqs), binary=True):
         try:
             event = store.stored(found).recorded
-        except LedgerCorrupt:
+        except (LedgerCorrupt, KeyError):
             continue  # found already, at its position
         hashed = _opened(event.envelope.account_id, event.body)
         if hashed is not None:

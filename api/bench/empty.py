@@ -16,7 +16,7 @@ import msgspec
 import uvicorn
 from litestar import Litestar, get, post
 
-from api.serve import BACKLOG, GRACE_SECONDS, KEEP_ALIVE_SECONDS
+from api.serve import BACKLOG, configured
 
 CHECK_SECONDS = 1
 
@@ -43,22 +43,8 @@ async def ready() -> None:
 def serve(descriptor: int) -> None:
     """Answer on an inherited socket until SIGTERM, or until the supervisor is gone."""
     app = Litestar([empty, bare, ready], openapi_config=None, logging_config=None)
-    config = uvicorn.Config(
-        app,
-        loop="uvloop",
-        http="httptools",
-        ws="none",
-        lifespan="on",
-        access_log=False,
-        log_config=None,
-        server_header=False,
-        proxy_headers=False,
-        backlog=BACKLOG,
-        timeout_keep_alive=KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=GRACE_SECONDS,
-    )
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
-    uvicorn.Server(config).run(sockets=[socket.socket(fileno=descriptor)])
+    uvicorn.Server(configured(app)).run(sockets=[socket.socket(fileno=descriptor)])
 
 
 def _end_with(parent: int) -> None:

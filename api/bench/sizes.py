@@ -34,9 +34,9 @@ QUICK = Sizes(
     seconds=1,
     warmup_seconds=0.2,
     connections=8,
-    keys=20,
-    accounts=4,
-    batch=200,
+    keys=10,
+    accounts=2,
+    batch=100,
     batches=2,
     scale=1,
 )

@@ -66,7 +66,12 @@ def _is_there(module: str) -> bool:
         return False
 
 
-@click.command(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+EPILOG = """Commands find the service by KEYLEDGER_URL and prove the operator by
+KEYLEDGER_ADMIN_SECRET; report, audit and db go to the database itself, by KEYLEDGER_DATABASE_URL or
+KEYLEDGER_HOME. keyledger serve --help lists all variables."""
+
+
+@click.command(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]}, epilog=EPILOG)
 @click.version_option(package_name="keyledger")
 def cli() -> None:
     """Keyledger meters, limits and bills the use of an AI API, and can prove every amount."""

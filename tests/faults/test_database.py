@@ -16,6 +16,8 @@ import psycopg
 import pytest
 import rig
 
+from ledger.ids import parse_id
+
 pytestmark = pytest.mark.faults
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts a small disk")
@@ -35,7 +37,7 @@ def service(
 ) -> Iterator[rig.Service]:
     """Give a service whose processes outlive every fault of this module."""
     home = tmp_path_factory.mktemp("weak") / "k"
-    with rig.Service(home, workers=2, KEYLEDGER_DATABASE_URL=server.url(name)) as service:
+    with rig.Service(home, KEYLEDGER_DATABASE_URL=server.url(name)) as service:
         before = service.workers()
         yield service
         assert service.workers() == before, service.words()
@@ -146,35 +148,35 @@ def resident_mebibytes(pid: int) -> int:
 
 
 def test_a_full_queue_refuses_before_it_accepts(
-    server: rig.Postgres, tmp_path: Path, database: Callable[[], str]
+    server: rig.Postgres, name: str, service: rig.Service, subject: Subject
 ) -> None:
     """Backpressure: beyond QUEUE_MAX nothing is accepted; all that was accepted is answered."""
-    name, batch, calls = database(), 2_000, 24
-    with (
-        rig.Service(tmp_path / "k", KEYLEDGER_DATABASE_URL=server.url(name)) as service,
-        rig.subject(service) as (client, _, key),
-    ):
-        rig.answered(client.post("/usage", json=rig.usage(key, "first")))
+    client, account, key = subject
+    batch, calls = 2_000, 24
 
-        def call(number: int) -> httpx.Response:
-            items = [rig.usage(key, f"q-{number}-{n}") for n in range(batch)]
-            return client.post("/usage", json=items)
+    def call(number: int) -> httpx.Response:
+        items = [rig.usage(key, f"q-{number}-{n}") for n in range(batch)]
+        return client.post("/usage", json=items)
 
-        with ThreadPoolExecutor(calls) as pool, held(server, name):
-            waiting = [pool.submit(call, number) for number in range(calls)]
-            # Refused while the lane is still held: those need not wait for it.
-            rig.until(lambda: sum(each.done() for each in waiting) >= calls - 12, within=30)
-            peak = resident_mebibytes(service.workers()[0])
-            early = [each.result() for each in waiting if each.done()]
-        answers = [each.result() for each in waiting]
+    with ThreadPoolExecutor(calls) as pool, held(server, name):
+        waiting = [pool.submit(call, number) for number in range(calls)]
+        # Refused while the lane is still held: those need not wait for it.
+        rig.until(lambda: sum(each.done() for each in waiting) >= calls - 12, within=30)
+        peak = resident_mebibytes(service.workers()[0])
+        early = [each.result() for each in waiting if each.done()]
+    answers = [each.result() for each in waiting]
     full = [answer for answer in early if answer.json().get("code") == "queue_is_full"]
     assert full
     assert all(map(rig.is_refused_for_now, full))
     accepted = [answer for answer in answers if answer.status_code == 200]
     assert 0 < len(accepted) * batch <= QUEUE_MAX + 2_000
     good = sum(answer.json()["recorded"] for answer in accepted)
-    stored = server.ask(name, "SELECT count(*) FROM events WHERE type = 'request_recorded'")
-    assert stored == [(good + 1,)]
+    stored = server.ask(
+        name,
+        "SELECT count(*) FROM events WHERE type = 'request_recorded' AND account_id = %s",
+        (parse_id("acct", account),),
+    )
+    assert stored == [(good + 1,)], "those accepted and the subject's first"
     assert peak < 400
 
 
@@ -248,33 +250,28 @@ _RECORDED = "SELECT payload ->> 'request_id' FROM events WHERE type = 'request_r
 
 
 def test_a_missing_partition_refuses_until_it_is_there(
-    server: rig.Postgres, tmp_path: Path, database: Callable[[], str]
+    server: rig.Postgres, name: str, service: rig.Service, subject: Subject
 ) -> None:
     """Promise 13, month's end: no partition for now is 503, and the job's own call mends it."""
-    name = database()
-    with (
-        rig.Service(tmp_path / "k", KEYLEDGER_DATABASE_URL=server.url(name)) as service,
-        rig.subject(service) as (client, _, key),
-    ):
-        parts = server.ask(
-            name, "SELECT relid::text FROM pg_partition_tree('events') WHERE isleaf ORDER BY 1"
-        )
-        assert len(parts) == 4, "this month and three ahead"
-        this_month = parts[0][0]
-        server.ask(name, f"ALTER TABLE events DETACH PARTITION {this_month}")
-        server.ask(name, f"ALTER TABLE {this_month} RENAME TO past")
-        answers = [client.post("/usage", json=rig.usage(key, f"p-{n}")) for n in range(3)]
-        assert all(map(rig.is_refused_for_now, answers)), [each.text for each in answers]
-        many = client.post("/usage", json=[rig.usage(key, f"p-m-{n}") for n in range(50)])
-        assert {item["problem"]["status"] for item in many.json()["results"]} == {503}
-        # As the job does it, under the service's own role.
-        made = server.ask(
-            name,
-            "SET ROLE keyledger_app;"
-            " SELECT create_events_partition(date_trunc('month', now())::date)",
-        )
-        assert made == [(True,)]
-        rig.answered(client.post("/usage", json=rig.usage(key, "p-0")))
+    client, _, key = subject
+    parts = server.ask(
+        name, "SELECT relid::text FROM pg_partition_tree('events') WHERE isleaf ORDER BY 1"
+    )
+    assert len(parts) == 4, "this month and three ahead"
+    this_month = parts[0][0]
+    server.ask(name, f"ALTER TABLE events DETACH PARTITION {this_month}")
+    server.ask(name, f"ALTER TABLE {this_month} RENAME TO past")
+    answers = [client.post("/usage", json=rig.usage(key, f"p-{n}")) for n in range(3)]
+    assert all(map(rig.is_refused_for_now, answers)), [each.text for each in answers]
+    many = client.post("/usage", json=[rig.usage(key, f"p-m-{n}") for n in range(50)])
+    assert {item["problem"]["status"] for item in many.json()["results"]} == {503}
+    # As the job does it, under the service's own role.
+    made = server.ask(
+        name,
+        "SET ROLE keyledger_app; SELECT create_events_partition(date_trunc('month', now())::date)",
+    )
+    assert made == [(True,)]
+    rig.answered(client.post("/usage", json=rig.usage(key, "p-0")))
     assert "Traceback" not in service.words()
 
 
@@ -282,10 +279,10 @@ def test_a_missing_partition_refuses_until_it_is_there(
     reason="create_events_partition waits for every reader, and every writer waits for it",
 )
 def test_partitions_are_made_ahead_without_stopping_writers(
-    server: rig.Postgres, tmp_path: Path, database: Callable[[], str]
+    server: rig.Postgres, name: str, subject: Subject
 ) -> None:
     """J6: the job makes next months' partitions while a long read and the load go on."""
-    name = database()
+    client, _, key = subject
     done: list[Any] = []
 
     def make() -> None:
@@ -293,12 +290,7 @@ def test_partitions_are_made_ahead_without_stopping_writers(
             done.append(server.ask(name, _MAKE_PARTITION))
 
     maker = threading.Thread(target=make)
-    with (
-        rig.Service(tmp_path / "k", KEYLEDGER_DATABASE_URL=server.url(name)) as service,
-        rig.subject(service) as (client, _, key),
-        server.connect(name) as reader,
-        reader.transaction(),
-    ):
+    with server.connect(name) as reader, reader.transaction():
         reader.execute("SELECT count(*) FROM events")
         maker.start()
         time.sleep(0.3)

@@ -111,6 +111,27 @@ def test_the_same_request_on_both_hosts_charges_once(hosts: Hosts) -> None:
     assert [replayed for _, replayed in answers].count(False) == 1
 
 
+def test_many_writers_on_few_keys_never_deadlock(
+    server: rig.Postgres, name: str, hosts: Hosts
+) -> None:
+    """J6: 64 writers on 8 keys of both lanes; the database counts no deadlock."""
+    keys = []
+    with hosts[0].client() as client:
+        for _ in range(4):
+            account = rig.open_account(client, overdraft={"USD": "unlimited"})
+            keys += [rig.issue(client, account)["key_id"] for _ in range(2)]
+
+    def record(number: int) -> int:
+        with hosts[number % 2].client() as client:
+            items = [rig.usage(key, f"j-{number}-{key}") for key in keys[:: 1 - 2 * (number % 2)]]
+            return rig.answered(client.post("/usage", json=items))["recorded"]
+
+    with ThreadPoolExecutor(64) as pool:
+        assert set(pool.map(record, range(128))) == {8}
+    sql = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
+    assert server.ask(name, sql) == [(0,)]
+
+
 def test_a_revocation_on_one_host_bites_on_the_other(hosts: Hosts) -> None:
     """Promise 6, G1: after the revocation is answered no process accepts the key."""
     with rig.subject(hosts[0]) as (client, account, _):

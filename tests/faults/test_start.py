@@ -163,3 +163,22 @@ def test_an_orphaned_worker_ends_at_once(
         service.start()
         with rig.subject(service) as (client, _, key):
             rig.answered(client.post("/usage", json=rig.usage(key, "after")))
+
+
+def test_a_database_that_does_not_come_up_is_tried_again(tmp_path: Path) -> None:
+    """Promise 13: while the embedded server cannot start the service refuses; then it goes on."""
+    for parent in (tmp_path, *tmp_path.parents[:2]):
+        parent.chmod(parent.stat().st_mode | 0o011)
+    with rig.Service(tmp_path / "k") as service, rig.subject(service) as (client, _, key):
+        server = EmbeddedPostgres(service.home / "postgres")
+        version = service.home / "postgres" / "data" / "PG_VERSION"
+        pid = server._postmaster()
+        assert pid is not None
+        version.rename(version.with_name("away"))
+        rig.end(pid)
+        time.sleep(3)
+        assert rig.is_refused_for_now(client.post("/usage", json=rig.usage(key, "down")))
+        version.with_name("away").rename(version)
+        body = rig.usage(key, "up")
+        rig.until(lambda: client.post("/usage", json=body).status_code == 200, within=20)
+    assert service.process.returncode == 0

@@ -142,6 +142,9 @@ def test_white_space_in_a_payload_is_found(told: Told) -> None:
         ("occurred_at = occurred_at - interval '1 day'", ("hash_differs", "hash")),
         ("key_id = gen_random_uuid()", ("hash_differs", "hash")),
         ("schema_version = 2", ("hash_differs", "hash")),
+        ("schema_version = 0", ("hash_differs", "hash")),
+        ("schema_version = -1", ("hash_differs", "hash")),
+        ("occurred_at = 'infinity'", ("hash_differs", "hash")),
         ("hash = sha256('forged')", ("hash_differs", "hash")),
     ],
 )

@@ -164,6 +164,24 @@ def test_a_thousand_refusals_in_a_second_are_three_events_at_most(database_url) 
     assert refused[0].count == 1
 
 
+def test_stopping_while_refusals_are_decided_loses_none(database_url) -> None:
+    """A process that ends in the middle of a batch still writes what that batch held back (C3)."""
+    rules = (e.LimitRule(kind="requests", window="day", ceiling="0"),)
+    account, key, commands = an_account(database_url, limits=rules)
+    prepared(database_url, *commands)
+
+    async def run() -> None:
+        async with writing(database_url) as writer:
+            made = [core.record(account, key, f"r{n}", USAGE) for n in range(200)]
+            answered = asyncio.create_task(writer.submit(made))
+            await asyncio.sleep(0)
+        assert len(await answered) == 200
+
+    asyncio.run(run())
+    refused = [event.body for event in events_of(database_url)]
+    assert sum(body.count for body in refused if isinstance(body, e.RequestRefused)) == 200
+
+
 def test_refusals_held_back_are_written_without_another_request(database_url) -> None:
     """A second later the count is in the log although nobody asked again."""
     rules = (e.LimitRule(kind="requests", window="day", ceiling="0"),)

@@ -26,7 +26,9 @@ bounded = settings(
 )
 
 steps = st.tuples(
-    st.integers(0, 1_000),  # how long after the one before, in thousandths of the longest gap
+    # How long after the one before, in thousandths of the longest gap: often next to nothing,
+    # or nearly a whole window.
+    st.one_of(st.integers(0, 30), st.integers(940, 1_000), st.integers(0, 1_000)),
     st.sampled_from(["record", "record", "reserve", "settle", "release"]),
     st.integers(1, 12),
 )
@@ -71,7 +73,11 @@ class Trace:
 
 @pytest.mark.parametrize("kind", ["requests", "tokens"])
 @pytest.mark.parametrize("scope", ["key", "account"])
-@given(trace=traces, seconds=st.sampled_from([1, 7, 60, 3_600]), ceiling=st.integers(1, 25))
+@given(
+    trace=traces,
+    seconds=st.sampled_from([1, 7, 60, 3_600]),
+    ceiling=st.one_of(st.integers(1, 3), st.integers(1, 25)),
+)
 @bounded
 def test_no_interval_holds_more_than_a_rolling_limit(kind, scope, trace, seconds, ceiling) -> None:
     """Every (t − W, t] holds at most the limit (Promise 5, H1, H2, H4).
@@ -83,8 +89,7 @@ def test_no_interval_holds_more_than_a_rolling_limit(kind, scope, trace, seconds
     rule = e.LimitRule(kind=kind, window=f"rolling:{seconds}", ceiling=str(ceiling))
     played = Trace(rule, core.START, scope)
     for gap, what, tokens in trace:
-        # Gaps from none to half a window.
-        played.core.at += width * gap // 2_000
+        played.core.at += width * gap // 1_000
         earlier = played.entries()
         outcome = played.step(what, tokens)
         if outcome is None:
