@@ -20,6 +20,8 @@ BATCH_MAX = 10_000
 
 # Matches every string of valid JSON in turn.
 _STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+# The same where there is no escape, with the colon that makes a string a key.
+_PLAIN_STRINGS = re.compile(rb'"([^"]*)"\s*(:?)')
 _PATH = re.compile(r"(?s)(.*?)(?: - at `(key in )?\$\.?(.*)`)?")
 _FIELD = re.compile(r"Object (?:missing required|contains unknown) field `(.*)`", re.DOTALL)
 _SURROGATE = re.compile("[\x00\ud800-\udfff]")
@@ -73,12 +75,7 @@ def check_strict(body: bytes) -> None:
     if body.count(b"{") + body.count(b"[") > DEPTH_MAX:
         _check_depth(body)
     if b"\\" not in body:
-        # Without escapes every other piece between quotation marks is a string.
-        parts = body.split(b'"')
-        after = parts[2::2]
-        keys = [
-            text for text, rest in zip(parts[1::2], after, strict=True) if rest.lstrip()[:1] == b":"
-        ]
+        keys = [text for text, colon in _PLAIN_STRINGS.findall(body) if colon]
         if len(keys) == len(set(keys)):
             return
     _check_exactly(body)

@@ -8,6 +8,7 @@ so that a key id alone finds the lane.
 import hashlib
 import os
 import re
+from functools import lru_cache
 from typing import NewType
 from uuid import UUID
 
@@ -60,6 +61,7 @@ def new_request_id() -> str:
     return f"req_{_uuid7().hex}"
 
 
+@lru_cache(maxsize=65_536)
 def lane_of_account(account_id: UUID, lanes: int) -> int:
     """Give the lane of an account: a stable hash of its id modulo the number of lanes."""
     digest = hashlib.sha256(account_id.bytes).digest()
