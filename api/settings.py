@@ -37,7 +37,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     lanes: int = 2
     host: str = "127.0.0.1"
     port: int = 8321
-    workers: int = 2
+    workers: int = 1
     upstream_url: str = ""
     upstream_key: str = ""
 
@@ -57,7 +57,7 @@ VARIABLES: Mapping[str, str] = {
     "KEYLEDGER_LANES": "Lanes of a database about to be created; fixed from then on; default 2.",
     "KEYLEDGER_HOST": "Address to listen on; default 127.0.0.1.",
     "KEYLEDGER_PORT": "Port to listen on; default 8321; 0: any that is free.",
-    "KEYLEDGER_WORKERS": "Worker processes; default: one per processor, at most 4.",
+    "KEYLEDGER_WORKERS": "Worker processes; default 1. More pay off where the lanes outnumber the processors.",
     "KEYLEDGER_UPSTREAM_URL": "OpenAI-compatible service behind the gateway; unset: a sample.",
     "KEYLEDGER_UPSTREAM_KEY": "What the gateway shows to that service.",
 }
@@ -81,9 +81,7 @@ def from_environment(environment: Mapping[str, str]) -> Settings:
         lanes=_whole(environment, "KEYLEDGER_LANES", 2, 1, 4096),
         host=get("KEYLEDGER_HOST", "127.0.0.1"),
         port=_whole(environment, "KEYLEDGER_PORT", 8321, 0, PORT_MAX),
-        workers=_whole(
-            environment, "KEYLEDGER_WORKERS", min(os.cpu_count() or 1, 4), 1, WORKERS_MAX
-        ),
+        workers=_whole(environment, "KEYLEDGER_WORKERS", 1, 1, WORKERS_MAX),
         upstream_url=get("KEYLEDGER_UPSTREAM_URL", ""),
         upstream_key=get("KEYLEDGER_UPSTREAM_KEY", ""),
     )

@@ -1,8 +1,4 @@
-"""Which projections there are, in the order they are read back and written down.
-
-What others hang on comes first; spend comes before credits, which forget emptied lots as they
-write them, and with them which asset those were of.
-"""
+"""Which projections there are, in the order they are read back: first what others hang on."""
 
 from types import ModuleType
 from typing import cast

@@ -13,9 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted(
-    path
-    for package in ("ledger", "projections", "api")
-    for path in (ROOT / package).rglob("*.py")
+    path for package in ("ledger", "projections", "api") for path in (ROOT / package).rglob("*.py")
 )
 
 FLOATS_ALLOWED = {
@@ -107,10 +105,7 @@ def divisions(tree: ast.AST, _lines: list[str]) -> Iterator[Finding]:
 def starts_as_sql(node: ast.expr) -> bool:
     """Tell whether a string, formatted or not, begins like a statement."""
     match node:
-        case (
-            ast.Constant(value=str(text))
-            | ast.JoinedStr(values=[ast.Constant(value=text), *_])
-        ):
+        case ast.Constant(value=str(text)) | ast.JoinedStr(values=[ast.Constant(value=text), *_]):
             return bool(SQL.match(text))
     return False
 
@@ -119,9 +114,7 @@ def built_sql(tree: ast.AST, lines: list[str]) -> Iterator[Finding]:
     """Find SQL put together as a string, where no line says why that is safe."""
     for node in ast.walk(tree):
         match node:
-            case ast.JoinedStr() if any(
-                isinstance(v, ast.FormattedValue) for v in node.values
-            ):
+            case ast.JoinedStr() if any(isinstance(v, ast.FormattedValue) for v in node.values):
                 text: ast.expr = node
             case ast.BinOp(op=ast.Add() | ast.Mod(), left=text):
                 pass
@@ -130,9 +123,7 @@ def built_sql(tree: ast.AST, lines: list[str]) -> Iterator[Finding]:
             case _:
                 continue
         written = lines[node.lineno - 1 : node.end_lineno]
-        if starts_as_sql(text) and not any(
-            re.search(r"# sql-ok: \S", line) for line in written
-        ):
+        if starts_as_sql(text) and not any(re.search(r"# sql-ok: \S", line) for line in written):
             yield node.lineno, "SQL built from strings without `# sql-ok: why`"
 
 

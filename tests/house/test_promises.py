@@ -22,9 +22,7 @@ def held() -> set[int]:
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
                 said = f"{node.name} {ast.get_docstring(node) or ''}"
-                named |= {
-                    int(n) for n in re.findall(r"promise[_ ](\d+)", said, re.IGNORECASE)
-                }
+                named |= {int(n) for n in re.findall(r"promise[_ ](\d+)", said, re.IGNORECASE)}
     return named
 
 

@@ -147,9 +147,7 @@ def test_a_server_is_durable_and_closed_and_takes_settings(
 
 
 @pytest.fixture(scope="module")
-def shared(
-    made: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[EmbeddedPostgres]:
+def shared(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
     """Give one running server to the tests that only look at it."""
     home = copied(made, tmp_path_factory.mktemp("shared") / "home")
     asked = {
@@ -312,9 +310,7 @@ def test_a_start_gives_up_when_another_holds_the_start_lock(home: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["x" * 90, "a, b", "it's $HOME"])
-def test_a_home_of_any_name_gets_a_usable_socket(
-    made: Path, tmp_path: Path, name: str
-) -> None:
+def test_a_home_of_any_name_gets_a_usable_socket(made: Path, tmp_path: Path, name: str) -> None:
     """Where a path is too long for a socket or holds a comma, the socket is elsewhere."""
     home = copied(made, tmp_path / name)
     with server_at(home) as server:
