@@ -57,7 +57,7 @@ VARIABLES: Mapping[str, str] = {
     "KEYLEDGER_LANES": "Lanes of a database about to be created; fixed from then on; default 2.",
     "KEYLEDGER_HOST": "Address to listen on; default 127.0.0.1.",
     "KEYLEDGER_PORT": "Port to listen on; default 8321; 0: any that is free.",
-    "KEYLEDGER_WORKERS": "Worker processes; default 1. More pay off where the lanes outnumber the processors.",
+    "KEYLEDGER_WORKERS": "Worker processes; default 1. More pay where there are more processors.",
     "KEYLEDGER_UPSTREAM_URL": "OpenAI-compatible service behind the gateway; unset: a sample.",
     "KEYLEDGER_UPSTREAM_KEY": "What the gateway shows to that service.",
 }

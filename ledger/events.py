@@ -72,7 +72,7 @@ class AccountOpened(Event, frozen=True, kw_only=True, omit_defaults=True):
     """Assets in the order they pay, at par with the rate card's asset."""
     rate_card: str = "standard"
     overdraft: dict[str, str] = {}
-    """Asset → declared overdraft; ``unlimited`` for no bound. That of the asset a price is in counts."""
+    """Asset → declared overdraft, or ``unlimited``. That of the asset a price is in counts."""
     unpriced: str = "refuse"
     """What becomes of usage without a price: ``refuse`` or ``record``."""
     limits: tuple[LimitRule, ...] = ()
