@@ -6,6 +6,7 @@ caller allows one, at most twelve decimal places.
 
 import re
 from decimal import Decimal
+from functools import lru_cache
 from typing import NamedTuple
 
 PLACES = 12
@@ -35,6 +36,7 @@ class InvalidAmount(ValueError):
     """The amount is not a plain decimal with at most twelve places."""
 
 
+@lru_cache(maxsize=8_192)
 def parse_pico(text: str, *, signed: bool = False) -> int:
     """Read a plain decimal string as pico.
 

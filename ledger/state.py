@@ -481,7 +481,12 @@ def _add_used(counters: dict[str, Counter], limit: Limit, quantity: int, at: Ins
     counter = counters.get(limit.limit_id)
     if counter is None:
         counter = counters[limit.limit_id] = Counter()
-    counter.add_used(limit.window.bucket(at), quantity, limit.window.first(at))
+    bucket = limit.window.bucket(at)
+    if bucket in counter.used:
+        # Only a new bucket makes room for itself, so only then is it asked which are past.
+        counter.used[bucket] += quantity
+    else:
+        counter.add_used(bucket, quantity, limit.window.first(at))
 
 
 def _count(

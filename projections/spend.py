@@ -9,6 +9,8 @@ from functools import lru_cache
 from typing import LiteralString, NamedTuple
 from uuid import UUID
 
+from msgspec.structs import astuple
+
 from ledger import events as e
 from ledger.arrays import Array, Dates, Int8s, Texts, Uuids
 from ledger.batch import Changes, Load, Wanted
@@ -57,7 +59,8 @@ class Sums:
 
 def quantities(usage: Usage) -> list[tuple[str, int]]:
     """Give the classes that were used, with how much."""
-    return [(name, units) for name in CLASSES if (units := getattr(usage, name))]
+    units = zip(CLASSES, astuple(usage), strict=True)
+    return [(name, quantity) for name, quantity in units if quantity]
 
 
 def sums_of(events: list[Recorded], state: LaneState) -> dict[Line, Sums]:
