@@ -39,6 +39,7 @@ MODULES = (accounts, keys, credit, usage, prices, reports, sessions)
 
 UNREACHABLE = (
     psycopg.OperationalError,
+    psycopg.errors.ReadOnlySqlTransaction,
     psycopg.InterfaceError,
     PoolTimeout,
     PoolClosed,

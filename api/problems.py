@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from ledger import errors
+from ledger import errors, secrets
 from ledger.clock import Instant, format_instant
 from ledger.money import format_pico
 
@@ -227,8 +227,9 @@ def limit_members(error: errors.LimitIsReached) -> dict[str, Any]:
 
 
 def encode(problem: Problem) -> bytes:
-    """Write a problem as its body."""
-    return msgspec.json.encode(document(problem))
+    """Write a problem as its body. What was sent is named in it, but never a secret."""
+    text = msgspec.json.encode(document(problem)).decode()
+    return secrets.ANY_SECRET.sub(secrets.REDACTED, text).encode()
 
 
 def document(problem: Problem) -> dict[str, Any]:

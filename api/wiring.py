@@ -30,7 +30,7 @@ from projections.registry import INLINE
 POOL_MAX = 8
 """Connections for reads per process; each lane has one more for writing."""
 POOL_WAITING_MAX = 200
-START_ATTEMPTS = 6
+START_ATTEMPTS = 3
 """At a first connection, five seconds each."""
 RECONNECT_SECONDS = 5
 """After so long a connection is given up; the next read tries anew, without a growing pause."""

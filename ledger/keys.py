@@ -21,6 +21,7 @@ from ledger.errors import (
     VersionIsOutdated,
 )
 from ledger.limits import compile_rules, require
+from ledger.secrets import ANY_SECRET
 from ledger.state import Account, Key
 
 NAME_MAX = 255
@@ -88,6 +89,17 @@ def check_name(name: str) -> None:
     """
     if not name.strip() or len(name) > NAME_MAX:
         raise InvalidField("name", f"1 to {NAME_MAX} characters, not blank")
+    require_no_secret("name", name)
+
+
+def require_no_secret(field: str, text: str) -> None:
+    """Refuse a secret sent where it would be written down for ever (promise 11).
+
+    Raises:
+        InvalidField: There is one in the text.
+    """
+    if ANY_SECRET.search(text) is not None:
+        raise InvalidField(field, "holds a key's secret")
 
 
 def issue(account: Account | None, terms: e.KeyIssued, *, at: Instant) -> list[e.AnyEvent]:

@@ -24,7 +24,7 @@ from ledger.errors import (
     RequestIsClosed,
 )
 from ledger.ids import REQUEST_ID_MAX, KeyId
-from ledger.keys import require_model, require_scope, require_usable
+from ledger.keys import require_model, require_no_secret, require_scope, require_usable
 from ledger.limits import require
 from ledger.money import format_pico
 from ledger.ratecards import RateCards, reference_of
@@ -328,6 +328,8 @@ def _require_admissible(
         raise InvalidField("request_id", f"1 to {REQUEST_ID_MAX} characters")
     if not 1 <= len(command.model) <= MODEL_MAX:
         raise InvalidField("model", f"1 to {MODEL_MAX} characters")
+    require_no_secret("request_id", command.request_id)
+    require_no_secret("model", command.model)
     if isinstance(command, Record) and command.delivered:
         # Delivered already: a key that ended since does not undo what was used.
         if facts.key is None:

@@ -42,6 +42,7 @@ ANY_SECRET = re.compile(
     r"|pk_live_[0-9a-f]{32}|sk-bve-[0-9a-f]{64}"
 )
 """Finds secrets in text, for redaction and for tests that look for leaks."""
+REDACTED = "[redacted]"
 
 
 def format_of(dialect: str, *, admin: bool = False) -> Format:

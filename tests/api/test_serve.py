@@ -16,6 +16,7 @@ import pytest
 from api import logs, settings
 from api.settings import InvalidSetting, from_environment
 from ledger import secrets
+from ledger.secrets import REDACTED
 
 ADDRESS_WAIT_SECONDS = 60
 
@@ -192,4 +193,4 @@ def test_promise_11_no_secret_passes_into_a_log_line() -> None:
     }
     shown = repr(logs.redact(None, "", line))
     assert secret not in shown
-    assert shown.count(logs.HIDDEN) == 5
+    assert shown.count(REDACTED) == 5

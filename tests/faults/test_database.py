@@ -275,9 +275,6 @@ def test_a_missing_partition_refuses_until_it_is_there(
     assert "Traceback" not in service.words()
 
 
-@pytest.mark.xfail(
-    reason="create_events_partition waits for every reader, and every writer waits for it",
-)
 def test_partitions_are_made_ahead_without_stopping_writers(
     server: rig.Postgres, name: str, subject: Subject
 ) -> None:

@@ -1,5 +1,6 @@
 """The connection between service and database breaks at every place it can break at."""
 
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -37,15 +38,17 @@ class Setting(NamedTuple):
 @pytest.fixture(scope="module")
 def setting(server: rig.Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setting]:
     """Give a service behind a proxy, with an account and a key that have spent something."""
-    server.create("proxied", rig.TEMPLATE)
+    # Tests of a module may come back to a worker after others: each time a database of its own.
+    name = f"proxied_{os.urandom(4).hex()}"
+    server.create(name, rig.TEMPLATE)
     between = proxy.Proxy(server.port)
-    url = server.url("proxied", port=between.port)
+    url = server.url(name, port=between.port)
     home: Path = tmp_path_factory.mktemp("network") / "k"
     with (
         rig.Service(home, KEYLEDGER_DATABASE_URL=url) as service,
         rig.subject(service) as (client, _, key),
     ):
-        found = Setting(server, "proxied", between, service, client, key)
+        found = Setting(server, name, between, service, client, key)
         rig.answered(found.record("warm"))
         yield found
     between.stop()

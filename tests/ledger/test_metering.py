@@ -5,6 +5,7 @@ from datetime import timedelta
 import pytest
 
 from ledger import events as e
+from ledger import keys, metering, secrets
 from ledger.batch import Outcome
 from ledger.errors import (
     AccountIsClosed,
@@ -27,6 +28,7 @@ from ledger.errors import (
 )
 from ledger.money import PICO_PER_UNIT
 from ledger.pricing import ConditionPrice, ModelPrice, charge
+from ledger.ratecards import RateCards
 from ledger.usage import QUANTITY_MAX, Usage
 from tests.properties import core
 from tests.properties.core import START, Core, a_card, account_id, key_id
@@ -546,3 +548,17 @@ def test_the_largest_usage_is_priced_without_overflow() -> None:
     world = a_world(grant="", overdraft={"USD": "unlimited"})
     (made,) = world.do(core.record(A, K, "r1", Usage(input=QUANTITY_MAX, output=QUANTITY_MAX)))
     assert made.charge == "750000"
+
+
+def test_promise_11_a_secret_is_not_taken_as_a_name() -> None:
+    """Promise 11: what is stored for ever (request id, model, a key's name) holds no secret."""
+    secret = secrets.generate(secrets.format_of("bve"))
+    nothing = metering.Facts(None, None, RateCards(), None, None)
+    for field, values in {"request_id": (f"x {secret}", "m"), "model": ("x", secret)}.items():
+        command = metering.Record(request_id=values[0], model=values[1], usage=Usage(input=1))
+        with pytest.raises(InvalidField) as refused:
+            metering.record(nothing, command, key_id=key_id(1), at=START)
+        assert refused.value.field == field
+    with pytest.raises(InvalidField, match="holds a key's secret"):
+        keys.check_name(f"my {secret}")
+    keys.check_name("sk-bve-not-a-secret")

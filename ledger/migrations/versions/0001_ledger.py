@@ -355,8 +355,13 @@ BEGIN
     IF to_regclass('keyledger.' || part) IS NOT NULL THEN
         RETURN false;
     END IF;
-    EXECUTE format('CREATE TABLE keyledger.%I PARTITION OF keyledger.events'
+    -- Attached, not created in place: that would wait for every reader, and every writer for it.
+    EXECUTE format('CREATE TABLE keyledger.%I (LIKE keyledger.events INCLUDING ALL,'
+        ' CONSTRAINT event_is_of_this_month CHECK (recorded_at >= %L AND recorded_at < %L))',
+        part, start, finish);
+    EXECUTE format('ALTER TABLE keyledger.events ATTACH PARTITION keyledger.%I'
         ' FOR VALUES FROM (%L) TO (%L)', part, start, finish);
+    EXECUTE format('ALTER TABLE keyledger.%I DROP CONSTRAINT event_is_of_this_month', part);
     EXECUTE format('ALTER TABLE keyledger.%I ENABLE ALWAYS TRIGGER events_are_append_only',
         part);
     EXECUTE format('CREATE TRIGGER events_are_not_truncated BEFORE TRUNCATE ON keyledger.%I'
