@@ -287,7 +287,8 @@ class Batch:
         self._cards = cards
         self._now = now
         self._gaps: list[int] = []
-        self._new_requests: dict[UUID, int] = {}
+        self._new_requests: dict[UUID, tuple[int, int]] = {}
+        """Request hash → positions of its first event and of the one that closed it, or 0."""
         self._closed_requests: dict[UUID, int] = {}
         self._also: list[Statement] = []
 
@@ -379,10 +380,13 @@ class Batch:
         if command.closes:
             first = self.known[hashed].first
             self.known[hashed] = Known(first, recorded)
-            self._closed_requests[hashed] = seq
+            if hashed in self._new_requests:
+                self._new_requests[hashed] = (first.envelope.lane_seq, seq)
+            else:
+                self._closed_requests[hashed] = seq
         else:
             self.known[hashed] = Known(recorded)
-            self._new_requests[hashed] = seq
+            self._new_requests[hashed] = (seq, 0)
 
     def _store_reply(self, idempotency: Idempotency, recorded: list[Recorded]) -> None:
         reply = idempotency.reply(recorded)
@@ -444,7 +448,7 @@ class Batch:
         return not self.changes.events and not self._also
 
     def statements(self, projections: Sequence[Inline]) -> list[Statement]:
-        """Give everything to write, head first: whoever holds its lock writes the lane."""
+        """Give everything to write."""
         state, lane, events = self.state, self.lane, self.changes.events
         made: list[Statement] = []
         if events:
@@ -453,12 +457,10 @@ class Batch:
             made.append(store.insert_events(lane, events, self._gaps))
             made.append(self._account_heads())
         if self._new_requests:
-            hashes, seqs = self._new_requests.keys(), self._new_requests.values()
-            made.append((store.INSERT_REQUESTS, (lane, arrays.Uuids(hashes), arrays.Int8s(seqs))))
+            made.append((store.INSERT_REQUESTS, (lane, *self._new_request_columns())))
         if self._closed_requests:
             hashes, seqs = self._closed_requests.keys(), self._closed_requests.values()
             made.append((store.CLOSE_REQUESTS, (arrays.Uuids(hashes), arrays.Int8s(seqs), lane)))
-        made.extend(self._also)
         for projection in projections:
             made.extend(projection.save(lane, state, self.changes))
         # Not before: several projections ask what became of a lot.
@@ -466,7 +468,15 @@ class Batch:
             account = state.accounts[account_id]
             account.touched.clear()
             account.drained.clear()
-        return made
+        return [*self._also, store.combined(made)] if made else self._also
+
+    def _new_request_columns(self) -> tuple[arrays.Array, ...]:
+        positions = self._new_requests.values()
+        return (
+            arrays.Uuids(self._new_requests),
+            arrays.Int8s(first for first, _ in positions),
+            arrays.Int8s(last for _, last in positions),
+        )
 
     def _account_heads(self) -> Statement:
         accounts = [self.state.accounts[found] for found in self.changes.accounts]

@@ -59,17 +59,20 @@ OWNED_AFTER = 20
 """Batches without a foreign append after which a lane loads only what its copy lacks."""
 DUE_MAX = 500
 
-DUE: LiteralString = (
-    "(SELECT 'reservation', request_hash, account_id, key_id FROM reservations"
+PAST: LiteralString = (
+    "SELECT 'request', request_hash, NULL::uuid, NULL::uuid, lane_seq, last_seq FROM request_ids"
+    " WHERE lane = %(lane)s AND request_hash = ANY(%(requests)s)"
+    " UNION ALL (SELECT 'reservation', request_hash, account_id, key_id, NULL, NULL"
+    " FROM reservations"
     " WHERE lane = %(lane)s AND expires_at <= %(at)s ORDER BY expires_at LIMIT %(most)s)"
-    " UNION ALL (SELECT 'key', key_id, account_id, key_id FROM keys"
+    " UNION ALL (SELECT 'key', key_id, account_id, key_id, NULL, NULL FROM keys"
     " WHERE lane = %(lane)s AND expires_at <= %(at)s AND status IN ('active', 'suspended')"
     " AND expires_at IS NOT NULL ORDER BY expires_at LIMIT %(most)s)"
-    " UNION ALL (SELECT 'lot', account_id, account_id, NULL FROM lots"
+    " UNION ALL (SELECT 'lot', account_id, account_id, NULL, NULL, NULL FROM lots"
     " WHERE lane = %(lane)s AND expires_at <= %(at)s AND status = 'open'"
     " AND expires_at IS NOT NULL ORDER BY expires_at LIMIT %(most)s)"
 )
-"""What ran out: reservations, keys, lots."""
+"""Request ids that were used before, and what ran out: reservations, keys, lots."""
 
 Connect = Callable[[], Awaitable[AsyncConnection]]
 
@@ -299,31 +302,31 @@ class Lane:
     ) -> "_Asked":
         requests = arrays.Uuids(c.request_hash for c in commands if c.request_hash)
         replies = arrays.Uuids(c.idempotency.key_hash for c in commands if c.idempotency)
-        due = {"lane": self.lane, "at": self._now(), "most": DUE_MAX}
+        past = {"lane": self.lane, "at": self._now(), "most": DUE_MAX, "requests": requests}
         questions: list[tuple[LiteralString, Any]] = [
+            # First and by itself: what is read after it sees what was committed before it.
             (store.LOCK_HEAD, (self.lane,)),
-            (store.COUNT_RATE_CARDS, ()),
-            (DUE, due),
-            (store.FIND_REQUESTS, (self.lane, requests)),
-            (store.FIND_REPLIES, (self.lane, replies)),
+            (PAST, past),
             *((load.sql, load.parameters) for load in loads),
         ]
+        if any(command.idempotency for command in commands):
+            questions.append((store.FIND_REPLIES, (self.lane, replies)))
         async with connection.pipeline():
             await connection.execute("BEGIN")
             cursors = [
                 await connection.execute(sql, parameters, binary=True)
                 for sql, parameters in questions
             ]
-        heads, cards, ran_out, known, replied, *loaded = [
-            await cursor.fetchall() for cursor in cursors
-        ]
+        heads, found, *loaded = [await cursor.fetchall() for cursor in cursors]
         if not heads:
             message = f"Lane {self.lane} has no head."
             raise LedgerCorrupt(message, lane=self.lane)
-        seq, epoch, chain, last = heads[0]
+        seq, epoch, chain, last, cards = heads[0]
         head = Head(seq, epoch, bytes(chain), last)
-        pairs = list(zip(loads, loaded, strict=True))
-        return _Asked(head, cards[0][0], ran_out, known, replied, pairs)
+        replied = loaded.pop() if len(loaded) > len(loads) else []
+        known = [(row[1], row[4], row[5]) for row in found if row[0] == "request"]
+        due = [row[:4] for row in found if row[0] != "request"]
+        return _Asked(head, cards, due, known, replied, list(zip(loads, loaded, strict=True)))
 
     def _fenced(self, copy: LaneState | None, head: Head) -> LaneState:
         """Give the copy if it stands where the head stands, else a blank state."""
