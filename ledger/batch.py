@@ -290,7 +290,8 @@ class Batch:
         self._new_requests: dict[UUID, tuple[int, int]] = {}
         """Request hash → positions of its first event and of the one that closed it, or 0."""
         self._closed_requests: dict[UUID, int] = {}
-        self._also: list[Statement] = []
+        self.also: list[Statement] = []
+        """Rows of side tables."""
 
     def decide(self, commands: Iterable[Command], refusals: RefusalLog) -> None:
         """Decide each command; a refusal is an outcome like any other."""
@@ -327,7 +328,7 @@ class Batch:
             if hashed is not None:
                 self._note_request(command, hashed, recorded[0])
             if command.also is not None:
-                self._also.extend(command.also(recorded))
+                self.also.extend(command.also(recorded))
         if idempotency is not None:
             self._store_reply(idempotency, recorded)
         return Outcome(recorded, replay, state.seq)
@@ -399,7 +400,7 @@ class Batch:
             reply.decode(),
             self._next_instant(),
         )
-        self._also.append((store.INSERT_REPLY, parameters))
+        self.also.append((store.INSERT_REPLY, parameters))
 
     def _note_refusal(self, command: Command, refusal: Refused, log: RefusalLog) -> None:
         key = self._own_key(command)
@@ -445,10 +446,10 @@ class Batch:
     @property
     def is_empty(self) -> bool:
         """Whether there is nothing to write."""
-        return not self.changes.events and not self._also
+        return not self.changes.events and not self.also
 
-    def statements(self, projections: Sequence[Inline]) -> list[Statement]:
-        """Give everything to write."""
+    def statement(self, projections: Sequence[Inline]) -> Statement | None:
+        """Give everything to write beside ``also``, as one statement for a raw cursor."""
         state, lane, events = self.state, self.lane, self.changes.events
         made: list[Statement] = []
         if events:
@@ -468,7 +469,7 @@ class Batch:
             account = state.accounts[account_id]
             account.touched.clear()
             account.drained.clear()
-        return [*self._also, store.combined(made)] if made else self._also
+        return store.combined(made) if made else None
 
     def _new_request_columns(self) -> tuple[arrays.Array, ...]:
         positions = self._new_requests.values()

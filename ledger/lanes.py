@@ -18,7 +18,7 @@ from uuid import UUID
 import msgspec
 import psycopg
 import structlog
-from psycopg import AsyncConnection
+from psycopg import AsyncConnection, AsyncRawCursor
 from psycopg.rows import TupleRow
 
 from ledger import arrays, clock, store
@@ -230,8 +230,11 @@ class Lane:
         """Second round trip: append, move the projections, commit."""
         try:
             async with connection.pipeline():
-                for sql, parameters in batch.statements(self._projections):
+                for sql, parameters in batch.also:
                     await connection.execute(sql, parameters)
+                everything = batch.statement(self._projections)
+                if everything is not None:
+                    await AsyncRawCursor(connection).execute(*everything, prepare=True)
                 await connection.execute("COMMIT")
         except (psycopg.errors.SerializationFailure, psycopg.errors.DeadlockDetected):
             raise

@@ -90,6 +90,8 @@ def combined(statements: Sequence[Statement]) -> Statement:
     """Give one statement that does what several do, which touch no row in common.
 
     A batch writes some nine tables; sent one by one, their sending costs more than their work.
+    It is for a raw cursor, with numbered parameters: psycopg reads a text as long as this anew
+    each time to number them.
     """
     sql = _joined(tuple(text for text, _ in statements))
     return sql, [value for _, parameters in statements for value in parameters]
@@ -98,7 +100,8 @@ def combined(statements: Sequence[Statement]) -> Statement:
 @lru_cache(maxsize=1_024)
 def _joined(texts: tuple[LiteralString, ...]) -> LiteralString:
     parts = ", ".join(f"part_{number} AS ({text})" for number, text in enumerate(texts))
-    return f"WITH {parts} SELECT"  # sql-ok: constants of ours, side by side
+    first, *others = f"WITH {parts} SELECT".split("%s")  # sql-ok: constants of ours
+    return first + "".join(f"${place}{text}" for place, text in enumerate(others, 1))
 
 
 class Head(NamedTuple):

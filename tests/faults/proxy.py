@@ -97,7 +97,7 @@ class _Link:
             name, text = body.split(b"\0", 2)[:2]
             if text == b"COMMIT":
                 self.commits.add(name)
-            elif text.startswith(b"INSERT INTO events"):
+            elif b"INSERT INTO events" in text:
                 self.appends.add(name)
         elif kind == b"B":
             name = body.split(b"\0", 2)[1]
