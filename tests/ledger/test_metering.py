@@ -557,7 +557,7 @@ def test_promise_11_a_secret_is_not_taken_as_a_name() -> None:
     for field, values in {"request_id": (f"x {secret}", "m"), "model": ("x", secret)}.items():
         command = metering.Record(request_id=values[0], model=values[1], usage=Usage(input=1))
         with pytest.raises(InvalidField) as refused:
-            metering.record(nothing, command, key_id=key_id(1), at=START)
+            metering.record(nothing, command, key_id=key_id("K1"), at=START)
         assert refused.value.field == field
     with pytest.raises(InvalidField, match="holds a key's secret"):
         keys.check_name(f"my {secret}")
