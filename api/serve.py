@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import contextlib
 import os
+import select
 import shutil
 import signal
 import socket
@@ -115,12 +116,20 @@ class Supervisor:
         self.address = ""
         """Where it listens, once it does: ``http://127.0.0.1:8321``."""
         self.workers: list[Worker] = []
-        self._stop = threading.Event()
+        self._stopping = False
+        self._asleep, self._alarm = os.pipe()
         self.ready = threading.Event()
 
     def stop(self) -> None:
-        """Ask for the end."""
-        self._stop.set()
+        """Ask for the end. A signal's handler may: an Event's lock could be held under it."""
+        self._stopping = True
+        os.write(self._alarm, b".")
+
+    def _sleep(self, seconds: float) -> bool:
+        """Wait a while, less when asked to end; tell whether that was asked."""
+        if not self._stopping:
+            select.select([self._asleep], [], [], seconds)
+        return self._stopping
 
     def run(self) -> None:
         """Serve until asked to end.
@@ -145,7 +154,7 @@ class Supervisor:
                 worker.start(descriptors)
             log.info("listening", address=self.address, workers=len(self.workers))
             self.ready.set()
-            while not self._stop.wait(CHECK_SECONDS):
+            while not self._sleep(CHECK_SECONDS):
                 _keep(ensure_running)
                 for worker in self.workers:
                     worker.tend(descriptors)

@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,8 +14,8 @@ from typing import Any
 import httpx
 import pytest
 
-from api import logs, settings
-from api.settings import InvalidSetting, from_environment
+from api import logs, serve, settings
+from api.settings import InvalidSetting, Settings, from_environment
 from ledger import secrets
 from ledger.secrets import REDACTED
 
@@ -194,3 +195,20 @@ def test_promise_11_no_secret_passes_into_a_log_line() -> None:
     shown = repr(logs.redact(None, "", line))
     assert secret not in shown
     assert shown.count(REDACTED) == 5
+
+
+def test_a_supervisor_stops_however_often_it_is_asked() -> None:
+    """A handler that interrupts another one's call must not wait for a lock it holds."""
+    asking = serve.Supervisor(Settings())
+    before = signal.signal(signal.SIGUSR1, lambda *_: asking.stop())
+    try:
+        kill = threading.Thread(
+            target=lambda: [os.kill(os.getpid(), signal.SIGUSR1) for _ in range(500)]
+        )
+        kill.start()
+        while not asking._sleep(1):
+            pass
+        kill.join(10)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert asking._stopping
