@@ -18,7 +18,10 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+WIDTH_MIN = 100
+"""Narrower terminals wrap a line themselves: an amount that is cut off is worse."""
 out = Console(highlight=False, soft_wrap=False)
+out.width = max(out.width, WIDTH_MIN)
 err = Console(stderr=True, highlight=False)
 
 SHRUNK = 12
@@ -56,7 +59,7 @@ def table(
     for place, name in enumerate(columns):
         values = [row[place] for row in found]
         right = any(isinstance(value, int | Decimal) for value in values)
-        width = max(_width(values), len(name))
+        width = max(_width(values if last is None else [*values, last[place]]), len(name))
         grid.add_column(
             name,
             justify="right" if right else "left",
