@@ -30,13 +30,14 @@ from ledger.ids import (
     new_account_id,
     new_key_id,
     new_member_id,
+    rating_id,
     request_hash,
 )
 from ledger.lanes import Writer
 from ledger.limits import compile_rules
 from ledger.metering import Facts, Known, Made
 from ledger.money import Amount, InvalidAmount, format_pico
-from ledger.pricing import InvalidRateCard, RateCard, canonical
+from ledger.pricing import RateCard, canonical
 from ledger.ratecards import RateCards
 from ledger.state import Key, LaneState, advance, evolve
 from ledger.store import Statement
@@ -105,8 +106,6 @@ class _Change:
         self._facts, self._at = facts, at
         try:
             made = self._rule(facts, at)
-        except InvalidRateCard as error:
-            raise InvalidField(error.field, error.message) from error
         except InvalidAmount as error:
             raise InvalidField("amount", str(error)) from error
         if not made:
@@ -706,7 +705,7 @@ class Ledger:
         """Price a request that had no price; tell whether it has one now."""
         body = unpriced.body
         assert isinstance(body, e.RequestRecorded | e.RequestSettled)
-        marker = f"\0rate/{unpriced.envelope.lane_seq}"
+        marker = rating_id(unpriced.envelope.lane_seq)
 
         def decide(facts: Facts, at: Instant) -> Made:
             # The marker is a request id that no caller can send: a request is rated once for ever.

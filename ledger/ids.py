@@ -79,6 +79,14 @@ def request_hash(account_id: UUID, request_id: str) -> UUID:
     return UUID(bytes=hashlib.sha256(material).digest()[:16])
 
 
+def rating_id(rated_seq: int) -> str:
+    """Give the request id under which a rating of the event at a position happens once.
+
+    No caller can send it: it begins with NUL.
+    """
+    return f"\0rate/{rated_seq}"
+
+
 def format_id(prefix: str, value: UUID) -> str:
     """Write an id as ``key_0190…``: prefix, underscore, 32 hexadecimal digits."""
     return f"{prefix}_{value.hex}"

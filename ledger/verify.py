@@ -27,7 +27,7 @@ from ledger import events as e
 from ledger.clock import from_microseconds
 from ledger.codec import GENESIS
 from ledger.errors import LedgerCorrupt
-from ledger.ids import OPERATOR_ACCOUNT, AccountId, lane_of_account, request_hash
+from ledger.ids import OPERATOR_ACCOUNT, AccountId, lane_of_account, rating_id, request_hash
 from ledger.money import InvalidAmount
 from ledger.pricing import RateCard
 
@@ -475,7 +475,7 @@ def _opened(account_id: UUID, body: e.AnyEvent) -> UUID | None:
             return request_hash(account_id, body.request_id)
         case e.RequestRated():
             # The marker under which a request is rated once for ever; no caller can send it.
-            return request_hash(account_id, f"\0rate/{body.rated_seq}")
+            return request_hash(account_id, rating_id(body.rated_seq))
         case _:
             return None
 

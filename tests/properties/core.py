@@ -18,7 +18,7 @@ from ledger.batch import Batch, Command, Outcome, RefusalLog
 from ledger.clock import EARLIEST, Instant
 from ledger.codec import Recorded
 from ledger.errors import Refused
-from ledger.ids import OPERATOR_ACCOUNT, AccountId, KeyId
+from ledger.ids import OPERATOR_ACCOUNT, AccountId, KeyId, rating_id
 from ledger.pricing import ModelPrice, RateCard
 from ledger.ratecards import RateCards
 from ledger.state import LaneState, advance, evolve
@@ -281,6 +281,6 @@ def rate(account: AccountId, key: KeyId | None, unpriced: Recorded) -> Command:
         account,
         lambda facts, at: (metering.rate(facts, unpriced, by="system", at=at), None),
         key_id=key,
-        request_id=f"\0rate/{unpriced.envelope.lane_seq}",
+        request_id=rating_id(unpriced.envelope.lane_seq),
         occurred_at=unpriced.envelope.occurred_at,
     )
