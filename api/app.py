@@ -7,46 +7,43 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
-from urllib.parse import unquote
 
-import psycopg
 import structlog
 from litestar import Litestar, Request, Response
 from litestar.exceptions import HTTPException
 from litestar.handlers import ASGIRouteHandler
-from litestar.types import ASGIApp, Receive, Scope, Send
-from psycopg_pool import PoolTimeout, TooManyRequests
-from psycopg_pool.errors import PoolClosed
+from litestar.types import ASGIApp, ExceptionHandlersMap, Receive, Scope, Send
 
 from api import metrics, problems, reading
-from api.auth import Caller, may
+from api.auth import NOBODY, Caller, may
 from api.exchange import Answer, Call, problem_answer
+from api.front import Front, dialect_documents
 from api.health import health_routes
 from api.openapi import document
-from api.operator import accounts, credit, keys, prices, reports, sessions, usage
-from api.operator.routing import PREFIX, ROUTES, Ask, Route
+from api.operator import (
+    accounts,
+    characters,
+    credit,
+    credit_ledger,
+    keys,
+    prices,
+    reports,
+    sessions,
+    usage,
+)
+from api.operator.routing import ROUTES, Ask, Route
 from api.problems import Problem
 from api.settings import Settings
-from api.wiring import Services
+from api.surface.paths import Paths
+from api.wiring import UNREACHABLE, Services
 from ledger import clock
 from ledger.errors import LedgerCorrupt, LedgerError, LedgerUnavailable
 from ledger.ids import new_request_id
 
 log = structlog.get_logger("keyledger.api")
 
-MODULES = (accounts, keys, credit, usage, prices, reports, sessions)
+MODULES = (accounts, keys, credit, credit_ledger, usage, prices, reports, characters, sessions)
 """Importing them fills ``ROUTES``."""
-
-UNREACHABLE = (
-    psycopg.OperationalError,
-    psycopg.errors.ReadOnlySqlTransaction,
-    psycopg.InterfaceError,
-    PoolTimeout,
-    PoolClosed,
-    TooManyRequests,
-    OSError,
-)
-"""The database cannot be asked now: the request is refused with 503 (promise 13)."""
 
 Serves = Callable[[], Services]
 
@@ -80,7 +77,11 @@ class Endpoint:
         services = self._services()
         ask: Ask[Any] | None = None
         try:
-            ask = Ask(services, await self._caller(route, call, services), call, route.operation)
+            caller = NOBODY
+            if not route.public:
+                caller = await services.gate.caller(call.header(b"authorization"))
+                _require_role(caller, route.operation)
+            ask = Ask(services, caller, call, route.operation)
             if route.decoder is not None:
                 ask.body = reading.decode(route.decoder, await call.body())
             return await route.handler(ask)
@@ -98,14 +99,10 @@ class Endpoint:
         except Exception as error:  # last-resort: a client is told nothing of our insides
             return _logged(route.operation, error)
 
-    @staticmethod
-    async def _caller(route: Route, call: Call, services: Services) -> Caller:
-        if route.public:
-            return Caller("nobody", "nobody")
-        caller = await services.gate.caller(call.header(b"authorization"))
-        if not may(caller, route.operation):
-            raise problems.forbidden(route.operation, caller.role)
-        return caller
+
+def _require_role(caller: Caller, operation: str) -> None:
+    if not may(caller, operation):
+        raise problems.forbidden(operation, caller.role)
 
 
 def _logged(operation: str, error: Exception) -> Answer:
@@ -126,7 +123,7 @@ def _method_not_allowed(allow: str) -> Problem:
 
 
 class Router:
-    """Finds the endpoint of a path by its segments; fixed ones go before parameters.
+    """Finds the endpoint of a path.
 
     Litestar 2.25 cannot give path parameters to raw ASGI handlers of HTTP requests (it looks them
     up by method and keeps them under ``asgi``), so the API is one mount. It also reads the path as
@@ -135,56 +132,36 @@ class Router:
 
     def __init__(self, routes: Sequence[Route], services: Serves) -> None:
         """Take every route."""
-        self._root = _Node()
+        self._paths: Paths[Endpoint] = Paths()
         by_path: dict[str, list[Route]] = {}
         for route in routes:
             by_path.setdefault(route.path, []).append(route)
         for path, found in by_path.items():
-            self._add(path, Endpoint(found, services))
-
-    def _add(self, path: str, endpoint: ASGIApp) -> None:
-        node = self._root
-        for segment in path.split("/")[1:]:
-            if segment.startswith("{"):
-                if node.parameter is None:
-                    node.parameter = (segment[1:-1], _Node())
-                node = node.parameter[1]
-            else:
-                node = node.fixed.setdefault(segment, _Node())
-        node.endpoint = endpoint
+            self._paths.add(path, Endpoint(found, services))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Hand a request to its endpoint."""
-        parameters: dict[str, str] = {}
-        node: _Node | None = self._root
-        raw: bytes = scope["raw_path"]
-        for segment in raw.partition(b"?")[0].decode("latin-1").split("/")[1:]:
-            if node is None:
-                break
-            node = node.next(segment, parameters)
-        if node is None or node.endpoint is None:
+        endpoint, scope["path_params"] = self._paths.find(scope["raw_path"])
+        if endpoint is None:
             await problem_answer(problems.not_found()).send(send)
             return
-        scope["path_params"] = parameters
-        await node.endpoint(scope, receive, send)
+        await endpoint(scope, receive, send)
 
 
-class _Node:
-    """A place in the tree of paths."""
+class Mounted(ASGIRouteHandler):
+    """A raw ASGI handler.
 
-    __slots__ = ("endpoint", "fixed", "parameter")
+    Litestar 2.25 gathers a handler's exception handlers from every layer for each request, though
+    they are the same each time.
+    """
 
-    def __init__(self) -> None:
-        self.fixed: dict[str, _Node] = {}
-        self.parameter: tuple[str, _Node] | None = None
-        self.endpoint: ASGIApp | None = None
+    _gathered: "ExceptionHandlersMap | None" = None
 
-    def next(self, segment: str, parameters: dict[str, str]) -> "_Node | None":
-        found = self.fixed.get(segment)
-        if found is None and self.parameter is not None and segment:
-            name, found = self.parameter
-            parameters[name] = unquote(segment, errors="surrogateescape")
-        return found
+    def resolve_exception_handlers(self) -> ExceptionHandlersMap:
+        """Gather them once."""
+        if self._gathered is None:
+            self._gathered = super().resolve_exception_handlers()
+        return self._gathered
 
 
 def mounted(path: str, app: ASGIApp, *, is_mount: bool = False) -> ASGIRouteHandler:
@@ -193,7 +170,7 @@ def mounted(path: str, app: ASGIApp, *, is_mount: bool = False) -> ASGIRouteHand
     async def handle(scope: Scope, receive: Receive, send: Send) -> None:
         await app(scope, receive, send)
 
-    return ASGIRouteHandler(path, copy_scope=False, is_mount=is_mount)(handle)
+    return Mounted(path, copy_scope=False, is_mount=is_mount)(handle)
 
 
 def on_http_error(_request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
@@ -226,10 +203,9 @@ def application(
     settings: Settings,
     url: str,
     *,
-    more: Callable[[Serves], Sequence[Any]] | None = None,
     jobs: bool = True,
 ) -> Litestar:
-    """Put the application together. ``more`` gives further route handlers: dialects, gateway."""
+    """Put the application together."""
     held: list[Services] = []
 
     def services() -> Services:
@@ -254,15 +230,14 @@ def application(
                 await runner.stop()
             await opened.close()
 
-    described = document(ROUTES)
-    handlers: list[Any] = [
-        mounted(PREFIX, Router(ROUTES, services), is_mount=True),
-        *(mounted(path, app) for path, app in health_routes(services, described)),
-    ]
-    if more is not None:
-        handlers.extend(more(services))
+    documents = {"/openapi.json": document(ROUTES), **dialect_documents()}
+    # One mount for all: of several, Litestar 2.25 tries "/" first.
+    front = Front(services, native=Router(ROUTES, services))
     return Litestar(
-        handlers,
+        [
+            mounted("/", front, is_mount=True),
+            *(mounted(path, app) for path, app in health_routes(services, documents)),
+        ],
         lifespan=[lifespan],
         openapi_config=None,
         exception_handlers={HTTPException: on_http_error, Exception: on_any_error},

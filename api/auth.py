@@ -22,6 +22,7 @@ from psycopg_pool import AsyncConnectionPool
 from api.problems import forbidden, invalid, unauthenticated
 from ledger import clock
 from ledger.clock import Instant
+from ledger.errors import LoginIsTaken
 from ledger.ids import AccountId, InvalidId, format_id, new_request_id, parse_id
 from projections import reads
 
@@ -72,9 +73,12 @@ PERMISSIONS: Mapping[str, frozenset[str]] = {
     "list_grants": _READ,
     "void_grant": _NOBODY,
     "adjust": _NOBODY,
+    "set_allowance": _NOBODY,
+    "list_allowances": _READ,
     "get_balances": _ALL,
     "get_spend": _READ,
     "list_events": _READ,
+    "list_credit_ledger": _READ,
     "list_refusals": _READ,
     "record_usage": _NOBODY,
     "reserve_request": _NOBODY,
@@ -87,6 +91,16 @@ PERMISSIONS: Mapping[str, frozenset[str]] = {
     "get_rate_card": _ALL,
     "get_rate_card_version": _ALL,
     "diff_rate_cards": _ALL,
+    "create_character": _KEYS,
+    "list_characters": _ALL,
+    "get_character": _ALL,
+    "find_character": _ALL,
+    "change_character": _KEYS,
+    "publish_character": _KEYS,
+    "withdraw_character": _KEYS,
+    "delete_character": _KEYS,
+    "note_chat": _KEYS,
+    "get_recent_chat": _ALL,
     "list_lanes": _NOBODY,
     "list_lane_events": _NOBODY,
     "get_event": _NOBODY,
@@ -113,6 +127,8 @@ class Caller(NamedTuple):
 
 
 THE_OPERATOR = Caller(OPERATOR, OPERATOR)
+NOBODY = Caller("nobody", "nobody")
+"""Who asks on a public route."""
 
 
 def may(caller: Caller, operation: str) -> bool:
@@ -126,6 +142,15 @@ class Tokens(NamedTuple):
     access_token: str
     expires_in: int
     refresh_token: str
+
+
+class LoggedIn(NamedTuple):
+    """Who proved their password."""
+
+    account_id: AccountId
+    member: UUID
+    email: str
+    name: str
 
 
 class Gate:
@@ -227,14 +252,34 @@ class Logins:
         self._at_once = asyncio.Semaphore(HASHES_AT_ONCE)
         self._nobodys_hash = self._hasher.hash(random.token_hex(16))
 
-    async def hash(self, password: str) -> str:
-        """Hash a password to keep.
+    @staticmethod
+    def check_password(password: str) -> None:
+        """Refuse a password that cannot be one.
 
         Raises:
             Problem: It is too short or too long.
         """
         if not PASSWORD_MIN <= len(password) <= PASSWORD_MAX:
             raise invalid("password", f"{PASSWORD_MIN} to {PASSWORD_MAX} characters")
+
+    async def require_unknown(self, email: str) -> None:
+        """Refuse an address that somebody logs in with. Of two at once, the ledger takes one.
+
+        Raises:
+            LoginIsTaken: Somebody does.
+        """
+        async with self._pool.connection() as connection:
+            rows = await connection.execute(reads.FIND_LOGIN, (email,))
+            if await rows.fetchone() is not None:
+                raise LoginIsTaken
+
+    async def hash(self, password: str) -> str:
+        """Hash a password to keep.
+
+        Raises:
+            Problem: It is too short or too long.
+        """
+        self.check_password(password)
         async with self._at_once:
             return await asyncio.to_thread(self._hasher.hash, password)
 
@@ -254,14 +299,23 @@ class Logins:
         Raises:
             Problem: 401: the same words and the same time whatever was wrong.
         """
+        found = await self.proven(email, password)
+        family = UUID(bytes=random.token_bytes(16))
+        return await self._tokens(family, email, found.account_id, found.member)
+
+    async def proven(self, email: str, password: str) -> "LoggedIn":
+        """Find who logs in with an address and its password.
+
+        Raises:
+            Problem: 401: the same words and the same time whatever was wrong.
+        """
         async with self._pool.connection() as connection:
             rows = await connection.execute(reads.FIND_LOGIN, (address(email),))
             row = await rows.fetchone()
         matches = await self._matches(row[2] if row else self._nobodys_hash, password)
         if row is None or not matches or not row[3]:
             raise unauthenticated("The address or the password is not right.")
-        family = UUID(bytes=random.token_bytes(16))
-        return await self._tokens(family, email, AccountId(row[1]), row[0])
+        return LoggedIn(AccountId(row[1]), row[0], address(email), row[4])
 
     async def refresh(self, token: str) -> Tokens:
         """Give new tokens for a refresh token, which then is used up.

@@ -6,7 +6,8 @@ body and words its errors in the same way, so all of them are such.
 
 import re
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from functools import lru_cache
+from typing import Any, NamedTuple, cast
 from urllib.parse import parse_qsl
 
 import msgspec
@@ -53,7 +54,7 @@ class Answer:
         self.content_type = content_type
         self.headers: list[tuple[bytes, bytes]] = []
         if position is not None:
-            self.headers.append((b"ledger-position", f"{position.lane}:{position.seq}".encode()))
+            self.headers.append((b"ledger-position", b"%d:%d" % position))
         if headers:
             self.headers.extend(
                 (name.lower().encode("latin-1"), value.encode("latin-1"))
@@ -62,17 +63,14 @@ class Answer:
 
     async def send(self, send: Send, *, head: bool = False) -> None:
         """Send it."""
-        await send(
-            {
-                "type": "http.response.start",
-                "status": self.status,
-                "headers": [
-                    (b"content-type", self.content_type),
-                    (b"content-length", str(len(self.body)).encode()),
-                    *self.headers,
-                ],
-            }
-        )
+        headers = self.headers
+        if self.status != 204:  # noqa: PLR2004 - RFC 9110 §8.6: no length where there is no content
+            headers = [
+                (b"content-type", self.content_type),
+                (b"content-length", b"%d" % len(self.body)),
+                *headers,
+            ]
+        await send({"type": "http.response.start", "status": self.status, "headers": headers})
         body = b"" if head else self.body
         await send({"type": "http.response.body", "body": body, "more_body": False})
 
@@ -98,16 +96,23 @@ def problem_answer(problem: Problem) -> Answer:
     )
 
 
+@lru_cache(maxsize=256)
+def _media_type(value: bytes) -> str:
+    return value.decode("latin-1").partition(";")[0].strip().lower()
+
+
 class Call:
     """What came in."""
 
-    __slots__ = ("_query", "_receive", "scope")
+    __slots__ = ("_headers", "_query", "_receive", "scope")
 
     def __init__(self, scope: Scope, receive: Receive) -> None:
         """Take an ASGI request."""
         self.scope: Any = scope
         self._receive = receive
         self._query: dict[str, str] | None = None
+        # Backwards, so that of several the first stays.
+        self._headers = dict(reversed(cast("list[tuple[bytes, bytes]]", scope["headers"])))
 
     def header(self, name: bytes) -> str | None:
         """Give a header by its lower-case name; None: it is not there.
@@ -115,22 +120,25 @@ class Call:
         Raises:
             Problem: It is there twice.
         """
-        found = None
-        for each, value in self.scope["headers"]:
-            if each == name:
-                if found is not None:
-                    raise Problem(400, "header_is_repeated", f"{name.decode()} is there twice.")
-                found = value
+        headers = self.scope["headers"]
+        if len(self._headers) != len(headers) and [each for each, _ in headers].count(name) > 1:
+            raise Problem(400, "header_is_repeated", f"{name.decode()} is there twice.")
+        found = self._headers.get(name)
         return None if found is None else found.decode("latin-1")
 
     @property
     def content_type(self) -> str:
         """Give the media type without parameters, in lower case."""
-        for name, value in self.scope["headers"]:
-            if name == b"content-type":
-                text: str = value.decode("latin-1")
-                return text.partition(";")[0].strip().lower()
-        return ""
+        return _media_type(self._headers.get(b"content-type", b""))
+
+    @property
+    def client_address(self) -> str:
+        """Give the address of whoever connected: a proxy's where one stands between.
+
+        Empty where it is no network's. What a header says of others is believed from nobody.
+        """
+        client = self.scope.get("client")
+        return client[0] if client else ""
 
     def path(self, name: str) -> str:
         """Give a path parameter."""

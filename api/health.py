@@ -1,7 +1,7 @@
 """Whether this process lives, and whether it can serve."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -81,20 +81,24 @@ Check = Callable[[Services, Call], Any]
 
 
 def health_routes(
-    services: Callable[[], Services], described: bytes
+    services: Callable[[], Services], documents: Mapping[str, bytes]
 ) -> Sequence[tuple[str, ASGIApp]]:
-    """Give the routes outside the native API's prefix."""
-
-    async def document(_services: Services, _call: Call) -> Answer:
-        return Answer(described, content_type=b"application/vnd.oai.openapi+json; version=3.1")
-
+    """Give the routes that no dialect has. ``documents``: path → OpenAPI document."""
     checks: Sequence[tuple[str, Check]] = (
+        ("/health", live),
         ("/health/live", live),
         ("/health/ready", ready),
         ("/metrics", measured),
-        ("/openapi.json", document),
+        *((path, _documented(text)) for path, text in documents.items()),
     )
     return [(path, _reading(check, services)) for path, check in checks]
+
+
+def _documented(text: bytes) -> Check:
+    async def document(_services: Services, _call: Call) -> Answer:
+        return Answer(text, content_type=b"application/vnd.oai.openapi+json; version=3.1")
+
+    return document
 
 
 def _reading(check: Check, services: Callable[[], Services]) -> ASGIApp:

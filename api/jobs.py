@@ -1,7 +1,7 @@
 """What time does, done by one leader among all processes.
 
-It creates partitions, lets lanes write down what ran out, drives catching-up projections and
-prices what had no price.
+It creates partitions, lets lanes write down what ran out, drives catching-up projections, prices
+what had no price and forgets what was said.
 
 Leadership is a lease in a row. Nothing here is needed for a decision to be right: a missing leader
 makes reports old, never admissions wrong.
@@ -20,7 +20,7 @@ from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from api.wiring import Services
 from ledger import clock, store
 from ledger import events as e
-from projections import reads
+from projections import engine, reads
 
 log = structlog.get_logger("keyledger.jobs")
 
@@ -38,6 +38,8 @@ class Job(NamedTuple):
     every: timedelta
     work: Work
     """Does it, and says in a few words what came of it."""
+    due: Callable[[Services], Awaitable[bool]] | None = None
+    """Asks whether there is anything to do; if not, nothing is written down. None: always."""
 
 
 async def create_partitions(services: Services) -> str:
@@ -93,15 +95,19 @@ async def _rate(services: Services, lane: int, seq: int, model: str) -> bool:
 
 
 async def catch_up(services: Services) -> str:
-    """Drive the catching-up projections. The one seam to ``projections.engine``."""
-    try:
-        from projections import engine  # noqa: PLC0415 - it may not exist yet
-    except ImportError:
-        return "no engine"
-    drive = getattr(engine, "catch_up_all", None)
-    if drive is None:
-        return "no engine"
-    return str(await drive(services.url, services.lanes))
+    """Drive the catching-up projections."""
+    return await engine.catch_up_all(services.url, services.lanes)
+
+
+async def is_behind(services: Services) -> bool:
+    """Ask whether a catching-up projection has events to take: one query, nothing locked."""
+    async with services.pool.connection() as connection:
+        return await engine.is_behind(connection)
+
+
+async def grant_allowances(services: Services) -> str:
+    """Grant daily allowances: today's, and soon before midnight tomorrow's."""
+    return f"{await services.allowances.grant_due(clock.now())} granted"
 
 
 async def forget_tokens(services: Services) -> str:
@@ -111,12 +117,32 @@ async def forget_tokens(services: Services) -> str:
     return f"{done.rowcount} gone"
 
 
+async def forget_conversations(services: Services) -> str:
+    """Delete message text that was kept for long enough, and sessions long idle."""
+    messages, sessions = await services.conversations.forget()
+    return f"{messages} messages, {sessions} sessions gone"
+
+
+async def forget_signups(services: Services) -> str:
+    """Delete counts of sign-ups that are over."""
+    return f"{await services.signups.forget(clock.now())} gone"
+
+
+async def forget_wallet_tokens(services: Services) -> str:
+    """Delete used sign-in tokens of wallets that ran out."""
+    return f"{await services.wallets.forget(clock.now())} gone"
+
+
 JOBS: Sequence[Job] = (
     Job("create_partitions", timedelta(minutes=10), create_partitions),
     Job("expire_what_is_due", timedelta(seconds=2), expire_what_is_due),
-    Job("catch_up", timedelta(seconds=1), catch_up),
+    Job("catch_up", timedelta(seconds=1), catch_up, is_behind),
     Job("rate_unpriced", timedelta(seconds=30), rate_unpriced),
+    Job("grant_allowances", timedelta(seconds=30), grant_allowances),
     Job("forget_tokens", timedelta(hours=1), forget_tokens),
+    Job("forget_signups", timedelta(hours=1), forget_signups),
+    Job("forget_wallet_tokens", timedelta(hours=1), forget_wallet_tokens),
+    Job("forget_conversations", timedelta(minutes=10), forget_conversations),
 )
 
 
@@ -173,7 +199,8 @@ class Jobs:
         if not self.leads or self._services.stopping:
             return
         try:
-            await self.run(job)
+            if job.due is None or await job.due(self._services):
+                await self.run(job)
         except Exception as error:  # last-resort: the next run tries again
             log.warning("job_failed", job=job.name, error=str(error))
 

@@ -56,7 +56,7 @@ def configure(level: int = logging.INFO) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
-    for noisy in ("httpx", "uvicorn.access", "alembic"):
+    for noisy in ("httpx", "uvicorn.access", "alembic", "mcp"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     # It warns of each run that is left out because the one before is not done.
     logging.getLogger("apscheduler").setLevel(logging.ERROR)

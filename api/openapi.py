@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from api.auth import PERMISSIONS
+from api.credit_ledger import TYPES
 from api.operator.routing import Route
 from api.problems import CONTENT_TYPE, TITLES, TYPE
 
@@ -16,11 +17,23 @@ PAGES = {
     "limit": ("How many: 1 to 1,000, by default 100.", {"type": "integer", "minimum": 1}),
     "after": ("Where to go on: `next` of the page before.", {"type": "string"}),
     "group_by": ("Some of integration,model,day,key.", {"type": "string"}),
-    "from": ("From this day of UTC on, or this version.", {"type": "string"}),
-    "to": ("Up to this day of UTC, exclusive, or this version.", {"type": "string"}),
+    "from": ("From this day of UTC on, this instant, or this version.", {"type": "string"}),
+    "to": ("Up to this day of UTC or instant, exclusive; or this version.", {"type": "string"}),
     "as_of": ("An instant, RFC 3339.", {"type": "string", "format": "date-time"}),
     "account_id": ("An account.", {"type": "string"}),
     "key_id": ("A key.", {"type": "string"}),
+    "type": (
+        "What kind of movement.",
+        {"type": "string", "enum": list(TYPES)},
+    ),
+    "character": ("Slug of a character.", {"type": "string"}),
+    "model": ("A model as it was booked.", {"type": "string"}),
+    "key": ("Id of a key.", {"type": "string"}),
+    "asset": ("An asset such as CREDIT.", {"type": "string"}),
+    "scope": (
+        "own: the account's characters; usable: those it may talk to.",
+        {"type": "string", "enum": ["own", "usable"]},
+    ),
 }
 
 

@@ -4,9 +4,10 @@ Only here and in ``api.jobs`` do commands come into being. Nothing here knows HT
 decides: decisions are the pure functions of ``ledger``, called inside the lane.
 """
 
+import contextlib
 import hashlib
-from collections.abc import Callable, Sequence
-from datetime import timedelta
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, date, datetime, time, timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -14,14 +15,22 @@ import msgspec
 
 from api import views
 from api.exchange import Position
-from api.resolve import Resolver
+from api.opening import KEY_LIMITS
+from api.resolve import CACHE_MAX, Lru, Resolver
 from ledger import accounts, keys, metering, ratecards, secrets
 from ledger import credits as credit
 from ledger import events as e
 from ledger.batch import Command, Idempotency, Outcome
 from ledger.clock import Instant
 from ledger.codec import GENESIS, Recorded
-from ledger.errors import InvalidField, NoSuchKey, NoSuchRequest, VersionIsOutdated
+from ledger.errors import (
+    InvalidField,
+    NoSuchKey,
+    NoSuchRequest,
+    RequestFailed,
+    RequestIdIsTaken,
+    VersionIsOutdated,
+)
 from ledger.ids import (
     OPERATOR_ACCOUNT,
     AccountId,
@@ -30,6 +39,7 @@ from ledger.ids import (
     new_account_id,
     new_key_id,
     new_member_id,
+    parse_id,
     rating_id,
     request_hash,
 )
@@ -39,12 +49,26 @@ from ledger.metering import Facts, Known, Made
 from ledger.money import Amount, InvalidAmount, format_pico
 from ledger.pricing import RateCard, canonical
 from ledger.ratecards import RateCards
-from ledger.state import Key, LaneState, advance, evolve
+from ledger.state import Account, Key, LaneState, advance, evolve
 from ledger.store import Statement
 from projections import reads
 
 SETTING_MEMBER = "member"
 """Setting that names the member who issued a key; others of the role ``member`` cannot touch it."""
+
+OWN_WINDOW = "rolling:3600"
+"""In which an account may limit its own spending: any hour."""
+
+SETTING_SESSION = "session"
+"""Setting of a key that stands for login sessions; it has no secret and is in no dialect's list."""
+SESSION_NAME = "Web"
+
+SETTING_TYPE = "apiKeyType"
+"""Setting of a venice key: ``INFERENCE`` or ``ADMIN``, which manages the account's keys."""
+ADMIN_TYPE = "ADMIN"
+
+FIXED_SETTINGS = frozenset({SETTING_MEMBER, SETTING_SESSION, SETTING_TYPE})
+"""Given when a key is issued, and never changed: they say what its holder may do."""
 
 _encode = msgspec.json.Encoder().encode
 _canonical = msgspec.json.Encoder(order="deterministic").encode
@@ -76,6 +100,11 @@ class Issued(NamedTuple):
     key: views.KeyView | None
     secret: str | None
 
+    @property
+    def state(self) -> Key:
+        """Give a key just issued, as its first event made it."""
+        return _issued_key(self.done.recorded[0])
+
 
 def fingerprint(operation: str, *parts: str, body: Any = None) -> bytes:  # noqa: ANN401
     """Give the hash of a request in its canonical form. Passwords are left out."""
@@ -84,6 +113,11 @@ def fingerprint(operation: str, *parts: str, body: Any = None) -> bytes:  # noqa
     material = "\n".join((operation, *parts)).encode() + b"\n" + _canonical(body)
     return hashlib.sha256(material).digest()
 
+
+Permits = Callable[[Account, Key, Instant], None]
+"""Raises a refusal where a key may not do what is asked; sees the state before it is admitted."""
+Sees = Callable[[Account, Key, Instant], None]
+"""Is shown the state that a request was admitted into."""
 
 Rule = Callable[[Facts, Instant], list[e.AnyEvent]]
 Render = Callable[[Facts, list[Recorded], Instant], Any]
@@ -121,6 +155,59 @@ class _Change:
         return _encode(self.view)
 
 
+class _Hold:
+    """A reservation on its way through the lane, and what is seen of the state on the way."""
+
+    __slots__ = ("_facts", "_if_priced", "_key_id", "_permits", "_reserve", "_sees")
+
+    def __init__(
+        self,
+        key_id: KeyId,
+        reserve: metering.Reserve,
+        permits: Permits | None,
+        sees: Sees | None,
+        *,
+        if_priced: bool,
+    ) -> None:
+        self._key_id = key_id
+        self._reserve = reserve
+        self._permits = permits
+        self._sees = sees
+        self._if_priced = if_priced
+        self._facts: Facts
+
+    def decide(self, facts: Facts, at: Instant) -> Made:
+        self._facts = facts
+        if (self._permits is not None or self._if_priced) and self._is_free(facts, at):
+            return [], None
+        try:
+            return metering.reserve(facts, self._reserve, key_id=self._key_id, at=at)
+        except InvalidAmount as error:
+            raise InvalidField("usage", "costs more than any amount") from error
+
+    def _is_free(self, facts: Facts, at: Instant) -> bool:
+        """Ask what else may refuse, and tell whether the request is admitted without metering."""
+        key = keys.require_usable(facts.key, at, secret=self._reserve.secret)
+        account = accounts.require_open(facts.account)
+        keys.require_scope(key, self._reserve.scope)
+        if self._permits is not None:
+            self._permits(account, key, at)
+        if not self._if_priced or _has_price(facts.cards, account, key, self._reserve, at):
+            return False
+        if self._sees is not None:
+            self._sees(account, key, at)
+        return True
+
+    def also(self, recorded: list[Recorded]) -> list[Statement]:
+        # Here the state has moved over the reservation.
+        account, key = self._facts.account, self._facts.key
+        assert self._sees is not None
+        assert account is not None
+        assert key is not None
+        self._sees(account, key, recorded[0].envelope.recorded_at)
+        return []
+
+
 class Ledger:
     """All operations, over the writer of this process."""
 
@@ -130,7 +217,7 @@ class Ledger:
         cards: RateCards,
         resolver: Resolver,
         peppers: secrets.Peppers,
-        welcome: Amount | None,
+        welcome: Sequence[Amount],
     ) -> None:
         """Take what operations need."""
         self.writer = writer
@@ -138,6 +225,7 @@ class Ledger:
         self._resolver = resolver
         self._peppers = peppers
         self._welcome = welcome
+        self._session_keys: Lru[tuple[AccountId, str], KeyId] = Lru(CACHE_MAX)
 
     @property
     def lanes(self) -> int:
@@ -200,14 +288,13 @@ class Ledger:
         """Open an account, with the welcome grant and its first owner in the same command."""
         found = self.account_id_for(asked) if account_id is None else account_id
         lane = self.lane_of(found)
-        gift = self._welcome if welcome else None
+        gifts = self._welcome if welcome else ()
 
         def rule(facts: Facts, at: Instant) -> list[e.AnyEvent]:  # noqa: ARG001
             made = accounts.open_account(facts.account, terms)
             if owner is not None:
                 made.append(e.MemberAdded(by=asked.by, member_id=owner.member_id, role="owner"))
-            if gift is not None:
-                made.append(_welcome_event(gift))
+            made.extend(_welcome_event(lot, gift) for lot, gift in enumerate(gifts, 1))
             return made
 
         def render(facts: Facts, recorded: list[Recorded], at: Instant) -> Any:  # noqa: ANN401, ARG001
@@ -258,6 +345,18 @@ class Ledger:
             return accounts.set_limits(facts.account, rules, by=asked.by)
 
         return await self._account_change(asked, account_id, rule, name)
+
+    async def limit_own_spending(
+        self, asked: Asked, account_id: AccountId, ceiling: str | None, *, asset: str
+    ) -> Done:
+        """Set what an account lets itself spend in any hour; None lifts it."""
+
+        def rule(facts: Facts, at: Instant) -> list[e.AnyEvent]:  # noqa: ARG001
+            return accounts.limit_own_spending(
+                facts.account, ceiling, asset=asset, window=OWN_WINDOW, by=asked.by
+            )
+
+        return await self._account_change(asked, account_id, rule, "")
 
     async def suspend_account(
         self, asked: Asked, account_id: AccountId, *, name: str, reason: str = ""
@@ -360,13 +459,15 @@ class Ledger:
         """Issue a key; its secret is in this answer and nowhere else."""
         if terms.dialect not in keys.DIALECTS:
             raise InvalidField("dialect", "must be one of " + ", ".join(keys.DIALECTS))
+        if not terms.limits and terms.dialect in KEY_LIMITS:
+            terms = msgspec.structs.replace(terms, limits=KEY_LIMITS[terms.dialect])
         lane = self.lane_of(account_id)
         secret = secrets.generate(secrets.format_of(terms.dialect, admin=admin))
         key_id = new_key_id(lane)
         hinted = msgspec.structs.replace(terms, hint=secrets.hint_of(secret))
 
         def rule(facts: Facts, at: Instant) -> list[e.AnyEvent]:
-            return keys.issue(facts.account, hinted, at=at)
+            return keys.issue(facts.account, _priced(hinted, facts.cards), at=at)
 
         def render(facts: Facts, recorded: list[Recorded], at: Instant) -> Any:  # noqa: ANN401, ARG001
             return views.key_view(_issued_key(recorded[0]), at)
@@ -377,23 +478,103 @@ class Ledger:
         done, view = await self._change(asked, account_id, rule, render, key_id=key_id, rows=rows)
         return self._with_secret(done, view, secret)
 
+    async def session_key(self, account_id: AccountId, dialect: str) -> KeyId:
+        """Give the key on which a login session's own calls in a dialect are booked.
+
+        It has no secret, so nobody can show it. It is made at first use, once.
+        """
+        key_id = self._session_keys.get((account_id, dialect))
+        if key_id is not None:
+            return key_id
+        # No caller can send a line feed in an Idempotency-Key.
+        asked = Asked("system", f"\nsession/{dialect}", fingerprint("session_key", dialect))
+        terms = e.KeyIssued(
+            by="system",
+            name=SESSION_NAME,
+            dialect=dialect,
+            settings={SETTING_SESSION: dialect},
+        )
+        fresh = new_key_id(self.lane_of(account_id))
+        done, _ = await self._change(
+            asked,
+            account_id,
+            lambda facts, at: keys.issue(facts.account, _priced(terms, facts.cards), at=at),
+            lambda _facts, recorded, at: views.key_view(_issued_key(recorded[0]), at),
+            key_id=fresh,
+        )
+        made = msgspec.json.decode(done.body, type=views.KeyView)
+        key_id = KeyId(parse_id("key", made.key_id))
+        self._session_keys.put((account_id, dialect), key_id)
+        self._resolver.remember(key_id, account_id)
+        return key_id
+
+    async def note_failure(
+        self, account_id: AccountId, key_id: KeyId, *, secret: int | None, model: str = ""
+    ) -> None:
+        """Write down that a request of a key failed outside the ledger; it counts as a failure.
+
+        Quiet where the key may fail as often as it likes.
+
+        Raises:
+            Refused: The key may not act; ``LimitIsReached``: too many of its requests have failed.
+        """
+
+        def decide(facts: Facts, at: Instant) -> Made:
+            key = keys.require_usable(facts.key, at, secret=secret)
+            if not any(limit.kind == "failures" for limit in key.limits.values()):
+                return [], None
+            keys.require_failures_left(key, at)
+            raise RequestFailed
+
+        command = Command(account_id, decide, key_id=key_id, metered=True, model=model)
+        with contextlib.suppress(RequestFailed):
+            await self.writer.submit_one(command)
+
+    async def admit(
+        self, account_id: AccountId, key_id: KeyId, *, secret: int | None, scope: str = ""
+    ) -> None:
+        """Decide in the lane whether a key may act now; a refusal is recorded.
+
+        Raises:
+            Refused: It may not.
+        """
+
+        def decide(facts: Facts, at: Instant) -> Made:
+            key = keys.require_usable(facts.key, at, secret=secret)
+            accounts.require_open(facts.account)
+            keys.require_scope(key, scope)
+            return [], None
+
+        await self.writer.submit_one(Command(account_id, decide, key_id=key_id, metered=True))
+
+    @staticmethod
+    def actor_of_key(key_id: KeyId) -> str:
+        """Name a key as events name who did something."""
+        return f"key:{format_id('key', key_id)}"
+
     async def change_key(
         self,
         asked: Asked,
         key_id: KeyId,
-        changes: keys.Changes,
+        changes: keys.Changes | Callable[[Key], keys.Changes],
         *,
         expected_version: int | None = None,
         only_of: str = "",
     ) -> Done:
-        """Change a key's terms. ``only_of``: a member who may touch no other's keys."""
+        """Change a key's terms. ``only_of``: a member who may touch no other's keys.
+
+        Changes that hang on what the key's terms are now are given as a function of it.
+        """
 
         def rule(facts: Facts, at: Instant) -> list[e.AnyEvent]:
             key = _own(facts.key, only_of)
+            if key is None:
+                raise NoSuchKey
+            made = changes if isinstance(changes, keys.Changes) else changes(key)
             return keys.change(
                 facts.account,
                 key,
-                _keeping_member(key, changes),
+                _keeping_fixed(key, made),
                 by=asked.by,
                 at=at,
                 expected_version=expected_version,
@@ -410,7 +591,7 @@ class Ledger:
 
         def rule(facts: Facts, at: Instant) -> list[e.AnyEvent]:
             key = keys.require_usable(_own(facts.key, only_of), at)
-            admin = key.settings.get("apiKeyType") == "ADMIN"
+            admin = key.settings.get(SETTING_TYPE) == ADMIN_TYPE
             made["secret"] = secrets.generate(secrets.format_of(key.dialect, admin=admin))
             hint = secrets.hint_of(made["secret"])
             return keys.rotate(facts.account, key, hint=hint, grace=grace, by=asked.by, at=at)
@@ -477,6 +658,28 @@ class Ledger:
             lambda _facts, recorded, _at: views.grant_of_event(recorded[0]),
         )
         return done
+
+    async def grant_for_day(
+        self, account_id: AccountId, asset: str, amount: str, day: date
+    ) -> Done:
+        """Grant a daily allowance for a day of UTC, once however often it is asked for.
+
+        The lot is there from the day's first instant to its last; it may be granted ahead.
+        """
+        start = datetime.combine(day, time.min, tzinfo=UTC)
+        # No caller can send a line feed in an Idempotency-Key.
+        asked = Asked("system", f"\nallowance/{asset}/{day}", fingerprint("allowance", asset))
+        terms = e.CreditGranted(
+            by="system",
+            lot=0,
+            asset=asset,
+            amount=amount,
+            kind="promotional",
+            effective_at=start,
+            expires_at=start + timedelta(days=1),
+            reason=f"Allowance of {day}",
+        )
+        return await self.grant(asked, account_id, terms)
 
     async def void_grant(
         self, asked: Asked, account_id: AccountId, lot: int, *, reason: str
@@ -565,6 +768,7 @@ class Ledger:
             model=record.model,
             category=record.category,
             occurred_at=record.occurred_at,
+            record=record,
             idempotency=None if asked is None else _receipts(asked, account_id),
         )
 
@@ -579,15 +783,27 @@ class Ledger:
         command = self.recording(account_id, key_id, record, asked)
         return self._receipt(account_id, await self.writer.submit_one(command))
 
-    async def submit(self, commands: Sequence[Command]) -> list[Done | Exception]:
-        """Decide many; each has its own outcome."""
-        outcomes = await self.writer.submit(commands)
-        return [
-            outcome
-            if isinstance(outcome, Exception)
-            else self._receipt(command.account_id, outcome)
-            for command, outcome in zip(commands, outcomes, strict=True)
-        ]
+    def require_room(self, commands: Sequence[Command]) -> None:
+        """Make sure that all of these would be accepted now.
+
+        Raises:
+            LedgerUnavailable: They would not.
+        """
+        self.writer.require_room(commands)
+
+    def hand_in(self, commands: Sequence[Command]) -> Awaitable[list[Outcome | Exception]]:
+        """Have many decided; each has its own outcome.
+
+        Raises:
+            LedgerUnavailable: None of them was accepted.
+        """
+        return self.writer.hand_in(commands)
+
+    def done(self, command: Command, outcome: Outcome | Exception) -> Done | Exception:
+        """Give the receipt of a request that was handed in, or why there is none."""
+        if isinstance(outcome, Exception):
+            return outcome
+        return self._receipt(command.account_id, outcome)
 
     async def reserve(
         self,
@@ -668,6 +884,65 @@ class Ledger:
         )
         return self._receipt(account_id, await self.writer.submit_one(command))
 
+    # The gateway's requests: nobody reads their receipts, so none are written.
+
+    async def hold(
+        self,
+        account_id: AccountId,
+        key_id: KeyId,
+        reserve: metering.Reserve,
+        *,
+        permits: Permits | None = None,
+        sees: Sees | None = None,
+        if_priced: bool = False,
+    ) -> bool:
+        """Hold the worst case of a request about to be forwarded; tell whether anything is held.
+
+        ``permits`` is asked in the lane whether this key may do this; ``sees`` is shown the state
+        that the request was admitted into. ``if_priced``: what the rate card has no price for is
+        admitted and not metered.
+
+        Raises:
+            RequestIdIsTaken: A request of this id was admitted before: it is not made again.
+            Refused: Key, account, scope, model, price, limit or credit say no.
+        """
+        held = _Hold(key_id, reserve, permits, sees, if_priced=if_priced)
+        command = Command(
+            account_id,
+            held.decide,
+            key_id=key_id,
+            request_id=reserve.request_id,
+            metered=True,
+            model=reserve.model,
+            category=reserve.category,
+            also=None if sees is None else held.also,
+        )
+        outcome = await self.writer.submit_one(command)
+        if outcome.replay is not None:
+            raise RequestIdIsTaken
+        return bool(outcome.events)
+
+    async def finish(
+        self,
+        account_id: AccountId,
+        key_id: KeyId,
+        ending: metering.Settle | metering.Release,
+    ) -> None:
+        """End what ``hold`` held: charge what was used, or give it back."""
+
+        def decide(facts: Facts, at: Instant) -> Made:
+            if isinstance(ending, metering.Release):
+                return metering.release(facts, ending)
+            try:
+                return metering.settle(facts, ending, at=at)
+            except InvalidAmount as error:
+                raise InvalidField("usage", "costs more than any amount") from error
+
+        command = Command(
+            account_id, decide, key_id=key_id, request_id=ending.request_id, closes=True
+        )
+        await self.writer.submit_one(command)
+
     async def find_request(self, account_id: AccountId, request_id: str) -> tuple[Known, Position]:
         """Find what became of a request. It goes through the lane, because only the lane knows.
 
@@ -687,12 +962,15 @@ class Ledger:
         return found["known"], Position(self.lane_of(account_id), outcome.position)
 
     def _receipt(self, account_id: AccountId, outcome: Outcome) -> Done:
+        if outcome.events:
+            first = outcome.events[0]
+            position = Position(first.envelope.lane, outcome.position)
+            return Done(views.receipt_bytes(first), position, recorded=outcome.events)
         position = Position(self.lane_of(account_id), outcome.position)
         if outcome.reply is not None:
             return Done(outcome.reply, position, replayed=True)
-        if outcome.replay is not None:
-            return Done(views.receipt_bytes(outcome.replay), position, replayed=True)
-        return Done(views.receipt_bytes(outcome.events[0]), position, recorded=outcome.events)
+        assert outcome.replay is not None
+        return Done(views.receipt_bytes(outcome.replay), position, replayed=True)
 
     async def rate_unpriced(
         self,
@@ -769,10 +1047,10 @@ def _receipts(asked: Asked, account_id: AccountId) -> Idempotency | None:
     return _idempotency(asked, account_id, reply)
 
 
-def _welcome_event(gift: Amount) -> e.CreditGranted:
+def _welcome_event(lot: int, gift: Amount) -> e.CreditGranted:
     return e.CreditGranted(
         by="system",
-        lot=1,
+        lot=lot,
         asset=gift.asset,
         amount=format_pico(gift.pico),
         kind="promotional",
@@ -791,6 +1069,13 @@ def _opened_view(recorded: list[Recorded], name: str, lane: int) -> Any:  # noqa
         advance(state, event)
     at = recorded[-1].envelope.recorded_at
     return views.account_view(state.accounts[first.account_id], name, lane, at)
+
+
+def _priced(terms: e.KeyIssued, cards: RateCards) -> e.KeyIssued:
+    """Price a dialect's keys by the rate card of its name where there is one."""
+    if terms.rate_card or not cards.versions(terms.dialect):
+        return terms
+    return msgspec.structs.replace(terms, rate_card=terms.dialect)
 
 
 def _issued_key(recorded: Recorded) -> Key:
@@ -847,19 +1132,27 @@ def _own(key: Key | None, only_of: str) -> Key | None:
     return key
 
 
-def _keeping_member(key: Key | None, changes: keys.Changes) -> keys.Changes:
-    """Keep who issued a key, whatever its settings become."""
-    if key is None or changes.settings is msgspec.UNSET:
+def _keeping_fixed(key: Key, changes: keys.Changes) -> keys.Changes:
+    """Keep what no change of settings may touch."""
+    if changes.settings is msgspec.UNSET:
         return changes
-    settings = {name: v for name, v in changes.settings.items() if name != SETTING_MEMBER}
-    if SETTING_MEMBER in key.settings:
-        settings[SETTING_MEMBER] = key.settings[SETTING_MEMBER]
+    settings = {name: v for name, v in changes.settings.items() if name not in FIXED_SETTINGS}
+    settings.update((name, v) for name, v in key.settings.items() if name in FIXED_SETTINGS)
     return msgspec.structs.replace(changes, settings=settings)
 
 
 def _require_version(version: int, expected: int | None) -> None:
     if expected is not None and version != expected:
         raise VersionIsOutdated
+
+
+def _has_price(
+    cards: RateCards, account: Account, key: Key, reserve: metering.Reserve, at: Instant
+) -> bool:
+    book = cards.current(key.rate_card or account.rate_card, at)
+    if book is None:
+        return False
+    return book.quote(reserve.model, reserve.usage, reserve.condition or None) is not None
 
 
 def _require_same_key(facts: Facts, key_id: KeyId | None) -> None:

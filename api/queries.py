@@ -1,7 +1,9 @@
 """What people may ask: reads of projections, each with the lane position it reflects."""
 
-from collections.abc import Callable, Sequence
-from datetime import date
+import asyncio
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from datetime import date, timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -15,19 +17,30 @@ from api.resolve import Resolver
 from ledger import clock, pricing, secrets, store
 from ledger.batch import Inline
 from ledger.clock import Instant
+from ledger.codec import Recorded
 from ledger.errors import InvalidField, NoSuchAccount, NoSuchKey
 from ledger.events import Utc
 from ledger.ids import OPERATOR_ACCOUNT, AccountId, KeyId, format_id, lane_of_key
 from ledger.pricing import RateCard
 from ledger.ratecards import RateCards
 from ledger.state import Account, Key
-from projections import reads
-from projections.reads import Snapshot, snapshot
+from projections import account_marks, analytics, engine, limit_breaches, reads
+from projections.base import Projection
+from projections.limit_breaches import Breach
+from projections.reads import Snapshot, SpendLine, snapshot
+
+__all__ = ["Analytics", "Breach", "Found", "Queries", "SpendLine", "SpendTerms"]
 
 PAGE_MAX = 1_000
 SPEND_MAX = 10_000
 BREACHES = "limit_breaches"
 """Name of the catching-up projection that refusals are read from."""
+HELD_BACK = timedelta(seconds=1, milliseconds=300)
+"""After so long no refusal of the same kind is held back any more."""
+BREACHES_WAIT = timedelta(seconds=3)
+CATCH_UP_PAUSE_SECONDS = 0.05
+MARKS_BEHIND_MAX = 2_000
+"""So many events more are read along the chain before marks are waited for."""
 
 
 class Found(NamedTuple):
@@ -46,6 +59,42 @@ class SpendTerms(NamedTuple):
     key: bool
     start: date | None
     end: date | None
+
+
+class Chapter(NamedTuple):
+    """A part of an account's history."""
+
+    events: Sequence[Recorded]
+    assets: Mapping[int, str]
+    """Lot → what it is of."""
+
+
+class AnalyticsTerms(NamedTuple):
+    """Over which days of UTC to sum, and what."""
+
+    start: date
+    end: date
+    """Exclusive."""
+    assets: Sequence[str]
+    top: int
+    """How many models and keys are shown by day."""
+
+
+class Analytics(NamedTuple):
+    """Sums of spend in pico. A name's lines are one for each asset."""
+
+    days: Sequence[tuple[date, str, int]]
+    models: Sequence[tuple[str, str, int, int]]
+    """Model, asset, amount, tokens."""
+    keys: Sequence[tuple[UUID, str, int, int, str]]
+    """Key, asset, amount, tokens, integration."""
+    top_models: Sequence[str]
+    """Those that cost most, the dearest first."""
+    top_keys: Sequence[UUID]
+    models_by_day: Sequence[tuple[date, str, int]]
+    keys_by_day: Sequence[tuple[date, UUID, int]]
+    known: Mapping[UUID, Key]
+    """The keys as they are now."""
 
 
 GROUPS = ("integration", "model", "day", "key")
@@ -150,6 +199,22 @@ class Queries:
             for member_id, role in sorted(account.members.items())
         ]
         return Found(views.Page(data=data, has_more=False, next=None), position)
+
+    async def person_of(self, account_id: AccountId, *, member_id: str = "") -> views.MemberView:
+        """Show a member, or where that is none an owner; an account may have nobody.
+
+        Raises:
+            NoSuchAccount: There is none.
+        """
+        people = (await self.members(account_id)).view.data
+        for person in people:
+            if person.member_id == member_id:
+                return person  # type: ignore[no-any-return]
+        for person in people:
+            if person.role == "owner":
+                return person  # type: ignore[no-any-return]
+        name = await self.name_of(account_id)
+        return views.MemberView(member_id="", role="", email=None, name=name)
 
     async def key(self, key_id: KeyId, *, only_of: str = "") -> Found:
         """Show a key with its limits and what counts against them.
@@ -256,6 +321,19 @@ class Queries:
             NoSuchAccount: There is none.
             InvalidField: There would be more than 10,000 lines.
         """
+        lines, position = await self.spend_lines(account_id, terms)
+        data = [views.spend_view(line) for line in lines]
+        return Found({"data": [view for view in data if view.requests or _moved(view)]}, position)
+
+    async def spend_lines(
+        self, account_id: AccountId, terms: SpendTerms
+    ) -> tuple[list[SpendLine], Position]:
+        """Give the sums themselves, for dialects that show them in their own words.
+
+        Raises:
+            NoSuchAccount: There is none.
+            InvalidField: There would be more than 10,000 lines.
+        """
         async with self.at(self._lane(account_id)) as lane:
             await _require_account(lane, account_id)
             parameters = {
@@ -273,8 +351,7 @@ class Queries:
             position = Position(lane.lane, lane.seq)
         if len(rows) > SPEND_MAX:
             raise InvalidField("group_by", f"makes more than {SPEND_MAX} lines; ask for less")
-        data = [views.spend_view(reads.spend_line(row)) for row in rows]
-        return Found({"data": [view for view in data if view.requests or _moved(view)]}, position)
+        return [reads.spend_line(row) for row in rows], position
 
     async def events(self, account_id: AccountId, *, before: int | None, most: int) -> Found:
         """List an account's events, newest first, along its own chain.
@@ -341,6 +418,97 @@ class Queries:
             position = Position(lane.lane, reached[0][0] if reached else 0)
         data = [views.refusal_view(position.lane, row) for row in rows[:most]]
         return Found(_page(data, len(rows) > most, lambda view: str(view.position.seq)), position)
+
+    async def rate_breaches(self, account_id: AccountId, most: int) -> list[Breach]:
+        """Give an account's newest breaches of limits on requests, tokens and failures.
+
+        What was just answered is among them: refusals that a second holds back are waited for,
+        and the breach log is brought up to now.
+        """
+        lane = self._lane(account_id)
+        terms = {"lane": lane, "account": account_id, "most": most}
+        deadline = clock.now() + BREACHES_WAIT
+        while True:
+            await self._catch_up(limit_breaches.PROJECTION, lane, deadline)
+            async with self.pool.connection() as connection:
+                found = await (await connection.execute(reads.RATE_BREACHES, terms)).fetchall()
+            breaches = [Breach(*row) for row in found]
+            at = clock.now()
+            settled_at = breaches[0].recorded_at + HELD_BACK if breaches else at
+            if at >= min(settled_at, deadline):
+                return breaches
+            await asyncio.sleep((settled_at - at).total_seconds())
+
+    async def _catch_up(self, projection: Projection, lane: int, deadline: Instant) -> None:
+        """Bring a projection of a lane up to now, or wait for whoever is at it."""
+        while True:
+            async with self.pool.connection() as connection:
+                progress = await engine.catch_up_fully(connection, projection, lane)
+            if not progress.taken or clock.now() >= deadline:
+                return
+            await asyncio.sleep(CATCH_UP_PAUSE_SECONDS)
+
+    async def events_after(self, account_id: AccountId, version: int, most: int) -> Chapter:
+        """Give an account's next events in their order, and which asset their lots are of.
+
+        Events are counted by their version; there are fewer than ``most`` only at the end.
+        """
+        lane = self._lane(account_id)
+        found = await self._chapter(account_id, version, most, reach=most + MARKS_BEHIND_MAX)
+        if found is None:
+            await self._catch_up(account_marks.PROJECTION, lane, clock.now() + BREACHES_WAIT)
+            found = await self._chapter(account_id, version, most, reach=None)
+        assert found is not None
+        return found
+
+    async def _chapter(
+        self, account_id: AccountId, version: int, most: int, *, reach: int | None
+    ) -> Chapter | None:
+        """Read along the chain from a mark or the end; None: there is no mark within reach."""
+        async with self.at(self._lane(account_id)) as lane:
+            heads = await lane.rows(reads.ACCOUNT_HEAD, (lane.lane, account_id))
+            if not heads or heads[0][1] <= version:
+                return Chapter([], {})
+            terms: Any = (lane.lane, account_id, version + most)
+            start, last = (await lane.rows(account_marks.FIRST_FROM, terms) or heads)[0]
+            if reach is not None and last - version > reach:
+                return None
+            terms = {"lane": lane.lane, "start": start, "most": last - version}
+            rows = await lane.rows(reads.ACCOUNT_EVENTS, terms)
+            events = [store.stored(row).recorded for row in reversed(rows)][:most]
+            lots = sorted({lot for event in events for lot in getattr(event.body, "lots", ())})
+            assets = await lane.rows(reads.ASSETS_OF_LOTS, (lane.lane, account_id, lots))
+        return Chapter(events, dict(assets))
+
+    async def version_before(self, account_id: AccountId, at: Instant) -> int:
+        """Give a version of an account, not far below the first event at or after an instant."""
+        async with self.at(self._lane(account_id)) as lane:
+            rows = await lane.rows(account_marks.LAST_BEFORE, (lane.lane, account_id, at))
+        return rows[0][0] if rows else 0
+
+    async def analytics(self, account_id: AccountId, asked: AnalyticsTerms) -> "Analytics":
+        """Sum what an account spent over some days, by day, model and key."""
+        terms: dict[str, Any] = {
+            "account": account_id,
+            "from": asked.start,
+            "to": asked.end,
+            "assets": list(asked.assets),
+        }
+        async with self.at(self._lane(account_id)) as lane:
+            terms["lane"] = lane.lane
+            days = await lane.rows(analytics.BY_DAY, terms)
+            models = await lane.rows(analytics.BY_MODEL, terms)
+            keys = await lane.rows(analytics.BY_KEY, terms)
+            top_models = _top(models, asked.top)
+            top_keys = _top(keys, asked.top)
+            chosen = {**terms, "chosen": top_models}
+            models_by_day = await lane.rows(analytics.MODELS_BY_DAY, chosen)
+            chosen = {**terms, "chosen": top_keys}
+            keys_by_day = await lane.rows(analytics.KEYS_BY_DAY, chosen)
+            state = await lane.state(keys=sorted({row[0] for row in keys}))
+        return Analytics(
+            days, models, keys, top_models, top_keys, models_by_day, keys_by_day, state.keys
+        )
 
     async def lane_heads(self) -> list[views.LaneView]:
         """Show where each lane stands."""
@@ -409,6 +577,14 @@ class Queries:
 def no_such_card() -> Problem:
     """Say that there is no such rate card."""
     return Problem(404, "no_such_rate_card", "No such version of a rate card.")
+
+
+def _top(rows: Sequence[Sequence[Any]], most: int) -> list[Any]:
+    """Give the names of the lines that cost most, all assets taken together."""
+    sums: dict[Any, int] = defaultdict(int)
+    for name, _, amount, *_ in rows:
+        sums[name] += amount
+    return sorted(sums, key=lambda name: (-sums[name], str(name)))[:most]
 
 
 def _page(data: list[Any], has_more: bool, cursor: Callable[[Any], str]) -> views.Page:  # noqa: FBT001

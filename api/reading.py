@@ -70,11 +70,15 @@ def worded(error: msgspec.ValidationError, prefix: str = "") -> Problem:
 def check_strict(body: bytes) -> None:
     """Refuse what JSON decoders let pass: a key twice, NUL, lone surrogates, deep nesting.
 
-    ``body`` is valid JSON. A body without a backslash whose keys all differ is clean at a glance.
+    ``body`` is valid JSON. A body without a backslash whose keys all differ is clean at a glance;
+    and so at half a glance is one whose strings all differ, be they keys or not.
     """
     if body.count(b"{") + body.count(b"[") > DEPTH_MAX:
         _check_depth(body)
     if b"\\" not in body:
+        strings = body.split(b'"')[1::2]
+        if len(strings) == len(set(strings)):
+            return
         keys = [text for text, colon in _PLAIN_STRINGS.findall(body) if colon]
         if len(keys) == len(set(keys)):
             return

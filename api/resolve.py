@@ -6,7 +6,7 @@ unknown is not cached either, for it may come to be.
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Generic, NamedTuple, TypeVar
 from uuid import UUID
 
@@ -14,7 +14,15 @@ from psycopg_pool import AsyncConnectionPool
 
 from ledger import secrets
 from ledger.errors import NoSuchKey
-from ledger.ids import AccountId, KeyId, lane_of_key
+from ledger.ids import (
+    AccountId,
+    InvalidId,
+    KeyId,
+    format_id,
+    lane_of_account,
+    lane_of_key,
+    parse_id,
+)
 from projections import reads
 
 CACHE_MAX = 100_000
@@ -31,6 +39,14 @@ class Proof(NamedTuple):
     secret: int
 
 
+class Owned(NamedTuple):
+    """A key and whose it is, for ever."""
+
+    key_id: KeyId
+    account_id: AccountId
+    lane: int
+
+
 class Lru(Generic[Name, Fact]):
     """A bounded memory of immutable facts: the least recently used goes first."""
 
@@ -42,6 +58,10 @@ class Lru(Generic[Name, Fact]):
     def __len__(self) -> int:
         """Count what is remembered."""
         return len(self._facts)
+
+    def __contains__(self, name: object) -> bool:
+        """Tell whether something is remembered; it grows no younger by that."""
+        return name in self._facts
 
     def get(self, name: Name) -> Fact | None:
         """Give a fact; None: it is not remembered."""
@@ -111,7 +131,8 @@ class Resolver:
         self._peppers = peppers
         self._lanes = lanes
         self._proofs: Lru[bytes, Proof] = Lru(most)
-        self._accounts: Lru[UUID, AccountId] = Lru(most)
+        self._keys: Lru[str, Owned] = Lru(most)
+        """By the id as callers write it: what it says need not be read again."""
         self._find_proof = Gathering(self._ask_proofs)
         self._find_account = Gathering(self._ask_accounts)
 
@@ -143,23 +164,43 @@ class Resolver:
                 for row in await rows.fetchall()
             }
 
+    def known_key(self, text: str) -> Owned | None:
+        """Find whose a key is without asking anybody; None: it has to be asked."""
+        return self._keys.get(text)
+
+    async def key(self, text: str) -> Owned:
+        """Find whose the key of an id is, as callers write it.
+
+        Raises:
+            NoSuchKey: It is no key's id, or was never issued.
+        """
+        known = self._keys.get(text)
+        if known is not None:
+            return known
+        try:
+            key_id = KeyId(parse_id("key", text))
+        except InvalidId as error:
+            raise NoSuchKey from error
+        if lane_of_key(key_id) >= self._lanes:
+            raise NoSuchKey
+        account_id = await self._find_account.find(key_id)
+        if account_id is None:
+            raise NoSuchKey
+        return self._remember(text, key_id, account_id)
+
+    async def learn(self, texts: Iterable[str]) -> None:
+        """Ask about many keys at once; what cannot be found out is left to ``key`` to say."""
+        unknown = {text for text in texts if text not in self._keys}
+        if unknown:
+            await asyncio.gather(*map(self.key, unknown), return_exceptions=True)
+
     async def account_of(self, key_id: KeyId) -> AccountId:
         """Find the account of a key.
 
         Raises:
             NoSuchKey: It was never issued.
         """
-        account = self._accounts.get(key_id)
-        if account is not None:
-            return account
-        lane = lane_of_key(key_id)
-        if lane >= self._lanes:
-            raise NoSuchKey
-        account = await self._find_account.find(key_id)
-        if account is None:
-            raise NoSuchKey
-        self.remember(key_id, account)
-        return account
+        return (await self.key(format_id("key", key_id))).account_id
 
     async def _ask_accounts(self, keys: list[UUID]) -> dict[UUID, AccountId]:
         lanes: dict[int, list[UUID]] = {}
@@ -174,4 +215,9 @@ class Resolver:
 
     def remember(self, key_id: KeyId, account_id: AccountId) -> None:
         """Take in whose a key is that was just issued."""
-        self._accounts.put(key_id, account_id)
+        self._remember(format_id("key", key_id), key_id, account_id)
+
+    def _remember(self, text: str, key_id: KeyId, account_id: AccountId) -> Owned:
+        owned = Owned(key_id, account_id, lane_of_account(account_id, self._lanes))
+        self._keys.put(text, owned)
+        return owned

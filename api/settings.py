@@ -7,18 +7,32 @@ only. Nothing here connects to anything.
 
 import hashlib
 import os
+import re
 import secrets as random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import msgspec
 
+from ledger.keys import DIALECTS
 from ledger.money import Amount, InvalidAmount, parse_amount
 from ledger.secrets import Peppers
 
 PORT_MAX = 65_535
 WORKERS_MAX = 64
+SIGNUPS_MAX = 1_000
+"""More an hour is no limit."""
+RETENTION_MAX_DAYS = 36_500
 PEPPER_BYTES = 32
+CONNECT_SECONDS_MAX = 60
+UPSTREAM_SECONDS_MAX = 3_600
+CHAIN_ID_MAX = 2**63 - 1
+BASE_CHAIN_ID = 8453
+STAKED_VVV = "0x321b7ff75154472B18EDb199033fF4D116F340Ff"
+"""Where VVV is staked on Base; it tells balances as an ERC-20 token does."""
+WELCOME = "5 USD, 5 CAD, 20000 CREDIT"
+"""Enough to try every dialect."""
 
 
 class InvalidSetting(ValueError):
@@ -33,18 +47,40 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     admin_secret: str = ""
     pepper: str = ""
     jwt_secret: str = ""
-    welcome_grant: str = "5 USD"
+    welcome_grant: str = WELCOME
     lanes: int = 2
     host: str = "127.0.0.1"
     port: int = 8321
     workers: int = 1
     upstream_url: str = ""
     upstream_key: str = ""
+    upstream_model: str = ""
+    upstream_connect_seconds: int = 5
+    upstream_read_seconds: int = 120
+    upstream_total_seconds: int = 600
+    hosts: str = ""
+    signups_per_hour: int = 20
+    retention_days: int = 30
+    web3_rpc_url: str = ""
+    web3_contract: str = STAKED_VVV
+    web3_chain_id: int = BASE_CHAIN_ID
 
     @property
-    def welcome(self) -> Amount | None:
-        """Give the credit of a new account; None: none."""
-        return parse_amount(self.welcome_grant) if self.welcome_grant not in {"", "0"} else None
+    def upstreams(self) -> Sequence[tuple[str, str]]:
+        """Give the services behind the gateway, each with what is shown to it."""
+        return _upstreams(self.upstream_url, self.upstream_key)
+
+    @property
+    def dialects_of_hosts(self) -> Mapping[str, str]:
+        """Give the hosts that speak one dialect only."""
+        return _hosts(self.hosts)
+
+    @property
+    def welcome(self) -> tuple[Amount, ...]:
+        """Give the credit of a new account: one lot each."""
+        if self.welcome_grant in {"", "0"}:
+            return ()
+        return tuple(parse_amount(part.strip()) for part in self.welcome_grant.split(","))
 
 
 VARIABLES: Mapping[str, str] = {
@@ -53,13 +89,24 @@ VARIABLES: Mapping[str, str] = {
     "KEYLEDGER_ADMIN_SECRET": "The operator's secret; unset: made at first start, printed once.",
     "KEYLEDGER_PEPPER": "Key-hash pepper; several as 1:<text>,2:<text>; unset: made and kept.",
     "KEYLEDGER_JWT_SECRET": "Signs members' tokens, 32 characters or more; unset: made and kept.",
-    "KEYLEDGER_WELCOME_GRANT": 'Credit of a new account, such as "5 USD"; 0: none.',
+    "KEYLEDGER_WELCOME_GRANT": f'Credit of a new account; default "{WELCOME}"; 0: none.',
     "KEYLEDGER_LANES": "Lanes of a database about to be created; fixed from then on; default 2.",
     "KEYLEDGER_HOST": "Address to listen on; default 127.0.0.1.",
     "KEYLEDGER_PORT": "Port to listen on; default 8321; 0: any that is free.",
     "KEYLEDGER_WORKERS": "Worker processes; default 1. More pay where there are more processors.",
-    "KEYLEDGER_UPSTREAM_URL": "OpenAI-compatible service behind the gateway; unset: a sample.",
-    "KEYLEDGER_UPSTREAM_KEY": "What the gateway shows to that service.",
+    "KEYLEDGER_UPSTREAM_URL": "OpenAI-compatible services, such as http://host/v1, asked in this"
+    " order; unset: a sample.",
+    "KEYLEDGER_SIGNUP": "Accounts that people at one address may open an hour; default 20; or off.",
+    "KEYLEDGER_HOSTS": "Hosts that speak one dialect only: api.example.com=ryvion,…",
+    "KEYLEDGER_UPSTREAM_KEY": "What the gateway shows to them as Bearer: one, or one for each.",
+    "KEYLEDGER_UPSTREAM_MODEL": "Their model behind characters; unset: keyledger-small.",
+    "KEYLEDGER_UPSTREAM_CONNECT_SECONDS": "For a connection to them; default 5.",
+    "KEYLEDGER_UPSTREAM_READ_SECONDS": "They may be silent for so long; default 120.",
+    "KEYLEDGER_UPSTREAM_TOTAL_SECONDS": "For a whole request, retries included; default 600.",
+    "KEYLEDGER_RETENTION_DAYS": "How long message text is kept; default 30; 0: not at all.",
+    "KEYLEDGER_WEB3_RPC_URL": "JSON-RPC node for wallet sign-in (extra: wallet); unset: off.",
+    "KEYLEDGER_WEB3_CONTRACT": "Where a wallet must hold a stake; default: staked VVV on Base.",
+    "KEYLEDGER_WEB3_CHAIN_ID": "Chain of that node and contract; default 8453, which is Base.",
 }
 """Every variable there is; ``keyledger serve --help`` lists them."""
 
@@ -77,23 +124,100 @@ def from_environment(environment: Mapping[str, str]) -> Settings:
         admin_secret=get("KEYLEDGER_ADMIN_SECRET", ""),
         pepper=get("KEYLEDGER_PEPPER", ""),
         jwt_secret=get("KEYLEDGER_JWT_SECRET", ""),
-        welcome_grant=get("KEYLEDGER_WELCOME_GRANT", "5 USD"),
+        welcome_grant=get("KEYLEDGER_WELCOME_GRANT", WELCOME),
         lanes=_whole(environment, "KEYLEDGER_LANES", 2, 1, 4096),
         host=get("KEYLEDGER_HOST", "127.0.0.1"),
         port=_whole(environment, "KEYLEDGER_PORT", 8321, 0, PORT_MAX),
         workers=_whole(environment, "KEYLEDGER_WORKERS", 1, 1, WORKERS_MAX),
         upstream_url=get("KEYLEDGER_UPSTREAM_URL", ""),
         upstream_key=get("KEYLEDGER_UPSTREAM_KEY", ""),
+        upstream_model=get("KEYLEDGER_UPSTREAM_MODEL", ""),
+        upstream_connect_seconds=_whole(
+            environment, "KEYLEDGER_UPSTREAM_CONNECT_SECONDS", 5, 1, CONNECT_SECONDS_MAX
+        ),
+        upstream_read_seconds=_whole(
+            environment, "KEYLEDGER_UPSTREAM_READ_SECONDS", 120, 1, UPSTREAM_SECONDS_MAX
+        ),
+        upstream_total_seconds=_whole(
+            environment, "KEYLEDGER_UPSTREAM_TOTAL_SECONDS", 600, 1, UPSTREAM_SECONDS_MAX
+        ),
+        hosts=get("KEYLEDGER_HOSTS", ""),
+        signups_per_hour=_signups(environment),
+        retention_days=_whole(environment, "KEYLEDGER_RETENTION_DAYS", 30, 0, RETENTION_MAX_DAYS),
+        web3_rpc_url=_web3_url(get("KEYLEDGER_WEB3_RPC_URL", "")),
+        web3_contract=_web3_contract(get("KEYLEDGER_WEB3_CONTRACT") or STAKED_VVV),
+        web3_chain_id=_whole(
+            environment, "KEYLEDGER_WEB3_CHAIN_ID", BASE_CHAIN_ID, 1, CHAIN_ID_MAX
+        ),
     )
     try:
         _ = settings.welcome
     except InvalidAmount as error:
         message = f"KEYLEDGER_WELCOME_GRANT: {error}"
         raise InvalidSetting(message) from error
+    _ = settings.dialects_of_hosts
+    _ = settings.upstreams
     if settings.jwt_secret and len(settings.jwt_secret) < PEPPER_BYTES:
         message = f"KEYLEDGER_JWT_SECRET must have {PEPPER_BYTES} characters or more."
         raise InvalidSetting(message)
     return settings
+
+
+def _upstreams(urls: str, keys: str) -> list[tuple[str, str]]:
+    addresses = [part.strip() for part in urls.split(",") if part.strip()]
+    shown = [part.strip() for part in keys.split(",")]
+    for address in addresses:
+        split = urlsplit(address)
+        if split.scheme not in {"http", "https"} or not split.hostname or split.query:
+            message = "KEYLEDGER_UPSTREAM_URL: http://host/v1 or https://host/v1, commas between."
+            raise InvalidSetting(message)
+        if split.username is not None:
+            raise InvalidSetting("KEYLEDGER_UPSTREAM_URL: the key is KEYLEDGER_UPSTREAM_KEY.")
+    if len(shown) not in {1, len(addresses)}:
+        raise InvalidSetting("KEYLEDGER_UPSTREAM_KEY: one for all upstreams, or one for each.")
+    if any(not (key.isascii() and key.isprintable()) for key in shown):
+        raise InvalidSetting("KEYLEDGER_UPSTREAM_KEY: printable ASCII.")
+    of_each = shown if len(shown) == len(addresses) else shown * len(addresses)
+    return list(zip(addresses, of_each, strict=True))
+
+
+def _hosts(text: str) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        host, _, dialect = part.partition("=")
+        if not host or dialect not in DIALECTS:
+            message = f"KEYLEDGER_HOSTS: host=dialect, of {', '.join(DIALECTS)}."
+            raise InvalidSetting(message)
+        found[host.strip().lower()] = dialect
+    return found
+
+
+def _signups(environment: Mapping[str, str]) -> int:
+    if environment.get("KEYLEDGER_SIGNUP", "").lower() == "off":
+        return 0
+    return _whole(environment, "KEYLEDGER_SIGNUP", Settings().signups_per_hour, 1, SIGNUPS_MAX)
+
+
+def _web3_url(text: str) -> str:
+    if not text:
+        return text
+    # It may hold a key, so the message does not repeat it.
+    problem = InvalidSetting("KEYLEDGER_WEB3_RPC_URL must be an http or https URL.")
+    try:
+        parts = urlsplit(text)
+        _ = parts.port
+    except ValueError as error:
+        raise problem from error
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise problem
+    return text
+
+
+def _web3_contract(text: str) -> str:
+    if re.fullmatch(r"0x[0-9a-fA-F]{40}", text, re.ASCII) is None:
+        message = "KEYLEDGER_WEB3_CONTRACT must be an address: 0x and 40 hexadecimal digits."
+        raise InvalidSetting(message)
+    return text
 
 
 def _whole(environment: Mapping[str, str], name: str, default: int, low: int, high: int) -> int:

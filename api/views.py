@@ -3,17 +3,19 @@
 A receipt is a pure function of the stored event, so that a replay gives the same bytes.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 from psycopg.rows import TupleRow
 
+from api.characters import Character, CharacterLine
+from api.conversations import Chat
 from ledger import events as e
 from ledger.clock import Instant, format_instant
 from ledger.codec import Recorded
 from ledger.credits import overdraft_left, spendable
-from ledger.ids import format_id
+from ledger.ids import KeyId, format_id
 from ledger.limits import Counter, Limit, total
 from ledger.money import format_pico, parse_pico
 from ledger.state import Account, Key
@@ -64,20 +66,20 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     rate_card: str | None
     prices: dict[str, str]
     """Unit prices used, per million."""
-    flags: list[str]
-    expires_at: str | None
-    occurred_at: str
-    recorded_at: str
+    flags: tuple[str, ...]
+    expires_at: Instant | None
+    occurred_at: Instant
+    recorded_at: Instant
     position: PositionView
 
 
-_RECEIPT_STATUS = {
-    "request_recorded": "recorded",
-    "request_reserved": "reserved",
-    "request_settled": "settled",
-    "request_released": "released",
-    "request_expired": "expired",
-    "request_rated": "rated",
+_RECEIPT_STATUS: Mapping[type[e.Event], str] = {
+    e.RequestRecorded: "recorded",
+    e.RequestReserved: "reserved",
+    e.RequestSettled: "settled",
+    e.RequestReleased: "released",
+    e.RequestExpired: "expired",
+    e.RequestRated: "rated",
 }
 _encode = msgspec.json.Encoder().encode
 
@@ -90,44 +92,50 @@ def receipt_bytes(recorded: Recorded) -> bytes:
 def receipt(recorded: Recorded) -> Receipt:
     """Give the receipt of a stored event about a request."""
     envelope, body = recorded.envelope, recorded.body
-    if isinstance(body, e.RequestReleased | e.RequestExpired):
-        return _ended(recorded, body)
-    assert isinstance(
-        body, e.RequestRecorded | e.RequestReserved | e.RequestSettled | e.RequestRated
-    )
-    amount = body.held if isinstance(body, e.RequestReserved) else body.charge
-    money = MoneyView(amount=amount, asset=body.asset) if amount else None
-    reserved = isinstance(body, e.RequestReserved)
-    recorded_at = format_instant(envelope.recorded_at)
-    same = envelope.occurred_at == envelope.recorded_at
+    match body:
+        case e.RequestRecorded() | e.RequestSettled():
+            charge, held = _money(body.charge, body.asset), None
+            category, flags, expires_at = body.category, body.flags, None
+            lots = _parts(body.lots, body.parts, body.charge)
+        case e.RequestReserved():
+            charge, held = None, _money(body.held, body.asset)
+            category, flags, expires_at = body.category, (), body.expires_at
+            lots = _parts(body.lots, body.parts, body.held)
+        case e.RequestRated():
+            charge, held = _money(body.charge, body.asset), None
+            category, flags, expires_at = "", (), None
+            lots = _parts(body.lots, body.parts, body.charge)
+        case _:
+            return _ended(recorded)
     return Receipt(
         request_id=body.request_id,
-        status=_RECEIPT_STATUS[body.type],
-        key_id=None if envelope.key_id is None else format_id("key", envelope.key_id),
+        status=_RECEIPT_STATUS[type(body)],
+        key_id=_key(envelope.key_id),
         integration=body.integration,
         model=body.model,
         usage=body.usage,
-        category="" if isinstance(body, e.RequestRated) else body.category,
+        category=category,
         condition=body.condition,
-        charge=None if reserved else money,
-        held=money if reserved else None,
-        lots=_parts(body, amount),
+        charge=charge,
+        held=held,
+        lots=lots,
         rate_card=body.card or None,
         prices=body.prices,
-        flags=list(getattr(body, "flags", ())),
-        expires_at=format_instant(body.expires_at) if isinstance(body, e.RequestReserved) else None,
-        occurred_at=recorded_at if same else format_instant(envelope.occurred_at),
-        recorded_at=recorded_at,
+        flags=flags,
+        expires_at=expires_at,
+        occurred_at=envelope.occurred_at,
+        recorded_at=envelope.recorded_at,
         position=PositionView(lane=envelope.lane, seq=envelope.lane_seq),
     )
 
 
-def _ended(recorded: Recorded, body: e.RequestReleased | e.RequestExpired) -> Receipt:
-    envelope = recorded.envelope
+def _ended(recorded: Recorded) -> Receipt:
+    envelope, body = recorded.envelope, recorded.body
+    assert isinstance(body, e.RequestReleased | e.RequestExpired)
     return Receipt(
         request_id=body.request_id,
-        status=_RECEIPT_STATUS[body.type],
-        key_id=None if envelope.key_id is None else format_id("key", envelope.key_id),
+        status=_RECEIPT_STATUS[type(body)],
+        key_id=_key(envelope.key_id),
         integration=None,
         model=None,
         usage=None,
@@ -138,18 +146,26 @@ def _ended(recorded: Recorded, body: e.RequestReleased | e.RequestExpired) -> Re
         lots=[],
         rate_card=None,
         prices={},
-        flags=[],
+        flags=(),
         expires_at=None,
-        occurred_at=format_instant(envelope.occurred_at),
-        recorded_at=format_instant(envelope.recorded_at),
+        occurred_at=envelope.occurred_at,
+        recorded_at=envelope.recorded_at,
         position=PositionView(lane=envelope.lane, seq=envelope.lane_seq),
     )
 
 
-def _parts(body: Any, amount: str) -> list[LotPart]:  # noqa: ANN401 - one of four events
-    if not body.parts:
-        return [LotPart(lot=body.lots[0], amount=amount)] if body.lots else []
-    return [LotPart(lot=n, amount=a) for n, a in zip(body.lots, body.parts, strict=True)]
+def _key(key_id: KeyId | None) -> str | None:
+    return None if key_id is None else format_id("key", key_id)
+
+
+def _money(amount: str, asset: str) -> MoneyView | None:
+    return MoneyView(amount=amount, asset=asset) if amount else None
+
+
+def _parts(lots: Sequence[int], parts: Sequence[str], amount: str) -> list[LotPart]:
+    if not parts:
+        return [LotPart(lot=lots[0], amount=amount)] if lots else []
+    return [LotPart(lot=n, amount=a) for n, a in zip(lots, parts, strict=True)]
 
 
 class LimitView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -165,11 +181,13 @@ class LimitView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     category: str = ""
     model: str = ""
     assets: tuple[str, ...] = ()
+    own: bool = False
+    """Whether the account set it for itself."""
 
 
 def limit_views(
     rules: Sequence[e.LimitRule],
-    limits: dict[str, Limit],
+    limits: Mapping[str, Limit],
     counters: dict[str, Counter],
     at: Instant,
     active_keys: int = 0,
@@ -195,6 +213,7 @@ def limit_views(
                 category=rule.category,
                 model=rule.model,
                 assets=rule.assets,
+                own=rule.own,
             )
         )
     return views
@@ -268,6 +287,13 @@ def key_view(key: Key, at: Instant) -> KeyView:
         ],
         version=key.version,
     )
+
+
+class AllowanceView(msgspec.Struct, frozen=True, kw_only=True):
+    """What an account has anew each day of UTC."""
+
+    asset: str
+    amount: str
 
 
 class BalanceView(msgspec.Struct, frozen=True, kw_only=True):
@@ -581,3 +607,119 @@ class LaneView(msgspec.Struct, frozen=True, kw_only=True):
     seq: int
     last_recorded_at: str | None
     chain: str
+
+
+class ScenarioView(msgspec.Struct, frozen=True, kw_only=True):
+    """A situation that a character can be met in."""
+
+    slug: str
+    name: str
+    description: str
+    greeting: str
+    system_prompt: str | None
+    """None: it is another account's."""
+
+
+class CharacterView(msgspec.Struct, frozen=True, kw_only=True):
+    """A character. What only its author may know is None for others."""
+
+    character_id: str
+    account_id: str | None
+    slug: str
+    name: str
+    description: str
+    greeting: str
+    system_prompt: str | None
+    multiplier: str
+    status: str
+    machine_id: str
+    created_at: str
+    updated_at: str
+    scenarios: list[ScenarioView]
+    version: int
+    """How often it was changed: its ETag."""
+
+
+def character_view(character: Character, *, own: bool) -> CharacterView:
+    """Show a character to its author, or to others."""
+    return CharacterView(
+        character_id=str(character.character_id),
+        account_id=format_id("acct", character.account_id) if own else None,
+        slug=character.slug,
+        name=character.name,
+        description=character.description,
+        greeting=character.greeting,
+        system_prompt=character.system_prompt if own else None,
+        multiplier=character.multiplier,
+        status=character.status,
+        machine_id=str(character.machine_id),
+        created_at=format_instant(character.created_at),
+        updated_at=format_instant(character.updated_at),
+        scenarios=[
+            ScenarioView(
+                slug=each.slug,
+                name=each.name,
+                description=each.description,
+                greeting=each.greeting,
+                system_prompt=each.system_prompt if own else None,
+            )
+            for each in character.scenarios
+        ],
+        version=character.version,
+    )
+
+
+class CharacterLineView(msgspec.Struct, frozen=True, kw_only=True):
+    """A character as lists have it."""
+
+    character_id: str
+    account_id: str | None
+    """None: another account's."""
+    slug: str
+    name: str
+    description: str
+    multiplier: str
+    status: str
+    created_at: str
+    updated_at: str
+    scenarios: list[str]
+    """Their slugs."""
+
+
+def character_line_view(line: CharacterLine, *, own: bool) -> CharacterLineView:
+    """Show a character in a list."""
+    return CharacterLineView(
+        character_id=str(line.character_id),
+        account_id=format_id("acct", line.account_id) if own else None,
+        slug=line.slug,
+        name=line.name,
+        description=line.description,
+        multiplier=line.multiplier,
+        status=line.status,
+        created_at=format_instant(line.created_at),
+        updated_at=format_instant(line.updated_at),
+        scenarios=[each.slug for each in line.scenarios],
+    )
+
+
+class ChatView(msgspec.Struct, frozen=True, kw_only=True):
+    """The latest chat of an account with a character."""
+
+    character_id: str
+    slug: str
+    scenario: str
+    """Slug; empty: none."""
+    via: str
+    """web or api."""
+    last_at: str
+
+
+def chat_view(chat: Chat) -> ChatView:
+    """Show a chat: with whom and when, not what was said."""
+    return ChatView(
+        character_id=str(chat.character.character_id),
+        slug=chat.character.slug,
+        scenario="" if chat.scenario is None else chat.scenario.slug,
+        via=chat.via,
+        last_at=format_instant(chat.last_at),
+    )

@@ -7,25 +7,46 @@ import secrets as random
 from dataclasses import dataclass
 from typing import Self
 
+import psycopg
 from psycopg import AsyncConnection
-from psycopg_pool import AsyncConnectionPool, PoolTimeout
+from psycopg_pool import AsyncConnectionPool, PoolTimeout, TooManyRequests
+from psycopg_pool.errors import PoolClosed
 
 from api import settings as configured
+from api.allowances import Allowances
 from api.auth import Gate, Logins
-from api.operations import Asked, Ledger
+from api.conversations import Conversations
+from api.gateway.forward import Bounds, Gateway
+from api.gateway.remote import HttpUpstream
+from api.gateway.sample import SMALL
+from api.gateway.store import BuiltIn
+from api.gateway.upstream import Upstream
+from api.operations import Ledger
 from api.queries import Queries
 from api.resolve import Resolver
+from api.resources import Resources
 from api.settings import Settings
-from ledger import arrays, clock, database
-from ledger import events as e
+from api.signup import Signups
+from api.wallet import Wallets
+from ledger import arrays, database
 from ledger.database import Watched
-from ledger.errors import AccountIsOpen, IncompatibleDatabase
-from ledger.ids import OPERATOR_ACCOUNT
+from ledger.errors import IncompatibleDatabase
 from ledger.lanes import Writer, load_cards
 from ledger.ratecards import RateCards
 from ledger.secrets import Peppers
 from projections import reads
 from projections.registry import INLINE
+
+UNREACHABLE = (
+    psycopg.OperationalError,
+    psycopg.errors.ReadOnlySqlTransaction,
+    psycopg.InterfaceError,
+    PoolTimeout,
+    PoolClosed,
+    TooManyRequests,
+    OSError,
+)
+"""The database cannot be asked now: the request is refused with 503 (promise 13)."""
 
 POOL_MAX = 8
 """Connections for reads per process; each lane has one more for writing."""
@@ -37,12 +58,6 @@ RECONNECT_SECONDS = 5
 CHECK_SILENCE_SECONDS = 2
 BATCH_SILENCE_SECONDS = 15
 """Longer than ``lock_timeout``: a batch that hears nothing for so long is given up."""
-STANDARD_CARD = "standard"
-PROVIDERS = (
-    *("openai", "anthropic", "google", "mistral", "deepseek", "x-ai", "cohere", "groq"),
-    *("together", "perplexity", "moonshotai"),
-)
-"""Whose prices the first rate card has, so far as genai-prices knows them."""
 
 
 @dataclass(kw_only=True)
@@ -60,6 +75,11 @@ class Services:
     queries: Queries
     gate: Gate
     logins: Logins
+    signups: Signups
+    allowances: Allowances
+    conversations: Conversations
+    wallets: Wallets
+    gateway: Gateway
     schema: str
     """Revision this version was written for."""
     stopping: bool = False
@@ -123,6 +143,15 @@ class Services:
         writer = Writer(lanes, connect, INLINE, cards)
         resolver = Resolver(pool, peppers, lanes)
         gate = Gate(pool, digest, configured.jwt_secret(settings), lanes)
+        ledger = Ledger(writer, cards, resolver, peppers, settings.welcome)
+        logins = Logins(pool, gate)
+        signups = Signups(
+            pool,
+            ledger,
+            logins,
+            secret=configured.jwt_secret(settings),
+            per_hour=settings.signups_per_hour,
+        )
         writer.start()
         return cls(
             settings=settings,
@@ -132,18 +161,45 @@ class Services:
             cards=cards,
             peppers=peppers,
             resolver=resolver,
-            ledger=Ledger(writer, cards, resolver, peppers, settings.welcome),
+            ledger=ledger,
             queries=Queries(pool, INLINE, lanes, resolver, peppers, cards),
             gate=gate,
-            logins=Logins(pool, gate),
+            logins=logins,
+            signups=signups,
+            allowances=Allowances(pool, ledger),
+            conversations=Conversations(pool, lanes, settings.retention_days),
+            wallets=Wallets(pool, ledger, settings, configured.jwt_secret(settings)),
+            gateway=_gateway(settings, ledger, Resources(pool, lanes)),
             schema=schema,
         )
 
     async def close(self) -> None:
         """Answer everything accepted, then let go of the database."""
         self.stopping = True
+        # First: what was delivered has yet to be settled.
+        await self.gateway.close()
         await self.writer.stop()
+        await self.wallets.close()
         await self.pool.close()
+
+
+def _gateway(settings: Settings, ledger: Ledger, resources: Resources) -> Gateway:
+    """Open the gateway to the upstreams of the settings, or to the built-in one."""
+    upstreams: list[Upstream] = [BuiltIn(resources)]
+    if settings.upstreams:
+        upstreams = [
+            HttpUpstream(
+                url,
+                key,
+                connect_seconds=settings.upstream_connect_seconds,
+                read_seconds=settings.upstream_read_seconds,
+                number=number,
+            )
+            for number, (url, key) in enumerate(settings.upstreams)
+        ]
+    bounds = Bounds(total_seconds=settings.upstream_total_seconds)
+    model = settings.upstream_model or SMALL
+    return Gateway(ledger, upstreams, bounds=bounds, default_model=model)
 
 
 async def _reach(pool: AsyncConnectionPool) -> None:
@@ -237,40 +293,3 @@ async def make_operator_secret(pool: AsyncConnectionPool) -> str | None:
     secret = "admin_" + random.token_urlsafe(32)
     value = configured.digest(secret).hex()
     return secret if await settle_fact(pool, OPERATOR_FACT, value) == value else None
-
-
-async def open_operator(services: Services) -> None:
-    """Open the operator's account; quiet where it is open."""
-    asked = Asked(by="system")
-    terms = e.AccountOpened(
-        by="system",
-        pays_with=("USD",),
-        overdraft={"USD": "unlimited"},
-        unpriced="record",
-        rate_card=STANDARD_CARD,
-    )
-    with contextlib.suppress(AccountIsOpen):
-        await services.ledger.open_account(
-            asked, terms, name="Operator", account_id=OPERATOR_ACCOUNT, welcome=False
-        )
-
-
-async def furnish(services: Services) -> None:
-    """Make what every database has: the operator's account and the standard rate card."""
-    await open_operator(services)
-    asked = Asked(by="system")
-    if not services.cards.versions(STANDARD_CARD):
-        # Imported here, because the package's tables take 60 MB that a worker never needs.
-        from ledger.price_sources import from_genai_prices  # noqa: PLC0415
-
-        card = from_genai_prices(
-            at=clock.now(), name=STANDARD_CARD, provider_ids=_known_providers()
-        ).card
-        await services.ledger.publish_rate_card(asked, card, first=True)
-
-
-def _known_providers() -> list[str]:
-    from genai_prices import data_snapshot  # noqa: PLC0415
-
-    known = {provider.id for provider in data_snapshot._bundled_snapshot().providers}  # noqa: SLF001
-    return [provider for provider in PROVIDERS if provider in known]

@@ -12,7 +12,7 @@ from ledger.errors import (
     NoSuchAccount,
     NoSuchMember,
 )
-from ledger.limits import compile_rules
+from ledger.limits import compile_rule, compile_rules
 from ledger.money import InvalidAmount, parse_asset, parse_pico
 from ledger.state import OVERDRAFT_UNLIMITED, Account
 
@@ -105,14 +105,52 @@ def set_policy(account: Account | None, terms: e.AccountPolicySet) -> list[e.Any
 def set_limits(
     account: Account | None, rules: tuple[e.LimitRule, ...], *, by: str
 ) -> list[e.AnyEvent]:
-    """Replace the account's limits.
+    """Replace the account's limits; those that it set for itself stay.
 
     Raises:
         NoSuchAccount, AccountIsClosed, InvalidField: It cannot be.
     """
-    require_not_closed(account)
+    account = require_not_closed(account)
+    rules += tuple(rule for rule in account.rules if rule.own)
     compile_rules(rules)
     return [e.AccountLimitsSet(by=by, limits=rules)]
+
+
+def limit_own_spending(
+    account: Account | None, ceiling: str | None, *, asset: str, window: str, by: str
+) -> list[e.AnyEvent]:
+    """Set what the account lets itself spend in a window, beside the operator's limits.
+
+    None lifts it; quiet where nothing changes. It counts from when it is first set.
+
+    Raises:
+        NoSuchAccount, AccountIsClosed: It cannot be.
+        InvalidField: The ceiling is no amount, or above one that the operator set.
+    """
+    account = require_not_closed(account)
+    kept = tuple(
+        rule
+        for rule in account.rules
+        if not (rule.own and rule.window == window and rule.assets == (asset,))
+    )
+    rules = kept
+    if ceiling is not None:
+        own = e.LimitRule(kind="spend", window=window, ceiling=ceiling, assets=(asset,), own=True)
+        _require_at_most_the_operators(own, kept)
+        rules = (*kept, own)
+    compile_rules(rules)
+    return [] if rules == account.rules else [e.AccountLimitsSet(by=by, limits=rules)]
+
+
+def _require_at_most_the_operators(own: e.LimitRule, rules: tuple[e.LimitRule, ...]) -> None:
+    wanted = compile_rule(own).ceiling
+    for rule in rules:
+        covers = not rule.assets or set(own.assets) <= set(rule.assets)
+        whole = not (rule.own or rule.category or rule.model)
+        if rule.kind == "spend" and rule.window == own.window and covers and whole:
+            limit = compile_rule(rule)
+            if wanted > limit.ceiling:
+                raise InvalidField("ceiling", f"at most {limit.write(limit.ceiling)}")
 
 
 def suspend(account: Account | None, *, by: str, reason: str = "") -> list[e.AnyEvent]:

@@ -24,6 +24,7 @@ _INT2 = struct.Struct(">ih").pack
 _INT4 = struct.Struct(">ii").pack
 _INT8 = struct.Struct(">iq").pack
 _NULL = _LENGTH(-1)
+_SIXTEEN = _LENGTH(16)
 
 
 class Array:
@@ -88,6 +89,11 @@ class Instants(Array):
         super().__init__([_NULL if at is None else _INT8(8, (at - epoch) // tick) for at in values])
 
 
+def instant_bytes(at: Instant) -> bytes:
+    """Give one ``timestamptz``."""
+    return ((at - _POSTGRES_EPOCH) // TICK).to_bytes(8, signed=True)
+
+
 class Dates(Array):
     """``date[]``."""
 
@@ -108,8 +114,9 @@ class Uuids(Array):
 
     def __init__(self, values: Iterable[UUID | None]) -> None:
         """Encode UUIDs."""
-        sixteen = _LENGTH(16)
-        super().__init__([_NULL if value is None else sixteen + value.bytes for value in values])
+        super().__init__(
+            [_NULL if value is None else _SIXTEEN + value.int.to_bytes(16) for value in values]
+        )
 
 
 class Texts(Array):

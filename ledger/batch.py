@@ -26,9 +26,9 @@ from ledger.errors import (
 )
 from ledger.ids import AccountId, KeyId, request_hash
 from ledger.metering import Facts, Known, Made
-from ledger.money import format_pico
+from ledger.money import InvalidAmount, format_pico
 from ledger.ratecards import RateCards
-from ledger.state import Key, LaneState, advance, evolve
+from ledger.state import Account, Key, LaneState, advance_over, change, change_together
 from ledger.store import Statement
 
 REFUSAL_INTERVAL = timedelta(seconds=1)
@@ -46,9 +46,9 @@ class Changes:
         """The same events by their class."""
         self.accounts: set[UUID] = set()
         self.keys: set[UUID] = set()
-        self.opened: set[UUID] = set()
+        self.opened: set[bytes] = set()
         """Request hashes of reservations made and still open."""
-        self.closed: set[UUID] = set()
+        self.closed: set[bytes] = set()
         """Request hashes of reservations that ended."""
 
     def note(self, recorded: Recorded) -> None:
@@ -83,7 +83,7 @@ class Wanted(NamedTuple):
 
     accounts: list[UUID]
     keys: list[UUID]
-    requests: list[UUID]
+    requests: list[bytes]
 
 
 class Load(NamedTuple):
@@ -119,7 +119,7 @@ class Outcome(NamedTuple):
 class Idempotency(NamedTuple):
     """An ``Idempotency-Key``: the same key and request give the stored reply."""
 
-    key_hash: UUID
+    key_hash: bytes
     fingerprint: bytes
     reply: Callable[[list[Recorded]], bytes]
     """Writes the reply that is stored: JSON without secrets."""
@@ -164,6 +164,7 @@ class Command:
         "metered",
         "model",
         "occurred_at",
+        "record",
         "request_hash",
         "request_id",
         "ticket",
@@ -181,13 +182,15 @@ class Command:
         model: str = "",
         category: str = "",
         occurred_at: Instant | None = None,
+        record: metering.Record | None = None,
         idempotency: Idempotency | None = None,
         also: Callable[[list[Recorded]], list[Statement]] | None = None,
     ) -> None:
         """Say what to decide.
 
-        ``closes``: ends a reservation. ``metered``: its refusals are recorded. ``also``: further
-        rows for side tables, written with the events.
+        ``closes``: ends a reservation. ``metered``: its refusals are recorded. ``record``: what
+        ``decide`` decides is only this, so that it may be decided together with others of the key.
+        ``also``: further rows for side tables, written with the events.
         """
         self.account_id = account_id
         self.decide = decide
@@ -199,6 +202,7 @@ class Command:
         self.model = model
         self.category = category
         self.occurred_at = occurred_at
+        self.record = record if idempotency is None and also is None else None
         self.idempotency = idempotency
         self.also = also
         self.ticket: Ticket
@@ -280,22 +284,29 @@ class Batch:
         self.lane = lane
         self.state = state
         self.changes = Changes()
-        self.known: dict[UUID, Known] = {}
-        self.replies: dict[UUID, tuple[bytes, bytes]] = {}
+        self.known: dict[bytes, Known] = {}
+        self.replies: dict[bytes, tuple[bytes, bytes]] = {}
         """Idempotency key hash → fingerprint and stored reply."""
         self.results: list[tuple[Command, Outcome | Exception]] = []
         self._cards = cards
         self._now = now
         self._gaps: list[int] = []
-        self._new_requests: dict[UUID, tuple[int, int]] = {}
+        self._new_requests: dict[bytes, tuple[int, int]] = {}
         """Request hash → positions of its first event and of the one that closed it, or 0."""
-        self._closed_requests: dict[UUID, int] = {}
+        self._closed_requests: dict[bytes, int] = {}
         self.also: list[Statement] = []
         """Rows of side tables."""
 
     def decide(self, commands: Iterable[Command], refusals: RefusalLog) -> None:
         """Decide each command; a refusal is an outcome like any other."""
-        for command in commands:
+        for run in runs(commands):
+            self.decide_run(run, refusals)
+
+    def decide_run(self, run: list[Command], refusals: RefusalLog) -> None:
+        """Decide one of ``runs``: by the sums where that says the same as one after another."""
+        if len(run) > 1 and self._decide_together(run):
+            return
+        for command in run:
             outcome: Outcome | Exception
             try:
                 outcome = self._decide(command)
@@ -304,6 +315,59 @@ class Batch:
                 self._note_refusal(command, refusal, refusals)
                 outcome = refusal
             self.results.append((command, outcome))
+
+    def _decide_together(self, run: list[Command]) -> bool:
+        """Decide requests of one key that are alike; False: they have to be decided one by one."""
+        hashes = {command.request_hash for command in run}
+        if len(hashes) < len(run) or not self.known.keys().isdisjoint(hashes):
+            return False
+        first = run[0]
+        account, key = self.state.accounts.get(first.account_id), self._own_key(first)
+        if account is None or key is None:
+            return False
+        at = self._next_instant()
+        instants = [at, *(at + number * TICK for number in range(1, len(run)))]
+        records = [command.record for command in run if command.record is not None]
+        facts = Facts(account, key, self._cards, None, None)
+        try:
+            bodies = metering.record_together(facts, records, instants)
+        except (Refused, InvalidAmount):
+            bodies = None
+        if bodies is None:
+            return False
+        self._place_together(run, account, key, bodies, instants)
+        return True
+
+    def _place_together(
+        self,
+        run: list[Command],
+        account: Account,
+        key: Key,
+        bodies: list[e.RequestRecorded],
+        instants: list[Instant],
+    ) -> None:
+        """Give events their places one after another, and change the state by all of them."""
+        state, lane, key_id, account_id = self.state, self.lane, key.key_id, account.account_id
+        seq, version, hashed, chain = state.seq, account.version, account.hash, state.chain
+        gap = seq + 1 - account.last_seq
+        for command, body, at in zip(run, bodies, instants, strict=True):
+            seq += 1
+            version += 1
+            occurred_at = command.occurred_at or at
+            envelope = e.Envelope(lane, seq, account_id, version, at, occurred_at, key_id)
+            recorded = codec.record(envelope, body, hashed)
+            hashed = recorded.hash
+            chain = codec.chain(chain, hashed)
+            self.changes.note(recorded)
+            self._gaps.append(gap if gap <= store.GAP_MAX else 0)
+            gap = 1
+            assert command.request_hash is not None
+            self.known[command.request_hash] = Known(recorded)
+            self._new_requests[command.request_hash] = (seq, 0)
+            self.results.append((command, Outcome([recorded], None, seq)))
+        change_together(account, key, bodies, instants[-1])
+        account.version, account.hash, account.last_seq = version, hashed, seq
+        state.seq, state.chain, state.last_recorded_at = seq, chain, instants[-1]
 
     def _decide(self, command: Command) -> Outcome:
         idempotency = command.idempotency
@@ -323,7 +387,7 @@ class Batch:
         )
         at = self._next_instant()
         made, replay = command.decide(facts, at)
-        recorded = [self._append(command, body, at) for body in made]
+        recorded = [self._append(command, facts, body, at) for body in made]
         if recorded:
             if hashed is not None:
                 self._note_request(command, hashed, recorded[0])
@@ -336,47 +400,65 @@ class Batch:
     def _own_key(self, command: Command) -> Key | None:
         key = self.state.keys.get(command.key_id) if command.key_id is not None else None
         # A key of another account is no key of this one (promise 15).
-        return key if key is not None and key.account_id == command.account_id else None
+        # Compared as integers: a UUID compares itself in Python.
+        if key is not None and key.account_id.int != command.account_id.int:
+            return None
+        return key
 
     def _next_instant(self) -> Instant:
         at, last = self._now(), self.state.last_recorded_at
         return at if last is None or at > last else last + TICK
 
-    def _append(self, command: Command, body: e.AnyEvent, at: Instant) -> Recorded:
-        return self.append(
-            command.account_id, command.key_id, body, at, occurred_at=command.occurred_at
-        )
+    def _append(self, command: Command, facts: Facts, body: e.AnyEvent, at: Instant) -> Recorded:
+        account_id, key_id = command.account_id, command.key_id
+        account, key = facts.account, facts.key
+        if account is None or key is None:
+            # Perhaps an earlier event of the same command made them.
+            account, key = self._about(account_id, key_id)
+        return self._place(account_id, key_id, account, key, body, at, command.occurred_at or at)
+
+    def _about(
+        self, account_id: AccountId, key_id: KeyId | None
+    ) -> tuple[Account | None, Key | None]:
+        state = self.state
+        return state.accounts.get(account_id), state.keys.get(key_id) if key_id else None
 
     def append(
+        self, account_id: AccountId, key_id: KeyId | None, body: e.AnyEvent, at: Instant
+    ) -> Recorded:
+        """Give an event its place in the lane and the account, and evolve the state by it."""
+        account, key = self._about(account_id, key_id)
+        return self._place(account_id, key_id, account, key, body, at, at)
+
+    def _place(  # noqa: PLR0917 (private, and looked up once)
         self,
         account_id: AccountId,
         key_id: KeyId | None,
+        account: Account | None,
+        key: Key | None,
         body: e.AnyEvent,
         at: Instant,
-        *,
-        occurred_at: Instant | None = None,
+        occurred_at: Instant,
     ) -> Recorded:
-        """Give an event its place in the lane and the account, and evolve the state by it."""
         state = self.state
-        if state.last_recorded_at is not None and at <= state.last_recorded_at:
-            at = state.last_recorded_at + TICK
-        account = state.accounts.get(account_id)
-        version, previous, last_seq = (
-            (account.version, account.hash, account.last_seq) if account else (0, codec.GENESIS, 0)
-        )
+        last = state.last_recorded_at
+        if last is not None and at <= last:
+            later = last + TICK
+            at, occurred_at = later, later if occurred_at is at else occurred_at
+        version, previous, last_seq = 0, codec.GENESIS, 0
+        if account is not None:
+            version, previous, last_seq = account.version, account.hash, account.last_seq
         seq = state.seq + 1
-        envelope = e.Envelope(
-            self.lane, seq, account_id, version + 1, at, occurred_at or at, key_id
-        )
+        envelope = e.Envelope(self.lane, seq, account_id, version + 1, at, occurred_at, key_id)
         recorded = codec.record(envelope, body, previous)
-        evolve(state, envelope, body)
-        advance(state, recorded)
+        change(state, account, key, envelope, body)
+        advance_over(state, account or state.accounts[account_id], recorded)
         self.changes.note(recorded)
         gap = seq - last_seq if last_seq else 0
         self._gaps.append(gap if gap <= store.GAP_MAX else 0)
         return recorded
 
-    def _note_request(self, command: Command, hashed: UUID, recorded: Recorded) -> None:
+    def _note_request(self, command: Command, hashed: bytes, recorded: Recorded) -> None:
         seq = recorded.envelope.lane_seq
         if command.closes:
             first = self.known[hashed].first
@@ -408,7 +490,8 @@ class Batch:
             return
         at = self._next_instant()
         event = refused_event(command, refusal, key.name)
-        if log.admit(command, event, at):
+        # What counts as a failure counts at once. The limit itself bounds how many these are.
+        if _fills_failures(key, event, at) or log.admit(command, event, at):
             self.append(command.account_id, command.key_id, event, at)
 
     def append_suppressed(self, refusals: list[Suppressed]) -> None:
@@ -419,7 +502,7 @@ class Batch:
                 self.append(note.account_id, note.key_id, event, self._next_instant())
 
     def expire(
-        self, reservations: Iterable[UUID], key_ids: Iterable[UUID], accounts: Iterable[UUID]
+        self, reservations: Iterable[bytes], key_ids: Iterable[UUID], accounts: Iterable[UUID]
     ) -> None:
         """Record what ran out before anything else is decided."""
         state = self.state
@@ -449,7 +532,7 @@ class Batch:
         return not self.changes.events and not self.also
 
     def statement(self, projections: Sequence[Inline]) -> Statement | None:
-        """Give everything to write beside ``also``, as one statement for a raw cursor."""
+        """Give everything to write beside ``also``, as one statement."""
         state, lane, events = self.state, self.lane, self.changes.events
         made: list[Statement] = []
         if events:
@@ -461,7 +544,7 @@ class Batch:
             made.append((store.INSERT_REQUESTS, (lane, *self._new_request_columns())))
         if self._closed_requests:
             hashes, seqs = self._closed_requests.keys(), self._closed_requests.values()
-            made.append((store.CLOSE_REQUESTS, (arrays.Uuids(hashes), arrays.Int8s(seqs), lane)))
+            made.append((store.CLOSE_REQUESTS, (arrays.Byteas(hashes), arrays.Int8s(seqs), lane)))
         for projection in projections:
             made.extend(projection.save(lane, state, self.changes))
         # Not before: several projections ask what became of a lot.
@@ -474,7 +557,7 @@ class Batch:
     def _new_request_columns(self) -> tuple[arrays.Array, ...]:
         positions = self._new_requests.values()
         return (
-            arrays.Uuids(self._new_requests),
+            arrays.Byteas(self._new_requests),
             arrays.Int8s(first for first, _ in positions),
             arrays.Int8s(last for _, last in positions),
         )
@@ -488,6 +571,41 @@ class Batch:
             arrays.Int8s(account.last_seq for account in accounts),
             arrays.Byteas(account.hash for account in accounts),
         )
+
+
+def runs(commands: Iterable[Command]) -> list[list[Command]]:
+    """Bring requests of one key that are alike together, in their order; all else stays alone.
+
+    None is moved over a command that is no such request.
+    """
+    found: list[list[Command]] = []
+    unfinished: dict[tuple[object, ...], list[Command]] = {}
+    for command in commands:
+        record = command.record
+        if record is None or command.key_id is None:
+            unfinished.clear()
+            found.append([command])
+            continue
+        about = (command.account_id.int, command.key_id.int, *metering.alike(record))
+        run = unfinished.get(about)
+        if run is None:
+            run = unfinished[about] = []
+            found.append(run)
+        run.append(command)
+    return found
+
+
+def _fills_failures(key: Key, event: e.RequestRefused, at: Instant) -> bool:
+    """Tell whether a refusal counts against a limit on failures that is not reached yet."""
+    if event.limit_id.startswith("failures"):
+        return False
+    if not any(limit.kind == "failures" and not limit.narrow for limit in key.limits.values()):
+        return False
+    try:
+        keys.require_failures_left(key, at)
+    except LimitIsReached:
+        return False
+    return True
 
 
 def refused_event(command: Command, refusal: Refused, integration: str) -> e.RequestRefused:

@@ -62,3 +62,13 @@ def parse_instant(text: str) -> Instant:
 def format_instant(at: Instant) -> str:
     """Write an instant as ``2026-11-21T02:00:00.123456Z``; the fraction only where there is one."""
     return at.isoformat().replace("+00:00", "Z")
+
+
+def format_milliseconds(at: Instant) -> str:
+    """Write an instant as ``2026-11-21T02:00:00.123Z``; what is beyond is cut."""
+    return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def format_seconds(at: Instant) -> str:
+    """Write an instant as ``2026-11-21T02:00:00Z``; the fraction is cut."""
+    return at.isoformat(timespec="seconds").replace("+00:00", "Z")

@@ -22,7 +22,7 @@ GENESIS = bytes(32)
 _ENVELOPE_FORMAT = 1
 _NO_KEY = bytes(16)
 # Every field is preceded by its length, so that no two envelopes share their bytes.
-_ENVELOPE = struct.Struct(">B HH HQ H16s HQ Hq Hq H16s HH H")
+_pack = struct.Struct(">B HH HQ H16s HQ Hq Hq H16s HH H").pack
 _TYPES: dict[str, type[Event]] = {event.type: event for event in get_args(AnyEvent)}
 _DECODERS = {tag: msgspec.json.Decoder(event) for tag, event in _TYPES.items()}
 _encoder = msgspec.json.Encoder(order="deterministic")
@@ -88,14 +88,17 @@ def _upcast(tag: str, version: int, current: int, payload: bytes | str) -> AnyEv
 def envelope_bytes(envelope: Envelope, tag: str, schema_version: int) -> bytes:
     """Give the envelope as length-prefixed big-endian fields, instants in µs since 1970."""
     lane, lane_seq, account_id, version, recorded_at, occurred_at, key_id = envelope
+    recorded = occurred = (recorded_at - EPOCH) // TICK
+    if occurred_at is not recorded_at:
+        occurred = (occurred_at - EPOCH) // TICK
     return pack_envelope(
         lane,
         lane_seq,
-        account_id.bytes,
+        account_id.int.to_bytes(16),
         version,
-        (recorded_at - EPOCH) // TICK,
-        (occurred_at - EPOCH) // TICK,
-        _NO_KEY if key_id is None else key_id.bytes,
+        recorded,
+        occurred,
+        _NO_KEY if key_id is None else key_id.int.to_bytes(16),
         schema_version,
         tag.encode(),
     )
@@ -113,13 +116,13 @@ def pack_envelope(  # noqa: PLR0917 (the fields in the order they are hashed)
     name: bytes,
 ) -> bytes:
     """Give the bytes of an envelope from bare columns, as the checker reads them."""
-    return (
-        _ENVELOPE.pack(
-            *(_ENVELOPE_FORMAT, 2, lane, 8, lane_seq, 16, account_id, 8, version),
-            *(8, recorded_at, 8, occurred_at, 16, key_id, 2, schema_version, len(name)),
-        )
-        + name
+    # fmt: off
+    fields = _pack(
+        _ENVELOPE_FORMAT, 2, lane, 8, lane_seq, 16, account_id, 8, version,
+        8, recorded_at, 8, occurred_at, 16, key_id, 2, schema_version, len(name),
     )
+    # fmt: on
+    return fields + name
 
 
 def event_hash(previous: bytes, envelope: bytes, payload: bytes) -> bytes:

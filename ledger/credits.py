@@ -4,8 +4,6 @@ Spent first: assets in the account's order, then lots by priority, expiry, age. 
 cover is drawn from the declared overdraft of the asset the price is in.
 """
 
-from collections.abc import Iterable
-
 from ledger import events as e
 from ledger.accounts import REASON_MAX, require_not_closed
 from ledger.clock import Instant
@@ -75,9 +73,15 @@ def plan(account: Account, asset: str, pico: int, at: Instant) -> Parts:
     return parts
 
 
+def lasts(account: Account, parts: Parts, until: Instant) -> bool:
+    """Tell whether the lots of a plan can still pay at a later instant."""
+    lots = [account.lots[number] for number, _ in parts if number != OVERDRAFT_LOT]
+    return all(lot.expires_at is None or until < lot.expires_at for lot in lots)
+
+
 def _paying(account: Account, asset: str) -> tuple[str, ...]:
     assets = account.pays_with
-    return assets if asset in assets else (*assets, asset)
+    return assets if asset in assets else (asset,)
 
 
 def require_covered(account: Account, asset: str, parts: Parts) -> None:
@@ -101,11 +105,11 @@ def require_covered(account: Account, asset: str, parts: Parts) -> None:
     )
 
 
-def written(parts: Iterable[tuple[int, int]]) -> tuple[tuple[int, ...], tuple[str, ...]]:
+def written(parts: Parts) -> tuple[tuple[int, ...], tuple[str, ...]]:
     """Write parts as an event holds them: amounts only where there is more than one."""
-    pairs = list(parts)
-    lots = tuple(lot for lot, _ in pairs)
-    return lots, tuple(format_pico(pico) for _, pico in pairs) if len(pairs) > 1 else ()
+    if len(parts) == 1:
+        return (parts[0][0],), ()
+    return tuple(lot for lot, _ in parts), tuple(format_pico(pico) for _, pico in parts)
 
 
 def grant(account: Account | None, terms: e.CreditGranted, *, at: Instant) -> list[e.AnyEvent]:

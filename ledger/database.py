@@ -3,6 +3,9 @@
 Three roles: ``keyledger_owner`` owns the schema and is used by migrations, ``keyledger_app`` is
 what the service runs as, ``keyledger_ro`` is for people and reports. The connecting user only
 has to be a member of the role it takes.
+
+SQLAlchemy and Alembic are imported by those who migrate: they take as long as all the rest of a
+process that only reads, such as one that verifies a lane.
 """
 
 import asyncio
@@ -10,17 +13,18 @@ import contextlib
 import importlib.resources
 import os
 import socket
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-import alembic.command
 import psycopg
-import sqlalchemy
-from alembic.config import Config
-from alembic.script import ScriptDirectory
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from ledger.errors import IncompatibleDatabase
 from ledger.ids import LANES_MAX
+
+if TYPE_CHECKING:
+    import sqlalchemy
+    from alembic.config import Config
+    from alembic.script import ScriptDirectory
 
 SCHEMA: Final = "keyledger"
 OWNER: Final = "keyledger_owner"
@@ -84,8 +88,10 @@ def conninfo(url: str, role: str, **settings: str) -> str:
     return make_conninfo(**{name: str(value) for name, value in merged.items()})
 
 
-def engine(url: str, role: str) -> sqlalchemy.Engine:
+def engine(url: str, role: str) -> "sqlalchemy.Engine":
     """Give a SQLAlchemy engine for reads and migrations under ``role``."""
+    import sqlalchemy  # noqa: PLC0415 - see above
+
     info = conninfo(url, role, statement_timeout="0")
     return sqlalchemy.create_engine(
         "postgresql+psycopg://",
@@ -94,7 +100,10 @@ def engine(url: str, role: str) -> sqlalchemy.Engine:
     )
 
 
-def _script() -> tuple[Config, ScriptDirectory]:
+def _script() -> "tuple[Config, ScriptDirectory]":
+    from alembic.config import Config  # noqa: PLC0415 - see above
+    from alembic.script import ScriptDirectory  # noqa: PLC0415
+
     config = Config()
     location = importlib.resources.files("ledger") / "migrations"
     config.set_main_option("script_location", str(location))
@@ -124,6 +133,8 @@ def upgrade(url: str, *, lanes: int = LANES_DEFAULT) -> str:
 
 
 def _upgrade(url: str, lanes: int) -> str:
+    import sqlalchemy  # noqa: PLC0415 - see above
+
     with psycopg.connect(url, autocommit=True, connect_timeout=10) as connection:
         if connection.info.server_version < POSTGRES_MIN:
             message = "PostgreSQL 15 or newer is needed; upgrade the server."
@@ -181,6 +192,9 @@ def _prepare(connection: psycopg.Connection) -> None:
 
 
 def _migrate(url: str) -> str:
+    import alembic.command  # noqa: PLC0415 - see above
+    from sqlalchemy import text  # noqa: PLC0415
+
     config, script = _script()
     head = script.get_current_head()
     assert head is not None
@@ -196,17 +210,17 @@ def _migrate(url: str) -> str:
         if current != head:
             config.attributes["connection"] = connection
             alembic.command.upgrade(config, "head")
-            connection.execute(_NOTE_TABLES, {"fact": TABLES_FACT})
+            connection.execute(text(_NOTE_TABLES), {"fact": TABLES_FACT})
         connection.commit()
     return head
 
 
-_TABLES = sqlalchemy.text(
+_TABLES = (
     "SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
     " WHERE n.nspname = 'keyledger' AND c.relkind IN ('r', 'p') AND NOT c.relispartition"
 )
-_NOTED = sqlalchemy.text("SELECT value FROM keyledger.database_facts WHERE name = :fact")
-_NOTE_TABLES = sqlalchemy.text(
+_NOTED = "SELECT value FROM keyledger.database_facts WHERE name = :fact"
+_NOTE_TABLES = (
     "INSERT INTO database_facts (name, value) SELECT :fact, string_agg(c.relname, ' ')"
     " FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
     " WHERE n.nspname = 'keyledger' AND c.relkind IN ('r', 'p') AND NOT c.relispartition"
@@ -214,13 +228,15 @@ _NOTE_TABLES = sqlalchemy.text(
 )
 
 
-def _require_whole(connection: sqlalchemy.Connection, current: str | None) -> None:
+def _require_whole(connection: "sqlalchemy.Connection", current: str | None) -> None:
     """Refuse a schema that no migration leaves behind: somebody dropped or restored a part.
 
     Raises:
         IncompatibleDatabase: It is one.
     """
-    found = set(connection.scalars(_TABLES))
+    from sqlalchemy import text  # noqa: PLC0415 - see above
+
+    found = set(connection.scalars(text(_TABLES)))
     if current is None:
         if found:
             message = (
@@ -231,7 +247,7 @@ def _require_whole(connection: sqlalchemy.Connection, current: str | None) -> No
         return
     noted = None
     if "database_facts" in found:
-        noted = connection.scalar(_NOTED, {"fact": TABLES_FACT})
+        noted = connection.scalar(text(_NOTED), {"fact": TABLES_FACT})
     missing = set((noted or "database_facts").split()) - found
     if missing:
         message = (
@@ -241,17 +257,17 @@ def _require_whole(connection: sqlalchemy.Connection, current: str | None) -> No
         raise IncompatibleDatabase(message)
 
 
-def _known(script: ScriptDirectory, revision: str) -> bool:
+def _known(script: "ScriptDirectory", revision: str) -> bool:
     return any(revision == known.revision for known in script.walk_revisions())
 
 
-def _current(connection: sqlalchemy.Connection) -> str | None:
-    exists = connection.scalar(sqlalchemy.text("SELECT to_regclass('keyledger.schema_version')"))
+def _current(connection: "sqlalchemy.Connection") -> str | None:
+    from sqlalchemy import text  # noqa: PLC0415 - see above
+
+    exists = connection.scalar(text("SELECT to_regclass('keyledger.schema_version')"))
     if exists is None:
         return None
-    found: str | None = connection.scalar(
-        sqlalchemy.text("SELECT version_num FROM keyledger.schema_version")
-    )
+    found: str | None = connection.scalar(text("SELECT version_num FROM keyledger.schema_version"))
     return found
 
 

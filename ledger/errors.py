@@ -59,6 +59,12 @@ class NoSuchMember(Refused):
     code = "no_such_member"
 
 
+class LoginIsTaken(Refused):
+    """The address cannot be used to log in here."""
+
+    code = "login_is_taken"
+
+
 class LastOwnerStays(Refused):
     """An account keeps at least one owner."""
 
@@ -147,6 +153,12 @@ class IdempotencyKeyIsTaken(Refused):
     """The idempotency key was used before with another request."""
 
     code = "idempotency_key_is_taken"
+
+
+class RequestFailed(Refused):
+    """The request failed outside the ledger."""
+
+    code = "request_failed"
 
 
 class VersionIsOutdated(Refused):

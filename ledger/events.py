@@ -61,6 +61,8 @@ class LimitRule(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Counts requests to this model only; empty: every one."""
     assets: tuple[str, ...] = ()
     """Spend: the assets counted together."""
+    own: bool = False
+    """Whether the account set it for itself, beside what the operator set."""
 
 
 class AccountOpened(Event, frozen=True, kw_only=True, omit_defaults=True):
@@ -69,7 +71,8 @@ class AccountOpened(Event, frozen=True, kw_only=True, omit_defaults=True):
     type = "account_opened"
     by: str
     pays_with: tuple[str, ...] = ("USD",)
-    """Assets in the order they pay, at par with the rate card's asset."""
+    """Assets that pay for one another at par, first to pay first. A price in an asset that is not
+    among them is paid in that asset alone."""
     rate_card: str = "standard"
     overdraft: dict[str, str] = {}
     """Asset → declared overdraft, or ``unlimited``. That of the asset a price is in counts."""

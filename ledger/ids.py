@@ -23,6 +23,7 @@ OPERATOR_ACCOUNT = AccountId(UUID("00000000-0000-7000-8000-000000000001"))
 
 LANES_MAX = 4096
 REQUEST_ID_MAX = 255
+REQUEST_HASH_BYTES = 13
 
 _ID = re.compile(r"(acct|key|mbr)_([0-9a-f]{32})", re.ASCII)
 
@@ -56,6 +57,11 @@ def new_member_id() -> MemberId:
     return MemberId(_uuid7())
 
 
+def new_row_id() -> UUID:
+    """Make an id of what is beside the ledger: a character, a session, a message."""
+    return _uuid7()
+
+
 def new_request_id() -> str:
     """Make a request id for a caller who sent none."""
     return f"req_{_uuid7().hex}"
@@ -73,10 +79,14 @@ def lane_of_key(key_id: UUID) -> int:
     return int.from_bytes(key_id.bytes[-2:])
 
 
-def request_hash(account_id: UUID, request_id: str) -> UUID:
-    """Give the 128 bits under which a request id of an account is unique for ever."""
+def request_hash(account_id: UUID, request_id: str) -> bytes:
+    """Give the 104 bits under which a request id of an account is unique for ever.
+
+    So many, because a row and its index entry then fill whole words. Who finds two ids of one hash
+    is refused the second: the event says whose id it was.
+    """
     material = account_id.bytes + request_id.encode()
-    return UUID(bytes=hashlib.sha256(material).digest()[:16])
+    return hashlib.sha256(material).digest()[:REQUEST_HASH_BYTES]
 
 
 def rating_id(rated_seq: int) -> str:

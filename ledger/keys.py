@@ -81,6 +81,17 @@ def require_model(key: Key, model: str) -> None:
         raise ModelIsDenied
 
 
+def require_failures_left(key: Key, at: Instant) -> None:
+    """Refuse whatever the key asks while as many of its requests have failed as may.
+
+    Raises:
+        LimitIsReached: They have.
+    """
+    for limit in key.limits.values():
+        if limit.kind == "failures" and not limit.narrow:
+            require(limit, key.counters.get(limit.limit_id), 1, at, "key")
+
+
 def check_name(name: str) -> None:
     """Check an integration's name.
 

@@ -10,15 +10,14 @@ failure it is thrown away.
 """
 
 import asyncio
-from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, LiteralString, NamedTuple
-from uuid import UUID
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import LiteralString, NamedTuple
 
 import msgspec
 import psycopg
 import structlog
-from psycopg import AsyncConnection, AsyncRawCursor
+from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 
 from ledger import arrays, clock, store
@@ -34,45 +33,61 @@ from ledger.batch import (
     Suppressed,
     Ticket,
     Wanted,
+    runs,
 )
 from ledger.clock import Instant
 from ledger.codec import Recorded
-from ledger.errors import LedgerCorrupt, LedgerUnavailable, OutcomeIsUnknown, QueueIsFull
+from ledger.errors import (
+    LedgerCorrupt,
+    LedgerUnavailable,
+    LoginIsTaken,
+    OutcomeIsUnknown,
+    QueueIsFull,
+    Refused,
+)
 from ledger.ids import AccountId, lane_of_account
 from ledger.metering import Known
 from ledger.pricing import RateCard
 from ledger.ratecards import RateCards
+from ledger.roundtrip import Line
 from ledger.state import LaneState, Reservation
-from ledger.store import Head
+from ledger.store import Head, Statement
 
 log = structlog.get_logger("keyledger.lanes")
 
-BATCH_MAX = 1_000
-"""Commands in one transaction."""
+BATCH_MAX = 5_000
+"""Commands in one transaction: the more, the fewer rows of sums are written over and over."""
+TURN = 250
+"""Commands decided before others in this process get their turn."""
 QUEUE_MAX = 20_000
 """Commands waiting per lane and worker; more are refused before they are accepted."""
 CACHE_MAX = 50_000
 """Accounts, keys and reservations kept per lane and worker."""
 RETRIES_MAX = 5
 BACKOFF_SECONDS = 0.01
+CONSTRAINTS: Mapping[str | None, type[Refused]] = {"email_logs_in_once": LoginIsTaken}
+"""Constraints of side tables that a caller may break, and what each then is told."""
 OWNED_AFTER = 20
 """Batches without a foreign append after which a lane loads only what its copy lacks."""
 DUE_MAX = 500
 
 PAST: LiteralString = (
-    "SELECT 'request', request_hash, NULL::uuid, NULL::uuid, lane_seq, last_seq FROM request_ids"
-    " WHERE lane = %(lane)s AND request_hash = ANY(%(requests)s)"
-    " UNION ALL (SELECT 'reservation', request_hash, account_id, key_id, NULL, NULL"
+    "SELECT 'request', NULL::uuid, NULL::uuid, request_hash, lane_seq, last_seq FROM request_ids"
+    " WHERE lane = $1 AND request_hash = ANY($2)"
+    " UNION ALL (SELECT 'reservation', account_id, key_id, request_hash, NULL, NULL"
     " FROM reservations"
-    " WHERE lane = %(lane)s AND expires_at <= %(at)s ORDER BY expires_at LIMIT %(most)s)"
-    " UNION ALL (SELECT 'key', key_id, account_id, key_id, NULL, NULL FROM keys"
-    " WHERE lane = %(lane)s AND expires_at <= %(at)s AND status IN ('active', 'suspended')"
-    " AND expires_at IS NOT NULL ORDER BY expires_at LIMIT %(most)s)"
-    " UNION ALL (SELECT 'lot', account_id, account_id, NULL, NULL, NULL FROM lots"
-    " WHERE lane = %(lane)s AND expires_at <= %(at)s AND status = 'open'"
-    " AND expires_at IS NOT NULL ORDER BY expires_at LIMIT %(most)s)"
+    " WHERE lane = $1 AND expires_at <= $3 ORDER BY expires_at LIMIT $4)"
+    " UNION ALL (SELECT 'key', account_id, key_id, NULL, NULL, NULL FROM keys"
+    " WHERE lane = $1 AND expires_at <= $3 AND status IN ('active', 'suspended')"
+    " AND expires_at IS NOT NULL ORDER BY expires_at LIMIT $4)"
+    " UNION ALL (SELECT 'lot', account_id, NULL, NULL, NULL, NULL FROM lots"
+    " WHERE lane = $1 AND expires_at <= $3 AND status = 'open'"
+    " AND expires_at IS NOT NULL ORDER BY expires_at LIMIT $4)"
 )
 """Request ids that were used before, and what ran out: reservations, keys, lots."""
+
+BEGIN: LiteralString = "BEGIN"
+COMMIT: LiteralString = "COMMIT"
 
 Connect = Callable[[], Awaitable[AsyncConnection]]
 
@@ -97,7 +112,7 @@ class Lane:
         self._cards = cards
         self._queue: deque[Command] = deque()
         self._wake = asyncio.Event()
-        self._connection: AsyncConnection | None = None
+        self._line: Line | None = None
         self._state: LaneState | None = None
         self._epoch = -1
         self._undisturbed = OWNED_AFTER
@@ -178,11 +193,14 @@ class Lane:
             results = [(command, error) for command in commands]
         except Exception as error:  # last-resort: one bad command must not fail its neighbours
             if len(commands) > 1:
-                for command in commands:
-                    await self._answer([command])
+                half = len(commands) // 2
+                await self._answer(commands[:half])
+                await self._answer(commands[half:])
                 return
-            log.exception("command_failed", lane=self.lane)
-            results = [(command, error) for command in commands]
+            meant = _meant(error)
+            if meant is error:
+                log.exception("command_failed", lane=self.lane)
+            results = [(command, meant) for command in commands]
         for command, result in results:
             command.ticket.settle(command.index, result)
 
@@ -206,19 +224,25 @@ class Lane:
 
     async def _transact(self, commands: list[Command]) -> list[tuple[Command, Outcome | Exception]]:
         self._refusals.undo()
-        idle = self._connection is not None
-        connection = await self._connected()
+        idle = self._line is not None
+        line = await self._connected()
         try:
-            batch = await self._load(connection, commands)
+            batch = await self._load(line, commands)
         except psycopg.OperationalError as error:
-            if idle and connection.closed:
+            if idle and line.connection.closed:
                 raise _Stale from error
             raise
-        batch.decide(commands, self._refusals)
+        decided = 0
+        for run in runs(commands):
+            batch.decide_run(run, self._refusals)
+            decided += len(run)
+            if decided >= TURN:
+                decided = 0
+                await asyncio.sleep(0)
         if batch.is_empty:
-            await connection.execute("COMMIT")
+            await line.exchange([(COMMIT, ())])
         else:
-            await self._save(connection, batch)
+            await self._save(line, batch)
         self._notes.clear()
         self._refusals.keep()
         self.batches += 1
@@ -226,16 +250,15 @@ class Lane:
         self._state = batch.state if _size(batch.state) <= CACHE_MAX else None
         return batch.results
 
-    async def _save(self, connection: AsyncConnection, batch: Batch) -> None:
+    async def _save(self, line: Line, batch: Batch) -> None:
         """Second round trip: append, move the projections, commit."""
         try:
-            async with connection.pipeline():
-                for sql, parameters in batch.also:
-                    await connection.execute(sql, parameters)
-                everything = batch.statement(self._projections)
-                if everything is not None:
-                    await AsyncRawCursor(connection).execute(*everything, prepare=True)
-                await connection.execute("COMMIT")
+            if batch.also:
+                async with line.connection.pipeline():
+                    for sql, parameters in batch.also:
+                        await line.connection.execute(sql, parameters)
+            everything = batch.statement(self._projections)
+            await line.exchange([*([everything] if everything else []), (COMMIT, ())])
         except (psycopg.errors.SerializationFailure, psycopg.errors.DeadlockDetected):
             raise
         except (psycopg.OperationalError, psycopg.InterfaceError) as error:
@@ -247,7 +270,7 @@ class Lane:
     async def _is_in(self, last: Recorded) -> bool:
         """Ask the record whether a batch whose acknowledgement was lost is in."""
         try:
-            connection = await self._connected()
+            connection = (await self._connected()).connection
             # The lock waits for a commit that is still under way in the server.
             await connection.execute("BEGIN")
             await connection.execute(store.LOCK_HEAD, (self.lane,))
@@ -258,30 +281,32 @@ class Lane:
             raise OutcomeIsUnknown from unreachable
         return found is not None and found.recorded.hash == last.hash
 
-    async def _connected(self) -> AsyncConnection:
-        if self._connection is None or self._connection.closed:
-            self._connection = await self._connect()
-            arrays.register(self._connection)
-        return self._connection
+    async def _connected(self) -> Line:
+        if self._line is None or self._line.connection.closed:
+            connection = await self._connect()
+            arrays.register(connection)
+            self._line = Line(connection)
+        return self._line
 
     async def _disconnect(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            await connection.close()
+        line, self._line = self._line, None
+        if line is not None:
+            await line.connection.close()
 
     async def _forget(self) -> None:
         """Throw the copy away, and the connection with whatever transaction it is in."""
         self._state = None
         await self._disconnect()
 
-    async def _load(self, connection: AsyncConnection, commands: list[Command]) -> Batch:
+    async def _load(self, line: Line, commands: list[Command]) -> Batch:
         """First round trip: lock the head and read what is not known already."""
+        connection = line.connection
         self._notes += self._refusals.due(None if self._closing else self._now())
         wanted = _wanted(commands, self._notes)
         copy = self._state
         owned = copy is not None and self._undisturbed >= OWNED_AFTER
         lacking = _lacking(copy, wanted) if owned and copy is not None else wanted
-        asked = await self._ask(connection, commands, self._loads(lacking))
+        asked = await self._ask(line, commands, self._loads(lacking))
         # From here on the copy is this batch's; it comes back when the batch is committed.
         self._state = None
         state = self._fenced(copy, asked.head)
@@ -300,34 +325,26 @@ class Lane:
         batch.append_suppressed(self._notes)
         return batch
 
-    async def _ask(
-        self, connection: AsyncConnection, commands: list[Command], loads: list[Load]
-    ) -> "_Asked":
-        requests = arrays.Uuids(c.request_hash for c in commands if c.request_hash)
-        replies = arrays.Uuids(c.idempotency.key_hash for c in commands if c.idempotency)
-        past = {"lane": self.lane, "at": self._now(), "most": DUE_MAX, "requests": requests}
-        questions: list[tuple[LiteralString, Any]] = [
+    async def _ask(self, line: Line, commands: list[Command], loads: list[Load]) -> "_Asked":
+        requests = arrays.Byteas(c.request_hash for c in commands if c.request_hash)
+        replies = arrays.Byteas(c.idempotency.key_hash for c in commands if c.idempotency)
+        questions: list[Statement] = [
+            (BEGIN, ()),
             # First and by itself: what is read after it sees what was committed before it.
             (store.LOCK_HEAD, (self.lane,)),
-            (PAST, past),
+            (PAST, (self.lane, requests, self._now(), DUE_MAX)),
             *((load.sql, load.parameters) for load in loads),
         ]
         if any(command.idempotency for command in commands):
             questions.append((store.FIND_REPLIES, (self.lane, replies)))
-        async with connection.pipeline():
-            await connection.execute("BEGIN")
-            cursors = [
-                await connection.execute(sql, parameters, binary=True)
-                for sql, parameters in questions
-            ]
-        heads, found, *loaded = [await cursor.fetchall() for cursor in cursors]
+        _, heads, found, *loaded = await line.exchange(questions)
         if not heads:
             message = f"Lane {self.lane} has no head."
             raise LedgerCorrupt(message, lane=self.lane)
         seq, epoch, chain, last, cards = heads[0]
         head = Head(seq, epoch, bytes(chain), last)
         replied = loaded.pop() if len(loaded) > len(loads) else []
-        known = [(row[1], row[4], row[5]) for row in found if row[0] == "request"]
+        known = [row[3:] for row in found if row[0] == "request"]
         due = [row[:4] for row in found if row[0] != "request"]
         return _Asked(head, cards, due, known, replied, list(zip(loads, loaded, strict=True)))
 
@@ -375,17 +392,18 @@ class Lane:
         if not due:
             return
         wanted = Wanted(
-            [row[2] for row in due],
+            [row[1] for row in due],
+            [row[2] for row in due if row[2] is not None],
             [row[3] for row in due if row[3] is not None],
-            [row[1] for row in due if row[0] == "reservation"],
         )
         lacking = _lacking(batch.state, wanted)
         if any(lacking):
             await self._fetch(connection, batch.state, lacking)
-        by_kind: dict[str, list[UUID]] = {"reservation": [], "key": [], "lot": []}
-        for kind, found, *_ in due:
-            by_kind[kind].append(found)
-        batch.expire(by_kind["reservation"], by_kind["key"], dict.fromkeys(by_kind["lot"]))
+        batch.expire(
+            [hashed for kind, _, _, hashed in due if kind == "reservation"],
+            [key_id for kind, _, key_id, _ in due if kind == "key"],
+            dict.fromkeys(account_id for kind, account_id, _, _ in due if kind == "lot"),
+        )
 
     async def _fetch(self, connection: AsyncConnection, state: LaneState, wanted: Wanted) -> None:
         loads = self._loads(wanted)
@@ -416,6 +434,12 @@ class _Asked(NamedTuple):
     requests: list[TupleRow]
     replies: list[TupleRow]
     loaded: list[tuple[Load, list[TupleRow]]]
+
+
+def _meant(error: Exception) -> Exception:
+    """Give the refusal that a broken constraint stands for, else the error itself."""
+    name = error.diag.constraint_name if isinstance(error, psycopg.Error) else None
+    return CONSTRAINTS[name]() if name in CONSTRAINTS else error
 
 
 def _passes(error: psycopg.Error | OSError) -> bool:
@@ -495,8 +519,19 @@ class Writer:
         """Give the lane of an account."""
         return lane_of_account(account_id, len(self.lanes))
 
-    async def submit(self, commands: Sequence[Command]) -> list[Outcome | Exception]:
-        """Decide and append; give the outcomes in the commands' order, after commit.
+    def require_room(self, commands: Sequence[Command]) -> None:
+        """Make sure that all of these would be accepted now.
+
+        Raises:
+            QueueIsFull: They would not.
+            LedgerUnavailable: The process is stopping.
+        """
+        for lane, count in Counter(self.lane_of(each.account_id) for each in commands).items():
+            if not self.lanes[lane].has_room(count):
+                raise QueueIsFull
+
+    def hand_in(self, commands: Sequence[Command]) -> "asyncio.Future[list[Outcome | Exception]]":
+        """Accept commands; the future gives the outcomes in their order, after commit.
 
         Raises:
             QueueIsFull: Refused before anything was accepted.
@@ -512,7 +547,18 @@ class Writer:
                 raise QueueIsFull
         for lane, group in groups.items():
             self.lanes[lane].accept(group)
-        return await ticket.future if commands else []
+        if not commands:
+            ticket.future.set_result([])
+        return ticket.future
+
+    async def submit(self, commands: Sequence[Command]) -> list[Outcome | Exception]:
+        """Decide and append; give the outcomes in the commands' order, after commit.
+
+        Raises:
+            QueueIsFull: Refused before anything was accepted.
+            LedgerUnavailable: The process is stopping.
+        """
+        return await self.hand_in(commands)
 
     async def submit_one(self, command: Command) -> Outcome:
         """Decide and append one command.
@@ -521,7 +567,12 @@ class Writer:
             Refused: The decision said no.
             LedgerUnavailable: It could not be decided now.
         """
-        (outcome,) = await self.submit([command])
+        lane = self.lanes[self.lane_of(command.account_id)]
+        if not lane.has_room(1):
+            raise QueueIsFull
+        command.ticket = Ticket(1)
+        lane.accept((command,))
+        (outcome,) = await command.ticket.future
         if isinstance(outcome, Exception):
             raise outcome
         return outcome

@@ -8,6 +8,7 @@ than its limit allows.
 """
 
 import re
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import NamedTuple, Protocol
@@ -39,6 +40,9 @@ class Window(Protocol):
     def first(self, at: Instant) -> int:
         """Give the oldest bucket that still counts at ``at``."""
 
+    def ends_at(self, bucket: int) -> Instant | None:
+        """Give the first instant that falls into a later bucket; None: none does."""
+
     def frees_at(self, bucket: int) -> Instant | None:
         """Give the instant from which a bucket no longer counts; None: never."""
 
@@ -46,16 +50,24 @@ class Window(Protocol):
 class _Rolling:
     def __init__(self, seconds: int) -> None:
         self.width = seconds * _MICROSECONDS
+        self._last = (EPOCH, 0)
 
     def bucket(self, at: Instant) -> int:
-        return (at - EPOCH) // TICK * SUB_BUCKETS // self.width
+        # One request is held to its limits, then counted against them, at the same instant.
+        last, found = self._last
+        if last is not at:
+            found = (at - EPOCH) // TICK * SUB_BUCKETS // self.width
+            self._last = (at, found)
+        return found
 
     def first(self, at: Instant) -> int:
-        return ((at - EPOCH) // TICK - self.width) * SUB_BUCKETS // self.width
+        return self.bucket(at) - SUB_BUCKETS
+
+    def ends_at(self, bucket: int) -> Instant | None:
+        return from_microseconds(-(-(bucket + 1) * self.width // SUB_BUCKETS))
 
     def frees_at(self, bucket: int) -> Instant | None:
-        end = -(-(bucket + 1) * self.width // SUB_BUCKETS)
-        return from_microseconds(end + self.width)
+        return self.ends_at(bucket + SUB_BUCKETS)
 
 
 class _Day:
@@ -64,9 +76,11 @@ class _Day:
 
     first = bucket
 
-    def frees_at(self, bucket: int) -> Instant | None:
+    def ends_at(self, bucket: int) -> Instant | None:
         day = datetime.fromordinal(bucket + 1)
         return day.replace(tzinfo=UTC)
+
+    frees_at = ends_at
 
 
 class _Month:
@@ -75,9 +89,11 @@ class _Month:
 
     first = bucket
 
-    def frees_at(self, bucket: int) -> Instant | None:
+    def ends_at(self, bucket: int) -> Instant | None:
         year, month = divmod(bucket + 1, 12)
         return datetime(year, month + 1, 1, tzinfo=UTC)
+
+    frees_at = ends_at
 
 
 class _Lifetime:
@@ -86,8 +102,10 @@ class _Lifetime:
 
     first = bucket
 
-    def frees_at(self, bucket: int) -> Instant | None:  # noqa: ARG002
+    def ends_at(self, bucket: int) -> Instant | None:  # noqa: ARG002
         return None
+
+    frees_at = ends_at
 
 
 _CALENDAR: dict[str, Window] = {"day": _Day(), "month": _Month(), "lifetime": _Lifetime()}
@@ -121,6 +139,8 @@ class Limit(NamedTuple):
     category: str
     model: str
     assets: tuple[str, ...]
+    narrow: bool
+    """Whether it counts requests of a category or model only."""
 
     def covers(self, category: str, model: str) -> bool:
         """Tell whether a request of this category and model counts."""
@@ -142,6 +162,8 @@ def limit_id(rule: LimitRule) -> str:
         parts.append(f"model={rule.model}")
     if rule.assets:
         parts.append("+".join(rule.assets))
+    if rule.own:
+        parts.append("own")
     return ":".join(parts) + "/" + rule.window
 
 
@@ -164,6 +186,7 @@ def compile_rule(rule: LimitRule) -> Limit:
         rule.category,
         rule.model,
         rule.assets,
+        bool(rule.category or rule.model),
     )
 
 
@@ -193,8 +216,9 @@ def _ceiling(rule: LimitRule) -> int:
     return int(rule.ceiling)
 
 
-def compile_rules(rules: tuple[LimitRule, ...]) -> dict[str, Limit]:
-    """Make a set of rules ready, by id.
+@lru_cache(maxsize=4_096)
+def compile_rules(rules: tuple[LimitRule, ...]) -> Mapping[str, Limit]:
+    """Make a set of rules ready, by id. Keys of the same rules share them.
 
     Raises:
         InvalidField: One is invalid, two have the same id, or there are more than 64.

@@ -4,6 +4,7 @@ The order of checks is fixed: key, account, scope, model, price, limits, credit.
 reads a clock, a table or a price that was not passed in.
 """
 
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import NamedTuple
 
@@ -27,8 +28,9 @@ from ledger.ids import REQUEST_ID_MAX, KeyId
 from ledger.keys import require_model, require_no_secret, require_scope, require_usable
 from ledger.limits import require
 from ledger.money import format_pico
-from ledger.ratecards import RateCards, reference_of
-from ledger.state import Account, Key, Reservation, by_asset, parts_of, quantity_of
+from ledger.pricing import PriceBook
+from ledger.ratecards import RateCards
+from ledger.state import Account, Key, Reservation, by_asset, parts_of, quantity_of_all
 from ledger.usage import Usage
 
 OCCURRED_BEFORE_MAX = timedelta(hours=72)
@@ -123,7 +125,7 @@ def record(facts: Facts, command: Record, *, key_id: KeyId, at: Instant) -> Made
     quote = _price(facts, account, key, command, at)
     parts = credit.plan(account, quote.asset, quote.pico, at)
     if not command.delivered:
-        _require_limits(account, key, command, parts, quote.asset, at)
+        _require_limits(account, key, (command,), parts, quote.asset, at)
         credit.require_covered(account, quote.asset, parts)
     lots, amounts = credit.written(parts)
     event = e.RequestRecorded(
@@ -144,6 +146,82 @@ def record(facts: Facts, command: Record, *, key_id: KeyId, at: Instant) -> Made
     return [event], None
 
 
+def alike(one: Record) -> tuple[str | int | None, ...]:
+    """Give what requests of one key must have in common to be decided together."""
+    return one.model, one.category, one.condition, one.scope, one.secret
+
+
+def record_together(
+    facts: Facts, commands: Sequence[Record], instants: Sequence[Instant]
+) -> list[e.RequestRecorded] | None:
+    """Admit, price and charge requests of one key that are ``alike`` and new, by their sums.
+
+    A limit or a lot that has room for all of them has room for one after another: each is decided
+    as ``record`` decides it. None: decide them one by one, because more than one lot would pay, a
+    window or a price changes on the way, or one of them is special.
+
+    Raises:
+        Refused: As ``record`` where it is one request; of several, one at least may be refused.
+    """
+    first, last = instants[0], instants[-1]
+    if any(command.delivered for command in commands):
+        return None
+    for command in commands:
+        _require_writable(command)
+    key, account = _require_allowed(facts, commands[0], last)
+    book = _book_throughout(facts.cards, key.rate_card or account.rate_card, first, last)
+    if book is None:
+        return None
+    quotes = book.quotes(commands[0].model, [c.usage for c in commands], commands[0].condition)
+    if quotes is None:
+        return None
+    asset = book.card.asset
+    pico = sum([quote.pico for quote in quotes])
+    parts = credit.plan(account, asset, pico, first)
+    if len(parts) > 1 or not credit.lasts(account, parts, last):
+        return None
+    if key.limits or account.limits:
+        if not _windows_stay(key, account, first, last):
+            return None
+        _require_limits(account, key, commands, parts, asset, first)
+    credit.require_covered(account, asset, parts)
+    lots = (parts[0][0],) if parts else ()
+    integration, card = key.name, book.reference
+    return [
+        e.RequestRecorded(
+            request_id=command.request_id,
+            integration=integration,
+            model=command.model,
+            usage=command.usage,
+            category=command.category,
+            condition=command.condition,
+            card=card,
+            prices=quote.prices,
+            asset=asset,
+            charge=format_pico(quote.pico),
+            lots=lots if quote.pico else (),
+            flags=_flags(command, at),
+        )
+        for command, quote, at in zip(commands, quotes, instants, strict=True)
+    ]
+
+
+def _book_throughout(
+    cards: RateCards, name: str, first: Instant, last: Instant
+) -> PriceBook | None:
+    book = cards.current(name, first)
+    return book if first is last or cards.current(name, last) is book else None
+
+
+def _windows_stay(key: Key, account: Account, first: Instant, last: Instant) -> bool:
+    if first is last:
+        return True
+    return all(
+        limit.window.bucket(first) == limit.window.bucket(last)
+        for limit in (*key.limits.values(), *account.limits.values())
+    )
+
+
 def reserve(facts: Facts, command: Reserve, *, key_id: KeyId, at: Instant) -> Made:
     """Hold the worst case of a request against credit and every limit.
 
@@ -158,7 +236,7 @@ def reserve(facts: Facts, command: Reserve, *, key_id: KeyId, at: Instant) -> Ma
     key, account = _require_admissible(facts, command, at)
     quote = _price(facts, account, key, command, at)
     parts = credit.plan(account, quote.asset, quote.pico, at)
-    _require_limits(account, key, command, parts, quote.asset, at)
+    _require_limits(account, key, (command,), parts, quote.asset, at)
     credit.require_covered(account, quote.asset, parts)
     lots, amounts = credit.written(parts)
     event = e.RequestReserved(
@@ -189,7 +267,7 @@ def settle(facts: Facts, command: Settle, *, at: Instant) -> Made:
         RequestIsClosed: It was released.
         RequestIdIsTaken: It was settled with other usage.
     """
-    reserved = _reserved_event(facts)
+    reserved = _reserved_event(facts, command.request_id)
     known = facts.known
     assert known is not None
     if command.model and command.model != reserved.model:
@@ -236,7 +314,7 @@ def release(facts: Facts, command: Release) -> Made:
         NoSuchRequest: It was never reserved.
         RequestIdIsTaken: It was settled.
     """
-    reserved = _reserved_event(facts)
+    reserved = _reserved_event(facts, command.request_id)
     known = facts.known
     assert known is not None
     if known.last is not None:
@@ -290,7 +368,7 @@ def rate(facts: Facts, unpriced: Recorded, *, by: str, at: Instant) -> list[e.An
             usage=body.usage,
             category=body.category,
             condition=body.condition,
-            card=reference_of(book.card),
+            card=book.reference,
             prices=quote.prices,
             asset=book.card.asset,
             charge=format_pico(quote.pico),
@@ -324,17 +402,25 @@ def _require(account: Account | None) -> Account:
 def _require_admissible(
     facts: Facts, command: Record | Reserve, at: Instant
 ) -> tuple[Key, Account]:
+    _require_writable(command)
+    if isinstance(command, Record) and command.delivered:
+        # Delivered already: a key that ended since does not undo what was used.
+        if facts.key is None:
+            raise NoSuchKey
+        return facts.key, _require(facts.account)
+    return _require_allowed(facts, command, at)
+
+
+def _require_writable(command: Record | Reserve) -> None:
     if not 1 <= len(command.request_id) <= REQUEST_ID_MAX:
         raise InvalidField("request_id", f"1 to {REQUEST_ID_MAX} characters")
     if not 1 <= len(command.model) <= MODEL_MAX:
         raise InvalidField("model", f"1 to {MODEL_MAX} characters")
     require_no_secret("request_id", command.request_id)
     require_no_secret("model", command.model)
-    if isinstance(command, Record) and command.delivered:
-        # Delivered already: a key that ended since does not undo what was used.
-        if facts.key is None:
-            raise NoSuchKey
-        return facts.key, _require(facts.account)
+
+
+def _require_allowed(facts: Facts, command: Record | Reserve, at: Instant) -> tuple[Key, Account]:
     key = require_usable(facts.key, at, secret=command.secret)
     account = require_open(facts.account)
     require_scope(key, command.scope)
@@ -352,7 +438,7 @@ def _price(
             raise ModelIsUnpriced
         return _UNPRICED
     card = book.card
-    return _Price(quote.pico, reference_of(card), card.asset, quote.prices)
+    return _Price(quote.pico, book.reference, card.asset, quote.prices)
 
 
 def _settled_price(facts: Facts, reserved: e.RequestReserved, usage: Usage) -> _Price:
@@ -367,7 +453,7 @@ def _settled_price(facts: Facts, reserved: e.RequestReserved, usage: Usage) -> _
 def _require_limits(  # noqa: PLR0917 (private, and each call names them alike)
     account: Account,
     key: Key,
-    command: Record | Reserve,
+    commands: Sequence[Record | Reserve],
     parts: credit.Parts,
     asset: str,
     at: Instant,
@@ -375,18 +461,23 @@ def _require_limits(  # noqa: PLR0917 (private, and each call names them alike)
     if not key.limits and not account.limits:
         return
     spent = by_asset(account, parts, asset)
+    category, model = commands[0].category, commands[0].model
+    usages = [command.usage for command in commands]
     for scope, subject in (("key", key), ("account", account)):
         for limit in subject.limits.values():
             if limit.kind in {"key_creations", "active_keys"}:
                 continue
-            if limit.covers(command.category, command.model):
-                # Any request may become a failure.
-                fails = limit.kind == "failures"
-                quantity = 1 if fails else quantity_of(limit, command.usage, spent)
-                require(limit, subject.counters.get(limit.limit_id), quantity, at, scope)
+            if limit.narrow and not limit.covers(category, model):
+                continue
+            # Any request may become a failure.
+            fails = limit.kind == "failures"
+            quantity = 1 if fails else quantity_of_all(limit, len(usages), usages, spent)
+            require(limit, subject.counters.get(limit.limit_id), quantity, at, scope)
 
 
 def _flags(command: Record, at: Instant) -> tuple[str, ...]:
+    if command.occurred_at is None and not (command.delivered or command.estimated):
+        return ()
     flags = []
     if command.occurred_at is not None:
         if command.occurred_at < at - OCCURRED_BEFORE_MAX:
@@ -404,6 +495,7 @@ def _replay_record(first: Recorded, command: Record, key_id: KeyId) -> Recorded:
     body = first.body
     if (
         not isinstance(body, e.RequestRecorded)
+        or body.request_id != command.request_id
         or first.envelope.key_id != key_id
         or body.model != command.model
         or body.usage != command.usage
@@ -419,6 +511,7 @@ def _replay_reserve(first: Recorded, command: Reserve, key_id: KeyId) -> Recorde
     body = first.body
     if (
         not isinstance(body, e.RequestReserved)
+        or body.request_id != command.request_id
         or first.envelope.key_id != key_id
         or body.model != command.model
         or body.usage != command.usage
@@ -438,10 +531,11 @@ def _replay_settle(last: Recorded, command: Settle) -> Recorded:
     return last
 
 
-def _reserved_event(facts: Facts) -> e.RequestReserved:
-    if facts.known is None or not isinstance(facts.known.first.body, e.RequestReserved):
+def _reserved_event(facts: Facts, request_id: str) -> e.RequestReserved:
+    reserved = None if facts.known is None else facts.known.first.body
+    if not isinstance(reserved, e.RequestReserved) or reserved.request_id != request_id:
         raise NoSuchRequest
-    return facts.known.first.body
+    return reserved
 
 
 def _settled_parts(

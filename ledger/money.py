@@ -14,7 +14,7 @@ PICO_PER_UNIT = 10**PLACES
 PICO_LIMIT = 10**26
 """Largest amount anywhere, exclusive: 100 trillion units. Sums of many fit NUMERIC(38,0)."""
 
-_AMOUNT = re.compile(r"(-?)(\d{1,15})(?:\.(\d{1,12}))?", re.ASCII)
+_WHOLE_DIGITS_MAX = 15
 _ASSET = re.compile(r"[A-Z][A-Z0-9_]{1,23}", re.ASCII)
 
 
@@ -43,19 +43,26 @@ def parse_pico(text: str, *, signed: bool = False) -> int:
     Raises:
         InvalidAmount: An exponent, a sign that is not allowed, too many places, too large.
     """
-    match = _AMOUNT.fullmatch(text)
-    if match is None or (match[1] and not signed):
+    negative = signed and text.startswith("-")
+    whole, point, places = (text[1:] if negative else text).partition(".")
+    digits = whole + places.ljust(PLACES, "0")
+    if not (digits.isascii() and digits.isdigit() and len(whole) <= _WHOLE_DIGITS_MAX):
         raise InvalidAmount
-    pico = int(match[2] + (match[3] or "").ljust(PLACES, "0"))
+    if not whole or len(places) > PLACES or bool(point) != bool(places):
+        raise InvalidAmount
+    pico = int(digits)
     if pico >= PICO_LIMIT:
         raise InvalidAmount
-    return -pico if match[1] else pico
+    return -pico if negative else pico
 
 
 def format_pico(pico: int) -> str:
     """Write pico as the shortest plain decimal string: ``1250000000000`` is ``1.25``."""
+    if 0 < pico < PICO_PER_UNIT:
+        # What most requests cost.
+        return "0." + str(pico).zfill(PLACES).rstrip("0")
     whole, places = divmod(abs(pico), PICO_PER_UNIT)
-    text = f"{whole}.{places:012d}".rstrip("0").rstrip(".") if places else str(whole)
+    text = f"{whole}." + str(places).zfill(PLACES).rstrip("0") if places else str(whole)
     return f"-{text}" if pico < 0 else text
 
 

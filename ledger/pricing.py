@@ -28,6 +28,12 @@ from ledger.usage import CLASSES, INPUT_TOKENS, Usage
 UNITS_PER_PRICE = 10**6
 """A price is for a million units of its class, whatever the class."""
 
+STANDARD_CARD = "standard"
+"""Name of the card that prices keys and accounts which name no other."""
+
+OTHERS = "*"
+"""Stands for every model that a card does not name."""
+
 PRICE_LIMIT = 10**21
 """Largest price in pico per million, exclusive: 1,000 of the asset for a single unit."""
 
@@ -102,7 +108,8 @@ class RateCard(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """In force from this instant, inclusive, UTC."""
 
     models: dict[str, ModelPrice]
-    """By the exact name of the model. Names are never matched by prefix: no price is guessed."""
+    """By the exact name of the model; ``*`` prices every model that is not named. Names are never
+    matched by prefix: no price is guessed."""
 
     aliases: dict[str, str] = {}
     """Other names, such as dated ones, to the name in ``models``."""
@@ -236,6 +243,8 @@ class PriceBook:
     def __init__(self, card: RateCard) -> None:
         check_card(card)
         self.card = card
+        self.reference = f"{card.name}/{card.version}"
+        """As events name it: ``standard/3``."""
         self._compiled: dict[tuple[str, str | None], _Compiled] = {}
 
     def quote(self, model: str, usage: Usage, condition: str | None = None) -> Quote | None:
@@ -248,18 +257,27 @@ class PriceBook:
             InvalidAmount: The charge is beyond any amount.
         """
         compiled = self._compiled.get((model, condition)) or self._compile(model, condition)
+        return None if compiled is None else _quote(compiled, usage)
+
+    def quotes(
+        self, model: str, usages: Sequence[Usage], condition: str | None = None
+    ) -> list[Quote] | None:
+        """Price several usages of one model; None: one of them at least is unpriced.
+
+        Raises:
+            InvalidAmount: A charge is beyond any amount.
+        """
+        condition = condition or None
+        compiled = self._compiled.get((model, condition)) or self._compile(model, condition)
         if compiled is None:
             return None
-        quantities = msgspec.structs.astuple(usage)
-        rates = compiled[0][1]
-        if len(compiled) > 1:
-            rates = _rates_at(compiled, sum(quantities[:_INPUTS]))
-        used = tuple(compress(CLASSES, quantities))
-        plan = rates.plans.get(used) or rates.plan(used)
-        if plan is None:
-            return None
-        total = sum(map(mul, plan.pico, filter(None, quantities)))
-        return Quote(_rounded(total), plan.prices.copy())
+        found = []
+        for usage in usages:
+            quote = _quote(compiled, usage)
+            if quote is None:
+                return None
+            found.append(quote)
+        return found
 
     def per_request(self, model: str, condition: str | None = None) -> bool:
         """Say whether the call itself has a price, so that its usage must hold ``requests=1``."""
@@ -268,6 +286,8 @@ class PriceBook:
 
     def _compile(self, model: str, condition: str | None) -> _Compiled | None:
         """Compile and remember; an unknown name is not remembered, or a caller could fill us."""
+        if model != OTHERS and OTHERS in self.card.models and not _names(self.card, model):
+            return self._compiled.get((OTHERS, condition)) or self._compile(OTHERS, condition)
         terms = terms_of(self.card, model, condition)
         if terms is None:
             return None
@@ -276,6 +296,19 @@ class PriceBook:
         compiled = tuple(reversed(rising))
         self._compiled[model, condition] = compiled
         return compiled
+
+
+def _quote(compiled: _Compiled, usage: Usage) -> Quote | None:
+    quantities = msgspec.structs.astuple(usage)
+    rates = compiled[0][1]
+    if len(compiled) > 1:
+        rates = _rates_at(compiled, sum(quantities[:_INPUTS]))
+    used = tuple(compress(CLASSES, quantities))
+    plan = rates.plans.get(used) or rates.plan(used)
+    if plan is None:
+        return None
+    total = sum(map(mul, plan.pico, filter(None, quantities)))
+    return Quote(_rounded(total), plan.prices.copy())
 
 
 def _rates_at(compiled: _Compiled, context: int) -> _Rates:
@@ -289,10 +322,14 @@ def terms_of(
     card: RateCard, model: str, condition: str | None = None
 ) -> ModelPrice | ConditionPrice | None:
     """Find the prices of a model by its exact name or alias; None means the card has none."""
-    found = card.models.get(card.aliases.get(model, model))
+    found = card.models.get(card.aliases.get(model, model) if _names(card, model) else OTHERS)
     if found is None or condition is None:
         return found
     return found.conditions.get(condition)
+
+
+def _names(card: RateCard, model: str) -> bool:
+    return model in card.models or model in card.aliases
 
 
 def check_card(card: RateCard) -> None:

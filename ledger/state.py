@@ -5,6 +5,7 @@ commit fails, so nothing uncommitted outlives its batch. Every number that a dec
 here and nowhere else.
 """
 
+from collections.abc import Collection, Mapping, Sequence
 from uuid import UUID
 
 import msgspec
@@ -54,7 +55,7 @@ class Account(msgspec.Struct):
     overdraft: dict[str, str] = {}
     unpriced: str = "refuse"
     rules: tuple[e.LimitRule, ...] = ()
-    limits: dict[str, Limit] = {}
+    limits: Mapping[str, Limit] = {}
     """``rules`` made ready, by id."""
     counters: dict[str, Counter] = {}
     lots: dict[int, Lot] = {}
@@ -109,7 +110,7 @@ class Key(msgspec.Struct):
     revoked_at: Instant | None = None
     rate_card: str = ""
     rules: tuple[e.LimitRule, ...] = ()
-    limits: dict[str, Limit] = {}
+    limits: Mapping[str, Limit] = {}
     settings: dict[str, str] = {}
     secrets: dict[int, Instant | None] = {}
     """Secret number → refused from then on; None: no end."""
@@ -131,7 +132,7 @@ class Hold(msgspec.Struct):
 class Reservation(msgspec.Struct):
     """An open reservation."""
 
-    request_hash: UUID
+    request_hash: bytes
     request_id: str
     account_id: AccountId
     key_id: KeyId
@@ -151,7 +152,7 @@ class LaneState(msgspec.Struct):
     last_recorded_at: Instant | None = None
     accounts: dict[UUID, Account] = {}
     keys: dict[UUID, Key] = {}
-    reservations: dict[UUID, Reservation] = {}
+    reservations: dict[bytes, Reservation] = {}
 
 
 Metered = e.RequestRecorded | e.RequestReserved | e.RequestSettled | e.RequestRated
@@ -181,11 +182,18 @@ def by_asset(account: Account, parts: list[tuple[int, int]], asset: str) -> dict
 
 def quantity_of(limit: Limit, usage: Usage, spent: dict[str, int]) -> int:
     """Tell how much a request counts for against a limit: a number, tokens, or pico."""
+    return quantity_of_all(limit, 1, (usage,), spent)
+
+
+def quantity_of_all(
+    limit: Limit, requests: int, usages: Sequence[Usage], spent: dict[str, int]
+) -> int:
+    """Tell how much requests count for together, by all they used and all they spent."""
     match limit.kind:
         case "requests":
-            return 1
+            return requests
         case "tokens":
-            return tokens(usage)
+            return sum(map(tokens, usages))
         case "spend":
             if not limit.assets:
                 return sum(spent.values())
@@ -194,27 +202,38 @@ def quantity_of(limit: Limit, usage: Usage, spent: dict[str, int]) -> int:
             return 0
 
 
-def evolve(state: LaneState, envelope: e.Envelope, body: e.AnyEvent) -> None:  # noqa: C901, PLR0912, PLR0915
+def evolve(state: LaneState, envelope: e.Envelope, body: e.AnyEvent) -> None:
     """Change the state by one event.
 
     Raises:
         LedgerCorrupt: The event contradicts the state.
     """
+    account = state.accounts.get(envelope.account_id)
+    key = state.keys.get(envelope.key_id) if envelope.key_id is not None else None
+    change(state, account, key, envelope, body)
+
+
+def change(  # noqa: C901, PLR0912, PLR0915
+    state: LaneState,
+    account: Account | None,
+    key: Key | None,
+    envelope: e.Envelope,
+    body: e.AnyEvent,
+) -> None:
+    """Do what ``evolve`` does, for who knows the account and the key that the event is about.
+
+    Raises:
+        LedgerCorrupt: The event contradicts the state.
+    """
     at = envelope.recorded_at
-    if isinstance(body, e.AccountOpened):
-        account = _opened(envelope, body)
-        state.accounts[envelope.account_id] = account
-    else:
-        known = state.accounts.get(envelope.account_id)
-        if known is None:
+    if account is None:
+        if not isinstance(body, e.AccountOpened):
             message = f"{body.type} is about an account that was never opened."
             raise LedgerCorrupt(message, lane=envelope.lane, seq=envelope.lane_seq)
-        account = known
-    key = state.keys.get(envelope.key_id) if envelope.key_id is not None else None
+        account = state.accounts[envelope.account_id] = _opened(envelope, body)
     match body:
         case e.RequestRecorded():
-            spent = _spend(account, body)
-            _count(account, key, body, spent, at)
+            change_together(account, key, (body,), at)
         case e.RequestReserved():
             _reserved(state, envelope, account, key, body)
         case e.RequestSettled():
@@ -264,10 +283,53 @@ def evolve(state: LaneState, envelope: e.Envelope, body: e.AnyEvent) -> None:  #
             pass
 
 
+def change_together(
+    account: Account, key: Key | None, bodies: Sequence[e.RequestRecorded], at: Instant
+) -> dict[str, int]:
+    """Do what ``evolve`` does, for requests of one key that are alike; give what each asset paid.
+
+    Of one model and category, paid in one asset by the same lots, counted in the same buckets: so
+    that their sums change the state as they do one after another. ``at`` is the last one's.
+    """
+    body = bodies[0]
+    usages = [each.usage for each in bodies]
+    if len(bodies) == 1:
+        spent = _spend(account, body)
+    else:
+        pico = sum([parse_pico(each.charge) for each in bodies])
+        spent = _spend_sum(account, {lot for each in bodies for lot in each.lots}, body.asset, pico)
+    about = (body.category, body.model)
+    _count(account, key, *about, requests=len(bodies), usages=usages, spent=spent, at=at)
+    return spent
+
+
+def change_by_sums(
+    account: Account,
+    key: Key | None,
+    *,
+    category: str,
+    model: str,
+    asset: str,
+    lots: Collection[int],
+    requests: int,
+    pico: int,
+    usage: Usage,
+    at: Instant,
+) -> dict[str, int]:
+    """Do what ``change_together`` does, for who has summed charges and usage already."""
+    spent = _spend_sum(account, lots, asset, pico)
+    _count(account, key, category, model, requests=requests, usages=(usage,), spent=spent, at=at)
+    return spent
+
+
 def advance(state: LaneState, recorded: Recorded) -> None:
     """Move the heads of the lane and of the account over an event."""
+    advance_over(state, state.accounts[recorded.envelope.account_id], recorded)
+
+
+def advance_over(state: LaneState, account: Account, recorded: Recorded) -> None:
+    """Do what ``advance`` does, for who knows the account."""
     envelope = recorded.envelope
-    account = state.accounts[envelope.account_id]
     account.version = envelope.version
     account.hash = recorded.hash
     account.last_seq = envelope.lane_seq
@@ -470,11 +532,22 @@ def _drop_empty(account: Account, lot: Lot) -> None:
 
 
 def _spend(account: Account, body: e.RequestRecorded | e.RequestRated) -> dict[str, int]:
-    parts = parts_of(body)
-    spent = by_asset(account, parts, body.asset)
-    for number, pico in parts:
-        _take(account, number, body.asset, pico)
+    asset = body.asset
+    spent: dict[str, int] = {}
+    for number, pico in parts_of(body):
+        paid_in = account.lots[number].asset if number else asset
+        spent[paid_in] = spent.get(paid_in, 0) + pico
+        _take(account, number, asset, pico)
     return spent
+
+
+def _spend_sum(account: Account, lots: Collection[int], asset: str, pico: int) -> dict[str, int]:
+    if not pico:
+        return {}
+    (number,) = lots
+    paid_in = account.lots[number].asset if number else asset
+    _take(account, number, asset, pico)
+    return {paid_in: pico}
 
 
 def _add_used(counters: dict[str, Counter], limit: Limit, quantity: int, at: Instant) -> None:
@@ -492,18 +565,23 @@ def _add_used(counters: dict[str, Counter], limit: Limit, quantity: int, at: Ins
 def _count(
     account: Account,
     key: Key | None,
-    body: e.RequestRecorded,
+    category: str,
+    model: str,
+    *,
+    requests: int,
+    usages: Sequence[Usage],
     spent: dict[str, int],
     at: Instant,
 ) -> None:
     for subject in (account, key):
-        if subject is None:
+        if subject is None or not subject.limits:
             continue
         for limit in subject.limits.values():
-            if limit.covers(body.category, body.model):
-                quantity = quantity_of(limit, body.usage, spent)
-                if quantity:
-                    _add_used(subject.counters, limit, quantity, at)
+            if limit.narrow and not limit.covers(category, model):
+                continue
+            quantity = quantity_of_all(limit, requests, usages, spent)
+            if quantity:
+                _add_used(subject.counters, limit, quantity, at)
     if key is not None:
         key.last_used_at = at
 

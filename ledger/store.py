@@ -90,8 +90,6 @@ def combined(statements: Sequence[Statement]) -> Statement:
     """Give one statement that does what several do, which touch no row in common.
 
     A batch writes some nine tables; sent one by one, their sending costs more than their work.
-    It is for a raw cursor, with numbered parameters: psycopg reads a text as long as this anew
-    each time to number them.
     """
     sql = _joined(tuple(text for text, _ in statements))
     return sql, [value for _, parameters in statements for value in parameters]
@@ -100,7 +98,12 @@ def combined(statements: Sequence[Statement]) -> Statement:
 @lru_cache(maxsize=1_024)
 def _joined(texts: tuple[LiteralString, ...]) -> LiteralString:
     parts = ", ".join(f"part_{number} AS ({text})" for number, text in enumerate(texts))
-    first, *others = f"WITH {parts} SELECT".split("%s")  # sql-ok: constants of ours
+    return f"WITH {parts} SELECT"  # sql-ok: constants of ours
+
+
+def numbered(sql: LiteralString) -> LiteralString:
+    """Write ``%s`` as ``$1``, ``$2`` …, as the server reads them."""
+    first, *others = sql.split("%s")
     return first + "".join(f"${place}{text}" for place, text in enumerate(others, 1))
 
 
@@ -159,21 +162,24 @@ def _amount_text(body: Any) -> str | None:  # noqa: ANN401
 
 def insert_events(lane: int, events: Sequence[Recorded], gaps: Iterable[int]) -> Statement:
     """Give the statement that appends a batch."""
-    envelopes = [event.envelope for event in events]
+    envelopes, bodies, payloads, hashes = zip(*events, strict=True)
+    _, seqs, account_ids, versions, recorded_ats, occurred_ats, key_ids = zip(
+        *envelopes, strict=True
+    )
     return INSERT_EVENTS, (
         lane,
-        Int8s(envelope.lane_seq for envelope in envelopes),
-        Instants(envelope.recorded_at for envelope in envelopes),
-        Instants(envelope.occurred_at for envelope in envelopes),
-        Int8s(envelope.version for envelope in envelopes),
-        Texts(event.body.type for event in events),
+        Int8s(seqs),
+        Instants(recorded_ats),
+        Instants(occurred_ats),
+        Int8s(versions),
+        Texts([body.type for body in bodies]),
         Int4s(gaps),
-        Int2s(event.body.schema_version for event in events),
-        Uuids(envelope.account_id for envelope in envelopes),
-        Uuids(envelope.key_id or NO_KEY for envelope in envelopes),
-        Byteas(event.hash for event in events),
-        Texts(_amount_text(event.body) for event in events),
-        Texts(event.payload for event in events),
+        Int2s([body.schema_version for body in bodies]),
+        Uuids(account_ids),
+        Uuids([key_id or NO_KEY for key_id in key_ids]),
+        Byteas(hashes),
+        Texts([_amount_text(body) for body in bodies]),
+        Texts(payloads),
     )
 
 

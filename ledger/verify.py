@@ -9,18 +9,16 @@ Whoever rewrites every event from some point on, and all heads, is found by seal
 import multiprocessing
 import os
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from functools import partial
+from itertools import chain
 from multiprocessing.queues import SimpleQueue
 from typing import Any, LiteralString, NamedTuple, TypeVar
 from uuid import UUID
 
 import msgspec
 import psycopg
-from psycopg.rows import BaseRowFactory
-from psycopg.types.numeric import Int8BinaryLoader
-from psycopg.types.string import ByteaBinaryLoader
 
 from ledger import arrays, codec, database, store
 from ledger import events as e
@@ -35,16 +33,27 @@ CHUNK = 20_000
 """Events read at a time."""
 FINDINGS_MAX = 100
 """Findings kept per lane; further ones are counted."""
-PROCESSES_FROM = 200_000
+PROCESSES_FROM = 100_000
 """Fewer events are walked in this process: others take a while to start."""
 POLL_SECONDS = 0.2
 
+SESSION = {
+    "statement_timeout": "0",
+    "idle_in_transaction_session_timeout": "0",
+    "max_parallel_workers_per_gather": "0",
+    "enable_bitmapscan": "off",
+}
+"""Events are to stream in the order of an index. The planner would rather have workers fetch and
+sort each chunk, which begins later and takes processors from other lanes."""
+
 SNAPSHOT: LiteralString = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
-ROWS: LiteralString = (
-    "SELECT lane_seq, recorded_at, occurred_at, version, gap, schema_version, type, account_id,"
-    " key_id, hash, payload, amount::text FROM events"
-    " WHERE lane = %s AND lane_seq > %s AND lane_seq <= %s ORDER BY lane_seq, recorded_at"
+COPY_ROWS: LiteralString = (
+    "COPY (SELECT lane_seq, recorded_at, occurred_at, version, gap, schema_version, account_id,"
+    " key_id, hash, type, amount::text, payload FROM events"
+    " WHERE lane = %s AND lane_seq > %s AND lane_seq <= %s ORDER BY lane_seq, recorded_at)"
+    " TO STDOUT (FORMAT binary)"
 )
+COPY_ROWS_WITHOUT_AMOUNTS: LiteralString = COPY_ROWS.replace("amount", "NULL")
 HEADS: LiteralString = "SELECT lane, seq FROM lane_heads ORDER BY lane"
 BEYOND: LiteralString = (
     "SELECT lane_seq FROM events WHERE lane = %s AND lane_seq > %s ORDER BY lane_seq LIMIT %s"
@@ -61,6 +70,19 @@ RATE_CARDS: LiteralString = (
     "SELECT name, version, asset, effective_from, content_hash, lane_seq, content::text"
     " FROM rate_cards"
 )
+
+# Tuples of COPY: the number of fields, then each preceded by its length.
+HEAD = struct.Struct(">2x4xq4xq4xq4xq4xi4xh4x16s4x16si32si")
+"""All of a tuple up to its type: the fields of a ``Row`` in their order, the length of the hash
+before the hash, and the length of the type after it. Any other length of the hash than
+``HASH_BYTES``, which only a hand can have stored, makes the rest meaningless."""
+HASH_BYTES = 32
+NO_AMOUNT = 8
+"""Bytes of a NULL amount and of the payload's length."""
+_BEFORE_HASH = struct.Struct(HEAD.format.removesuffix("32si"))
+_COPY_HEADER_BYTES = 19
+_COPY_END_BYTES = 2
+_LENGTH = struct.Struct(">i")
 
 _POSTGRES_EPOCH = 946_684_800_000_000
 _Result = TypeVar("_Result")
@@ -79,12 +101,12 @@ class Row(NamedTuple):
     version: int
     gap: int
     schema_version: int
-    type: bytes
     account_id: bytes
     key_id: bytes
     hash: bytes
+    type: bytes
+    amount: bytes | None
     payload: bytes
-    amount: str | None
 
 
 class Finding(NamedTuple):
@@ -142,30 +164,67 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 # Reading.
 
 
-def prepare(connection: psycopg.Connection[Any]) -> None:
-    """Let a connection give ``Row``s: bare columns, because most are only hashed."""
-    arrays.register(connection)
-
-
-_row: BaseRowFactory[Row] = lambda _cursor: Row._make  # noqa: E731 (a factory of psycopg)
-
-
 def read(
-    connection: psycopg.Connection[Any], lane: int, after: int, upto: int
-) -> Iterator[list[Row]]:
-    """Give a lane's events in order of position, in chunks, whatever is missing of them."""
-    with connection.cursor(binary=True, row_factory=_row) as cursor:
-        for name in ("timestamptz", "uuid", "json"):
-            loader = Int8BinaryLoader if name == "timestamptz" else ByteaBinaryLoader
-            cursor.adapters.register_loader(name, loader)
-        for start in range(after, upto, CHUNK):
-            cursor.execute(ROWS, (lane, start, min(start + CHUNK, upto)))
-            yield cursor.fetchall()
+    connection: psycopg.Connection[Any], lane: int, after: int, upto: int, *, amounts: bool = True
+) -> Iterator[Generator[bytes]]:
+    """Give a lane's events in order of position, in chunks, whatever is missing of them.
+
+    As tuples of binary COPY, which ``HEAD`` or ``row_of`` reads: most are only hashed. Each chunk
+    must be read to its end, or closed, before the connection is used for anything else. Without
+    ``amounts`` there is none in any: ``NO_AMOUNT`` bytes lie between type and payload.
+    """
+    query = COPY_ROWS if amounts else COPY_ROWS_WITHOUT_AMOUNTS
+    for start in range(after, upto, CHUNK):
+        yield _copied(connection, query, (lane, start, min(start + CHUNK, upto)))
+
+
+def _copied(
+    connection: psycopg.Connection[Any], query: LiteralString, places: tuple[int, int, int]
+) -> Generator[bytes]:
+    with connection.cursor().copy(query, places) as copy:
+        # The first one comes with the header, the last message has no tuple.
+        first = copy.read()[_COPY_HEADER_BYTES:]
+        for raw in chain((first,), copy):
+            if len(raw) > _COPY_END_BYTES:
+                yield bytes(raw)
+
+
+def row_of(raw: bytes) -> Row:
+    """Read a tuple of COPY."""
+    *head, hash_bytes, hashed, length = HEAD.unpack_from(raw)
+    if hash_bytes != HASH_BYTES:
+        return _odd_row_of(raw)
+    tag, place = _field(raw, HEAD.size, length)
+    amount, place = _field(raw, *_sized(raw, place))
+    payload, _ = _field(raw, *_sized(raw, place))
+    return Row._make([*head, hashed, tag or b"", amount, payload or b""])
+
+
+def _odd_row_of(raw: bytes) -> Row:
+    """Read a tuple whose hash is of another length: that one is given as it is."""
+    *head, length = _BEFORE_HASH.unpack_from(raw)
+    hashed, place = _field(raw, _BEFORE_HASH.size, length)
+    fields = []
+    for _ in range(3):
+        field, place = _field(raw, *_sized(raw, place))
+        fields.append(field)
+    tag, amount, payload = fields
+    return Row._make([*head, hashed or b"", tag or b"", amount, payload or b""])
+
+
+def _sized(raw: bytes, place: int) -> tuple[int, int]:
+    """Give where a field's bytes begin, and how many they are; −1: NULL."""
+    return place + _LENGTH.size, _LENGTH.unpack_from(raw, place)[0]
+
+
+def _field(raw: bytes, start: int, length: int) -> tuple[bytes | None, int]:
+    """Give a field and where it ends."""
+    return (None, start) if length < 0 else (raw[start : start + length], start + length)
 
 
 def hash_of(lane: int, row: Row, previous: bytes) -> bytes:
     """Recompute an event's hash from its stored bytes; empty: no event can have such columns."""
-    seq, recorded_at, occurred_at, version, _, schema_version, name, account, key, _, raw, _ = row
+    seq, recorded_at, occurred_at, version, _, schema_version, account, key, _, name, _, raw = row
     recorded_at += _POSTGRES_EPOCH
     occurred_at += _POSTGRES_EPOCH
     try:
@@ -343,11 +402,12 @@ class _Walk:
             self.find(seq, "payload_cannot_be_read", stored="amount", column="payload", row=row)
             return
         expected = None if pico is None else str(pico)
-        if expected != row.amount:
+        stored = None if row.amount is None else row.amount.decode()
+        if expected != stored:
             self.find(
                 seq,
                 "column_differs",
-                stored=row.amount,
+                stored=stored,
                 expected=expected,
                 column="amount",
                 row=row,
@@ -366,15 +426,15 @@ class _Requests:
     def __init__(self, walk: _Walk) -> None:
         self.walk = walk
         self.opened = 0
-        self.due: dict[UUID, int] = {}
+        self.due: dict[bytes, int] = {}
         """Request → position at which the event that closed it must come."""
 
     def take(
         self, connection: psycopg.Connection[Any], events: list[tuple[Row, e.AnyEvent]]
     ) -> None:
         """Check the requests of a chunk."""
-        opened: list[tuple[UUID, Row]] = []
-        closed: dict[UUID, Row] = {}
+        opened: list[tuple[bytes, Row]] = []
+        closed: dict[bytes, Row] = {}
         for row, body in events:
             hashed = opened_request(row, body)
             if hashed is not None:
@@ -385,7 +445,7 @@ class _Requests:
         found = {
             hashed: (seq, last)
             for hashed, seq, last in connection.execute(
-                store.FIND_REQUESTS, (self.walk.lane, arrays.Uuids(wanted)), binary=True
+                store.FIND_REQUESTS, (self.walk.lane, arrays.Byteas(wanted)), binary=True
             )
         }
         for hashed, row in opened:
@@ -394,10 +454,10 @@ class _Requests:
             self._check_closed(hashed, row, found.get(hashed))
         self.opened += len(opened)
 
-    def _check_opened(self, hashed: UUID, row: Row, found: tuple[int, int | None] | None) -> None:
+    def _check_opened(self, hashed: bytes, row: Row, found: tuple[int, int | None] | None) -> None:
         seq = row.lane_seq
         if found is None:
-            self.walk.find(seq, "request_id_is_missing", expected=hashed, row=row)
+            self.walk.find(seq, "request_id_is_missing", expected=hashed.hex(), row=row)
         elif found[0] != seq:
             self.walk.find(
                 seq,
@@ -410,7 +470,7 @@ class _Requests:
         elif found[1] is not None:
             self.due[hashed] = found[1]
 
-    def _check_closed(self, hashed: UUID, row: Row, found: tuple[int, int | None] | None) -> None:
+    def _check_closed(self, hashed: bytes, row: Row, found: tuple[int, int | None] | None) -> None:
         last = found[1] if found else None
         if last == row.lane_seq:
             self.due.pop(hashed, None)
@@ -430,14 +490,18 @@ class _Requests:
         walk = self.walk
         for hashed, seq in self.due.items():
             walk.find(
-                seq, "request_id_points_elsewhere", stored=seq, expected=hashed, column="last_seq"
+                seq,
+                "request_id_points_elsewhere",
+                stored=seq,
+                expected=hashed.hex(),
+                column="last_seq",
             )
         counted = connection.execute(COUNT_REQUESTS, (walk.lane,)).fetchone()
         if counted is not None and counted[0] > self.opened:
             self._find_unknown(connection)
 
     def _find_unknown(self, connection: psycopg.Connection[Any]) -> None:
-        after, page = UUID(int=0), CHUNK
+        after, page = b"", CHUNK
         while page == CHUNK:
             rows = connection.execute(PAGE_REQUESTS, (self.walk.lane, after, CHUNK)).fetchall()
             page = len(rows)
@@ -445,13 +509,13 @@ class _Requests:
             taken = _taken(connection, self.walk.lane, seqs)
             for hashed, seq in rows:
                 if (hashed, seq) not in taken:
-                    self.walk.find(seq, "request_id_is_of_no_event", stored=hashed)
+                    self.walk.find(seq, "request_id_is_of_no_event", stored=hashed.hex())
                 after = hashed
 
 
 def _taken(
     connection: psycopg.Connection[Any], lane: int, seqs: arrays.Int8s
-) -> set[tuple[UUID, int]]:
+) -> set[tuple[bytes, int]]:
     taken = set()
     for found in connection.execute(store.FIND_EVENTS, (lane, seqs), binary=True):
         try:
@@ -464,12 +528,12 @@ def _taken(
     return taken
 
 
-def opened_request(row: Row, body: e.AnyEvent) -> UUID | None:
+def opened_request(row: Row, body: e.AnyEvent) -> bytes | None:
     """Give the request id's hash that an event takes for ever; None: it takes none."""
     return _opened(UUID(bytes=row.account_id), body)
 
 
-def _opened(account_id: UUID, body: e.AnyEvent) -> UUID | None:
+def _opened(account_id: UUID, body: e.AnyEvent) -> bytes | None:
     match body:
         case e.RequestRecorded() | e.RequestReserved():
             return request_hash(account_id, body.request_id)
@@ -557,17 +621,15 @@ def _check_cards(connection: psycopg.Connection[Any], walk: _Walk) -> None:
 
 def verify_lane(url: str, role: str, lane: int, report: Progress) -> LaneReport:
     """Walk one lane in one snapshot."""
-    info = database.conninfo(
-        url, role, statement_timeout="0", idle_in_transaction_session_timeout="0"
-    )
+    info = database.conninfo(url, role, **SESSION)
     with psycopg.connect(info, autocommit=True) as connection:
-        prepare(connection)
+        arrays.register(connection)
         connection.execute(SNAPSHOT)
         head = store.read_head(connection, lane)
         walk = _Walk(lane, database.lanes_of(connection))
         requests = _Requests(walk)
         for rows in read(connection, lane, 0, head.seq):
-            requests.take(connection, walk.take(rows))
+            requests.take(connection, walk.take(list(map(row_of, rows))))
             report(lane, walk.seq, head.seq)
         requests.finish(connection)
         _check_heads(connection, walk, head)

@@ -15,7 +15,7 @@ from psycopg.rows import TupleRow
 
 from ledger import arrays, database, store
 from ledger.codec import Recorded
-from projections import limit_breaches
+from projections import account_marks, limit_breaches
 from projections.base import Projection
 
 log = structlog.get_logger("keyledger.projections")
@@ -52,9 +52,15 @@ READ: LiteralString = (
     " LEFT JOIN projection_checkpoints c"
     " ON c.lane = h.lane AND c.projection = %s AND c.version = %s ORDER BY h.lane"
 )
+BEHIND: LiteralString = (
+    "SELECT EXISTS (SELECT FROM lane_heads h CROSS JOIN unnest(%s::text[], %s::int4[])"
+    " AS p(projection, version) LEFT JOIN projection_checkpoints c"
+    " ON c.lane = h.lane AND c.projection = p.projection AND c.version = p.version"
+    " WHERE h.seq > coalesce(c.seq, 0) AND c.stopped IS NULL)"
+)
 
 
-CATCHING_UP: tuple[Projection, ...] = (limit_breaches.PROJECTION,)
+CATCHING_UP: tuple[Projection, ...] = (limit_breaches.PROJECTION, account_marks.PROJECTION)
 """Every projection that moves behind the append."""
 
 
@@ -225,6 +231,14 @@ async def catch_up_all(url: str, lanes: int) -> str:
                 if progress.stopped is not None:
                     said.append(f"{projection.name} stopped in lane {lane}: {progress.stopped}")
     return "; ".join(said) or "caught up"
+
+
+async def is_behind(connection: AsyncConnection) -> bool:
+    """Tell whether any projection has events to take in any lane, stopped ones aside."""
+    names = [projection.name for projection in CATCHING_UP]
+    versions = [projection.version for projection in CATCHING_UP]
+    row = await _one(connection, BEHIND, (names, versions))
+    return row is not None and bool(row[0])
 
 
 async def resume(connection: AsyncConnection, projection: Projection, lane: int) -> bool:

@@ -59,7 +59,7 @@ ROLE: LiteralString = (
     "SELECT members ->> %s FROM accounts WHERE lane = %s AND account_id = %s AND status <> 'closed'"
 )
 FIND_LOGIN: LiteralString = (
-    "SELECT member_id, account_id, password_hash, active FROM logins WHERE email = %s"
+    "SELECT member_id, account_id, password_hash, active, name FROM logins WHERE email = %s"
 )
 FIND_PEOPLE: LiteralString = "SELECT member_id, email, name FROM logins WHERE account_id = %s"
 INSERT_REFRESH: LiteralString = (
@@ -134,6 +134,19 @@ REFUSALS: LiteralString = (
     "SELECT lane_seq, recorded_at, key_id, count, reason, scope, limit_id, model, integration,"
     " ceiling, used, pending, requested FROM limit_breaches WHERE lane = %(lane)s"
     " AND account_id = %(account)s AND lane_seq < %(before)s ORDER BY lane_seq DESC LIMIT %(most)s"
+)
+RATE_BREACHES: LiteralString = (
+    "SELECT lane_seq, recorded_at, key_id, count, reason, scope, limit_id, model, integration,"
+    " ceiling, used, pending, requested FROM limit_breaches WHERE lane = %(lane)s"
+    " AND account_id = %(account)s AND limit_id ~ '^(requests|tokens|failures)[:/]'"
+    " ORDER BY lane_seq DESC LIMIT %(most)s"
+)
+ASSETS_OF_LOTS: LiteralString = (
+    "SELECT number, asset FROM lots WHERE lane = %s AND account_id = %s AND number = ANY(%s)"
+)
+TERMS_OF_KEYS: LiteralString = (
+    "SELECT key_id, dialect, settings ->> 'session' IS NOT NULL FROM keys"
+    " WHERE lane = %s AND key_id = ANY(%s)"
 )
 CHECKPOINT: LiteralString = (
     "SELECT seq FROM projection_checkpoints WHERE lane = %s AND projection = %s"

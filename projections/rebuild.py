@@ -1,49 +1,35 @@
 """Makes projections anew beside the live ones, from the first event on, and compares row by row.
 
-The service goes on meanwhile: the events of a lane are folded by the same ``evolve`` and the same
-``save`` that wrote the live rows, into temporary tables of the same names, which PostgreSQL drops
-with the session however it ends. Every hash is recomputed on the way. At the end one transaction
-sees both sides at one position: a snapshot where they are only compared, the locked head of the
-lane where the live rows are to be replaced.
+The service goes on meanwhile: the events of a lane are folded (``fold``) by the same rules and
+written by the same ``save`` as the live rows, into temporary tables of the same names, which
+PostgreSQL drops with the session however it ends. Every hash is recomputed on the way. At the end
+one transaction sees both sides at one position: a snapshot where they are only compared, the locked
+head of the lane where the live rows are to be replaced.
 """
 
 import gc
 import hashlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from datetime import timedelta
+from contextlib import closing, contextmanager
 from functools import partial
 from types import ModuleType
-from typing import Any, LiteralString, NamedTuple, NoReturn
-from uuid import UUID
+from typing import Any, LiteralString, NamedTuple
 
 import msgspec
 import psycopg
 from psycopg import sql
 
-from ledger import arrays, codec, database, store, verify
-from ledger import events as e
-from ledger.batch import Changes
-from ledger.clock import from_microseconds
-from ledger.codec import Recorded
+from ledger import arrays, database, store, verify
 from ledger.errors import LedgerCorrupt
-from ledger.ids import AccountId, KeyId
-from ledger.state import LaneState, advance, evolve
 from ledger.store import Statement
-from ledger.verify import Progress, Row
+from ledger.verify import Progress
 from projections.base import Projection
+from projections.fold import Fold
 from projections.registry import MODULES
 
 ROUNDS_MAX = 10
 NEAR = 5_000
 """So few events behind, the last transaction may begin."""
-
-# They write down the state, so that one save at the end does for all events. Every other
-# projection is handed each event once.
-STATE = frozenset(
-    f"projections.{name}"
-    for name in ("accounts", "keys", "credits", "limit_counters", "reservations")
-)
 
 RAISE_EPOCH: LiteralString = "UPDATE lane_heads SET epoch = epoch + 1 WHERE lane = %s"
 READ_CHECKPOINT: LiteralString = (
@@ -69,15 +55,6 @@ PRIMARY_KEY: LiteralString = (
 )
 
 _CONNECTION = psycopg.Connection[Any]
-_EPOCH = from_microseconds(verify.since_1970(0))
-_REQUESTS = (
-    e.RequestRecorded,
-    e.RequestReserved,
-    e.RequestSettled,
-    e.RequestReleased,
-    e.RequestExpired,
-    e.RequestRefused,
-)
 
 
 class Compared(NamedTuple):
@@ -204,125 +181,6 @@ def _run(task: _Task, processes: int | None, progress: Progress | None) -> Repor
     return Report(lanes=tuple(done))
 
 
-# Folding.
-
-
-class Fold:
-    """The state of a lane as its events make it, and what is still to be written of it."""
-
-    def __init__(
-        self, lane: int, modules: Sequence[ModuleType], projection: Projection | None = None
-    ) -> None:
-        """Begin before the first event."""
-        self.lane = lane
-        self.state = LaneState()
-        self._state_modules = [module for module in modules if module.__name__ in STATE]
-        self._other_modules = [module for module in modules if module.__name__ not in STATE]
-        self._projection = projection
-        self._changes = Changes()
-        self._kept: dict[tuple[type[e.Event], bytes, bytes], Recorded] = {}
-        self._ids: dict[bytes, UUID] = {store.NO_KEY.bytes: store.NO_KEY}
-        self._written: set[UUID] = set()
-        """Reservations that stand in the table."""
-
-    @property
-    def seq(self) -> int:
-        """The last position that was folded."""
-        return self.state.seq
-
-    def take(self, rows: list[Row]) -> list[Statement]:
-        """Fold a chunk; give what the projections that want every event make of it.
-
-        Raises:
-            LedgerCorrupt: A gap, a broken chain, an unreadable event or one that cannot be.
-        """
-        changes = Changes()
-        for row in rows:
-            changes.note(self._fold(row))
-        self._remember(changes)
-        made = [
-            statement
-            for module in self._other_modules
-            for statement in module.save(self.lane, self.state, changes)
-        ]
-        return made + (self._projection.apply(changes.events) if self._projection else [])
-
-    def _fold(self, row: Row) -> Recorded:
-        seq, version, state = row.lane_seq, row.version, self.state
-        account_id = AccountId(self._id(row.account_id))
-        account = state.accounts.get(account_id)
-        before, previous = (account.version, account.hash) if account else (0, codec.GENESIS)
-        at = _EPOCH + timedelta(0, 0, row.recorded_at)
-        last = state.last_recorded_at
-        if seq != state.seq + 1 or version != before + 1 or (last is not None and at <= last):
-            self._stop(state.seq + 1, f"is not in its place: version {version} stands at {seq}")
-        if verify.hash_of(self.lane, row, previous) != row.hash:
-            self._stop(seq, "is not what its hash says")
-        key_id = self._id(row.key_id)
-        occurred_at = at
-        if row.occurred_at != row.recorded_at:
-            occurred_at = _EPOCH + timedelta(0, 0, row.occurred_at)
-        about = KeyId(key_id) if key_id is not store.NO_KEY else None
-        envelope = e.Envelope(self.lane, seq, account_id, version, at, occurred_at, about)
-        try:
-            body = codec.decode(row.type.decode(), row.schema_version, row.payload)
-            evolve(state, envelope, body)
-        except (LedgerCorrupt, LookupError, AssertionError, ValueError) as error:
-            self._stop(seq, f"cannot follow those before it: {error!r}", error)
-        recorded = Recorded(envelope, body, row.payload, row.hash)
-        advance(state, recorded)
-        return recorded
-
-    def _stop(self, seq: int, why: str, cause: Exception | None = None) -> NoReturn:
-        message = f"Event {seq} of lane {self.lane} {why}."
-        raise LedgerCorrupt(message, lane=self.lane, seq=seq) from cause
-
-    def _id(self, raw: bytes) -> UUID:
-        found = self._ids.get(raw)
-        if found is None:
-            found = self._ids[raw] = UUID(bytes=raw)
-        return found
-
-    def _remember(self, changes: Changes) -> None:
-        """Keep of a chunk what the state's projections are told at the next save.
-
-        Of alike events about one account and key the newest does, and none of requests: so
-        memory grows with accounts and keys, not with events.
-        """
-        kept = self._changes
-        kept.accounts |= changes.accounts
-        kept.keys |= changes.keys
-        kept.opened = (kept.opened | changes.opened) - changes.closed
-        kept.closed |= changes.closed & self._written
-        for kind, events in changes.kinds.items():
-            if kind not in _REQUESTS:
-                for event in events:
-                    place = event.envelope
-                    key = (place.key_id or store.NO_KEY).bytes
-                    self._kept[kind, place.account_id.bytes, key] = event
-
-    def save(self) -> list[Statement]:
-        """Give what writes the state down as it is now."""
-        told = Changes()
-        for event in self._kept.values():
-            told.note(event)
-        told.accounts, told.keys = self._changes.accounts, self._changes.keys
-        told.opened, told.closed = self._changes.opened, self._changes.closed
-        made = [
-            statement
-            for module in self._state_modules
-            for statement in module.save(self.lane, self.state, told)
-        ]
-        for account_id in told.accounts:
-            account = self.state.accounts[account_id]
-            account.touched.clear()
-            account.drained.clear()
-        self._written = set(self.state.reservations)
-        self._changes = Changes()
-        self._kept = {}
-        return made
-
-
 # One lane.
 
 
@@ -340,6 +198,7 @@ def _rebuild_lane(task: _Task, lane: int, progress: Progress) -> LaneRebuilt:
                 _lock(connection, task, lane)
             seq = _target(connection, task, lane)
             _fold_to(connection, fold, seq, progress)
+            _check_chain(connection, fold)
             compared = [_compare(connection, lane, *pair) for pair in keys.items()]
             if task.replace:
                 compared = [_replaced(connection, result) for result in compared]
@@ -377,8 +236,7 @@ def _tell(
 
 @contextmanager
 def _session(url: str, role: str) -> Iterator[_CONNECTION]:
-    settings = {"statement_timeout": "0", "idle_in_transaction_session_timeout": "0"}
-    info = database.conninfo(url, role, **settings, temp_buffers="64MB")
+    info = database.conninfo(url, role, **verify.SESSION, temp_buffers="64MB")
     with psycopg.connect(info, autocommit=True) as connection:
         arrays.register(connection)
         yield connection
@@ -411,13 +269,28 @@ def _no_collector() -> Iterator[None]:
 
 def _fold_to(connection: _CONNECTION, fold: Fold, seq: int, progress: Progress) -> None:
     with _no_collector():
-        for rows in verify.read(connection, fold.lane, fold.seq, seq):
-            _execute(connection, fold.take(rows))
+        for rows in verify.read(connection, fold.lane, fold.seq, seq, amounts=False):
+            # An event that cannot be folded leaves the rest of its chunk unread.
+            with closing(rows):
+                statements = fold.take(rows)
+            _execute(connection, statements)
             progress(fold.lane, fold.seq, seq)
         _execute(connection, fold.save())
     if fold.seq < seq:
         message = f"Lane {fold.lane} has no event {fold.seq + 1}, although it has {seq}."
         raise LedgerCorrupt(message, lane=fold.lane, seq=fold.seq + 1)
+
+
+def _check_chain(connection: _CONNECTION, fold: Fold) -> None:
+    """Hold the lane's chain to its head, where the fold reaches that far.
+
+    Raises:
+        LedgerCorrupt: An event at the end was taken away or put there.
+    """
+    head = store.read_head(connection, fold.lane)
+    if head.seq == fold.seq and head.chain != fold.state.chain:
+        message = f"The chain of lane {fold.lane} does not end in what its head says."
+        raise LedgerCorrupt(message, lane=fold.lane, seq=fold.seq)
 
 
 # Tables.

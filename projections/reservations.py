@@ -7,7 +7,7 @@ from psycopg.rows import TupleRow
 
 from ledger import codec
 from ledger import events as e
-from ledger.arrays import Instants, Int8s, Texts, Uuids
+from ledger.arrays import Byteas, Instants, Int8s, Texts, Uuids
 from ledger.batch import Changes, Load, Wanted
 from ledger.state import Hold, LaneState, Reservation
 from ledger.store import Statement
@@ -50,14 +50,14 @@ def load(lane: int, wanted: Wanted) -> list[Load]:
     """Read reservations by request hash."""
     if not wanted.requests:
         return []
-    return [Load(LOAD, (lane, Uuids(wanted.requests)), _absorb)]
+    return [Load(LOAD, (lane, Byteas(wanted.requests)), _absorb)]
 
 
 def save(lane: int, state: LaneState, changes: Changes) -> list[Statement]:
     """Write new reservations and drop those that ended."""
     statements: list[Statement] = []
     if changes.closed:
-        statements.append((DELETE, (lane, Uuids(changes.closed))))
+        statements.append((DELETE, (lane, Byteas(changes.closed))))
     if changes.opened:
         opened = [state.reservations[found] for found in changes.opened]
         statements.append((INSERT, _columns(lane, opened)))
@@ -67,7 +67,7 @@ def save(lane: int, state: LaneState, changes: Changes) -> list[Statement]:
 def _columns(lane: int, opened: list[Reservation]) -> tuple[object, ...]:
     return (
         lane,
-        Uuids(reservation.request_hash for reservation in opened),
+        Byteas(reservation.request_hash for reservation in opened),
         Uuids(reservation.account_id for reservation in opened),
         Uuids(reservation.key_id for reservation in opened),
         Instants(reservation.reserved_at for reservation in opened),

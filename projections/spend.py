@@ -4,8 +4,10 @@ The day is the UTC day of ``occurred_at``. A request whose lots are of several a
 with its tokens, in the asset its price is in, and adds amounts to each asset that paid.
 """
 
+from collections.abc import Mapping
 from datetime import date
 from functools import lru_cache
+from operator import add, sub
 from typing import LiteralString, NamedTuple
 from uuid import UUID
 
@@ -20,11 +22,14 @@ from ledger.store import NO_KEY, Statement
 from ledger.usage import CLASSES, Usage
 
 TABLES = ("spend",)
+KINDS = (e.RequestRecorded, e.RequestSettled, e.RequestRated)
+"""Events that spend."""
 UNPRICED = ""
 """Stands where the asset would: nothing has paid yet."""
 
 _COLUMNS: dict[str, LiteralString] = {name: name for name in CLASSES}
 _COLUMNS["requests"] = "units"
+_PLACES = {name: place for place, name in enumerate(CLASSES)}
 
 
 class Line(NamedTuple):
@@ -48,44 +53,85 @@ class Sums:
         self.requests = 0
         self.unpriced = 0
         self.amount = 0
-        self.usage: dict[str, int] = {}
+        self.usage = [0] * len(CLASSES)
+        """In the order of ``CLASSES``."""
 
-    def add(self, usage: Usage, sign: int = 1) -> None:
-        """Count one request with its quantities; ``sign`` −1 takes it out again."""
-        self.requests += sign
-        for name, quantity in quantities(usage):
-            self.usage[name] = self.usage.get(name, 0) + sign * quantity
+    def add(self, usage: Usage) -> None:
+        """Count one request with its quantities."""
+        self.requests += 1
+        self.usage = list(map(add, self.usage, astuple(usage)))
+
+    def add_all(self, requests: int, usage: Mapping[str, int]) -> None:
+        """Count requests with what they used together, by class."""
+        self.requests += requests
+        for name, units in usage.items():
+            self.usage[_PLACES[name]] += units
+
+    def take_out(self, usage: Usage) -> None:
+        """Count one request the less."""
+        self.requests -= 1
+        self.usage = list(map(sub, self.usage, astuple(usage)))
 
 
-def quantities(usage: Usage) -> list[tuple[str, int]]:
-    """Give the classes that were used, with how much."""
-    units = zip(CLASSES, astuple(usage), strict=True)
-    return [(name, quantity) for name, quantity in units if quantity]
+def sums_of(
+    events: list[Recorded], state: LaneState, onto: dict[Line, Sums] | None = None
+) -> dict[Line, Sums]:
+    """Sum what a batch of events spent, ``onto`` what was summed before.
 
-
-def sums_of(events: list[Recorded], state: LaneState) -> dict[Line, Sums]:
-    """Sum what a batch of events spent. ``state`` knows which asset a lot is of."""
-    sums: dict[Line, Sums] = {}
+    ``state`` knows which asset a lot is of.
+    """
+    sums: dict[Line, Sums] = {} if onto is None else onto
+    lines: dict[_Bare, tuple[Line, Sums]] = {}
     for event in events:
-        body = event.body
+        envelope, body = event.envelope, event.body
         if isinstance(body, e.RequestRecorded | e.RequestSettled):
-            line = _line(event, body, event.envelope.occurred_at.date(), body.asset)
-            found = _at(sums, line)
+            key_id = envelope.key_id or NO_KEY
+            # Of integers and text, because a UUID hashes itself in Python.
+            bare = (
+                envelope.account_id.int,
+                key_id.int,
+                envelope.occurred_at.toordinal(),
+                body.integration,
+                body.model,
+                body.asset,
+            )
+            pair = lines.get(bare)
+            if pair is None:
+                line = _line(event, body, envelope.occurred_at.date(), body.asset)
+                pair = lines[bare] = (line, _at(sums, line))
+            line, found = pair
             found.add(body.usage)
             if not body.charge:
                 found.unpriced += 1
-            _add_amounts(sums, line, body, state)
+            _add_amounts(sums, line, found, body, state)
         elif isinstance(body, e.RequestRated):
             day = body.recorded_on.date()
             unpriced = _at(sums, _line(event, body, day, UNPRICED))
-            unpriced.add(body.usage, -1)
+            unpriced.take_out(body.usage)
             unpriced.unpriced -= 1
             line = _line(event, body, day, body.asset)
-            _at(sums, line).add(body.usage)
-            _add_amounts(sums, line, body, state)
+            found = _at(sums, line)
+            found.add(body.usage)
+            _add_amounts(sums, line, found, body, state)
     return sums
 
 
+def add_together(
+    sums: dict[Line, Sums],
+    line: Line,
+    requests: int,
+    usage: Mapping[str, int],
+    spent: Mapping[str, int],
+) -> None:
+    """Sum requests of one line that have a price. ``spent`` is what each asset paid for them."""
+    found = _at(sums, line)
+    found.add_all(requests, usage)
+    for asset, pico in spent.items():
+        paid = found if asset == line.asset else _at(sums, line._replace(asset=asset))
+        paid.amount += pico
+
+
+_Bare = tuple[int, int, int, str, str, str]
 _Charged = e.RequestRecorded | e.RequestSettled | e.RequestRated
 
 
@@ -102,11 +148,14 @@ def _at(sums: dict[Line, Sums], line: Line) -> Sums:
     return found
 
 
-def _add_amounts(sums: dict[Line, Sums], line: Line, body: _Charged, state: LaneState) -> None:
+def _add_amounts(
+    sums: dict[Line, Sums], line: Line, found: Sums, body: _Charged, state: LaneState
+) -> None:
     account = state.accounts[line.account_id]
     for number, pico in parts_of(body):
         asset = account.asset_of(number) or line.asset
-        _at(sums, line if asset == line.asset else line._replace(asset=asset)).amount += pico
+        paid = found if asset == line.asset else _at(sums, line._replace(asset=asset))
+        paid.amount += pico
 
 
 @lru_cache(maxsize=256)
@@ -134,12 +183,23 @@ def load(lane: int, wanted: Wanted) -> list[Load]:  # noqa: ARG001
 
 def save(lane: int, state: LaneState, changes: Changes) -> list[Statement]:
     """Add what a batch spent to the sums that stand."""
-    sums = sums_of(changes.of(e.RequestRecorded, e.RequestSettled, e.RequestRated), state)
+    events = changes.of(*KINDS)
+    return written(lane, sums_of(events, state)) if events else []
+
+
+def written(lane: int, sums: dict[Line, Sums]) -> list[Statement]:
+    """Give what adds sums to those that stand."""
     if not sums:
         return []
     lines, found = list(sums), list(sums.values())
-    used = {name for one in found for name in one.usage}
-    classes = tuple(name for name in CLASSES if name in used)
+    columns_of_usage = [
+        (name, units)
+        for name, units in zip(
+            CLASSES, zip(*(one.usage for one in found), strict=True), strict=True
+        )
+        if any(units)
+    ]
+    classes = tuple(name for name, _ in columns_of_usage)
     columns: list[Array] = [
         Uuids(line.account_id for line in lines),
         Uuids(line.key_id for line in lines),
@@ -151,5 +211,5 @@ def save(lane: int, state: LaneState, changes: Changes) -> list[Statement]:
         Int8s(one.unpriced for one in found),
         Texts(str(one.amount) for one in found),
     ]
-    columns += [Int8s(one.usage.get(name, 0) for one in found) for name in classes]
+    columns += [Int8s(units) for _, units in columns_of_usage]
     return [(_statement(classes), (lane, *columns))]

@@ -6,6 +6,7 @@
 ``furnished_url`` the same with the operator's account and the rate card ``standard``: the models
                   ``m`` (1 USD per million input, 2 output) and ``free`` (0), priced exactly.
 ``ledger_url``    a furnished database for one module.
+``dialects_url``  the same with the dialects' own rate cards and the sample models priced.
 ``served``        a real uvicorn over ``ledger_url`` in a thread, jobs off, for one module.
 ``operator``      an ``httpx.Client`` with the operator's secret.
 ``world``         a helper that opens accounts, issues keys, meters: ``world.account()``,
@@ -26,19 +27,21 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import psycopg
 import pytest
 import uvicorn
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from api import wiring
+from api import furnishing, wiring
 from api.app import application
 from api.operations import Asked
+from api.serve import configured
 from api.settings import Settings
 from ledger import clock, database
 from ledger.embedded import EmbeddedPostgres
-from ledger.pricing import ModelPrice, RateCard
+from ledger.pricing import STANDARD_CARD, ModelPrice, RateCard
 
 OPERATOR_SECRET = "operator-secret-of-tests"
 PEPPER = "pepper-of-tests"
@@ -55,6 +58,7 @@ def settings_for(home: Path, **changes: Any) -> Settings:
         "admin_secret": OPERATOR_SECRET,
         "pepper": PEPPER,
         "jwt_secret": JWT_SECRET,
+        "welcome_grant": "5 USD",
         "workers": 1,
         "port": 0,
     }
@@ -138,7 +142,7 @@ async def _furnish(url: str, home: Path) -> None:
     services = await wiring.Services.open(settings_for(home), url)
     try:
         card = RateCard(
-            name=wiring.STANDARD_CARD,
+            name=STANDARD_CARD,
             version=1,
             asset="USD",
             effective_from=clock.EARLIEST,
@@ -147,7 +151,30 @@ async def _furnish(url: str, home: Path) -> None:
                 "free": ModelPrice(prices={"input": "0", "output": "0"}),
             },
         )
-        await wiring.open_operator(services)
+        await furnishing.open_operator(services)
+        await services.ledger.publish_rate_card(Asked("system"), card)
+    finally:
+        await services.close()
+
+
+@pytest.fixture(scope="session")
+def dialects_template(
+    databases: Databases, furnished_template: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    """Give the name of a furnished database with the dialects' own rate cards besides."""
+    name = databases.create(furnished_template)
+    asyncio.run(_price_dialects(databases.url(name), tmp_path_factory.mktemp("home")))
+    yield name
+    databases.drop(name)
+
+
+async def _price_dialects(url: str, home: Path) -> None:
+    services = await wiring.Services.open(settings_for(home), url)
+    try:
+        await furnishing.price_dialects(services)
+        (card,) = services.cards.versions(STANDARD_CARD)
+        models = {**card.models, **furnishing.SAMPLE_MODELS}
+        card = msgspec.structs.replace(card, version=2, models=models)
         await services.ledger.publish_rate_card(Asked("system"), card)
     finally:
         await services.close()
@@ -177,6 +204,14 @@ def ledger_url(databases: Databases, furnished_template: str) -> Iterator[str]:
     databases.drop(name)
 
 
+@pytest.fixture(scope="module")
+def dialects_url(databases: Databases, dialects_template: str) -> Iterator[str]:
+    """Give a fresh database with the dialects' own rate cards for one module."""
+    name = databases.create(dialects_template)
+    yield databases.url(name)
+    databases.drop(name)
+
+
 class Served:
     """A ledger served by uvicorn in a thread."""
 
@@ -185,10 +220,7 @@ class Served:
         self.app = application(settings, url, jobs=jobs)
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
-        config = uvicorn.Config(
-            self.app, log_config=None, access_log=False, ws="none", lifespan="on"
-        )
-        self._server = uvicorn.Server(config)
+        self._server = uvicorn.Server(configured(self.app))
         self._thread = threading.Thread(
             target=self._server.run, kwargs={"sockets": [self._socket]}, daemon=True
         )

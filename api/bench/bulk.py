@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from api.bench.fleet import API, Service, body_of
+from api.bench.fleet import API, Service, bodies_of
 
 TIMEOUT_SECONDS = 300
 
@@ -16,7 +16,7 @@ class BatchFailed(RuntimeError):
 
 def batches_of(keys: Sequence[str], first: int, batch: int, batches: int) -> list[bytes]:
     """Render batches; their requests are numbered from ``first`` on."""
-    parts = [body_of(key) for key in keys]
+    parts = bodies_of(keys)
     made = []
     for start in range(first, first + batch * batches, batch):
         lines = []

@@ -31,7 +31,7 @@ COPY_NEW: LiteralString = (
 COPY_ALL: LiteralString = "COPY (SELECT * FROM keyledger.events) TO STDOUT (FORMAT binary)"
 MAKE_TARGET: LiteralString = (
     "DROP TABLE IF EXISTS public.bench_events; CREATE TABLE public.bench_events"
-    " (LIKE keyledger.events INCLUDING CONSTRAINTS INCLUDING INDEXES)"
+    " (LIKE keyledger.events INCLUDING CONSTRAINTS, PRIMARY KEY (lane, lane_seq))"
 )
 """The same columns, checks and primary key; no partitions, no triggers."""
 COPY_IN: LiteralString = "COPY public.bench_events FROM STDIN (FORMAT binary)"

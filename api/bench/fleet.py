@@ -24,7 +24,9 @@ LIMITS = (
 )
 """So large that nothing is refused, there so that every request is held to them."""
 CREDIT = {"amount": "1000000", "asset": "USD", "kind": "paid", "reason": "Bench"}
-USAGE = {"input": 812, "cache_read": 1024, "output": 96}
+VARIATIONS = 8
+"""Requests of each key, in turn, that differ in what they used and cost. Were all alike, whatever
+remembers what it read or rated last would look faster than it is."""
 STRIDE = 7_919
 """A prime, larger than any fleet: keys take turns far from their account's others."""
 
@@ -87,10 +89,22 @@ def muster(service: Service, accounts: int, keys: int) -> Fleet:
     return asyncio.run(_muster(service, accounts, keys))
 
 
-def body_of(key: str) -> Parts:
-    """Give the body of a request of a key, before and after its number."""
+def usage_of(number: int) -> dict[str, int]:
+    """Give what a request used; many thousand numbers give as many different charges."""
+    spread = number * STRIDE
+    return {"input": 100 + spread % 4_001, "cache_read": 1024, "output": 10 + spread % 997}
+
+
+def bodies_of(keys: Sequence[str]) -> list[Parts]:
+    """Give the bodies of requests of keys in turn, each before and after its number."""
+    return [body_of(key, number) for number, key in enumerate([*keys] * VARIATIONS)]
+
+
+def body_of(key: str, number: int) -> Parts:
+    """Give the body of a request of a key, before and after its own number."""
+    usage = usage_of(number)
     text = msgspec.json.encode(
-        {"request_id": "bench-#", "key_id": key, "model": MODEL, "usage": USAGE}
+        {"request_id": "bench-#", "key_id": key, "model": MODEL, "usage": usage}
     )
     before, _, after = text.partition(b"#")
     return before, after
@@ -99,8 +113,7 @@ def body_of(key: str) -> Parts:
 def requests_of(service: Service, keys: Sequence[str]) -> list[Parts]:
     """Give the whole HTTP requests of keys, before and after their numbers."""
     found = []
-    for key in keys:
-        before, after = body_of(key)
+    for before, after in bodies_of(keys):
         head = head_of(service, "application/json", len(before) + NUMBER_DIGITS + len(after))
         found.append((head + before, after))
     return found

@@ -27,6 +27,8 @@ TIMEOUT_SECONDS = 120
 NUMBER_DIGITS = 12
 """A request's number takes so many hexadecimal digits, so that its length is known before."""
 
+LAST_CHUNK = b"\r\n0\r\n\r\n"
+
 Parts = tuple[bytes, bytes]
 """A request before and after its number."""
 
@@ -92,6 +94,7 @@ class Connection(asyncio.Protocol):
         self._began = 0.0
         self._answer = bytearray()
         self._needed = 0
+        self._chunked = False
         self.done = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -115,8 +118,10 @@ class Connection(asyncio.Protocol):
             head = answer.find(b"\r\n\r\n")
             if head < 0:
                 return
-            self._needed = head + 4 + length(bytes(answer[: head + 2]))
-        if len(answer) < self._needed:
+            said = bytes(answer[: head + 2])
+            self._chunked = b"transfer-encoding: chunked" in said
+            self._needed = head + 4 + length(said)
+        if len(answer) < self._needed or (self._chunked and not answer.endswith(LAST_CHUNK)):
             return
         took_seconds = perf_counter() - self._began
         sender = self._sender

@@ -1,5 +1,7 @@
 """What the native API takes: one struct per body, unknown fields refused."""
 
+import re
+from datetime import timedelta
 from typing import Annotated
 
 import msgspec
@@ -20,6 +22,8 @@ Money = Annotated[str, Meta(max_length=32, examples=["12.50"])]
 Time = Annotated[str, Meta(max_length=40, examples=["2026-12-01T00:00:00Z"])]
 """RFC 3339 with a zone."""
 Password = Annotated[str, Meta(max_length=1024)]
+
+_DATE = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 
 
 class Body(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -129,7 +133,9 @@ class KeyBody(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
     allowed_models: tuple[Name, ...] | None = None
     """None: every model. Empty: none."""
     default_character: Word = ""
+    """reverie: whom requests without a model are for; a character that the account may talk to."""
     expires_at: Time | None = None
+    """An instant; or a date, which means the end of that day of UTC. None: never."""
     rate_card: Word = ""
     limits: tuple[LimitBody, ...] = ()
     settings: dict[str, Word] = {}
@@ -144,6 +150,7 @@ class KeyChanges(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
     allowed_models: tuple[Name, ...] | UnsetType | None = UNSET
     default_character: Word | UnsetType = UNSET
     expires_at: Time | UnsetType | None = UNSET
+    """An instant; or a date, which means the end of that day of UTC. None: never."""
     settings: dict[str, Word] | UnsetType = UNSET
 
 
@@ -174,6 +181,13 @@ class GrantBody(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
     effective_at: Time | None = None
     expires_at: Time | None = None
     reason: Text = ""
+
+
+class AllowanceBody(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What an account has anew each day of UTC."""
+
+    amount: Money
+    """Zero ends it."""
 
 
 class AdjustmentBody(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -301,6 +315,62 @@ class CloudUsage(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
     estimated: bool = False
 
 
+class ScenarioBody(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A situation that a character can be met in."""
+
+    name: Name
+    slug: Word = ""
+    """Unique within the character. Empty: made from the name."""
+    description: str = ""
+    greeting: str = ""
+    """Empty: the character's."""
+    system_prompt: str = ""
+    """Added to the character's."""
+
+
+class CharacterBody(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A character to make: a draft until it is published."""
+
+    account_id: Word = ""
+    """Whose it is. A member's own account goes without saying."""
+    name: Name
+    slug: Word = ""
+    """Empty: made from the name, with a number where that is taken."""
+    description: str = ""
+    """At most 2,000 characters."""
+    greeting: str = ""
+    """At most 4,000 characters; ``{player}`` stands for the player's name."""
+    system_prompt: str = ""
+    """At most 32 KiB."""
+    multiplier: Word | UnsetType = UNSET
+    """What a token costs with it: 1.0 (the default), 1.1, 1.2 or 10.0. Set by the operator only."""
+    scenarios: tuple[ScenarioBody, ...] = ()
+    """At most 50."""
+
+
+class CharacterChanges(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What to change of a character; what is left out stays."""
+
+    name: Name | UnsetType = UNSET
+    slug: Name | UnsetType = UNSET
+    description: str | UnsetType = UNSET
+    greeting: str | UnsetType = UNSET
+    system_prompt: str | UnsetType = UNSET
+    multiplier: Word | UnsetType = UNSET
+    """Set by the operator only."""
+    scenarios: tuple[ScenarioBody, ...] | UnsetType = UNSET
+    """All of them, replacing the ones before."""
+
+
+class ChatBody(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A chat with a character that takes place on the web."""
+
+    account_id: Word = ""
+    """Who chats. A member's own account goes without saying."""
+    scenario: Word = ""
+    """Slug of a scenario; empty: none."""
+
+
 class LoginBody(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Who logs in."""
 
@@ -326,6 +396,20 @@ def instant_of(field: str, text: str | UnsetType | None) -> Instant | None:
         return clock.parse_instant(text)
     except clock.InvalidInstant as error:
         raise invalid(field, "RFC 3339 with a zone, such as 2026-12-01T00:00:00Z") from error
+
+
+def expiry_of(field: str, text: str | None) -> Instant | None:
+    """Read when something expires: an instant, or a date for the end of that day of UTC.
+
+    Raises:
+        Problem: It is neither.
+    """
+    if text is None or _DATE.fullmatch(text) is None:
+        return instant_of(field, text)
+    try:
+        return clock.parse_instant(f"{text}T00:00:00Z") + timedelta(days=1)
+    except clock.InvalidInstant as error:
+        raise invalid(field, "no such day") from error
 
 
 Metered = UsageBody | ReserveBody | SettleBody | CloudUsage

@@ -91,6 +91,32 @@ async def adjust(ask: Ask[bodies.AdjustmentBody]) -> Answer:
     return done_answer(done, status=201)
 
 
+@route(
+    "PUT",
+    "/accounts/{account_id}/allowances/{asset}",
+    body=bodies.AllowanceBody,
+    answer=views.AllowanceView,
+    example={"amount": "10"},
+    refusals=(404, 409, 422),
+)
+async def set_allowance(ask: Ask[bodies.AllowanceBody]) -> Answer:
+    """Let an account have an amount of an asset anew each day of UTC; zero ends it."""
+    account_id, asset = ask.account_id(), ask.call.path("asset")
+    await ask.services.queries.account_state(account_id)
+    found = await ask.services.allowances.set(account_id, asset, ask.body.amount)
+    return found_answer(views.AllowanceView(asset=found.asset, amount=found.amount), None)
+
+
+@route("GET", "/accounts/{account_id}/allowances", answer=views.Page, query=())
+async def list_allowances(ask: Ask[None]) -> Answer:
+    """List what an account has anew each day of UTC."""
+    ask.call.require_only()
+    _, position = await ask.services.queries.account_state(ask.account_id())
+    found = await ask.services.allowances.of(ask.account_id())
+    data = [views.AllowanceView(asset=each.asset, amount=each.amount) for each in found]
+    return found_answer(views.Page(data=data, has_more=False, next=None), position)
+
+
 @route("GET", "/accounts/{account_id}/balances", answer=dict[str, list[views.BalanceView]])
 async def get_balances(ask: Ask[None]) -> Answer:
     """Show what an account has of each asset."""

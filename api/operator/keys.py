@@ -1,18 +1,23 @@
 """Keys: issue, show, change, rotate, suspend, resume, revoke, verify."""
 
 from datetime import timedelta
+from typing import Any
 
 from msgspec import UnsetType
 
 from api import views
+from api.characters import NoSuchCharacter
 from api.exchange import Answer
-from api.operations import SETTING_MEMBER
+from api.operations import ADMIN_TYPE, FIXED_SETTINGS, SETTING_MEMBER, SETTING_TYPE
 from api.operator import bodies
 from api.operator.routing import Ask, done_answer, found_answer, route
 from ledger import events as e
 from ledger import keys
 from ledger.errors import InvalidField
-from ledger.ids import InvalidId, parse_id
+from ledger.ids import AccountId, InvalidId, parse_id
+
+REVERIE = "reverie"
+"""The dialect whose keys have a default character."""
 
 
 @route(
@@ -31,9 +36,15 @@ from ledger.ids import InvalidId, parse_id
 async def issue_key(ask: Ask[bodies.KeyBody]) -> Answer:
     """Issue a key; its secret is in this answer and nowhere else."""
     account_id, body, caller = ask.account_id(), ask.body, ask.caller
-    settings = {name: text for name, text in body.settings.items() if name != SETTING_MEMBER}
+    kept = {SETTING_TYPE, *(body.settings.keys() - FIXED_SETTINGS)}
+    settings = {name: text for name, text in body.settings.items() if name in kept}
+    admin = settings.get(SETTING_TYPE) == ADMIN_TYPE
+    if admin and caller.only_own_keys:
+        raise InvalidField(f"settings.{SETTING_TYPE}", "would manage the keys of others")
     if caller.member_id:
         settings[SETTING_MEMBER] = caller.member_id
+    if body.dialect == REVERIE and body.default_character:
+        await _require_character(ask, account_id, body.default_character)
     terms = e.KeyIssued(
         by=caller.actor,
         name=body.name,
@@ -41,13 +52,22 @@ async def issue_key(ask: Ask[bodies.KeyBody]) -> Answer:
         scopes=body.scopes,
         allowed_models=body.allowed_models,
         default_character=body.default_character,
-        expires_at=bodies.instant_of("expires_at", body.expires_at),
+        expires_at=bodies.expiry_of("expires_at", body.expires_at),
         rate_card=body.rate_card if not caller.member_id else "",
         limits=bodies.rules(body.limits),
         settings=settings,
     )
-    issued = await ask.services.ledger.issue_key(ask.asked(), account_id, terms)
+    issued = await ask.services.ledger.issue_key(ask.asked(), account_id, terms, admin=admin)
     return done_answer(issued.done, status=201, secret=True)
+
+
+async def _require_character(ask: Ask[Any], account_id: AccountId, model: str) -> None:
+    """Refuse a default character that the account may not talk to."""
+    try:
+        await ask.services.conversations.of_model(account_id, model)
+    except NoSuchCharacter as error:
+        problem = "names no character that the account may talk to"
+        raise InvalidField("default_character", problem) from error
 
 
 @route("GET", "/accounts/{account_id}/keys", answer=views.Page, query=("limit", "after"))
@@ -85,6 +105,11 @@ async def get_key(ask: Ask[None]) -> Answer:
 async def change_key(ask: Ask[bodies.KeyChanges]) -> Answer:
     """Change a key's terms; ``If-Match`` with its version guards against a lost update."""
     key_id, body = await ask.key_id(), ask.body
+    if not isinstance(body.default_character, UnsetType) and body.default_character:
+        found = await ask.services.queries.key(key_id, only_of=ask.caller.only_own_keys)
+        if found.view.dialect == REVERIE:
+            account_id = AccountId(parse_id("acct", found.view.account_id))
+            await _require_character(ask, account_id, body.default_character)
     changes = keys.Changes(
         name=body.name,
         limits=body.limits if isinstance(body.limits, UnsetType) else bodies.rules(body.limits),
@@ -93,7 +118,7 @@ async def change_key(ask: Ask[bodies.KeyChanges]) -> Answer:
         default_character=body.default_character,
         expires_at=body.expires_at
         if isinstance(body.expires_at, UnsetType)
-        else bodies.instant_of("expires_at", body.expires_at),
+        else bodies.expiry_of("expires_at", body.expires_at),
         settings=body.settings,
     )
     done = await ask.services.ledger.change_key(

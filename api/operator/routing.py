@@ -10,6 +10,7 @@ from api.auth import Caller
 from api.exchange import Answer, Call, Position
 from api.operations import Asked, Done, fingerprint
 from api.problems import invalid
+from api.resolve import Owned
 from api.wiring import Services
 from ledger.errors import NoSuchAccount, NoSuchKey, NoSuchMember
 from ledger.ids import AccountId, InvalidId, KeyId, parse_id
@@ -85,15 +86,19 @@ class Ask(Generic[B]):
         Raises:
             NoSuchKey: It is another's, or none.
         """
-        try:
-            key_id = KeyId(parse_id("key", text))
-        except InvalidId as error:
-            raise NoSuchKey from error
-        account_id = await self.services.resolver.account_of(key_id)
-        if self.caller.account_id not in {None, account_id}:
+        return self.owned(await self.services.resolver.key(text))[:2]
+
+    def owned(self, found: Owned) -> Owned:
+        """Hide a key of another account from the caller (promise 15).
+
+        Raises:
+            NoSuchKey: It is another's: the same words as where there is none.
+        """
+        own = self.caller.account_id
+        if own is not None and own != found.account_id:
             raise NoSuchKey
-        self.lane = self.services.ledger.lane_of(account_id)
-        return key_id, account_id
+        self.lane = found.lane
+        return found
 
     def member_id(self) -> str:
         """Give the member in the path.
@@ -135,12 +140,12 @@ class Ask(Generic[B]):
 
 def done_answer(done: Done, *, status: int = 200, secret: bool = False) -> Answer:
     """Answer what an operation answered. A replayed one says so (Idempotency-Key draft)."""
-    headers = {}
+    made = Answer(done.body, status=status, position=done.position)
     if done.replayed:
-        headers["Idempotent-Replayed"] = "true"
+        made.headers.append((b"idempotent-replayed", b"true"))
     if secret:
-        headers["Cache-Control"] = "no-store"
-    return Answer(done.body, status=status, position=done.position, headers=headers)
+        made.headers.append((b"cache-control", b"no-store"))
+    return made
 
 
 def found_answer(view: Any, position: Position | None, etag: int | None = None) -> Answer:  # noqa: ANN401

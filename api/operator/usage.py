@@ -1,6 +1,7 @@
 """The hot path: record, reserve, settle, release. One body, one command, one receipt."""
 
 import asyncio
+from collections.abc import Awaitable
 from typing import NamedTuple
 
 import msgspec
@@ -8,12 +9,12 @@ from msgspec import UNSET, UnsetType
 
 from api import problems, reading, views
 from api.exchange import Answer, Position
-from api.operations import Asked, Done, fingerprint
+from api.operations import Asked, Done, Ledger, fingerprint
 from api.operator import bodies
 from api.operator.routing import Ask, done_answer, found_answer, route
 from api.problems import Problem, invalid
 from ledger import clock, metering
-from ledger.batch import Command
+from ledger.batch import Command, Outcome
 from ledger.clock import Instant
 from ledger.errors import LedgerError, NoSuchRequest, Refused
 from ledger.ids import AccountId, KeyId
@@ -23,6 +24,8 @@ CLOUD_TYPE = "dev.keyledger.usage"
 NDJSON = ("application/x-ndjson", "application/jsonl")
 CLOUD = "application/cloudevents+json"
 CLOUD_BATCH = "application/cloudevents-batch+json"
+PART = 500
+"""Items of a batch that are read, and later answered, before others get their turn."""
 CONTENT_TYPES = ("application/json", *NDJSON, CLOUD, CLOUD_BATCH)
 
 _usage = msgspec.json.Decoder(bodies.UsageBody)
@@ -46,16 +49,27 @@ async def subject_of(ask: Ask[object], key_id: str | UnsetType, secret: str | Un
         Problem: It names both or none.
         NoSuchKey: There is no such key.
     """
-    if not isinstance(secret, UnsetType):
-        if not isinstance(key_id, UnsetType):
+    if secret is not UNSET:
+        if key_id is not UNSET:
             raise invalid("secret", "is there beside key_id; send one of them")
         proof = await ask.services.resolver.secret(secret)
         ask.lane = ask.services.ledger.lane_of(proof.account_id)
         return Subject(*proof)
-    if isinstance(key_id, UnsetType):
+    if key_id is UNSET:
         raise invalid("key_id", "is required, or secret")
-    found, account_id = await ask.allowed_key(key_id)
-    return Subject(account_id, found)
+    found = ask.owned(await ask.services.resolver.key(key_id))
+    return Subject(found.account_id, found.key_id)
+
+
+def known_subject(ask: Ask[object], body: bodies.UsageBody) -> Subject | None:
+    """Find the key that a body names by id, where it was asked for before; None: ask for it."""
+    if body.secret is not UNSET or body.key_id is UNSET:
+        return None
+    known = ask.services.resolver.known_key(body.key_id)
+    if known is None:
+        return None
+    ask.owned(known)
+    return Subject(known.account_id, known.key_id)
 
 
 @route(
@@ -91,7 +105,8 @@ async def record_usage(ask: Ask[object]) -> Answer:
 
 
 async def _one(ask: Ask[object], body: bodies.UsageBody, raw: bytes) -> Answer:
-    record, subject = await _record_of(ask, body)
+    subject = known_subject(ask, body) or await subject_of(ask, body.key_id, body.secret)
+    record = _record_of(body, subject)
     asked = _asked(ask, raw)
     ledger = ask.services.ledger
     done = await ledger.record(subject.account_id, subject.key_id, record, asked)
@@ -107,12 +122,11 @@ def _asked(ask: Ask[object], raw: bytes, *parts: str) -> Asked | None:
     return Asked(ask.caller.actor, key, fingerprint(ask.operation, *parts, body=content))
 
 
-async def _record_of(ask: Ask[object], body: bodies.UsageBody) -> tuple[metering.Record, Subject]:
-    subject = await subject_of(ask, body.key_id, body.secret)
+def _record_of(body: bodies.UsageBody, subject: Subject) -> metering.Record:
     occurred_at: Instant | None = None
     if body.occurred_at is not UNSET:
         occurred_at = bodies.instant_of("occurred_at", body.occurred_at)
-    record = metering.Record(
+    return metering.Record(
         request_id=body.request_id,
         model=body.model,
         usage=bodies.usage_of(body),
@@ -124,7 +138,6 @@ async def _record_of(ask: Ask[object], body: bodies.UsageBody) -> tuple[metering
         delivered=body.delivered,
         estimated=body.estimated,
     )
-    return record, subject
 
 
 def usage_of_cloud(raw: bytes) -> bodies.UsageBody:
@@ -172,35 +185,76 @@ def _cloud_data_of(raw: bytes) -> bodies.CloudUsage:
         raise reading.worded(error, "data.") from error
 
 
+class _Part:
+    """Some items of a batch: those refused at once, and those that the lanes have."""
+
+    def __init__(self, count: int) -> None:
+        self.results = [b""] * count
+        self.places: list[int] = []
+        """Which of them the commands are."""
+        self.commands: list[Command] = []
+        self.outcomes: Awaitable[list[Outcome | Exception]]
+
+    async def finish(self, ledger: Ledger, positions: dict[int, int]) -> list[bytes]:
+        """Wait for the lanes, and word what became of every item."""
+        outcomes = await self.outcomes
+        for place, command, outcome in zip(self.places, self.commands, outcomes, strict=True):
+            done = ledger.done(command, outcome)
+            if isinstance(done, Done):
+                said = b'{"ok":true,"replayed":true,' if done.replayed else b'{"ok":true,'
+                self.results[place] = said + b'"receipt":' + done.body + b"}"
+                lane, seq = done.position
+                positions[lane] = max(positions.get(lane, 0), seq)
+            else:
+                lane = ledger.lane_of(command.account_id)
+                self.results[place] = _failure(done, lane=lane)
+        return self.results
+
+
 async def _many(ask: Ask[object], items: list[bytes], *, cloud: bool) -> Answer:
     """Record many. Each item has its own outcome; none undoes another."""
     if ask.call.idempotency_key:
         raise invalid("Idempotency-Key", "a batch takes none: each item has its request_id")
-    results: list[bytes] = [b""] * len(items)
-    commands: list[Command] = []
-    places: list[int] = []
+    ledger = ask.services.ledger
+    parts: list[_Part] = []
+    for start in range(0, len(items), PART):
+        parts.append(await _read(ask, items[start : start + PART], cloud=cloud))
+        await asyncio.sleep(0)  # others get their turn
+    # All or none is accepted; in parts, so that receipts are written while the lanes go on.
+    ledger.require_room([command for part in parts for command in part.commands])
+    for part in parts:
+        part.outcomes = ledger.hand_in(part.commands)
+    positions: dict[int, int] = {}
+    results: list[bytes] = []
+    for part in parts:
+        results += await part.finish(ledger, positions)
+        await asyncio.sleep(0)
+    return _batch_answer(results, positions)
+
+
+async def _read(ask: Ask[object], items: list[bytes], *, cloud: bool) -> _Part:
+    """Turn items into commands, or into what is wrong with them."""
+    part = _Part(len(items))
+    read: list[tuple[int, bodies.UsageBody]] = []
     for place, raw in enumerate(items):
-        if place % 200 == 199:  # noqa: PLR2004 - others get their turn
-            await asyncio.sleep(0)
         try:
             body = usage_of_cloud(raw) if cloud else reading.decode(_usage, raw)
-            record, subject = await _record_of(ask, body)
-        except (Problem, Refused) as error:
-            results[place] = _failure(error)
-            continue
-        places.append(place)
-        commands.append(ask.services.ledger.recording(subject.account_id, subject.key_id, record))
-    outcomes = await ask.services.ledger.submit(commands)
-    positions: dict[int, int] = {}
-    for place, command, outcome in zip(places, commands, outcomes, strict=True):
-        lane = ask.services.ledger.lane_of(command.account_id)
-        if isinstance(outcome, Done):
-            said = b'{"ok":true,"replayed":true,' if outcome.replayed else b'{"ok":true,'
-            results[place] = said + b'"receipt":' + outcome.body + b"}"
-            positions[lane] = max(positions.get(lane, 0), outcome.position.seq)
+        except Problem as error:
+            part.results[place] = _failure(error)
         else:
-            results[place] = _failure(outcome, lane=lane)
-    return _batch_answer(results, positions)
+            read.append((place, body))
+    await ask.services.resolver.learn(body.key_id for _, body in read if body.key_id is not UNSET)
+    for place, body in read:
+        try:
+            subject = known_subject(ask, body) or await subject_of(ask, body.key_id, body.secret)
+            record = _record_of(body, subject)
+        except (Problem, Refused) as error:
+            part.results[place] = _failure(error)
+            continue
+        command = ask.services.ledger.recording(subject.account_id, subject.key_id, record)
+        part.places.append(place)
+        part.commands.append(command)
+    return part
 
 
 def _failure(error: Exception, *, lane: int | None = None) -> bytes:

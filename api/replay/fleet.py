@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol
 
 from ledger.clock import Instant, parse_instant
 from ledger.keys import DIALECTS
+from ledger.pricing import STANDARD_CARD
 
 ACCOUNTS = 5
 KEYS = 15
@@ -148,7 +149,12 @@ def muster(planned: Plan, post: Poster) -> Fleet:
         opened.append(parse_instant(account["opened_at"]))
     senders = []
     for number, key in enumerate(planned.keys):
-        body = {"name": key.integration, "dialect": key.dialect, "limits": list(key.limits)}
+        body = {
+            "name": key.integration,
+            "dialect": key.dialect,
+            "limits": list(key.limits),
+            "rate_card": STANDARD_CARD,  # the trace's models, whatever the dialect's own card has
+        }
         place = f"/accounts/{ids[key.account]}/keys"
         issued = post(place, body, f"{planned.name}/key/{number}")
         account_id, name = ids[key.account], planned.accounts[key.account]

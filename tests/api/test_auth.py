@@ -30,6 +30,8 @@ class People:
         key = {"name": "bot", "dialect": "ryvion"}
         self.key = post(f"/accounts/{self.account}/keys", key)["key_id"]
         self.other_key = post(f"/accounts/{self.other}/keys", key)["key_id"]
+        self.character = self._character(self.account)
+        self.other_character = self._character(self.other)
         self.members: dict[str, str] = {}
         self.clients: dict[str, httpx.Client] = {}
         for role in auth.ROLES:
@@ -38,6 +40,10 @@ class People:
             self.members[role] = post(f"/accounts/{self.account}/members", body)["member_id"]
             tokens = post("/login", {"email": email, "password": PASSWORD})
             self.clients[role] = served.client(tokens["access_token"])
+
+    def _character(self, account: str) -> str:
+        body = {"account_id": account, "name": "Luna"}
+        return self._post("/characters", body)["character_id"]
 
     def _post(self, path: str, body: Any) -> Any:
         found = self.client.post(f"/ledger/v1{path}", json=body)
@@ -59,8 +65,11 @@ def path_of(route: Route, people: People, *, other: bool = False) -> str:
     return route.path.format(
         account_id=people.other if other else people.account,
         key_id=people.other_key if other else people.key,
+        character_id=people.other_character if other else people.character,
+        slug="nobody",
         member_id="mbr_" + "0" * 32,
         lot="999",
+        asset="DIEM",
         request_id="none",
         name="standard",
         version="1",
@@ -95,7 +104,11 @@ def test_nobody_may_nothing(served: Any, people: People, route: Route) -> None:
     assert found.headers["WWW-Authenticate"] == 'Bearer realm="keyledger"'
 
 
-OURS = [r for r in GUARDED if "{account_id}" in r.path or "{key_id}" in r.path]
+OURS = [
+    route
+    for route in GUARDED
+    if any(name in route.path for name in ("{account_id}", "{key_id}", "{character_id}"))
+]
 
 
 @pytest.mark.parametrize("route", OURS, ids=lambda route: route.operation)
@@ -109,7 +122,7 @@ def test_promise_15_anothers_ids_are_unknown(people: People, route: Route) -> No
     theirs = client.request(route.method, path_of(route, people, other=True), json=body)
     assert theirs.status_code == 404, theirs.text
     absent = path_of(route, people, other=True)
-    for known in (people.other, people.other_key):
+    for known in (people.other, people.other_key, people.other_character):
         absent = absent.replace(known, known[:-6] + "0a0000")
     never = client.request(route.method, absent, json=body)
     assert (never.status_code, never.json()) == (theirs.status_code, theirs.json())

@@ -86,6 +86,32 @@ def test_a_run_is_written_down_with_its_outcome(run: Callable[[Story], None]) ->
     run(story)
 
 
+def test_a_job_with_nothing_to_do_leaves_no_trace(run: Callable[[Story], None]) -> None:
+    """Projections are driven while they are behind; an idle ledger is asked and not written to."""
+
+    async def runs(services: wiring.Services) -> list[Any]:
+        async with services.pool.connection() as connection:
+            return await (await connection.execute(reads.JOB_RUNS)).fetchall()
+
+    async def story(services: wiring.Services) -> None:
+        runner = jobs.Jobs(services, [])
+        runner.leads = True
+        (job,) = [each for each in jobs.JOBS if each.name == "catch_up"]
+        assert await jobs.is_behind(services), "what furnished the ledger was not taken yet"
+        await runner._run(job)
+        before = await runs(services)
+        assert [row[3] for row in before] == ["caught up"]
+        assert not await jobs.is_behind(services)
+        await runner._run(job)
+        assert await runs(services) == before
+        await a_key(services)
+        await runner._run(job)
+        assert await runs(services) != before
+        assert not await jobs.is_behind(services)
+
+    run(story)
+
+
 def test_an_idle_lane_writes_down_what_ran_out(run: Callable[[Story], None]) -> None:
     """B1: a reservation past its deadline is freed by event although nobody asks."""
 

@@ -7,6 +7,8 @@ from typing import Any
 import httpx
 import pytest
 
+from api.operator.usage import PART
+
 NDJSON = {"Content-Type": "application/x-ndjson"}
 CLOUD = {"Content-Type": "application/cloudevents+json"}
 CLOUD_BATCH = {"Content-Type": "application/cloudevents-batch+json"}
@@ -154,6 +156,35 @@ def test_a_batch_has_a_result_for_each(world: Any) -> None:
     assert [result["ok"] for result in found["results"]] == [True, False, True, True]
     assert found["results"][1]["problem"]["errors"][0]["field"] == "usage.input"
     assert found["results"][3]["receipt"] == found["results"][0]["receipt"]
+
+
+def test_a_batch_of_several_parts_is_answered_in_its_order(world: Any) -> None:
+    """Keys of several lanes, unknown ones, bad items and repeats: each has its result in its place.
+
+    The same request id far apart in the batch charges once; positions name every lane.
+    """
+    keys = [world.key(world.account()) for _ in range(6)]
+    items: list[Any] = [world.usage(keys[n % 6], f"p{n}") for n in range(2 * PART + 10)]
+    items[7] = {**items[7], "key_id": "key_00000000000000000000000000000000"}
+    items[PART + 1] = {**items[PART + 1], "model": ""}
+    items[-1] = items[0]
+    answer = world.client.post("/ledger/v1/usage", json=items)
+    found = answer.json()
+    assert (found["recorded"], found["refused"]) == (len(items) - 2, 2)
+    bad = [place for place, result in enumerate(found["results"]) if not result["ok"]]
+    assert bad == [7, PART + 1]
+    assert found["results"][7]["problem"]["code"] == "no_such_key"
+    assert found["results"][-1]["replayed"]
+    named = [result["receipt"]["request_id"] for result in found["results"] if result["ok"]]
+    assert named == [items[n]["request_id"] for n in range(len(items)) if n not in bad]
+    reached: dict[int, int] = {}
+    for result in found["results"]:
+        if result["ok"]:
+            lane, seq = result["receipt"]["position"].values()
+            reached[lane] = max(reached.get(lane, 0), seq)
+    told = [part.split(":") for part in answer.headers["Ledger-Position"].split(", ")]
+    assert all(int(seq) >= reached[int(lane)] for lane, seq in told)
+    assert {int(lane) for lane, _ in told} == set(reached)
 
 
 def test_a_batch_is_of_at_most_10000(world: Any) -> None:

@@ -120,7 +120,8 @@ def test_promise_3_a_killed_worker_comes_back_and_nothing_acknowledged_is_lost(
             named = {**usage, "request_id": receipt["request_id"]}
             assert client.post("/ledger/v1/usage", json=named).json() == receipt
         balances = client.get(f"{path}/balances").json()["balances"]
-    assert balances[0]["balance"] == "4.99"
+    held = {each["asset"]: each["balance"] for each in balances}
+    assert held["USD"] == "4.99"
 
 
 @pytest.mark.faults

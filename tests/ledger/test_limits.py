@@ -142,6 +142,15 @@ def test_a_bucket_is_free_from_its_instant_on_and_not_before(name, at) -> None:
     assert found.first(end - TICK) <= bucket < found.first(end)
 
 
+@given(names, instants)
+def test_a_bucket_ends_where_the_next_one_begins(name, at) -> None:
+    """``ends_at`` is the first instant of a later bucket, to the microsecond."""
+    found = window(name)
+    bucket = found.bucket(at)
+    end = found.ends_at(bucket)
+    assert found.bucket(end - TICK) == bucket < found.bucket(end)
+
+
 @given(st.integers(1, ROLLING_SECONDS_MAX), instants, st.integers(0, 10**6))
 def test_a_rolling_window_covers_its_interval_and_little_more(seconds, at, share) -> None:
     """Whatever was in (t − W, t] counts; what is older than W and one thirtieth does not."""

@@ -232,6 +232,15 @@ def test_a_broken_chain_stops_a_rebuild(ledger: Ledger) -> None:
     assert (caught.value.lane, caught.value.seq) == (0, 3)
 
 
+def test_a_forged_head_stops_a_rebuild(ledger: Ledger) -> None:
+    """Promise 12: the lane's chain must end in what its head says."""
+    with ledger.superuser() as connection:
+        connection.execute("UPDATE lane_heads SET chain = sha256('') WHERE lane = 1")
+    with pytest.raises(LedgerCorrupt) as caught:
+        rebuild.rebuild(ledger.url)
+    assert (caught.value.lane, caught.value.seq) == (1, ledger.heads()[1])
+
+
 def test_a_killed_rebuild_leaves_nothing(ledger: Ledger) -> None:
     """Shadow tables go with their session, however it ends."""
     before = content(ledger)

@@ -235,7 +235,7 @@ def _check_spend(connection, log: list[Recorded]) -> None:
 
 
 def _check_requests(connection, log: list[Recorded]) -> None:
-    first: dict[UUID, int] = {}
+    first: dict[bytes, int] = {}
     for event in log:
         if isinstance(event.body, e.RequestRecorded | e.RequestReserved):
             hashed = request_hash(event.envelope.account_id, event.body.request_id)

@@ -234,6 +234,7 @@ def record(account: AccountId, key: KeyId, request_id: str, usage: Usage, **more
         model=asked.model,
         category=asked.category,
         occurred_at=asked.occurred_at,
+        record=asked,
     )
 
 

@@ -79,7 +79,6 @@ CREATE TABLE events (
     hash bytea NOT NULL,
     amount numeric(38,0),
     payload json NOT NULL,
-    CONSTRAINT lane_has_one_event_per_position PRIMARY KEY (lane, lane_seq, recorded_at),
     CONSTRAINT event_has_a_position CHECK (lane_seq > 0 AND version > 0)
 ) PARTITION BY RANGE (recorded_at);
 COMMENT ON COLUMN events.gap IS
@@ -90,12 +89,12 @@ CREATE TABLE request_ids (
     lane_seq int8 NOT NULL,
     last_seq int8,
     lane int2 NOT NULL,
-    request_hash uuid NOT NULL,
+    request_hash bytea NOT NULL,
     CONSTRAINT request_id_charges_once PRIMARY KEY (lane, request_hash)
 ) WITH (fillfactor = 100);
 CREATE TABLE idempotency_keys (
     lane int2 NOT NULL,
-    key_hash uuid NOT NULL,
+    key_hash bytea NOT NULL,
     fingerprint bytea NOT NULL,
     lane_seq int8 NOT NULL,
     reply json NOT NULL,
@@ -248,7 +247,7 @@ CREATE TABLE balances (
     CONSTRAINT asset_has_one_balance PRIMARY KEY (lane, account_id, asset)
 ) WITH (fillfactor = 50);
 CREATE TABLE reservations (
-    request_hash uuid NOT NULL,
+    request_hash bytea NOT NULL,
     account_id uuid NOT NULL,
     key_id uuid NOT NULL,
     reserved_at timestamptz NOT NULL,
@@ -356,9 +355,12 @@ BEGIN
         RETURN false;
     END IF;
     -- Attached, not created in place: that would wait for every reader, and every writer for it.
+    -- The key is the partition's own: with recorded_at in it, as one of the whole table must have,
+    -- its pages would be split in the middle and stay half empty.
     EXECUTE format('CREATE TABLE keyledger.%I (LIKE keyledger.events INCLUDING ALL,'
+        ' CONSTRAINT %I PRIMARY KEY (lane, lane_seq),'
         ' CONSTRAINT event_is_of_this_month CHECK (recorded_at >= %L AND recorded_at < %L))',
-        part, start, finish);
+        part, part || '_have_one_per_position', start, finish);
     EXECUTE format('ALTER TABLE keyledger.events ATTACH PARTITION keyledger.%I'
         ' FOR VALUES FROM (%L) TO (%L)', part, start, finish);
     EXECUTE format('ALTER TABLE keyledger.%I DROP CONSTRAINT event_is_of_this_month', part);

@@ -1,0 +1,47 @@
+"""Cursors that hold more than a place: signed, so that what they hold can be believed."""
+
+import base64
+import hashlib
+import hmac
+from typing import TypeVar
+
+import msgspec
+
+from ledger.errors import InvalidField
+
+CURSOR_MAX = 8_192
+_SIGNATURE_BYTES = 16
+
+Held = TypeVar("Held")
+
+
+def write(held: msgspec.Struct, purpose: str, secret: str) -> str:
+    """Write what a cursor is to hold."""
+    content = msgspec.json.encode(held)
+    signed = _signature(content, purpose, secret) + content
+    return base64.urlsafe_b64encode(signed).decode().rstrip("=")
+
+
+def read(text: str, form: type[Held], purpose: str, secret: str) -> Held:
+    """Give what a cursor of ours holds.
+
+    Raises:
+        InvalidField: It is none of this purpose, about ``after``.
+    """
+    problem = InvalidField("after", "is no cursor of this list")
+    if len(text) > CURSOR_MAX:
+        raise problem
+    try:
+        found = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+    except ValueError as error:
+        raise problem from error
+    signature, content = found[:_SIGNATURE_BYTES], found[_SIGNATURE_BYTES:]
+    if not hmac.compare_digest(signature, _signature(content, purpose, secret)):
+        raise problem
+    return msgspec.json.decode(content, type=form)
+
+
+def _signature(content: bytes, purpose: str, secret: str) -> bytes:
+    # Derived, so that what is signed here is a signature nowhere else.
+    key = hashlib.sha256(f"cursor/{purpose}\0{secret}".encode()).digest()
+    return hmac.new(key, content, hashlib.sha256).digest()[:_SIGNATURE_BYTES]

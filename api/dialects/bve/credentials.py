@@ -1,0 +1,46 @@
+"""Who asks on bve's routes: the operator by secret, a client by key. Both as Bearer."""
+
+from typing import Any
+
+from api.auth import Caller
+from api.exchange import Call
+from api.surface import credentials
+from api.surface.credentials import KeyCaller, secured
+from api.surface.failure import Failure, Kind
+from api.surface.routing import Ask
+
+
+@secured("operator")
+async def operator(ask: Ask[Any, Any]) -> Caller:
+    """Let the operator pass. ``Bearer `` may be left out.
+
+    Raises:
+        Failure: 401 in any other case.
+    """
+    shown = ask.call.header(b"authorization")
+    if not shown:
+        raise Failure(Kind.CREDENTIAL_IS_MISSING)
+    secret = shown[7:] if shown[:7].lower() == "bearer " else shown
+    try:
+        return await credentials.operator(ask.services, secret.strip())
+    except Failure as failure:
+        raise Failure(Kind.ROLE_IS_DENIED, error=failure) from failure
+
+
+@secured("key")
+async def client(ask: Ask[Any, Any]) -> KeyCaller:
+    """Find the key that is shown; the lane decides whether it may."""
+    return await credentials.proven(ask.services, _shown(ask.call), "bve")
+
+
+@secured("key")
+async def usable_client(ask: Ask[Any, Any]) -> KeyCaller:
+    """Find the key that is shown, if it may act now."""
+    return await credentials.usable(ask.services, await client(ask))
+
+
+def _shown(call: Call) -> str:
+    found = credentials.presented(call)
+    if found.api_key is not None and found.bearer not in {None, found.api_key}:
+        raise Failure(Kind.CREDENTIALS_DISAGREE, "Two headers show different credentials.")
+    return credentials.bearer(call)

@@ -1,0 +1,116 @@
+"""bve's routes for clients: OpenAI's API through the gateway."""
+
+from typing import Any
+
+import msgspec
+
+from api.dialects.bve import credentials
+from api.dialects.bve.errors import StreamingIsUnsupported
+from api.exchange import Answer
+from api.surface.credentials import KeyCaller
+from api.surface.failure import Failure, Kind
+from api.surface.forwarding import document_of, forward
+from api.surface.routing import Ask, Reply, Routes
+
+routes = Routes()
+
+_models = msgspec.json.Decoder(dict[str, Any])
+_encode = msgspec.json.Encoder().encode
+
+
+@routes("GET", "/v1/models", who=credentials.usable_client, answer=dict[str, Any])
+async def list_models(ask: Ask[None, KeyCaller]) -> Reply:
+    """List the models that the key may use."""
+    reply = await forward(ask, "list_models", decorate=None)
+    allowed = _allowed(ask.caller)
+    if allowed is None or not isinstance(reply, Answer) or reply.status != 200:  # noqa: PLR2004
+        return reply
+    listed = _models.decode(reply.body)
+    listed["data"] = [model for model in listed.get("data", []) if model.get("id") in allowed]
+    reply.body = _encode(listed)
+    return reply
+
+
+@routes(
+    "GET",
+    "/v1/models/{model}",
+    who=credentials.usable_client,
+    answer=dict[str, Any],
+    refusals=(404,),
+)
+async def get_model(ask: Ask[None, KeyCaller]) -> Reply:
+    """Show a model that the key may use."""
+    allowed = _allowed(ask.caller)
+    if allowed is not None and ask.path("model") not in allowed:
+        raise Failure(Kind.MODEL_IS_UNKNOWN, "The model does not exist", field="model")
+    return await forward(ask, "get_model", decorate=None, own_errors=True)
+
+
+def _allowed(caller: KeyCaller) -> tuple[str, ...] | None:
+    assert caller.key is not None
+    return caller.key.allowed_models
+
+
+@routes(
+    "POST",
+    "/v1/chat/completions",
+    who=credentials.client,
+    body=dict[str, Any],
+    raw=True,
+    answer=dict[str, Any],
+    refusals=(404, 502, 504),
+    other_types=("text/event-stream",),
+    example={"model": "keyledger-small", "messages": [{"role": "user", "content": "Hello"}]},
+)
+async def create_chat_completion(ask: Ask[None, KeyCaller]) -> Reply:
+    """Complete a chat, streamed or not."""
+    return await forward(ask, "chat")
+
+
+@routes(
+    "POST",
+    "/v1/completions",
+    who=credentials.client,
+    body=dict[str, Any],
+    raw=True,
+    answer=dict[str, Any],
+    refusals=(404, 502, 504),
+    example={"model": "keyledger-small", "prompt": "Hello"},
+)
+async def create_completion(ask: Ask[None, KeyCaller]) -> Reply:
+    """Complete a text; it is not streamed."""
+    document = await document_of(ask)
+    if document.get("stream"):
+        raise StreamingIsUnsupported
+    return await forward(ask, "completions", document=document)
+
+
+@routes(
+    "POST",
+    "/v1/embeddings",
+    who=credentials.client,
+    body=dict[str, Any],
+    raw=True,
+    answer=dict[str, Any],
+    refusals=(404, 502, 504),
+    example={"model": "keyledger-embedding", "input": "Hello"},
+)
+async def create_embedding(ask: Ask[None, KeyCaller]) -> Reply:
+    """Turn texts into vectors."""
+    return await forward(ask, "embeddings")
+
+
+@routes(
+    "POST",
+    "/v1/responses",
+    who=credentials.client,
+    body=dict[str, Any],
+    raw=True,
+    answer=dict[str, Any],
+    refusals=(404, 502, 504),
+    other_types=("text/event-stream",),
+    example={"model": "keyledger-small", "input": "Hello"},
+)
+async def create_response(ask: Ask[None, KeyCaller]) -> Reply:
+    """Answer, streamed or not."""
+    return await forward(ask, "responses")

@@ -1,0 +1,89 @@
+"""Whom a request is for: the character that it names, the key's default, or the latest chat's."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from api.characters import Character, NoSuchCharacter, Scenario
+from api.dialects.reverie import bodies
+from api.dialects.reverie.errors import NoCharacter, no_model
+from api.surface import credentials
+from api.surface.credentials import KeyCaller
+from api.surface.failure import Failure
+from api.surface.routing import Ask
+from api.wiring import Services
+from ledger.ids import AccountId
+
+GONE = "The key's default character is no longer there; name another one as model"
+
+
+class Choice(NamedTuple):
+    """A character, perhaps in a scenario."""
+
+    character: Character
+    scenario: Scenario | None
+
+    @property
+    def model(self) -> str:
+        """Give the name that the API knows it by."""
+        return model_id(self.character.slug, "" if self.scenario is None else self.scenario.slug)
+
+
+def model_id(slug: str, scenario_slug: str = "") -> str:
+    """Give the model that stands for a character, or for one of its scenarios."""
+    return f"{slug}/{scenario_slug}" if scenario_slug else slug
+
+
+async def chosen(ask: Ask[Any, KeyCaller], document: Mapping[str, Any]) -> Choice:
+    """Choose whom a chat completion is for.
+
+    Raises:
+        Failure: There is nobody of this name, or nobody at all; or the key may not act.
+    """
+    model = bodies.model_of(document)
+    if model is None:
+        return await _unnamed(ask.services, ask.caller)
+    try:
+        return await named(ask.services, ask.caller.account_id, model)
+    except Failure:
+        # Who may not act is told so, and not which characters there are.
+        await credentials.usable(ask.services, ask.caller)
+        raise
+
+
+async def named(services: Services, account_id: AccountId, model: str) -> Choice:
+    """Find the character that a model names.
+
+    Raises:
+        Failure: The account may talk to none of this name.
+    """
+    try:
+        return Choice(*await services.conversations.of_model(account_id, model))
+    except NoSuchCharacter as error:
+        raise no_model(model, error) from error
+
+
+async def _unnamed(services: Services, caller: KeyCaller) -> Choice:
+    caller = await credentials.usable(services, caller)
+    found = await default_of(services, caller)
+    if found is not None:
+        return found
+    chat = await services.conversations.most_recent(caller.account_id)
+    if chat is None:
+        raise NoCharacter
+    return Choice(chat.character, chat.scenario)
+
+
+async def default_of(services: Services, caller: KeyCaller) -> Choice | None:
+    """Give the default character of a key whose state was read; None: it has none.
+
+    Raises:
+        NoCharacter: It is not there any more, or no longer for this account.
+    """
+    assert caller.key is not None
+    model = caller.key.default_character
+    if not model:
+        return None
+    try:
+        return Choice(*await services.conversations.of_model(caller.account_id, model))
+    except NoSuchCharacter as error:
+        raise NoCharacter(GONE) from error

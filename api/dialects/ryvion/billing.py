@@ -1,0 +1,83 @@
+"""What an account has and spends, and the limit it sets for itself, over REST or MCP."""
+
+from collections import defaultdict
+from datetime import date
+from uuid import UUID
+
+from api.dialects.ryvion import bodies, views
+from api.dialects.ryvion.credentials import Client
+from api.operations import OWN_WINDOW, Asked
+from api.queries import SpendLine, SpendTerms
+from api.wiring import Services
+from ledger import clock
+from ledger.clock import Instant
+from ledger.limits import total
+from ledger.money import format_pico
+from ledger.state import Account
+
+CURRENCY = "CAD"
+
+
+async def show(services: Services, client: Client) -> views.Billing:
+    """Show balance, hourly limits, and this month's spend by key."""
+    at = clock.now()
+    account, _ = await services.queries.account_state(client.account_id)
+    since = at.date().replace(day=1)
+    return views.Billing(
+        currency=CURRENCY,
+        balance=format_pico(account.balance(CURRENCY)),
+        pending=format_pico(account.pending(CURRENCY)),
+        hourly_limit=_hourly(account, at),
+        since=since.isoformat(),
+        spend=await _spend(services, client, since),
+    )
+
+
+async def limit(services: Services, client: Client, body: bodies.SpendLimit) -> views.Billing:
+    """Set or lift the account's own hourly limit; show what holds then.
+
+    Raises:
+        InvalidField: It is above the operator's.
+    """
+    await services.ledger.limit_own_spending(
+        Asked(client.actor), client.account_id, body.ceiling, asset=CURRENCY
+    )
+    return await show(services, client)
+
+
+def _hourly(account: Account, at: Instant) -> views.OwnLimit:
+    ceilings: dict[bool, int] = {}
+    left: list[int] = []
+    for rule, found in zip(account.rules, account.limits.values(), strict=True):
+        if found.kind != "spend" or rule.window != OWN_WINDOW or found.narrow:
+            continue
+        if found.assets and CURRENCY not in found.assets:
+            continue
+        first, counter = found.window.first(at), account.counters.get(found.limit_id)
+        held = total(counter.used, first) + total(counter.pending, first) if counter else 0
+        left.append(max(found.ceiling - held, 0))
+        ceilings[rule.own] = min(found.ceiling, ceilings.get(rule.own, found.ceiling))
+    return views.OwnLimit(
+        ceiling=format_pico(ceilings[False]) if False in ceilings else None,
+        own=format_pico(ceilings[True]) if True in ceilings else None,
+        remaining=format_pico(min(left)) if left else None,
+    )
+
+
+async def _spend(services: Services, client: Client, since: date) -> list[views.KeySpend]:
+    terms = SpendTerms(day=False, integration=True, model=False, key=True, start=since, end=None)
+    lines, _ = await services.queries.spend_lines(client.account_id, terms)
+    # A key that was renamed has a line for each name.
+    by_key: dict[UUID, list[SpendLine]] = defaultdict(list)
+    for line in lines:
+        if line.asset == CURRENCY and line.key_id is not None:
+            by_key[line.key_id].append(line)
+    return [
+        views.KeySpend(
+            id=str(key_id),
+            name=" / ".join(line.integration or "" for line in found),
+            requests=sum(line.requests for line in found),
+            amount=format_pico(sum(line.amount for line in found)),
+        )
+        for key_id, found in by_key.items()
+    ]

@@ -1,0 +1,123 @@
+"""Who asks on ryvion's routes: a key, or a member by the token of a login, in either header.
+
+``Authorization: Bearer`` and ``X-API-Key`` are equivalent; two that disagree are refused.
+"""
+
+from typing import Any, NamedTuple
+
+from api import auth
+from api.dialects.ryvion import scopes
+from api.operations import SETTING_MEMBER
+from api.surface import credentials
+from api.surface.credentials import KeyCaller, Who, secured
+from api.surface.failure import Failure, Kind
+from api.surface.routing import Ask
+from api.wiring import Services
+from ledger.ids import AccountId
+from ledger.state import Key
+
+DIALECT = "ryvion"
+
+
+class Client(NamedTuple):
+    """Who asks, known to be good right now."""
+
+    account_id: AccountId
+    actor: str
+    """As events name it."""
+    key: Key | None = None
+    """None: a session."""
+    secret: int | None = None
+    """Number of the key's secret that was shown."""
+    member_id: str = ""
+    """Of a session, or who issued the key where a member did."""
+    role: str = ""
+    """Of a session's member."""
+
+    @property
+    def scopes(self) -> tuple[str, ...]:
+        """Give the key's scopes; a session has none and no need of any."""
+        return () if self.key is None else self.key.scopes
+
+    def may(self, operation: str) -> bool:
+        """Tell whether the scope, or the role of a session's member, allows an operation."""
+        if self.key is not None:
+            return scopes.allows(self.key.scopes, operation)
+        return self.role in scopes.ROLES[operation]
+
+
+@secured("key", "api_key", "session")
+async def anyone(ask: Ask[Any, Any]) -> Client:
+    """Find who asks, for a route that asks about scopes itself."""
+    return await client(ask)
+
+
+async def client(ask: Ask[Any, Any]) -> Client:
+    """Find who asks, if they may act now.
+
+    Raises:
+        Failure: Nobody does, or the credential is no good.
+    """
+    text = credentials.bearer_or_api_key(ask.call)
+    if credentials.is_token(text):
+        return of_session(await credentials.member(ask.services, text))
+    proven = await credentials.proven(ask.services, text, DIALECT)
+    return of_key(await credentials.usable(ask.services, proven))
+
+
+def of_session(member: auth.Caller) -> Client:
+    """Take a member whose token was shown."""
+    assert member.account_id is not None
+    return Client(member.account_id, member.actor, member_id=member.member_id, role=member.role)
+
+
+def of_key(caller: KeyCaller) -> Client:
+    """Take a key whose state was read."""
+    key = caller.key
+    assert key is not None
+    issuer = key.settings.get(SETTING_MEMBER, "")
+    return Client(caller.account_id, caller.actor, key, caller.secret, member_id=issuer)
+
+
+async def require(services: Services, found: Client, operation: str) -> None:
+    """Refuse what scope or role do not allow. A key's refusal is recorded by the lane.
+
+    Raises:
+        Failure: They do not allow it.
+    """
+    if found.may(operation):
+        return
+    if found.key is None:
+        raise Failure(Kind.ROLE_IS_DENIED, f"The role {found.role} does not allow this.")
+    await services.ledger.admit(
+        found.account_id, found.key.key_id, secret=found.secret, scope=operation
+    )
+    raise Failure(Kind.SCOPE_IS_DENIED)
+
+
+def allowed(operation: str) -> Who:
+    """Give the way to tell who asks, for a route that does this operation."""
+
+    @secured("key", "api_key", "session")
+    async def who(ask: Ask[Any, Any]) -> Client:
+        found = await client(ask)
+        await require(ask.services, found, operation)
+        return found
+
+    return who
+
+
+def booked(operation: str) -> Who:
+    """Give the same for a metered route: the lane decides about the key, in the same step."""
+
+    @secured("key", "api_key", "session")
+    async def who(ask: Ask[Any, Any]) -> KeyCaller:
+        text = credentials.bearer_or_api_key(ask.call)
+        if not credentials.is_token(text):
+            return await credentials.proven(ask.services, text, DIALECT)
+        found = of_session(await credentials.member(ask.services, text))
+        await require(ask.services, found, operation)
+        key_id = await ask.services.ledger.session_key(found.account_id, DIALECT)
+        return KeyCaller(found.account_id, key_id, None, found.actor)
+
+    return who

@@ -1,0 +1,77 @@
+"""What a client does with the account's keys, over REST or MCP."""
+
+from api.dialects.ryvion import bodies, scopes, views
+from api.dialects.ryvion.credentials import DIALECT, Client
+from api.operations import SETTING_MEMBER
+from api.surface import account_keys
+from api.surface.failure import Failure, Kind
+from api.wiring import Services
+from ledger import clock
+from ledger import events as e
+
+MISSING = "API key not found"
+
+
+async def create(services: Services, client: Client, body: bodies.CreateKey) -> views.CreatedKey:
+    """Create a key that may no more than the one that asks for it.
+
+    Raises:
+        Failure: It would be wider.
+    """
+    if scopes.is_wider(body.scope, client.scopes):
+        raise Failure(Kind.SCOPE_IS_DENIED)
+    parent = client.key
+    key, secret = await account_keys.issue(
+        services,
+        client.account_id,
+        e.KeyIssued(
+            by=client.actor,
+            name=body.name,
+            dialect=DIALECT,
+            scopes=(body.scope,),
+            # Else a key that was given bounds would shed them by making another.
+            allowed_models=None if parent is None else parent.allowed_models,
+            limits=() if parent is None else parent.rules,
+            expires_at=None if parent is None else parent.expires_at,
+            rate_card="" if parent is None else parent.rate_card,
+            settings={SETTING_MEMBER: client.member_id} if client.member_id else {},
+        ),
+    )
+    return views.created(key, secret)
+
+
+async def all_of(services: Services, client: Client) -> list[views.ListedKey]:
+    """List the keys that work or may work again, newest first: there is no field to say more."""
+    only_of = await _only_of(services, client)
+    found = await account_keys.keys_of(services, client.account_id, DIALECT, only_of=only_of)
+    at = clock.now()
+    return [
+        views.listed(key)
+        for key in found
+        if key.status in {"active", "suspended"} and (key.expires_at is None or at < key.expires_at)
+    ]
+
+
+async def revoke(services: Services, client: Client, key_id: str) -> None:
+    """Revoke a key for good; quiet where it is revoked.
+
+    Raises:
+        Failure: There is none of this id within sight.
+    """
+    only_of = await _only_of(services, client)
+    key = await account_keys.key_of(
+        services, client.account_id, DIALECT, key_id, missing=MISSING, only_of=only_of
+    )
+    await account_keys.revoke(services, key, by=client.actor)
+
+
+async def _only_of(services: Services, client: Client) -> str:
+    """Give the member whose keys alone are in sight; empty: all of the account.
+
+    The role ``member`` sees the keys it issued, and by one of those no more than by its login.
+    """
+    if not client.member_id:
+        return ""
+    account, _ = await services.queries.account_state(client.account_id)
+    role = account.members.get(client.member_id, "member")
+    return client.member_id if role == "member" else ""

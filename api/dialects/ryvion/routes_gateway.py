@@ -1,0 +1,125 @@
+"""ryvion's routes through the gateway: OpenAI's under ``/v1``, the account's own under ``/api/v1``.
+
+All are rows of the gateway's table. The lane decides about key, scope, limits and credit in the
+step that holds the worst case; a session is booked on the account's own key for sessions.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from api.dialects.ryvion import credentials, scopes
+from api.dialects.ryvion.errors import word
+from api.dialects.ryvion.routes import routes
+from api.gateway import headers
+from api.gateway.forward import Admission, Work
+from api.gateway.table import ENTRIES, Entry
+from api.surface.credentials import KeyCaller
+from api.surface.failure import Failure, of_error
+from api.surface.routing import Ask, Reply, body_of
+from ledger import clock
+from ledger.clock import Instant
+from ledger.errors import LimitIsReached, ScopeIsDenied
+from ledger.state import Account, Key
+
+_decoder = msgspec.json.Decoder(dict[str, Any])
+
+PAGED = ("limit", "after")
+_CHAT = {
+    "model": "keyledger-small",
+    "messages": [{"role": "user", "content": "What is a ledger?"}],
+}
+_EXAMPLES: Mapping[str, Any] = {
+    "chat": _CHAT,
+    "completions": {"model": "keyledger-small", "prompt": "A ledger is"},
+    "responses": {"model": "keyledger-small", "input": "What is a ledger?"},
+    "messages": {**_CHAT, "max_tokens": 256},
+    "embeddings": {"model": "keyledger-embedding", "input": "A ledger"},
+    "create_knowledge_base": {"name": "Handbook"},
+    "upload_document": {"text": "Keys are shown once.", "name": "keys.txt"},
+    "create_agent": {"name": "Clerk", "instructions": "Be brief."},
+    "create_memory": {"text": "Ada likes tables."},
+}
+
+
+def _permits(operation: str) -> Callable[[Account, Key, Instant], None]:
+    def permits(_account: Account, key: Key, _at: Instant) -> None:
+        if not scopes.allows(key.scopes, operation):
+            raise ScopeIsDenied
+
+    return permits
+
+
+def _wording(failure: Failure) -> bytes:
+    return word(failure).body
+
+
+Handler = Callable[[Ask[Any, KeyCaller]], Awaitable[Reply]]
+
+
+def _handler(entry: Entry) -> Handler:
+    permits = _permits(entry.operation)
+    is_inference = bool(entry.meter.format)
+
+    async def serve(ask: Ask[Any, KeyCaller]) -> Reply:
+        caller, call = ask.caller, ask.call
+        document, body = None, b""
+        if is_inference:
+            document = await body_of(ask, _decoder)
+        elif entry.method == "POST":
+            body = await call.body()
+        admission = Admission(caller.account_id, caller.key_id, caller.secret, permits=permits)
+        work = Work(
+            ask.request_id,
+            entry,
+            document=document,
+            body=body,
+            content_type=call.content_type,
+            parameters={name: ask.path(name) for name in call.scope["path_params"]},
+            query=call.scope["query_string"].decode("latin-1") if call.query else "",
+            headers=call.scope["headers"],
+            own_errors=True,
+        )
+        try:
+            return await ask.services.gateway.serve(
+                admission, work, wording=_wording, decorate=headers.limits
+            )
+        except LimitIsReached as error:
+            at = clock.now()
+            failure = of_error(error, at)
+            failure.headers.update(headers.refused(error, at))
+            raise failure from error
+
+    serve.__name__ = entry.name
+    serve.__doc__ = _summary(entry)
+    return serve
+
+
+def _summary(entry: Entry) -> str:
+    if entry.meter.format:
+        return f"Answer a request of OpenAI's or Anthropic's API: {entry.path}."
+    verb, _, thing = entry.name.partition("_")
+    return f"{verb.capitalize()} {thing.replace('_', ' ')}."
+
+
+def _register(entry: Entry) -> None:
+    shared = entry.meter.format or entry.category == "models"
+    is_list = entry.of_account and entry.name.startswith("list_")
+    routes(
+        entry.method,
+        ("/v1" if shared else "/api/v1") + entry.path,
+        who=credentials.booked(entry.operation),
+        raw=True,
+        body=dict[str, Any] if entry.method == "POST" else None,
+        answer=dict[str, Any],
+        status=201 if entry.name.startswith(("create_", "upload_")) else 200,
+        query=PAGED if is_list else (),
+        refusals=(402, 404, 502, 504),
+        example=_EXAMPLES.get(entry.name),
+        other_types=("text/event-stream",) if entry.meter.format else (),
+    )(_handler(entry))
+
+
+for _entry in ENTRIES:
+    _register(_entry)

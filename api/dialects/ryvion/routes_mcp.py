@@ -1,0 +1,63 @@
+"""MCP on ryvion's credentials: authenticated and bounded here, spoken in ``api.mcp``."""
+
+import asyncio
+import importlib
+from typing import Any
+
+import msgspec
+from litestar.types import Receive, Send
+
+from api import reading
+from api.dialects.ryvion import credentials
+from api.dialects.ryvion.credentials import Client
+from api.dialects.ryvion.routes import routes
+from api.surface.failure import Failure, Kind
+from api.surface.routing import Ask, Streamed
+
+BODY_MAX = 1024 * 1024
+
+_decoder = msgspec.json.Decoder(dict[str, Any])
+
+
+class Exchange:
+    """One exchange of the protocol."""
+
+    def __init__(self, ask: Ask[None, Client], body: bytes, speak: Any) -> None:  # noqa: ANN401
+        """Take what was read already."""
+        self.status = 200
+        self.headers: list[tuple[bytes, bytes]] = [(b"cache-control", b"no-store")]
+        self._ask = ask
+        self._body: bytes | None = body
+        self._speak = speak
+
+    async def stream(self, send: Send, receive: Receive) -> None:
+        """Let the SDK answer, with our headers."""
+
+        async def read() -> Any:  # noqa: ANN401
+            if self._body is None:
+                return await receive()
+            body, self._body = self._body, None
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        async def write(message: Any) -> None:  # noqa: ANN401
+            if message["type"] == "http.response.start":
+                self.status = message["status"]
+                message = {**message, "headers": [*message["headers"], *self.headers]}
+            await send(message)
+
+        ask = self._ask
+        await self._speak.serve(ask.services, ask.caller, ask.call.scope, read, write)
+
+
+@routes("POST", "/mcp", who=credentials.anyone, documented=False)
+async def speak_mcp(ask: Ask[None, Client]) -> Streamed:
+    """Speak the Model Context Protocol: streamable HTTP, stateless."""
+    if ask.call.content_type != "application/json":
+        raise Failure(Kind.UNSUPPORTED_MEDIA_TYPE, "Send the body as application/json.")
+    body = await ask.call.body()
+    if len(body) > BODY_MAX:
+        raise Failure(Kind.TOO_LARGE, f"At most {BODY_MAX} bytes of body.")
+    reading.decode(_decoder, body)
+    # In a thread: it takes half a second once, for which others shall not wait.
+    speak = await asyncio.to_thread(importlib.import_module, "api.mcp.server")
+    return Exchange(ask, body, speak)

@@ -1,0 +1,149 @@
+"""How venice says what went wrong: ``{"error": …}``, with ``details`` of invalid fields."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from api.exchange import Answer
+from api.surface.failure import Failure, Kind
+from api.surface.wording import error_answer
+from api.wallet import WalletRefused, WalletUnavailable
+from ledger.clock import Instant, microseconds
+from ledger.errors import LimitIsReached
+
+KEY_NOT_FOUND = "API key not found"
+KEY_NOT_FOUND_OR_EXPIRED = "API key not found or expired"
+KEY_COULD_NOT_BE_FOUND = "API key could not be found"
+CHARACTER_NOT_FOUND = "Character not found"
+NO_SUCH_CHARACTER_SLUG = "No character could be found from the provided character_slug"
+MODEL_NOT_FOUND = "Specified model not found"
+
+_ABSENT_KEYS = frozenset({KEY_NOT_FOUND, KEY_NOT_FOUND_OR_EXPIRED, KEY_COULD_NOT_BE_FOUND})
+"""Answered with 400: only things with a public name have a 404."""
+
+
+class Words(NamedTuple):
+    """How one kind of failure is said."""
+
+    status: int
+    text: str = ""
+    """Empty: the failure's own detail."""
+
+
+_UNPROVEN = Words(401, "Authentication failed")
+INVALID = "Invalid request parameters"
+_RATE = "Rate limit exceeded"
+_FAILURES = (
+    "Too many failed attempts (> 20) resulting in a non-success status code."
+    " Please wait 30 seconds and try again."
+)
+_BALANCE = (
+    "Insufficient USD or Diem balance to complete request."
+    " Visit https://venice.ai/settings/api to add credits."
+)
+_SPEND = (
+    "API key {0} spend limit exceeded. Your account may still have {0} balance, but this API key"
+    " has reached its configured {0} spending limit."
+)
+
+WORDS: Mapping[Kind, Words] = {
+    Kind.CREDENTIAL_IS_MISSING: _UNPROVEN,
+    Kind.CREDENTIAL_IS_MALFORMED: _UNPROVEN,
+    Kind.CREDENTIAL_IS_UNKNOWN: _UNPROVEN,
+    Kind.CREDENTIALS_DISAGREE: Words(400, INVALID),
+    Kind.KEY_IS_REVOKED: _UNPROVEN,
+    Kind.KEY_IS_SUSPENDED: _UNPROVEN,
+    Kind.KEY_IS_EXPIRED: _UNPROVEN,
+    Kind.ACCOUNT_IS_BARRED: _UNPROVEN,
+    Kind.ROLE_IS_DENIED: Words(401, "Admin API key required"),
+    Kind.SCOPE_IS_DENIED: Words(403, "Unauthorized access"),
+    Kind.MODEL_IS_DENIED: Words(403, "The model privacy of this API key does not allow this model"),
+    Kind.MODEL_IS_UNKNOWN: Words(404),
+    Kind.MODEL_IS_MISSING: Words(400, "model is required"),
+    Kind.RATE_IS_LIMITED: Words(429, _RATE),
+    Kind.BUDGET_IS_EXHAUSTED: Words(402, _BALANCE),
+    Kind.BALANCE_IS_EXHAUSTED: Words(402, _BALANCE),
+    Kind.TOO_MANY_KEYS: Words(400, "API key limit reached"),
+    Kind.NOT_FOUND: Words(404),
+    Kind.ACCESS_IS_DENIED: Words(403, "Unauthorized access"),
+    Kind.ROUTE_IS_UNKNOWN: Words(404),
+    Kind.METHOD_IS_UNKNOWN: Words(405, "Method not allowed"),
+    Kind.INVALID_FIELD: Words(400, INVALID),
+    Kind.INVALID_JSON: Words(400, "Invalid JSON request"),
+    Kind.UNSUPPORTED_MEDIA_TYPE: Words(415, "Invalid request content-type"),
+    Kind.TOO_LARGE: Words(
+        413, "The request payload is too large. Please reduce the size of your request."
+    ),
+    Kind.CONFLICT: Words(409),
+    Kind.UPSTREAM_FAILED: Words(500, "Inference processing failed"),
+    Kind.UPSTREAM_TIMED_OUT: Words(504, "The request took too long to complete and was timed-out."),
+    Kind.UNAVAILABLE: Words(503, "The service is temporarily unavailable. Please try again later."),
+    Kind.INTERNAL: Words(500, "An unknown error occurred"),
+}
+
+_FIELDS = {"name": "description", "expires_at": "expiresAt", "settings": "modelPrivacy"}
+"""What the ledger calls otherwise than the page."""
+
+
+class Error(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What went wrong; of a wrong field ``{_errors: [], field: {_errors: […]}}`` besides."""
+
+    error: str
+    details: dict[str, Any] | UnsetType = UNSET
+    code: str = ""
+
+
+def word(failure: Failure) -> Answer:
+    """Write a failure."""
+    words = WORDS[failure.kind]
+    status, text = words.status, words.text or failure.detail or failure.kind.value
+    if failure.kind is Kind.NOT_FOUND and text in _ABSENT_KEYS:
+        status = 400
+    elif failure.limit is not None:
+        text = _of_limit(failure.limit) or text
+        failure.headers.update(_limit_headers(failure.limit))
+    view = Error(error=text)
+    if isinstance(failure.error, WalletRefused | WalletUnavailable):
+        view = Error(error=failure.detail)
+    elif failure.kind is Kind.INVALID_FIELD:
+        view = Error(error=text, details=details(failure.field, failure.detail))
+    elif failure.kind is Kind.TOO_LARGE:
+        view = Error(code="PAYLOAD_TOO_LARGE", error=text)
+    return error_answer(view, status, failure)
+
+
+def _of_limit(limit: LimitIsReached) -> str:
+    """Say which limit it was, where the page has words of its own for it."""
+    kind = limit.limit_id.partition("/")[0]
+    if kind == "failures":
+        return _FAILURES
+    if limit.scope == "key" and kind.startswith("spend:"):
+        return _SPEND.format("DIEM" if kind == "spend:DIEM" else "USD")
+    return ""
+
+
+def _limit_headers(limit: LimitIsReached) -> dict[str, str]:
+    kind = limit.limit_id.partition("/")[0].partition(":")[0]
+    if kind not in {"requests", "tokens"}:
+        return {}
+    left = max(limit.ceiling - limit.used - limit.pending, 0)
+    return rate_headers(kind, limit.ceiling, left, limit.resets_at)
+
+
+def rate_headers(kind: str, ceiling: int, left: int, resets_at: Instant | None) -> dict[str, str]:
+    """Write a limit on requests or tokens as headers; the reset in milliseconds since 1970."""
+    found = {f"x-ratelimit-limit-{kind}": str(ceiling), f"x-ratelimit-remaining-{kind}": str(left)}
+    if resets_at is not None:
+        found[f"x-ratelimit-reset-{kind}"] = str(microseconds(resets_at) // 1_000)
+    return found
+
+
+def details(field: str, problem: str) -> dict[str, Any]:
+    """Nest what is wrong under the field's name, one level for each part of it."""
+    if not field:
+        return {"_errors": [problem]}
+    top, dot, rest = field.partition(".")
+    inner = details(rest if dot else "", problem)
+    return {"_errors": [], _FIELDS.get(top, top): inner}

@@ -1,0 +1,109 @@
+"""What venice says of models: tiers of speed, privacy, traits, and names they also go by.
+
+The built-in sample models answer in this process, so they are private. Of any other model nothing
+is known but its price: it counts as anonymized, and is refused to a key that asks for privacy.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from ledger.events import LimitRule
+
+MINUTE = "rolling:60"
+
+
+class Tier(NamedTuple):
+    """How often a minute a key may ask a model, and for how many tokens."""
+
+    requests: int
+    tokens: int
+
+
+TIERS: Mapping[str, Tier] = {
+    "XS": Tier(500, 1_000_000),
+    "S": Tier(75, 750_000),
+    "M": Tier(50, 750_000),
+    "L": Tier(20, 500_000),
+}
+
+
+class Model(NamedTuple):
+    """A model that this service knows."""
+
+    name: str
+    type: str
+    """text or embedding."""
+    tier: str
+    context: int
+    traits: tuple[str, ...]
+    aliases: tuple[str, ...]
+    """Names of others' models that it stands in for."""
+
+
+KNOWN: Mapping[str, Model] = {
+    "keyledger-small": Model(
+        "Keyledger Small", "text", "XS", 131_072, ("fastest",), ("gpt-4o-mini", "gpt-5-mini")
+    ),
+    "keyledger-large": Model(
+        "Keyledger Large", "text", "M", 131_072, ("default", "most_intelligent"), ("gpt-4o",)
+    ),
+    "keyledger-embedding": Model(
+        "Keyledger Embedding",
+        "embedding",
+        "XS",
+        8_192,
+        ("default",),
+        ("text-embedding-3-small", "text-embedding-3-large"),
+    ),
+}
+"""The built-in models."""
+
+STRANGERS_TIER = "L"
+STRANGERS = "tier-L"
+"""Category that calls of models not ``KNOWN`` are counted in, all together."""
+
+STAND_INS: Mapping[str, str] = {
+    alias: name for name, model in KNOWN.items() for alias in model.aliases
+}
+
+
+def category_of(model: str) -> str:
+    """Give the category that calls of a model are counted in."""
+    return KNOWN[model].type if model in KNOWN else STRANGERS
+
+
+def tier_of(model: str) -> Tier:
+    """Give the tier of a model."""
+    return TIERS[KNOWN[model].tier if model in KNOWN else STRANGERS_TIER]
+
+
+def tier_rules() -> tuple[LimitRule, ...]:
+    """Give the limits by which tiers are kept, for each key and known model apart."""
+    rules: list[LimitRule] = []
+    for model in KNOWN:
+        tier = tier_of(model)
+        for kind, most in (("requests", tier.requests), ("tokens", tier.tokens)):
+            rules.append(LimitRule(kind=kind, window=MINUTE, ceiling=str(most), model=model))
+    tier = TIERS[STRANGERS_TIER]
+    for kind, most in (("requests", tier.requests), ("tokens", tier.tokens)):
+        rules.append(LimitRule(kind=kind, window=MINUTE, ceiling=str(most), category=STRANGERS))
+    return tuple(rules)
+
+
+def is_private(model: str) -> bool:
+    """Tell whether what a model is asked stays in this house."""
+    return model in KNOWN
+
+
+def allowed_models(privacy: str) -> tuple[str, ...] | None:
+    """Give the models that a key of some privacy may use; None: every one.
+
+    ``PRIVATE_TEXT`` leaves pictures and sound free, of which none are served here.
+    """
+    return None if privacy == "ALL" else tuple(name for name in KNOWN if is_private(name))
+
+
+def may_use(privacy: str, model: str) -> bool:
+    """Tell whether a key of some privacy may use a model."""
+    allowed = allowed_models(privacy)
+    return allowed is None or model in allowed

@@ -1,0 +1,132 @@
+"""venice's routes for inference: OpenAI's API through the gateway, with characters."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from api.characters import NoSuchCharacter
+from api.dialects.venice import credentials, models
+from api.dialects.venice.errors import MODEL_NOT_FOUND, NO_SUCH_CHARACTER_SLUG, rate_headers
+from api.exchange import Answer
+from api.gateway import headers, wishes
+from api.gateway.standing import Standing
+from api.surface.credentials import KeyCaller
+from api.surface.failure import Failure, Kind, invalid
+from api.surface.forwarding import document_of, forward
+from api.surface.routing import Ask, Reply, Routes
+from ledger.errors import ModelIsUnpriced
+from ledger.money import format_pico
+
+SLUG_MAX = 255
+
+routes = Routes()
+
+
+class VeniceParameters(msgspec.Struct):
+    """What venice takes beside OpenAI's parameters; others than these have no effect here."""
+
+    character_slug: str | None = None
+
+
+@routes(
+    "POST",
+    "/api/v1/chat/completions",
+    who=credentials.client,
+    body=dict[str, Any],
+    raw=True,
+    answer=dict[str, Any],
+    refusals=(402, 404, 500, 504),
+    other_types=("text/event-stream",),
+    example={"model": "keyledger-small", "messages": [{"role": "user", "content": "Hello"}]},
+)
+async def create_chat_completion(ask: Ask[None, KeyCaller]) -> Reply:
+    """Complete a chat, streamed or not, spoken by a character if one is named."""
+    document = dict(await document_of(ask))
+    slug = _character_slug(document.pop("venice_parameters", None))
+    if slug is not None:
+        await _speak_as(ask, slug, document)
+    return await _forward(ask, "chat", document)
+
+
+@routes(
+    "POST",
+    "/api/v1/embeddings",
+    who=credentials.client,
+    body=dict[str, Any],
+    raw=True,
+    answer=dict[str, Any],
+    refusals=(402, 404, 500, 504),
+    example={"model": "keyledger-embedding", "input": "Hello"},
+)
+async def create_embeddings(ask: Ask[None, KeyCaller]) -> Reply:
+    """Turn texts into vectors."""
+    return await _forward(ask, "embeddings", await document_of(ask))
+
+
+async def _forward(ask: Ask[None, KeyCaller], name: str, document: Mapping[str, Any]) -> Reply:
+    asked = wishes.model_of(document)
+    model = asked if ask.services.settings.upstreams else models.STAND_INS.get(asked, asked)
+    try:
+        reply = await forward(
+            ask,
+            name,
+            document=document,
+            decorate=_headers,
+            own_errors=True,
+            model=model,
+            upstream_model=model,
+            category=models.category_of(model),
+        )
+    except ModelIsUnpriced as error:
+        detail = f"{MODEL_NOT_FOUND}: {asked}"
+        raise Failure(Kind.MODEL_IS_UNKNOWN, detail, error=error) from error
+    except Failure as failure:
+        if failure.kind not in {Kind.NOT_FOUND, Kind.MODEL_IS_UNKNOWN}:
+            raise
+        detail = f"{MODEL_NOT_FOUND}: {asked}"
+        raise Failure(Kind.MODEL_IS_UNKNOWN, detail, error=failure) from failure
+    if isinstance(reply, Answer) and reply.status >= 400:  # noqa: PLR2004
+        await credentials.note_failure(ask, ask.caller, model)
+    return reply
+
+
+def _character_slug(parameters: object) -> str | None:
+    if parameters is None:
+        return None
+    try:
+        slug = msgspec.convert(parameters, VeniceParameters).character_slug
+    except msgspec.ValidationError as error:
+        raise invalid("venice_parameters", "must be an object, its slug a text") from error
+    if slug is not None and len(slug) > SLUG_MAX:
+        raise invalid("venice_parameters.character_slug", f"at most {SLUG_MAX} characters")
+    return slug
+
+
+async def _speak_as(ask: Ask[None, KeyCaller], slug: str, document: dict[str, Any]) -> None:
+    """Let a character's prompt come first, and its model stand in where none is named."""
+    absent = Failure(Kind.NOT_FOUND, NO_SUCH_CHARACTER_SLUG)
+    if "/" in slug:
+        raise absent
+    try:
+        character, _ = await ask.services.conversations.of_model(ask.caller.account_id, slug)
+    except NoSuchCharacter as error:
+        raise absent from error
+    prompt = {"role": "system", "content": character.prompt()}
+    if isinstance(document.get("messages"), list) and character.system_prompt:
+        document["messages"] = [prompt, *document["messages"]]
+    if document.get("model") in {None, ""}:
+        document["model"] = ask.services.gateway.default_model
+
+
+def _headers(standing: Standing) -> dict[str, str]:
+    """Give what is left of the limits, resets in milliseconds since 1970, and the balances."""
+    found = headers.ietf(standing)
+    for kind in ("requests", "tokens"):
+        limit = standing.tightest(kind)
+        if limit is not None:
+            found |= rate_headers(kind, limit.ceiling, limit.remaining, limit.resets_at)
+    for asset in ("USD", "DIEM"):
+        balance = format_pico(standing.balances.get(asset, 0))
+        found[f"x-venice-balance-{asset.lower()}"] = balance
+    return found

@@ -1,0 +1,174 @@
+"""venice's routes about what a key may still do, and what it was refused."""
+
+from typing import Literal
+
+import msgspec
+
+from api.dialects.venice import catalogue, credentials, models, terms, views
+from api.dialects.venice.catalogue import Offer
+from api.dialects.venice.credentials import Manager
+from api.dialects.venice.views import Number
+from api.exchange import Answer
+from api.gateway.standing import balances_of
+from api.queries import Breach
+from api.surface.credentials import KeyCaller
+from api.surface.routing import Ask, Routes
+from ledger import clock
+from ledger.clock import Instant, format_milliseconds
+from ledger.state import Account, Key
+
+BREACHES = 50
+RateLimitType = Literal["RPD", "RPM", "TPM", "FAILED_REQUESTS", "UNSUPPORTED_FEATURE_REQUESTS"]
+
+routes = Routes()
+
+
+class Balances(msgspec.Struct, frozen=True, kw_only=True):
+    """What the key can still spend of each asset."""
+
+    USD: Number
+    DIEM: Number
+    BUNDLED_CREDITS: Number | msgspec.UnsetType = msgspec.UNSET
+
+
+class Rate(msgspec.Struct, frozen=True, kw_only=True):
+    """How much of something a minute."""
+
+    amount: int
+    type: Literal["RPM", "RPD", "TPM"]
+
+
+class ModelRates(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """How often a model may be asked."""
+
+    api_model_id: str
+    rate_limits: list[Rate]
+
+
+class Tier(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """On which terms the key is served: there is one."""
+
+    id: Literal["paid"] = "paid"
+    is_charged: bool = True
+
+
+class RateLimits(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """What the key may still do."""
+
+    access_permitted: bool
+    api_tier: Tier = Tier()
+    balances: Balances
+    key_expiration: str | None
+    next_epoch_begins: str
+    rate_limits: list[ModelRates]
+
+
+class RateLimitsReply(msgspec.Struct, frozen=True, kw_only=True):
+    """What the key may still do."""
+
+    data: RateLimits
+
+
+class LogRow(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """One request that a limit refused."""
+
+    api_key_id: str
+    model_id: str
+    rate_limit_tier: Literal["paid"] = "paid"
+    rate_limit_type: RateLimitType
+    timestamp: str
+
+
+class Log(msgspec.Struct, frozen=True, kw_only=True):
+    """Requests that limits refused, newest first."""
+
+    object: Literal["list"] = "list"
+    data: list[LogRow]
+
+
+@routes(
+    "GET",
+    "/api/v1/api_keys/rate_limits",
+    who=credentials.usable_client,
+    answer=RateLimitsReply,
+)
+async def get_rate_limits(ask: Ask[None, KeyCaller]) -> Answer:
+    """Show what the key itself may still spend, and how often it may ask each model."""
+    ask.query()
+    caller = ask.caller
+    assert caller.key is not None
+    account, _ = await ask.services.queries.account_state(caller.account_id)
+    offered = await catalogue.offers(ask.services)
+    at = clock.now()
+    left = _left(account, caller.key, at)
+    expires_at = caller.key.expires_at
+    view = RateLimits(
+        access_permitted=any(pico > 0 for pico in left.values())
+        or (terms.may_owe(account) and terms.room(caller.key, "usd", at) != 0),
+        balances=_balances(left),
+        key_expiration=views.milliseconds(expires_at),
+        next_epoch_begins=format_milliseconds(terms.next_epoch(at)),
+        rate_limits=[_rates(offer, caller.key) for offer in offered if _may_ask(offer, caller.key)],
+    )
+    return views.answer(RateLimitsReply(data=view))
+
+
+def _left(account: Account, key: Key, at: Instant) -> dict[str, int]:
+    """Give what the account has of each asset, and no more than the key's caps leave of it."""
+    found = {asset: max(pico, 0) for asset, pico in balances_of(account, at).items()}
+    for name, assets in terms.ASSETS.items():
+        room = terms.room(key, name, at)
+        for asset in assets:
+            has = found.get(asset, 0)
+            found[asset] = has if room is None else min(has, room)
+    return found
+
+
+def _balances(left: dict[str, int]) -> Balances:
+    bundled = left.get("BUNDLED_CREDITS", 0)
+    return Balances(
+        USD=views.number(left.get("USD", 0)),
+        DIEM=views.number(left.get("DIEM", 0)),
+        BUNDLED_CREDITS=views.number(bundled) if bundled else msgspec.UNSET,
+    )
+
+
+def _may_ask(offer: Offer, key: Key) -> bool:
+    return key.allowed_models is None or offer.id in key.allowed_models
+
+
+def _rates(offer: Offer, key: Key) -> ModelRates:
+    """Show the limits that count requests of a model: those in force, not those of the page."""
+    category = models.category_of(offer.id)
+    found = [
+        Rate(amount=limit.ceiling, type=kind)
+        for limit in key.limits.values()
+        if limit.covers(category, offer.id) and (kind := _rate_type(limit.limit_id)) is not None
+    ]
+    return ModelRates(api_model_id=offer.id, rate_limits=found)
+
+
+def _rate_type(limit_id: str) -> Literal["RPM", "RPD", "TPM"] | None:
+    kind, window = limit_id.partition(":")[0].partition("/")[0], limit_id.rpartition("/")[2]
+    if kind == "requests":
+        return "RPD" if window == "day" else "RPM"
+    return "TPM" if kind == "tokens" else None
+
+
+@routes("GET", "/api/v1/api_keys/rate_limits/log", who=credentials.admin, answer=Log)
+async def list_rate_limit_log(ask: Ask[None, Manager]) -> Answer:
+    """List the last 50 requests of the account that rate limits refused, newest first."""
+    ask.query()
+    found = await ask.services.queries.rate_breaches(ask.caller.account_id, BREACHES)
+    # A refusal that was written down once for many counts for as many.
+    rows = [_row(breach) for breach in found for _ in range(min(breach.times, BREACHES))]
+    return views.answer(Log(data=rows[:BREACHES]))
+
+
+def _row(breach: Breach) -> LogRow:
+    return LogRow(
+        api_key_id=str(breach.key_id),
+        model_id=breach.model,
+        rate_limit_type=_rate_type(breach.limit_id) or "FAILED_REQUESTS",
+        timestamp=format_milliseconds(breach.recorded_at),
+    )

@@ -1,0 +1,685 @@
+"""The way of a request through the gateway: hold, ask upstream, pass on, settle.
+
+Two commands of a lane for each request, and none per chunk. How each kind of ending is settled is
+the table in README.md; every row of it is a branch here and a test.
+"""
+
+import asyncio
+import contextlib
+import re
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import msgspec
+import structlog
+from litestar.types import Receive, Send
+
+from api.exchange import Answer
+from api.gateway import meters, sse, standing, wishes
+from api.gateway.meters import Settled, Tally
+from api.gateway.settlement import Ending, Settlements
+from api.gateway.standing import Standing
+from api.gateway.table import Entry
+from api.gateway.upstream import (
+    Incoming,
+    Outgoing,
+    Upstream,
+    UpstreamBroke,
+    UpstreamFailed,
+    UpstreamTimedOut,
+)
+from api.gateway.wishes import Wish
+from api.operations import Ledger, Permits
+from api.surface.failure import Failure, Kind
+from ledger import secrets
+from ledger.clock import Instant
+from ledger.ids import AccountId, KeyId
+from ledger.metering import Release, Reserve, Settle
+from ledger.state import Account, Key
+from ledger.usage import Usage
+
+log = structlog.get_logger("keyledger.gateway")
+
+ATTEMPTS_MAX = 3
+PAUSE_SECONDS = 0.1
+"""Before the same upstream is asked once more."""
+REST_SECONDS = 5
+"""An upstream that failed is asked last for so long."""
+REPLY_MAX = 64 * 1024 * 1024
+REFUSAL_MAX = 1024 * 1024
+EXPIRY_SECONDS = 60
+"""A reservation lives so much longer than its request may."""
+RUN_OUT_SECONDS = 1
+"""For the end of a connection whose stream has said its last."""
+STOP_SECONDS = 5
+
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
+_MODEL = re.compile(rb'"model":\s*"(?:[^"\\]|\\.)*"')
+_encode = msgspec.json.Encoder().encode
+
+
+class Admission(NamedTuple):
+    """Who asks, and what the lane is to hold them to."""
+
+    account_id: AccountId
+    key_id: KeyId
+    secret: int | None
+    scope: str = ""
+    """Scope the key must name; empty: any."""
+    permits: Permits | None = None
+    """Asked in the lane whether the key may do this; raises a refusal where it may not."""
+
+
+class Work(NamedTuple):
+    """What is to be done."""
+
+    request_id: str
+    """Made by us, unique."""
+    entry: Entry
+    document: Mapping[str, Any] | None = None
+    """Body of an inference request, decoded by ``wishes.decode``."""
+    model: str = ""
+    """As it is booked; empty: the one that the document names."""
+    upstream_model: str = ""
+    """As the upstream knows it; empty: the one that the document names."""
+    shown_model: str = ""
+    """As the reply names it; empty: as the upstream does."""
+    condition: str = ""
+    """Of the rate card, such as ``batch``."""
+    category: str = ""
+    """Which limits of a category count it; empty: the entry's."""
+    body: bytes = b""
+    """Of other requests, passed on as it is."""
+    content_type: str = ""
+    parameters: Mapping[str, str] = _NOTHING
+    """Of the path."""
+    query: str = ""
+    headers: Sequence[tuple[bytes, bytes]] = ()
+    """The client's; an allow-list of them goes on."""
+    own_errors: bool = False
+    """Whether an upstream's refusal is raised as a failure: the dialect has words of its own."""
+
+
+Wording = Callable[[Failure], bytes]
+"""Writes a failure as the JSON of an error event."""
+Decorate = Callable[[Standing], Mapping[str, str]]
+"""Gives headers of a reply."""
+
+
+class Bounds(NamedTuple):
+    """How long things may take."""
+
+    total_seconds: int = 600
+    drain_seconds: int = 5
+    """An upstream whose client is gone may still say for so long what it used."""
+
+
+class Exchange:
+    """A request that is admitted, until it is settled."""
+
+    __slots__ = (
+        "_ended",
+        "_held",
+        "_settlements",
+        "admission",
+        "headers",
+        "wish",
+        "wording",
+        "work",
+    )
+
+    def __init__(  # noqa: PLR0917 (one caller)
+        self,
+        admission: Admission,
+        work: Work,
+        wish: Wish,
+        wording: Wording,
+        headers: Mapping[str, str],
+        settlements: Settlements,
+        *,
+        held: bool,
+    ) -> None:
+        """Begin."""
+        self.admission = admission
+        self.work = work
+        self.wish = wish
+        self.wording = wording
+        self.headers = headers
+        self._settlements = settlements
+        self._held = held
+        self._ended = False
+
+    def _settle(self, settled: Settled, *, interrupted: bool) -> Ending | None:
+        return self._ending(
+            Settle(
+                request_id=self.work.request_id,
+                usage=settled.usage,
+                estimated=settled.estimated,
+                interrupted=interrupted,
+            )
+        )
+
+    def _ending(self, how: Settle | Release) -> Ending | None:
+        """Give how the request ends, the first time; None: it has ended, or nothing is held."""
+        if self._ended or not self._held:
+            return None
+        self._ended = True
+        return Ending(self.admission.account_id, self.admission.key_id, how)
+
+    async def settle(self, settled: Settled, *, interrupted: bool = False) -> None:
+        """Charge what was used, once."""
+        ending = self._settle(settled, interrupted=interrupted)
+        if ending is not None:
+            await self._settlements.end(ending)
+
+    def settle_later(self, settled: Settled) -> None:
+        """Charge what was used although there is no time to wait for it."""
+        ending = self._settle(settled, interrupted=True)
+        if ending is not None:
+            self._settlements.later(ending)
+
+    async def release(self, reason: str) -> None:
+        """Give back what was held: nothing was delivered."""
+        ending = self._ending(Release(request_id=self.work.request_id, reason=reason))
+        if ending is not None:
+            await self._settlements.end(ending)
+
+    @property
+    def unseen(self) -> Settled:
+        """Give the estimate of a request that was sent and whose answer nobody saw."""
+        if not self.work.entry.meter.format:
+            return Settled(Usage(requests=1), estimated=True)
+        return Settled(Usage(input=self.wish.content.estimate), estimated=True)
+
+    def shown(self, text: bytes, upstream: Upstream) -> bytes:
+        """Give a text of the upstream as the client may see it."""
+        if self.work.shown_model:
+            name = b'"model":' + _encode(self.work.shown_model)
+            text = _MODEL.sub(lambda _: name, text)
+        return upstream.scrub(text)
+
+
+class Got(NamedTuple):
+    """An upstream's answer that counts."""
+
+    upstream: Upstream
+    incoming: Incoming
+    body: bytes = b""
+    """Empty: it is a stream."""
+    chunks: AsyncIterator[bytes] | None = None
+    first: bytes = b""
+    """First chunk of the stream."""
+
+
+class Streaming:
+    """A reply that goes out as it comes in."""
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        got: Got,
+        *,
+        deadline: float,
+        bounds: Bounds,
+        open_: "set[Streaming]",
+    ) -> None:
+        """Take an answer whose first chunk is there."""
+        self.status = got.incoming.status
+        self.headers: list[tuple[bytes, bytes]] = [
+            (b"content-type", got.incoming.content_type.encode("latin-1")),
+            (b"cache-control", b"no-cache"),
+            *_headers(exchange, got.incoming),
+        ]
+        self._exchange = exchange
+        self._got = got
+        self._deadline = deadline
+        self._bounds = bounds
+        self._open = open_
+        self._tally = Tally(exchange.work.entry.meter, exchange.wish)
+        self._limit: asyncio.Timeout | None = None
+        self._gone = False
+        """Whether the client is gone."""
+        self._stopping = False
+        """Whether the process is about to end."""
+        self.finished = asyncio.Event()
+        open_.add(self)
+
+    async def stream(self, send: Send, receive: Receive) -> None:
+        """Send it to its end, or until the client is gone; settle it in every case."""
+        watch = asyncio.create_task(self._watch(receive), name="gateway-watch")
+        try:
+            await send(
+                {"type": "http.response.start", "status": self.status, "headers": self.headers}
+            )
+            await self._run(send)
+        except BaseException:
+            self._exchange.settle_later(self._tally.settled(whole=False))
+            raise
+        finally:
+            watch.cancel()
+            self._got.incoming.close()
+            self._open.discard(self)
+            self.finished.set()
+
+    async def _run(self, send: Send) -> None:
+        try:
+            async with asyncio.timeout_at(self._deadline) as self._limit:
+                last = await self._pump(send)
+        except (UpstreamBroke, UpstreamTimedOut, TimeoutError, sse.EventIsTooLarge) as error:
+            await self._broken(send, error)
+        except asyncio.CancelledError:
+            # The server takes its tasks away: say so while there is somebody to hear it.
+            self._exchange.settle_later(self._tally.settled(whole=False))
+            await self._say(send, Failure(Kind.UNAVAILABLE))
+            raise
+        else:
+            await self._exchange.settle(self._tally.settled(whole=True), interrupted=self._gone)
+            if not self._gone:
+                await send({"type": "http.response.body", "body": last, "more_body": False})
+            await self._run_out()
+
+    async def _pump(self, send: Send) -> bytes:
+        """Pass on what comes; give what is to follow the settlement."""
+        exchange, upstream, chunks = self._exchange, self._got.upstream, self._got.chunks
+        assert chunks is not None
+        tally, splitter = self._tally, sse.Splitter()
+        chunk = self._got.first
+        last = b""
+        while chunk and not tally.ended:
+            block = splitter.feed(chunk)
+            if block:
+                now, last = tally.take(exchange.shown(block, upstream))
+                if now and not self._gone:
+                    await send({"type": "http.response.body", "body": now, "more_body": True})
+            if not tally.ended:
+                chunk = await anext(chunks, b"")
+        if splitter.rest and not tally.ended:
+            # The blank line after the last event is missing.
+            now, last = tally.take(exchange.shown(splitter.rest, upstream))
+            last = now + last
+        return last
+
+    async def _run_out(self) -> None:
+        """Read to the end, so that the connection can be used again."""
+        chunks = self._got.chunks
+        assert chunks is not None
+        with contextlib.suppress(UpstreamBroke, UpstreamTimedOut, TimeoutError):
+            async with asyncio.timeout(RUN_OUT_SECONDS):
+                async for _ in chunks:
+                    pass
+
+    async def _watch(self, receive: Receive) -> None:
+        """Notice that the client is gone; then hear the upstream out, for a short while."""
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        self._gone = True
+        self._end_within(0 if self._tally.final else self._bounds.drain_seconds)
+
+    def stop(self) -> None:
+        """End now, because the process does."""
+        self._stopping = True
+        self._end_within(0)
+
+    def _end_within(self, seconds: int) -> None:
+        soon = asyncio.get_running_loop().time() + seconds
+        self._deadline = min(self._deadline, soon)
+        if self._limit is not None:
+            # It may be over already: then there is nothing to shorten.
+            with contextlib.suppress(RuntimeError):
+                self._limit.reschedule(self._deadline)
+
+    async def _broken(self, send: Send, error: Exception) -> None:
+        """Settle what came before the upstream ended in the middle, and tell the client."""
+        settled = self._tally.settled(whole=False)
+        if not self._gone:
+            work = self._exchange.work
+            log.warning(
+                "upstream_ended_midway",
+                request_id=work.request_id,
+                upstream=self._got.upstream.name,
+                error=type(error).__name__,
+            )
+        await self._exchange.settle(settled, interrupted=True)
+        timed_out = isinstance(error, TimeoutError | UpstreamTimedOut)
+        kind = Kind.UPSTREAM_TIMED_OUT if timed_out else Kind.UPSTREAM_FAILED
+        await self._say(send, Failure(Kind.UNAVAILABLE if self._stopping else kind))
+
+    async def _say(self, send: Send, failure: Failure) -> None:
+        """End the stream by an error event in the dialect's words."""
+        if self._gone:
+            return
+        name = self._exchange.work.entry.meter.error_event
+        event = sse.event(self._exchange.wording(failure), name)
+        # A client that reads no more would hold us for ever.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(RUN_OUT_SECONDS):
+                await send({"type": "http.response.body", "body": event, "more_body": False})
+
+
+class Gateway:
+    """Forwards what is asked of the routes in the table."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        upstreams: Sequence[Upstream],
+        *,
+        bounds: Bounds = Bounds(),  # noqa: B008 - immutable
+        default_model: str = "",
+    ) -> None:
+        """Take the upstreams in the order in which they are asked."""
+        self.settlements = Settlements(ledger)
+        self.default_model = default_model
+        """What stands behind characters: a model that the upstream knows."""
+        self._ledger = ledger
+        self._upstreams = list(upstreams)
+        self._bounds = bounds
+        self._open: set[Streaming] = set()
+        self._rests_until: dict[Upstream, float] = {}
+
+    async def serve(
+        self,
+        admission: Admission,
+        work: Work,
+        *,
+        wording: Wording,
+        decorate: Decorate | None = None,
+    ) -> "Answer | Streaming":
+        """Hold the worst case, forward, settle; give the reply, or the stream that becomes it.
+
+        Raises:
+            LedgerError: The ledger says no, or cannot say.
+            Failure: The request is wrong, or no upstream answered.
+        """
+        exchange = await self._admit(admission, work, wording, decorate)
+        deadline = asyncio.get_running_loop().time() + self._bounds.total_seconds
+        try:
+            got = await self._ask(exchange, deadline)
+            if got.chunks is None:
+                return await self._answer(exchange, got)
+        except Failure:
+            await exchange.release("upstream")
+            raise
+        except BaseException:
+            # Asked, and the answer seen by nobody: the process ends, or something is broken here.
+            exchange.settle_later(exchange.unseen)
+            raise
+        return Streaming(exchange, got, deadline=deadline, bounds=self._bounds, open_=self._open)
+
+    async def _admit(
+        self, admission: Admission, work: Work, wording: Wording, decorate: Decorate | None
+    ) -> Exchange:
+        entry = work.entry
+        document = work.document or _NOTHING
+        wish = entry.meter.read(document)
+        is_call = not entry.meter.format
+        model = work.model or (entry.category if is_call else wishes.model_of(document))
+        reserve = Reserve(
+            request_id=work.request_id,
+            model=model,
+            usage=Usage(requests=1) if is_call else wish.worst,
+            category=work.category or entry.category,
+            condition=work.condition,
+            scope=admission.scope,
+            secret=admission.secret,
+            ttl_seconds=self._bounds.total_seconds + EXPIRY_SECONDS,
+        )
+        look = None if decorate is None else _Look(admission.permits, reserve)
+        try:
+            held = await self._ledger.hold(
+                admission.account_id,
+                admission.key_id,
+                reserve,
+                permits=admission.permits if look is None else look.before,
+                sees=None if look is None else look.after,
+                if_priced=is_call,
+            )
+        except asyncio.CancelledError:
+            # It may be on its way into the ledger: what comes after it gives it back.
+            how = Release(request_id=work.request_id, reason="interrupted")
+            self.settlements.later(Ending(admission.account_id, admission.key_id, how))
+            raise
+        headers = {} if look is None or decorate is None else decorate(look.standing)
+        return Exchange(admission, work, wish, wording, headers, self.settlements, held=held)
+
+    async def _answer(self, exchange: Exchange, got: Got) -> Answer:
+        incoming, work = got.incoming, exchange.work
+        if incoming.status >= 300:  # noqa: PLR2004
+            await exchange.release(f"upstream {incoming.status}")
+            return _refusal(exchange, got)
+        await exchange.settle(meters.of_reply(work.entry.meter, exchange.wish, got.body))
+        reply = Answer(
+            exchange.shown(got.body, got.upstream),
+            status=incoming.status,
+            content_type=incoming.content_type.encode("latin-1"),
+        )
+        reply.headers.extend(_headers(exchange, incoming))
+        return reply
+
+    async def _ask(self, exchange: Exchange, deadline: float) -> Got:
+        """Ask one upstream after the other until one answers, bounded in number and time.
+
+        Raises:
+            Failure: None did.
+        """
+        outgoing = _outgoing(exchange)
+        timed_out = False
+        busy: Got | None = None
+        try:
+            async with asyncio.timeout_at(deadline):
+                turns = self._turns()
+                for upstream, following in zip(turns, [*turns[1:], None], strict=True):
+                    try:
+                        got = await self._attempt(upstream, outgoing, exchange)
+                    except (UpstreamFailed, UpstreamBroke) as error:
+                        timed_out = isinstance(error, UpstreamTimedOut)
+                        self._note_failure(upstream, exchange, error)
+                        if following is upstream:
+                            await asyncio.sleep(PAUSE_SECONDS)
+                        continue
+                    if got.incoming.status != _TOO_MANY or following in {None, upstream}:
+                        return got
+                    busy = got
+        except TimeoutError:
+            timed_out = True
+        if busy is not None:
+            return busy
+        raise Failure(Kind.UPSTREAM_TIMED_OUT if timed_out else Kind.UPSTREAM_FAILED)
+
+    def _turns(self) -> list[Upstream]:
+        """Give the upstreams in the order to ask them: those that failed just now come last."""
+        if len(self._upstreams) == 1:
+            return self._upstreams * 2
+        now = asyncio.get_running_loop().time()
+        rests = self._rests_until
+        ordered = sorted(self._upstreams, key=lambda each: rests.get(each, 0) > now)
+        return ordered[:ATTEMPTS_MAX]
+
+    def _note_failure(self, upstream: Upstream, exchange: Exchange, error: Exception) -> None:
+        self._rests_until[upstream] = asyncio.get_running_loop().time() + REST_SECONDS
+        log.warning(
+            "upstream_failed",
+            upstream=upstream.name,
+            request_id=exchange.work.request_id,
+            error=str(error) or type(error).__name__,
+        )
+
+    async def _attempt(self, upstream: Upstream, outgoing: Outgoing, exchange: Exchange) -> Got:
+        """Ask one upstream, and wait for the first that it says.
+
+        Raises:
+            UpstreamFailed: It gave no answer that counts.
+            UpstreamBroke: It ended before it had said anything.
+        """
+        incoming = await upstream.ask(outgoing)
+        try:
+            if incoming.status >= 300:  # noqa: PLR2004
+                body = await incoming.read(REFUSAL_MAX)
+                _require_refusal(incoming, body, exchange)
+                return Got(upstream, incoming, body)
+            if not incoming.content_type.startswith(sse.CONTENT_TYPE):
+                return Got(upstream, incoming, await incoming.read(REPLY_MAX))
+            chunks = incoming.chunks()
+            first = await _first(chunks)
+        except BaseException:
+            incoming.close()
+            raise
+        return Got(upstream, incoming, chunks=chunks, first=first)
+
+    async def close(self) -> None:
+        """End every stream, write down what is owed, let go of the upstreams."""
+        for stream in list(self._open):
+            stream.stop()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(STOP_SECONDS):
+                for stream in list(self._open):
+                    await stream.finished.wait()
+        await self.settlements.close(wait_seconds=STOP_SECONDS)
+        for upstream in self._upstreams:
+            await upstream.close()
+
+
+async def _first(chunks: AsyncIterator[bytes]) -> bytes:
+    first = await anext(chunks, b"")
+    if not first:
+        raise UpstreamBroke
+    return first
+
+
+class _Look:
+    """Looks at where the key stands, from inside the lane."""
+
+    def __init__(self, permits: Permits | None, reserve: Reserve) -> None:
+        self._permits = permits
+        self._reserve = reserve
+        self._balances: dict[str, int] = {}
+        self.standing: Standing
+
+    def before(self, account: Account, key: Key, at: Instant) -> None:
+        if self._permits is not None:
+            self._permits(account, key, at)
+        self._balances = standing.balances_of(account, at)
+
+    def after(self, account: Account, key: Key, at: Instant) -> None:
+        reserve = self._reserve
+        limits = standing.limits_of(
+            account, key, category=reserve.category, model=reserve.model, at=at
+        )
+        self.standing = Standing(at, tuple(limits), self._balances)
+
+
+def _outgoing(exchange: Exchange) -> Outgoing:
+    work, wish = exchange.work, exchange.wish
+    document = work.document
+    if document is not None:
+        hides = work.entry.meter.hides_usage and wish.stream and not wish.usage_asked
+        if hides:
+            options = {**(document.get("stream_options") or {}), "include_usage": True}
+            document = {**document, "stream_options": options}
+        if work.upstream_model:
+            document = {**document, "model": work.upstream_model}
+    return Outgoing(
+        work.entry,
+        exchange.admission.account_id,
+        work.request_id,
+        document=document,
+        body=work.body,
+        content_type=work.content_type,
+        parameters=work.parameters,
+        query=work.query,
+        headers=work.headers,
+    )
+
+
+def _headers(exchange: Exchange, incoming: Incoming) -> list[tuple[bytes, bytes]]:
+    found = {**incoming.headers, **{n.lower(): v for n, v in exchange.headers.items()}}
+    if incoming.status not in _WAITING_HELPS:
+        found.pop("retry-after", None)
+    return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in found.items()]
+
+
+_TOO_MANY = 429
+_WAITING_HELPS = frozenset({_TOO_MANY, 503})
+_ONCE_MORE = frozenset({408, 425})
+_NOT_THE_CLIENTS = frozenset({401, 402, 403, 407})
+"""What an upstream holds against the operator, whose key it saw."""
+
+
+def _require_refusal(incoming: Incoming, body: bytes, exchange: Exchange) -> None:
+    """Tell a refusal of what the client asked from a failure of the upstream.
+
+    Raises:
+        UpstreamFailed: It is no answer to the client.
+    """
+    status = incoming.status
+    reported = meters.report_of(body)
+    if reported:
+        # Charged to nobody: the caller got nothing for it. Here for who reconciles.
+        log.warning(
+            "usage_of_failed_attempt",
+            request_id=exchange.work.request_id,
+            status=status,
+            usage={name: each for name, each in reported.items() if isinstance(each, int)},
+        )
+    is_refusal = 400 <= status < 500 and status not in _ONCE_MORE | _NOT_THE_CLIENTS  # noqa: PLR2004
+    if not is_refusal or not incoming.content_type.startswith("application/"):
+        raise UpstreamFailed(f"status {status}")
+
+
+_KINDS: Mapping[int, Kind] = {
+    404: Kind.NOT_FOUND,
+    405: Kind.METHOD_IS_UNKNOWN,
+    409: Kind.CONFLICT,
+    413: Kind.TOO_LARGE,
+    415: Kind.UNSUPPORTED_MEDIA_TYPE,
+    429: Kind.RATE_IS_LIMITED,
+}
+
+
+class _Error(msgspec.Struct):
+    message: str = ""
+    param: str | None = None
+    code: str | int | None = None
+
+
+class _Envelope(msgspec.Struct):
+    error: _Error | str = ""
+
+
+_envelope = msgspec.json.Decoder(_Envelope)
+
+
+def _refusal(exchange: Exchange, got: Got) -> Answer:
+    """Pass a refusal of the upstream on, without what only the operator may know.
+
+    Raises:
+        Failure: The dialect has words of its own for it.
+    """
+    text = got.upstream.scrub(got.body).decode(errors="replace")
+    text = secrets.ANY_SECRET.sub(secrets.REDACTED, text)
+    headers = _headers(exchange, got.incoming)
+    if exchange.work.own_errors:
+        raise _failure(exchange.work.entry, got.incoming, text)
+    reply = Answer(
+        text.encode(),
+        status=got.incoming.status,
+        content_type=got.incoming.content_type.encode("latin-1"),
+    )
+    reply.headers.extend(headers)
+    return reply
+
+
+def _failure(entry: Entry, incoming: Incoming, text: str) -> Failure:
+    try:
+        said = _envelope.decode(text).error
+    except msgspec.DecodeError:
+        said = ""
+    error = _Error(message=said) if isinstance(said, str) else said
+    kind = _KINDS.get(incoming.status, Kind.INVALID_FIELD)
+    if kind is Kind.NOT_FOUND and not entry.of_account:
+        kind = Kind.MODEL_IS_UNKNOWN
+    headers = {}
+    if incoming.status in _WAITING_HELPS and "retry-after" in incoming.headers:
+        headers["Retry-After"] = incoming.headers["retry-after"]
+    return Failure(kind, error.message, field=error.param or "", headers=headers)

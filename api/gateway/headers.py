@@ -1,0 +1,89 @@
+"""Limits as headers of a reply: OpenAI's own, and the IETF's ``RateLimit`` (draft 11).
+
+OpenAI's resets are durations as Go writes them. The IETF has no registered unit for tokens, so its
+fields speak of requests only. ``Retry-After`` stands on refusals where waiting helps, not here.
+"""
+
+from datetime import timedelta
+
+from api.gateway.standing import Measured, Standing
+from ledger.clock import Instant
+from ledger.errors import LimitIsReached
+
+SECOND = timedelta(seconds=1)
+MILLISECOND = timedelta(milliseconds=1)
+_KINDS = ("requests", "tokens")
+
+
+def openai(standing: Standing) -> dict[str, str]:
+    """Give ``x-ratelimit-*`` of the tightest limit on requests, and of the one on tokens."""
+    found = {}
+    for kind in _KINDS:
+        limit = standing.tightest(kind)
+        if limit is not None:
+            found[f"x-ratelimit-limit-{kind}"] = str(limit.ceiling)
+            found[f"x-ratelimit-remaining-{kind}"] = str(limit.remaining)
+            if limit.resets_at is not None:
+                found[f"x-ratelimit-reset-{kind}"] = duration(limit.resets_at - standing.at)
+    return found
+
+
+def duration(span: timedelta) -> str:
+    """Write a span as Go does, rounded up to a millisecond: ``12ms``, ``1.5s``, ``6m0s``."""
+    milliseconds = max(-(-span // MILLISECOND), 0)
+    if milliseconds < 1_000:  # noqa: PLR2004
+        return f"{milliseconds}ms" if milliseconds else "0s"
+    whole, rest = divmod(milliseconds, 1_000)
+    minutes, seconds = divmod(whole, 60)
+    hours, minutes = divmod(minutes, 60)
+    text = f"{seconds}.{rest:03}".rstrip("0") if rest else str(seconds)
+    if hours:
+        return f"{hours}h{minutes}m{text}s"
+    return f"{minutes}m{text}s" if minutes else f"{text}s"
+
+
+def ietf(standing: Standing) -> dict[str, str]:
+    """Give ``RateLimit-Policy`` and ``RateLimit`` of every limit on requests."""
+    limits = [limit for limit in standing.limits if limit.kind == "requests"]
+    if not limits:
+        return {}
+    return {
+        "RateLimit-Policy": ", ".join(map(_policy, limits)),
+        "RateLimit": ", ".join(_left(limit, standing.at) for limit in limits),
+    }
+
+
+def _policy(limit: Measured) -> str:
+    window = "" if limit.window_seconds is None else f";w={limit.window_seconds}"
+    return f"{_name(limit.scope, limit.limit_id)};q={limit.ceiling}{window}"
+
+
+def _left(limit: Measured, at: Instant) -> str:
+    reset = "" if limit.resets_at is None else f";t={seconds_until(limit.resets_at, at)}"
+    return f"{_name(limit.scope, limit.limit_id)};r={limit.remaining}{reset}"
+
+
+def seconds_until(later: Instant, at: Instant) -> int:
+    """Give whole seconds, rounded up, so that waiting them is enough."""
+    return max(-(-(later - at) // SECOND), 0)
+
+
+def _name(scope: str, limit_id: str) -> str:
+    """Write a limit's name as a String of RFC 9651: printable ASCII, quotes escaped."""
+    text = f"{scope}:{limit_id}".encode("ascii", "replace").decode()
+    shown = "".join(sign if " " <= sign <= "~" else "?" for sign in text)
+    return '"' + shown.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def refused(limit: LimitIsReached, at: Instant) -> dict[str, str]:
+    """Give what a refusal by a limit on requests says of it: nothing is left until it fits."""
+    if not limit.limit_id.startswith("requests"):
+        return {}
+    left = max(limit.ceiling - limit.used - limit.pending, 0)
+    reset = "" if limit.resets_at is None else f";t={seconds_until(limit.resets_at, at)}"
+    return {"RateLimit": f"{_name(limit.scope, limit.limit_id)};r={left}{reset}"}
+
+
+def limits(standing: Standing) -> dict[str, str]:
+    """Give both kinds."""
+    return openai(standing) | ietf(standing)

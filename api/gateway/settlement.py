@@ -1,0 +1,117 @@
+"""How requests end in the ledger: at once as a rule, later where the ledger cannot take it now.
+
+An ending is decided by its request id, so it may be handed in again and again and counts once. What
+waits is bounded; where that is not enough, or the process ends, the numbers go to the log and the
+reservation's expiry is the backstop: it frees what was held, and a late settlement still counts.
+"""
+
+import asyncio
+from typing import NamedTuple
+
+import msgspec
+import structlog
+
+from api.operations import Ledger
+from ledger.errors import AppendConflict, NoSuchRequest, Refused
+from ledger.ids import AccountId, KeyId
+from ledger.metering import Release, Settle
+
+log = structlog.get_logger("keyledger.gateway")
+
+PATIENCE_SECONDS = 3
+"""A client waits so long for the ledger after its answer is there; then it has the answer."""
+WAITING_MAX = 10_000
+"""Endings of a process that wait for the ledger."""
+BACKOFF_SECONDS_MAX = 30
+
+
+class Ending(NamedTuple):
+    """How a request ended."""
+
+    account_id: AccountId
+    key_id: KeyId
+    how: Settle | Release
+
+
+class Settlements:
+    """Writes endings down."""
+
+    def __init__(self, ledger: Ledger, *, waiting_most: int = WAITING_MAX) -> None:
+        """Take where to."""
+        self._ledger = ledger
+        self._most = waiting_most
+        self._waiting: dict[asyncio.Task[None], Ending] = {}
+
+    def __len__(self) -> int:
+        """Count what waits."""
+        return len(self._waiting)
+
+    async def end(self, ending: Ending) -> None:
+        """Write an ending down, and come back once it is, or once waiting longer would not help.
+
+        Whoever gives up on us does not undo it: it is in the lane's queue by then, and handed in
+        once more in case the lane could not take it.
+        """
+        try:
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                await self._hand_in(ending)
+        except (AppendConflict, TimeoutError):
+            self.later(ending)
+        except asyncio.CancelledError:
+            self.later(ending)
+            raise
+
+    def later(self, ending: Ending) -> None:
+        """Write an ending down as soon as the ledger takes it."""
+        if len(self._waiting) >= self._most:
+            _give_up("settlement_has_no_room", ending)
+            return
+        task = asyncio.create_task(self._keep_trying(ending), name="gateway-settlement")
+        self._waiting[task] = ending
+        task.add_done_callback(self._waiting.pop)
+
+    async def _keep_trying(self, ending: Ending) -> None:
+        pause_seconds = 0.1
+        while True:
+            try:
+                await self._hand_in(ending)
+            except AppendConflict:
+                await asyncio.sleep(pause_seconds)
+                pause_seconds = min(2 * pause_seconds, BACKOFF_SECONDS_MAX)
+            else:
+                return
+
+    async def _hand_in(self, ending: Ending) -> None:
+        try:
+            await self._ledger.finish(ending.account_id, ending.key_id, ending.how)
+        except NoSuchRequest:
+            # Nothing was held, so nothing is left: the reservation itself was given up on.
+            if isinstance(ending.how, Settle):
+                _give_up("settlement_without_reservation", ending)
+        except Refused as refused:
+            _give_up("settlement_refused", ending, reason=refused.code)
+
+    async def close(self, *, wait_seconds: int) -> None:
+        """Wait for what waits, then leave the rest to the log and the reservations' expiry."""
+        waiting = dict(self._waiting)
+        if not waiting:
+            return
+        _, late = await asyncio.wait(waiting, timeout=wait_seconds)
+        for task in late:
+            task.cancel()
+            _give_up("settlement_not_written", waiting[task])
+        await asyncio.gather(*late, return_exceptions=True)
+
+
+def _give_up(what: str, ending: Ending, **more: str) -> None:
+    """Leave the numbers where an operator finds them; they are no secret and hold no text."""
+    numbers = {}
+    if isinstance(ending.how, Settle):
+        numbers = msgspec.to_builtins(ending.how.usage)
+    log.error(
+        what,
+        account_id=str(ending.account_id),
+        request_id=ending.how.request_id,
+        usage=numbers,
+        **more,
+    )

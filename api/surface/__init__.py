@@ -1,0 +1,1 @@
+"""What all dialects stand on: failures, credentials, routes. Nothing here knows a dialect."""

@@ -1,0 +1,65 @@
+"""From a dialect's route to the gateway: what OpenAI-shaped surfaces have in common."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from api.gateway import headers, table, wishes
+from api.gateway.forward import Admission, Decorate, Work
+from api.operations import Permits
+from api.surface.credentials import KeyCaller
+from api.surface.failure import Failure
+from api.surface.routing import Ask, Reply, require_json
+
+
+async def forward(
+    ask: Ask[Any, KeyCaller],
+    name: str,
+    *,
+    document: Mapping[str, Any] | None = None,
+    permits: Permits | None = None,
+    scope: str = "",
+    decorate: Decorate | None = headers.limits,
+    own_errors: bool = False,
+    **booked: str,
+) -> Reply:
+    """Serve a row of the gateway's table for a key.
+
+    ``document``: the body where the route has read it already. ``booked``: how the request is
+    booked and shown where that is not as asked: model, upstream_model, shown_model, condition.
+    """
+    entry = table.BY_NAME[name]
+    caller, call = ask.caller, ask.call
+    if document is None and entry.meter.format:
+        document = await document_of(ask)
+    work = Work(
+        ask.request_id,
+        entry,
+        document=document,
+        body=b"" if document is not None else await call.body(),
+        content_type=call.content_type,
+        parameters={each: call.path(each) for each in table.PARAMETER.findall(entry.path)},
+        headers=call.scope["headers"],
+        own_errors=own_errors,
+        **booked,
+    )
+
+    def wording(failure: Failure) -> bytes:
+        return ask.surface.word(failure).body
+
+    return await ask.services.gateway.serve(
+        Admission(caller.account_id, caller.key_id, caller.secret, scope, permits),
+        work,
+        wording=wording,
+        decorate=decorate,
+    )
+
+
+async def document_of(ask: Ask[Any, Any]) -> Mapping[str, Any]:
+    """Read the body of an inference request.
+
+    Raises:
+        Failure: It says to be something else than JSON.
+        Problem: It is no JSON object, or too large.
+    """
+    require_json(ask)
+    return wishes.decode(await ask.call.body())

@@ -1,0 +1,91 @@
+"""What dialects' words have in common: OpenAI's envelope, and which headers a failure carries."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import msgspec
+
+from api.exchange import Answer
+from api.surface.failure import Failure, Kind
+from ledger import secrets
+
+REALM = 'Bearer realm="keyledger"'
+_UNPROVEN = frozenset(
+    {
+        Kind.CREDENTIAL_IS_MALFORMED,
+        Kind.CREDENTIAL_IS_UNKNOWN,
+        Kind.KEY_IS_REVOKED,
+        Kind.KEY_IS_SUSPENDED,
+        Kind.KEY_IS_EXPIRED,
+        Kind.ACCOUNT_IS_BARRED,
+        Kind.ROLE_IS_DENIED,
+    }
+)
+_WAITING_HELPS = frozenset({429, 503})
+
+
+class Words(NamedTuple):
+    """How one kind of failure is said in OpenAI's envelope."""
+
+    status: int
+    type: str
+    code: str
+    message: str = ""
+    """Empty: the failure's own detail."""
+
+
+class OpenAIError(msgspec.Struct, frozen=True, kw_only=True):
+    """What went wrong; all four are always there."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class OpenAIEnvelope(msgspec.Struct, frozen=True, kw_only=True):
+    """OpenAI's envelope of an error."""
+
+    error: OpenAIError
+
+
+def openai_answer(table: Mapping[Kind, Words], failure: Failure) -> Answer:
+    """Write a failure in OpenAI's envelope by a dialect's table."""
+    words = table[failure.kind]
+    message = words.message or failure.detail or failure.kind.value.replace("_", " ").capitalize()
+    if failure.field and not words.message:
+        message = f"{failure.field}: {message}"
+    error = OpenAIError(
+        message=message, type=words.type, param=failure.field or None, code=words.code
+    )
+    return error_answer(OpenAIEnvelope(error=error), words.status, failure)
+
+
+def error_answer(view: msgspec.Struct, status: int, failure: Failure) -> Answer:
+    """Write an error with the headers that its status and kind ask for. Never a secret."""
+    text = secrets.ANY_SECRET.sub(secrets.REDACTED, msgspec.json.encode(view).decode())
+    return Answer(text.encode(), status=status, headers=headers_of(failure, status))
+
+
+def headers_of(failure: Failure, status: int) -> dict[str, str]:
+    """Give an error's headers: the challenge of RFC 6750, ``Retry-After`` where waiting helps."""
+    headers = {
+        name: value
+        for name, value in failure.headers.items()
+        if name != "Retry-After" or status in _WAITING_HELPS
+    }
+    challenge = _challenge(failure.kind, status)
+    if challenge:
+        headers["WWW-Authenticate"] = challenge
+    return headers
+
+
+def _challenge(kind: Kind, status: int) -> str:
+    if kind is Kind.CREDENTIALS_DISAGREE:
+        return f'{REALM}, error="invalid_request"'
+    if kind is Kind.SCOPE_IS_DENIED:
+        return f'{REALM}, error="insufficient_scope"'
+    if status != 401:  # noqa: PLR2004
+        return ""
+    # RFC 6750 §3.1: no error code where nothing was shown.
+    return f'{REALM}, error="invalid_token"' if kind in _UNPROVEN else REALM

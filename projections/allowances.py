@@ -1,0 +1,52 @@
+"""Daily allowances: what an account is granted anew each day of UTC. An ordinary table.
+
+What was granted stands in the ledger; here stands only what is to be granted.
+"""
+
+from datetime import date
+from typing import LiteralString
+
+from ledger.ids import AccountId
+from ledger.store import Statement
+
+SAVE: LiteralString = (
+    "INSERT INTO allowances (lane, account_id, asset, amount, granted_through)"
+    " VALUES (%s, %s, %s, %s, %s)"
+    " ON CONFLICT ON CONSTRAINT account_has_one_allowance_of_an_asset"
+    " DO UPDATE SET amount = EXCLUDED.amount,"
+    " granted_through = greatest(allowances.granted_through, EXCLUDED.granted_through)"
+)
+DELETE: LiteralString = "DELETE FROM allowances WHERE lane = %s AND account_id = %s AND asset = %s"
+MARK: LiteralString = (
+    "UPDATE allowances SET granted_through = greatest(granted_through, %s)"
+    " WHERE lane = %s AND account_id = %s AND asset = %s"
+)
+LIST: LiteralString = (
+    "SELECT asset, amount FROM allowances WHERE lane = %s AND account_id = %s ORDER BY asset"
+)
+# Few are due at a time: each becomes not due as it is granted.
+DUE: LiteralString = (
+    "SELECT account_id, asset, amount FROM allowances"
+    " WHERE lane = %s AND (granted_through IS NULL OR granted_through < %s)"
+    " AND account_id > %s ORDER BY account_id, asset LIMIT %s"
+)
+OF_DAY: LiteralString = (
+    "SELECT coalesce(sum(amount), 0) FROM lots WHERE lane = %s AND account_id = %s AND asset = %s"
+    " AND effective_at <= %s AND expires_at = %s"
+)
+"""What was granted for a day: lots that end with it, spent ones too."""
+
+
+def save(lane: int, account_id: AccountId, asset: str, amount: str) -> Statement:
+    """Give the statement that sets an allowance."""
+    return SAVE, (lane, account_id, asset, amount, None)
+
+
+def remove(lane: int, account_id: AccountId, asset: str) -> Statement:
+    """Give the statement that ends an allowance."""
+    return DELETE, (lane, account_id, asset)
+
+
+def mark(lane: int, account_id: AccountId, asset: str, day: date) -> Statement:
+    """Give the statement that notes up to which day an allowance is granted."""
+    return MARK, (day, lane, account_id, asset)

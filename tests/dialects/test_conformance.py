@@ -1,0 +1,415 @@
+"""One suite for five dialects: what every page promises, in each one's own words."""
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import httpx
+import pytest
+
+CHAT = {"model": "keyledger-small", "messages": [{"role": "user", "content": "Hi"}]}
+CHARACTER = "the character of the house"
+LARGE = b'{"name": "' + b"x" * 11_000_000 + b'"}'
+
+
+class House:
+    """The service with an operator and somebody who has an account."""
+
+    def __init__(self, served: Any, operator: httpx.Client, person: Any) -> None:
+        """Take them."""
+        self.served = served
+        self.operator = operator
+        self.person = person
+        self.character = self._publish()
+
+    def _publish(self) -> str:
+        made = self.person.client.post("/ledger/v1/characters", json={"name": "Barista"}).json()
+        path = f"/ledger/v1/characters/{made['character_id']}/publish"
+        assert self.person.client.post(path).status_code == 200
+        slug: str = made["slug"]
+        return slug
+
+    def native(self, key_id: str) -> str:
+        """Give the native path of a key by its UUID."""
+        return f"/ledger/v1/keys/key_{UUID(key_id).hex}"
+
+
+class Made(NamedTuple):
+    """A key that was just made."""
+
+    key_id: str
+    """Its UUID."""
+    secret: str
+    reply: httpx.Response
+
+
+class Driver(NamedTuple):
+    """How one dialect is driven: nothing here decides, each line is from its page."""
+
+    create: Callable[[House], Made]
+    listed: Callable[[House], httpx.Response]
+    revoke: Callable[[House, str], httpx.Response]
+    show: Callable[[str], dict[str, str]]
+    """Headers that show a secret."""
+    reads: str
+    """A path that every key may get."""
+    metered: tuple[str, Any]
+    """A path and a body that are metered."""
+    manages: tuple[str, str]
+    """A method and path that takes a body, with the manager's credential."""
+    manager: Callable[[House], httpx.Client]
+    elsewhere: str
+    """A path of the dialect that does not exist."""
+    message: Callable[[Any], Any]
+    """The message in its envelope."""
+    refused: frozenset[int]
+    """Statuses of a key that does not work."""
+
+
+def _bearer(secret: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {secret}"}
+
+
+def _made(reply: httpx.Response, key_id: Any, secret: Any) -> Made:
+    return Made(str(UUID(key_id.removeprefix("key_"))), secret, reply)
+
+
+def _create(path: str, body: Any, *, operator: bool = False) -> Callable[[House], Made]:
+    def create(house: House) -> Made:
+        client = house.operator if operator else house.person.client
+        reply = client.post(path, json=body)
+        assert reply.status_code in {200, 201}, reply.text
+        made = reply.json().get("data", reply.json())
+        return _made(reply, made["id"], made.get("key", made.get("apiKey")))
+
+    return create
+
+
+def _create_native(house: House) -> Made:
+    path = f"/ledger/v1/accounts/{house.person.account_id}/keys"
+    reply = house.person.client.post(path, json={"name": "bot", "dialect": "reverie"})
+    assert reply.status_code == 201, reply.text
+    return _made(reply, reply.json()["key_id"], reply.json()["secret"])
+
+
+def _openai(body: Any) -> Any:
+    assert list(body) == ["error"]
+    assert list(body["error"]) == ["message", "type", "param", "code"]
+    assert body["error"]["code"]
+    return body["error"]["message"]
+
+
+def _foil(body: Any) -> Any:
+    assert list(body) == ["error"]
+    assert list(body["error"]) == ["message"]
+    return body["error"]["message"]
+
+
+def _venice(body: Any) -> Any:
+    assert body.keys() <= {"error", "code", "details"}
+    assert isinstance(body["error"], str)
+    return body["error"]
+
+
+DRIVERS: Mapping[str, Driver] = {
+    "reverie": Driver(
+        create=_create_native,
+        listed=lambda house: house.person.client.get(
+            f"/ledger/v1/accounts/{house.person.account_id}/keys"
+        ),
+        revoke=lambda house, key_id: house.person.client.post(f"{house.native(key_id)}/revoke"),
+        show=_bearer,
+        reads="/api/device/v1/models",
+        metered=("/api/device/v1/chat/completions", {**CHAT, "model": CHARACTER}),
+        manages=("POST", "/api/v1/characters/import"),
+        manager=lambda house: house.person.client,
+        elsewhere="/api/device/v1/nothing",
+        message=_openai,
+        refused=frozenset({401}),
+    ),
+    "foil": Driver(
+        create=_create("/api/v1/sdk/api-keys", {"name": "bot"}),
+        listed=lambda house: house.person.client.get("/api/v1/sdk/api-keys"),
+        revoke=lambda house, key_id: house.person.client.delete(f"/api/v1/sdk/api-keys/{key_id}"),
+        show=lambda secret: {"X-API-Key": secret},
+        reads="/api/v1/sdk/personas",
+        metered=("/api/v1/sdk/personas", None),
+        manages=("POST", "/api/v1/sdk/api-keys"),
+        manager=lambda house: house.person.client,
+        elsewhere="/api/v1/sdk/nothing",
+        message=_foil,
+        refused=frozenset({401}),
+    ),
+    "bve": Driver(
+        create=_create("/admin/api-keys", {"name": "bot"}, operator=True),
+        listed=lambda house: house.operator.get("/admin/api-keys"),
+        revoke=lambda house, key_id: house.operator.post(f"/admin/api-keys/{key_id}/revoke"),
+        show=_bearer,
+        reads="/v1/models",
+        metered=("/v1/chat/completions", CHAT),
+        manages=("POST", "/admin/api-keys"),
+        manager=lambda house: house.operator,
+        elsewhere="/admin/nothing",
+        message=_openai,
+        refused=frozenset({401, 403}),
+    ),
+    "ryvion": Driver(
+        create=_create("/api/v1/auth/api-keys", {"name": "bot"}),
+        listed=lambda house: house.person.client.get("/api/v1/auth/api-keys"),
+        revoke=lambda house, key_id: house.person.client.delete(f"/api/v1/auth/api-keys/{key_id}"),
+        show=_bearer,
+        reads="/v1/models",
+        metered=("/v1/chat/completions", CHAT),
+        manages=("POST", "/api/v1/auth/api-keys"),
+        manager=lambda house: house.person.client,
+        elsewhere="/api/v1/auth/nothing",
+        message=_openai,
+        refused=frozenset({401}),
+    ),
+    "venice": Driver(
+        create=_create("/api/v1/api_keys", {"apiKeyType": "INFERENCE", "description": "bot"}),
+        listed=lambda house: house.person.client.get("/api/v1/api_keys"),
+        revoke=lambda house, key_id: house.person.client.delete(
+            "/api/v1/api_keys", params={"id": key_id}
+        ),
+        show=_bearer,
+        reads="/api/v1/api_keys/rate_limits",
+        metered=("/api/v1/chat/completions", CHAT),
+        manages=("POST", "/api/v1/api_keys"),
+        manager=lambda house: house.person.client,
+        elsewhere="/api/v1/api_keys/a/b/c",
+        message=_venice,
+        refused=frozenset({401}),
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def house(served: Any, operator: httpx.Client, person: Callable[..., Any]) -> House:
+    """The service and its people, for the module."""
+    made = House(served, operator, person())
+    for asset, amount in (("CAD", "5"), ("CREDIT", "20000")):
+        body = {"asset": asset, "amount": amount}
+        path = f"/ledger/v1/accounts/{made.person.account_id}/grants"
+        assert operator.post(path, json=body).status_code == 201
+    return made
+
+
+@pytest.fixture(scope="module")
+def nobody(served: Any) -> Iterator[httpx.Client]:
+    """A client that shows nothing by itself."""
+    with served.client(None) as client:
+        yield client
+
+
+@pytest.fixture(params=DRIVERS)
+def driver(request: pytest.FixtureRequest) -> Driver:
+    """Each dialect in turn."""
+    return DRIVERS[request.param]
+
+
+def metered(driver: Driver, house: House, client: httpx.Client, secret: str) -> httpx.Response:
+    """Make a metered call."""
+    path, body = driver.metered
+    if body is not None and body["model"] == CHARACTER:
+        body = {**body, "model": house.character}
+    headers = driver.show(secret)
+    if body is None:
+        return client.get(path, headers=headers)
+    return client.post(path, json=body, headers=headers)
+
+
+def test_a_secret_is_shown_once(driver: Driver, house: House) -> None:
+    """It is in the reply that made it, which nobody may store, and in no list."""
+    made = driver.create(house)
+    assert made.reply.text.count(made.secret) == 1
+    assert made.reply.headers["cache-control"] == "no-store"
+    listed = driver.listed(house)
+    assert listed.status_code == 200
+    assert made.key_id in listed.text or UUID(made.key_id).hex in listed.text
+    assert made.secret not in listed.text
+    native = house.operator.get(house.native(made.key_id))
+    assert native.status_code == 200
+    assert made.secret not in native.text
+
+
+def test_a_key_works_at_once(driver: Driver, house: House, nobody: httpx.Client) -> None:
+    """Reading and metered calls, right after it was made."""
+    made = driver.create(house)
+    found = nobody.get(driver.reads, headers=driver.show(made.secret))
+    assert found.status_code == 200, found.text
+    found = metered(driver, house, nobody, made.secret)
+    assert found.status_code == 200, found.text
+
+
+def test_promise_6_a_revoked_key_is_refused_on_the_next_request(
+    driver: Driver, house: House, nobody: httpx.Client
+) -> None:
+    """Both on reading and on metered calls, in the dialect's envelope."""
+    made = driver.create(house)
+    assert nobody.get(driver.reads, headers=driver.show(made.secret)).status_code == 200
+    assert driver.revoke(house, made.key_id).status_code in {200, 204}
+    for found in (
+        nobody.get(driver.reads, headers=driver.show(made.secret)),
+        metered(driver, house, nobody, made.secret),
+    ):
+        assert found.status_code in driver.refused
+        assert driver.message(found.json())
+
+
+def test_a_suspended_key_rests(driver: Driver, house: House, nobody: httpx.Client) -> None:
+    """Refused while suspended, works again when resumed."""
+    made = driver.create(house)
+    assert house.operator.post(f"{house.native(made.key_id)}/suspend").status_code == 200
+    for found in (
+        nobody.get(driver.reads, headers=driver.show(made.secret)),
+        metered(driver, house, nobody, made.secret),
+    ):
+        assert found.status_code in driver.refused
+        assert driver.message(found.json())
+    assert house.operator.post(f"{house.native(made.key_id)}/resume").status_code == 200
+    assert nobody.get(driver.reads, headers=driver.show(made.secret)).status_code == 200
+
+
+def test_a_rotated_key_has_two_secrets_for_a_while(
+    driver: Driver, house: House, nobody: httpx.Client
+) -> None:
+    """Both work in the grace period; without one only the new secret does."""
+    made = driver.create(house)
+    path = f"{house.native(made.key_id)}/rotate"
+    rotated = house.operator.post(path, json={"grace_seconds": 3600})
+    assert rotated.status_code == 200, rotated.text
+    for secret in (made.secret, rotated.json()["secret"]):
+        assert nobody.get(driver.reads, headers=driver.show(secret)).status_code == 200
+    again = house.operator.post(path, json={"grace_seconds": 0}).json()["secret"]
+    for secret in (made.secret, rotated.json()["secret"]):
+        found = nobody.get(driver.reads, headers=driver.show(secret))
+        assert found.status_code in driver.refused
+        assert metered(driver, house, nobody, secret).status_code in driver.refused
+    assert nobody.get(driver.reads, headers=driver.show(again)).status_code == 200
+
+
+@pytest.mark.parametrize(("of", "at"), list(itertools.product(DRIVERS, DRIVERS)))
+def test_a_key_works_in_its_own_dialect_only(
+    house: House, nobody: httpx.Client, of: str, at: str
+) -> None:
+    """The 5 × 5 matrix: a secret shown as another dialect wants it is refused there.
+
+    Under ``/v1`` the key's prefix chooses the dialect, so what is asked there is the key's own.
+    """
+    made = DRIVERS[of].create(house)
+    found = nobody.get(DRIVERS[at].reads, headers=DRIVERS[at].show(made.secret))
+    shared = DRIVERS[at].reads.startswith("/v1/") and of in {"bve", "ryvion", "reverie"}
+    assert found.status_code == (200 if of == at or shared else 401), found.text
+
+
+def test_a_bad_credential_is_refused(driver: Driver, nobody: httpx.Client) -> None:
+    """None, and something mistyped: 401 with a challenge that tells them apart."""
+    found = nobody.get(driver.reads)
+    assert found.status_code == 401
+    assert "error=" not in found.headers["www-authenticate"]
+    found = nobody.get(driver.reads, headers=driver.show("mistyped"))
+    assert found.status_code == 401
+    assert 'error="invalid_token"' in found.headers["www-authenticate"]
+    assert driver.message(found.json())
+
+
+@pytest.mark.parametrize(
+    ("content", "content_type", "statuses"),
+    [
+        (b"{", "application/json", {400}),
+        (b"[]", "application/json", {400}),
+        (b'"text"', "application/json", {400}),
+        (b'{"name": 7, "apiKeyType": 7}', "application/json", {400}),
+        (b'{"unknown_field_of_nobody": 1}', "application/json", {400}),
+        (b'{"name": "a", "name": "a"}', "application/json", {400}),
+        (b"\xff\xfe", "application/json", {400}),
+        (b'{"name": ' + b"[" * 10_000 + b"]" * 10_000 + b"}", "application/json", {400}),
+        (LARGE, "application/json", {413}),
+        (b"name=x", "application/x-www-form-urlencoded", {415}),
+        (b"<name/>", "text/xml", {415}),
+    ],
+)
+def test_a_bad_body_is_worded_by_the_dialect(
+    driver: Driver, house: House, content: bytes, content_type: str, statuses: set[int]
+) -> None:
+    """No JSON, wrong types, too deep, too large, another media type: its envelope, no key made."""
+    before = len(driver.listed(house).text)
+    method, path = driver.manages
+    headers = {"Content-Type": content_type}
+    found = driver.manager(house).request(method, path, content=content, headers=headers)
+    assert found.status_code in statuses, found.text
+    assert driver.message(found.json())
+    assert len(driver.listed(house).text) == before
+
+
+def test_unknown_paths_are_worded_by_the_dialect(driver: Driver, nobody: httpx.Client) -> None:
+    """404 in its envelope, whoever asks."""
+    found = nobody.get(driver.elsewhere)
+    assert found.status_code == 404
+    assert driver.message(found.json())
+
+
+def test_wrong_methods_are_worded_by_the_dialect(driver: Driver, nobody: httpx.Client) -> None:
+    """405 with ``Allow`` in its envelope."""
+    found = nobody.request("PROPFIND", driver.reads)
+    assert found.status_code == 405
+    assert "GET" in found.headers["allow"]
+    assert driver.message(found.json())
+
+
+def test_what_nobody_expected_is_worded_by_the_dialect(
+    driver: Driver, house: House, nobody: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """500 in its envelope, without a word about our insides."""
+    made = driver.create(house)
+
+    def explode(*_: Any, **__: Any) -> None:
+        message = "the insides"
+        raise ArithmeticError(message)
+
+    monkeypatch.setattr(house.served.services.queries, "key_state", explode)
+    monkeypatch.setattr(house.served.services.resolver, "secret", explode)
+    found = nobody.get(driver.reads, headers=driver.show(made.secret))
+    assert found.status_code == 500
+    assert "insides" not in driver.message(found.json())
+
+
+def test_a_database_that_is_gone_is_worded_by_the_dialect(
+    driver: Driver, house: House, nobody: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Promise 13: 503 with Retry-After in its envelope."""
+    made = driver.create(house)
+
+    def gone(*_: Any, **__: Any) -> None:
+        raise OSError
+
+    monkeypatch.setattr(house.served.services.resolver, "secret", gone)
+    found = nobody.get(driver.reads, headers=driver.show(made.secret))
+    assert found.status_code == 503
+    assert int(found.headers["retry-after"]) >= 1
+    assert driver.message(found.json())
+
+
+def test_promise_15_accounts_do_not_see_each_others_keys(
+    driver: Driver, house: House, person: Callable[..., Any], served: Any, operator: httpx.Client
+) -> None:
+    """Another account lists none of them and cannot revoke one."""
+    if driver is DRIVERS["bve"]:
+        pytest.skip("bve's keys are all of the operator's own account")
+    made = driver.create(house)
+    other = House(served, operator, person())
+    listed = driver.listed(other).text
+    assert made.key_id not in listed
+    assert UUID(made.key_id).hex not in listed
+    assert driver.revoke(other, made.key_id).status_code in {400, 404}
+    with served.client(None) as client:
+        assert client.get(driver.reads, headers=driver.show(made.secret)).status_code == 200
+
+
+def test_heads_have_no_body(driver: Driver, house: House, nobody: httpx.Client) -> None:
+    """``HEAD`` answers as ``GET`` does, without the body."""
+    made = driver.create(house)
+    found = nobody.head(driver.reads, headers=driver.show(made.secret))
+    assert (found.status_code, found.content) == (200, b"")

@@ -1,0 +1,63 @@
+"""Each dialect words every failure there is."""
+
+import json
+
+import pytest
+
+from api.front import SURFACES
+from api.surface.failure import Failure, Kind
+from ledger.errors import LimitIsReached
+
+SECRET = "sk-bve-" + "a" * 64
+
+
+@pytest.mark.parametrize("dialect", SURFACES)
+@pytest.mark.parametrize("kind", Kind)
+def test_every_failure_is_worded(dialect: str, kind: Kind) -> None:
+    """A kind without words in a dialect fails here; every reply is JSON of an error status."""
+    answer = SURFACES[dialect].word(Failure(kind, "Some detail.", field="name"))
+    assert 400 <= answer.status < 600
+    assert json.loads(answer.body)["error"]
+
+
+@pytest.mark.parametrize("dialect", SURFACES)
+def test_a_401_carries_a_challenge(dialect: str) -> None:
+    """RFC 6750 §3: the challenge names an error only where a credential was shown."""
+    for kind in Kind:
+        answer = SURFACES[dialect].word(Failure(kind))
+        challenge = dict(answer.headers).get(b"www-authenticate", b"")
+        if answer.status == 401:
+            assert challenge.startswith(b"Bearer ")
+            assert (b"error=" not in challenge) == (kind is Kind.CREDENTIAL_IS_MISSING)
+
+
+@pytest.mark.parametrize("dialect", SURFACES)
+def test_a_lack_of_money_asks_nobody_to_wait(dialect: str) -> None:
+    """A client that retries cannot help it."""
+    answer = SURFACES[dialect].word(Failure(Kind.BALANCE_IS_EXHAUSTED))
+    assert b"retry-after" not in dict(answer.headers)
+
+
+@pytest.mark.parametrize("dialect", SURFACES)
+def test_a_rate_limit_says_how_long(dialect: str) -> None:
+    """Retry-After reaches the client."""
+    limit = LimitIsReached(
+        scope="key",
+        limit_id="requests/rolling:60",
+        ceiling=60,
+        used=60,
+        pending=0,
+        requested=1,
+        resets_at=None,
+    )
+    failure = Failure(Kind.RATE_IS_LIMITED, headers={"Retry-After": "7"}, limit=limit)
+    answer = SURFACES[dialect].word(failure)
+    assert answer.status == 429
+    assert dict(answer.headers)[b"retry-after"] == b"7"
+
+
+@pytest.mark.parametrize("dialect", SURFACES)
+def test_promise_11_no_error_repeats_a_secret(dialect: str) -> None:
+    """What a caller sent by mistake is not sent back."""
+    answer = SURFACES[dialect].word(Failure(Kind.INVALID_FIELD, f"{SECRET} is odd", field="x"))
+    assert SECRET.encode() not in answer.body

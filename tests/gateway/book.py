@@ -1,0 +1,71 @@
+"""What the ledger says of requests: read from the events themselves."""
+
+import time
+from typing import Any, NamedTuple
+
+import msgspec
+import psycopg
+
+from ledger.usage import OUTPUT_TOKENS
+
+
+class Booked(NamedTuple):
+    """How a request ended."""
+
+    ending: str
+    """``settled``, ``released``, ``expired``, or ``open``."""
+    usage: dict[str, int]
+    charge: str
+    flags: tuple[str, ...]
+
+    @property
+    def output(self) -> int:
+        """Count the tokens charged as made."""
+        return sum(self.usage.get(name, 0) for name in OUTPUT_TOKENS)
+
+
+def book(url: str) -> dict[str, list[Booked]]:
+    """Give every request with everything that ended it."""
+    found: dict[str, list[Booked]] = {}
+    with psycopg.connect(url) as connection:
+        rows = connection.execute(
+            "SELECT type::text, payload::text FROM keyledger.events"
+            " WHERE type::text LIKE 'request_%' ORDER BY lane, lane_seq"
+        ).fetchall()
+    for kind, payload in rows:
+        body: dict[str, Any] = msgspec.json.decode(payload)
+        name = kind.removeprefix("request_")
+        if name == "reserved":
+            found.setdefault(body["request_id"], [])
+        elif name in {"settled", "released", "expired"}:
+            charge, flags = body.get("charge", ""), tuple(body.get("flags", ()))
+            ended = Booked(name, body.get("usage", {}), charge, flags)
+            found[body["request_id"]].append(ended)
+    return found
+
+
+def ended(url: str, request_id: str, *, seconds: float = 10) -> Booked:
+    """Give the one ending of a request, waiting for it."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        endings = book(url).get(request_id, [])
+        if endings:
+            assert len(endings) == 1, endings
+            return endings[0]
+        time.sleep(0.02)
+    raise AssertionError(f"{request_id} is still open")
+
+
+def all_events(url: str) -> str:
+    """Give every event as text, to look for what must not be there."""
+    with psycopg.connect(url) as connection:
+        rows = connection.execute("SELECT payload::text FROM keyledger.events").fetchall()
+    return "\n".join(row[0] for row in rows)
+
+
+def open_reservations(url: str) -> int:
+    """Count what is still held."""
+    with psycopg.connect(url) as connection:
+        row = connection.execute("SELECT count(*) FROM keyledger.reservations").fetchone()
+    assert row is not None
+    return row[0]

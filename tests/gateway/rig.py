@@ -1,0 +1,215 @@
+"""A gateway served by uvicorn with a thin surface of its own: what a dialect does, and no more."""
+
+import asyncio
+import contextlib
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import uvicorn
+
+from api.exchange import Answer, Call
+from api.gateway import headers, table, wishes
+from api.gateway.forward import Admission, Bounds, Work
+from api.operations import Asked
+from api.surface.failure import Failure, Kind
+from api.surface.paths import Paths
+from api.surface.routing import failure_of
+from api.wiring import Services
+from ledger import events as e
+from ledger.errors import LedgerError
+from ledger.ids import AccountId, KeyId, new_account_id, new_request_id
+from ledger.money import parse_amount
+from tests.conftest import settings_for
+
+STATUSES = {
+    Kind.CREDENTIAL_IS_UNKNOWN: 401,
+    Kind.SCOPE_IS_DENIED: 403,
+    Kind.RATE_IS_LIMITED: 429,
+    Kind.BUDGET_IS_EXHAUSTED: 429,
+    Kind.BALANCE_IS_EXHAUSTED: 402,
+    Kind.CONFLICT: 409,
+    Kind.MODEL_IS_UNKNOWN: 404,
+    Kind.NOT_FOUND: 404,
+    Kind.UPSTREAM_FAILED: 502,
+    Kind.UPSTREAM_TIMED_OUT: 504,
+    Kind.UNAVAILABLE: 503,
+    Kind.INTERNAL: 500,
+}
+
+
+def worded(failure: Failure) -> bytes:
+    """Write a failure as this surface does."""
+    said = {"kind": failure.kind.value, "field": failure.field, "message": failure.detail}
+    return json.dumps({"error": said}).encode()
+
+
+class Thin:
+    """The application."""
+
+    def __init__(self, home: Path, url: str, **settings: Any) -> None:
+        """Take what to open."""
+        self.settings = settings_for(home, **settings)
+        self.url = url
+        self.services: Services
+        self.bounds = Bounds()
+        self.more: dict[str, Any] = {}
+        """What each work has besides."""
+        self.permits: Any = None
+        self.next_id: Callable[[], str] = new_request_id
+        self.paths: Paths[dict[str, table.Entry]] = Paths()
+        by_path: dict[str, dict[str, table.Entry]] = {}
+        for entry in table.ENTRIES:
+            by_path.setdefault("/v1" + entry.path, {})[entry.method] = entry
+        for path, entries in by_path.items():
+            self.paths.add(path, entries)
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer."""
+        if scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+            return
+        request_id = self.next_id()
+        try:
+            reply = await self._reply(request_id, scope, receive)
+        except (Failure, LedgerError) as error:
+            failure = failure_of(error)
+            status = STATUSES.get(failure.kind, 400)
+            reply = Answer(worded(failure), status=status, headers=failure.headers)
+        reply.headers.append((b"x-request-id", request_id.encode()))
+        if isinstance(reply, Answer):
+            await reply.send(send)
+        else:
+            await reply.stream(send, receive)
+
+    async def _reply(self, request_id: str, scope: Any, receive: Any) -> Any:
+        services, call = self.services, Call(scope, receive)
+        entries, parameters = self.paths.find(scope["raw_path"])
+        entry = (entries or {}).get(scope["method"])
+        if entry is None:
+            raise Failure(Kind.ROUTE_IS_UNKNOWN)
+        secret = (call.header(b"authorization") or "").removeprefix("Bearer ")
+        proof = await services.resolver.secret(secret)
+        admission = Admission(*proof, permits=self.permits)
+        body = await call.body()
+        work = Work(
+            request_id,
+            entry,
+            document=wishes.decode(body) if entry.meter.format else None,
+            body=b"" if entry.meter.format else body,
+            content_type=call.header(b"content-type") or "",
+            parameters=parameters,
+            query=scope["query_string"].decode(),
+            headers=scope["headers"],
+        )._replace(**self.more)
+        return await services.gateway.serve(
+            admission, work, wording=worded, decorate=headers.limits
+        )
+
+    async def _lifespan(self, receive: Any, send: Any) -> None:
+        await receive()
+        self.services = await Services.open(self.settings, self.url)
+        self.services.gateway._bounds = self.bounds
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await self.services.close()
+        await send({"type": "lifespan.shutdown.complete"})
+
+
+class Rig:
+    """The application, served in a thread."""
+
+    def __init__(self, app: Thin, *, grace_seconds: int | None = None) -> None:
+        """Serve it."""
+        self.app = app
+        self._socket = socket.create_server(("127.0.0.1", 0), backlog=512)
+        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}/v1"
+        self.port: int = self._socket.getsockname()[1]
+        config = uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            ws="none",
+            lifespan="on",
+            http="httptools",
+            timeout_graceful_shutdown=grace_seconds,
+        )
+        self._server = uvicorn.Server(config)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+        deadline = time.monotonic() + 30
+        while not self._server.started:
+            assert self._thread.is_alive()
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+    def _run(self) -> None:
+        async def serve() -> None:
+            self._loop = asyncio.get_running_loop()
+            await self._server.serve(sockets=[self._socket])
+
+        asyncio.run(serve())
+
+    def ask_to_stop(self) -> None:
+        """Begin to end."""
+        self._server.should_exit = True
+
+    def stop(self) -> None:
+        """End, and wait for it."""
+        self.ask_to_stop()
+        self._thread.join(40)
+        assert not self._thread.is_alive()
+        self._socket.close()
+
+    def run(self, coroutine: Any) -> Any:
+        """Run something in the server's loop."""
+        assert self._loop is not None
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(30)
+
+    @property
+    def services(self) -> Services:
+        """Give what it works with."""
+        return self.app.services
+
+    def account(self, credit: str = "5 USD", **terms: Any) -> AccountId:
+        """Open an account."""
+        account_id = new_account_id()
+        ledger = self.services.ledger
+        opened = e.AccountOpened(by="test", **terms)
+        self.run(
+            ledger.open_account(
+                Asked("test"), opened, name="Acme", account_id=account_id, welcome=False
+            )
+        )
+        if credit:
+            amount = parse_amount(credit)
+            self.run(ledger.adjust(Asked("test"), account_id, amount, reason="test"))
+        return account_id
+
+    def key(self, account_id: AccountId, **terms: Any) -> tuple[KeyId, str]:
+        """Issue a key; give its id and its secret."""
+        issued = e.KeyIssued(by="test", **{"name": "bot", "dialect": "bve", **terms})
+        made = self.run(self.services.ledger.issue_key(Asked("test"), account_id, issued))
+        return made.state.key_id, made.secret
+
+    def client(self, secret: str) -> httpx.Client:
+        """Give a client that shows a secret."""
+        return httpx.Client(
+            base_url=self.url, headers={"Authorization": f"Bearer {secret}"}, timeout=30
+        )
+
+
+@contextlib.contextmanager
+def rig(app: Thin, **terms: Any) -> Iterator[Rig]:
+    """Serve for a while."""
+    made = Rig(app, **terms)
+    try:
+        yield made
+    finally:
+        made.stop()

@@ -1,0 +1,163 @@
+"""Requests folded together leave what they leave one after another, in chunks of any size."""
+
+import random
+import struct
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from ledger import events as e
+from ledger.clock import microseconds
+from ledger.codec import Recorded
+from ledger.errors import LedgerCorrupt
+from ledger.ids import KeyId
+from ledger.state import change_by_sums
+from ledger.store import NO_KEY
+from ledger.usage import Usage
+from ledger.verify import since_1970
+from projections import spend
+from projections.fold import Fold
+from projections.registry import MODULES
+from tests.properties import core
+
+ACCOUNT = core.account_id("ada")
+KEYS = (core.key_id("bot", 0), core.key_id("cli", 0))
+LIMITS = (
+    e.LimitRule(kind="requests", window="rolling:7", ceiling="1000000"),
+    e.LimitRule(kind="tokens", window="rolling:60", ceiling="1000000000"),
+    e.LimitRule(kind="spend", window="day", ceiling="1000000", assets=("USD", "CAD")),
+    e.LimitRule(kind="requests", window="lifetime", ceiling="1000000", model="other"),
+)
+
+
+def story(seed: int) -> list[Recorded]:  # noqa: C901
+    """Let two keys of an account make requests of every kind, quickly and slowly."""
+    chance = random.Random(seed)  # noqa: S311 - no secret
+    told = core.Core(core.a_card(dict.fromkeys(("mini", "other"), core.PRICES)))
+    told.do(
+        core.open_account(
+            ACCOUNT, pays_with=("CAD", "USD"), overdraft={"USD": "unlimited"}, unpriced="record",
+            limits=LIMITS,
+        )
+    )  # fmt: skip
+    for key in KEYS:
+        told.do(core.issue(ACCOUNT, key, limits=LIMITS))
+    opened: list[tuple[str, KeyId]] = []
+    for number in range(300):
+        key, request = chance.choice(KEYS), f"r{number}"
+        usage = Usage(input=chance.randrange(10**6), output=chance.choice((0, 5)))
+        match chance.randrange(14):
+            case 0:
+                asset = chance.choice(("USD", "CAD"))
+                told.submit(core.grant(ACCOUNT, chance.choice(("0.01", "1")), asset))
+            case 1:
+                told.submit(core.reserve(ACCOUNT, key, request, usage))
+                opened.append((request, key))
+            case 2 if opened:
+                told.submit(core.settle(ACCOUNT, *reversed(opened.pop()), usage))
+            case 3:
+                told.submit(core.record(ACCOUNT, key, request, usage, model="unpriced"))
+            case 4:
+                told.submit(core.record(ACCOUNT, key, request, Usage(), model="other"))
+            case 5:
+                told.submit(core.set_key_limits(ACCOUNT, key, *LIMITS[: chance.randrange(5)]))
+            case _:
+                model = chance.choice(("mini", "mini", "other"))
+                occurred = told.at - timedelta(hours=chance.choice((0, 0, 0, 30)))
+                told.submit(
+                    core.record(ACCOUNT, key, request, usage, model=model, occurred_at=occurred)
+                )
+        told.at += timedelta(microseconds=chance.choice((1, 100, 300_000, 2_000_000)))
+    return told.log
+
+
+def tuples(log: list[Recorded]) -> Iterator[bytes]:
+    """Give events as COPY does."""
+    for envelope, body, payload, hashed in log:
+        at, occurred_at = (
+            microseconds(at) - since_1970(0) for at in (envelope.recorded_at, envelope.occurred_at)
+        )
+        key = envelope.key_id or NO_KEY
+        numbers = ((">q", envelope.lane_seq), (">q", at), (">q", occurred_at))
+        numbers += ((">q", envelope.version), (">i", 0), (">h", body.schema_version))
+        fields = [struct.pack(kind, number) for kind, number in numbers]
+        fields += [envelope.account_id.bytes, key.bytes, hashed, body.type.encode()]
+        written = b"".join(struct.pack(">i", len(field)) + field for field in fields)
+        amount = struct.pack(">i", -1)
+        yield b"\0\x0c" + written + amount + struct.pack(">i", len(payload)) + payload
+
+
+def folded(log: list[Recorded], chunk: int) -> Fold:
+    """Fold a log in chunks."""
+    fold = Fold(0, MODULES)
+    rows = list(tuples(log))
+    for start in range(0, len(rows), chunk):
+        fold.take(iter(rows[start : start + chunk]))
+    return fold
+
+
+def comparable(sums: dict[spend.Line, spend.Sums]) -> dict[spend.Line, tuple[object, ...]]:
+    """Give sums as data, without lines that came to nothing."""
+    found = {line: (s.requests, s.unpriced, s.amount, s.usage) for line, s in sums.items()}
+    return {line: values for line, values in found.items() if any(values[:3])}
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("chunk", [1, 10, 1000])
+def test_requests_folded_together_leave_what_they_leave_one_by_one(seed: int, chunk: int) -> None:
+    """Promise 8: the same counters, lots, holds and heads, and the same sums of spend."""
+    log = story(seed)
+    kinds = {type(event.body) for event in log}
+    assert kinds >= {e.RequestRecorded, e.RequestReserved, e.RequestSettled, e.CreditGranted}
+    one_by_one = core.fold(log)
+    together = folded(log, chunk)
+    assert core.plain(together.state) == core.plain(one_by_one)
+    sums = spend.sums_of(log, one_by_one)
+    assert comparable(together._sums) == comparable(sums)
+
+
+def test_requests_are_indeed_folded_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the tests above would compare nothing: fewer changes are made than requests."""
+    requests: list[int] = []
+
+    def counted(*arguments: Any, **terms: Any) -> dict[str, int]:
+        requests.append(terms["requests"])
+        return change_by_sums(*arguments, **terms)
+
+    monkeypatch.setattr("projections.fold.change_by_sums", counted)
+    folded(story(1), 1000)
+    assert max(requests) > 1
+
+
+def test_a_changed_byte_anywhere_stops_the_fold() -> None:
+    """Promise 12: whichever byte of a tuple is changed, the fold names that event."""
+    log = story(2)
+    rows = list(tuples(log))
+    victim = next(i for i, event in enumerate(log) if isinstance(event.body, e.RequestRecorded))
+    for place in range(2, len(rows[victim]), 7):
+        changed = bytearray(rows[victim])
+        changed[place] ^= 1
+        fold = Fold(0, MODULES)
+        lengths_or_gap = _lengths(rows[victim])
+        if place in lengths_or_gap:
+            continue
+        with pytest.raises(LedgerCorrupt) as caught:
+            fold.take(iter([*rows[:victim], bytes(changed)]))
+        assert caught.value.seq == victim + 1
+
+
+def _lengths(raw: bytes) -> set[int]:
+    """Give the places of lengths, which no stored byte makes, and of the gap, which is no input."""
+    places: set[int] = set()
+    place, field = 2, 0
+    while place < len(raw):
+        (length,) = struct.unpack_from(">i", raw, place)
+        places.update(range(place, place + 4))
+        place += 4
+        if field == 4:
+            places.update(range(place, place + length))
+        place += max(length, 0)
+        field += 1
+    return places
