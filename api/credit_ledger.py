@@ -216,42 +216,42 @@ class _Walk:
         """Whether there is nothing more to be asked for."""
         self._chapter = chapter
         self._room = room
-        self._left = {asset: parse_pico(text, signed=True) for asset, text in _items(place)}
+        self._left = {
+            asset: parse_pico(text, signed=True) for asset, text in place.balances.items()
+        }
 
     def entries(self) -> Iterator[Entry]:
         """Give the movements that are asked for; where the next ones are stands in ``place``."""
         filters, given = self.place.filters, 0
-        passed = self.place.shown
-        following = [event.envelope.lane_seq for event in self._chapter.events[1:]]
-        for event, before in zip(
-            self._chapter.events, [*following, self._chapter.following], strict=True
-        ):
+        for event, shown, moved in self._movements():
             at = event.envelope.recorded_at
             if filters.start is not None and at < filters.start:
                 self.ended = True
                 return
-            moved = list(reversed(list(_movements(event, self._chapter))))
-            for place, each in enumerate(moved[passed:], passed):
-                entry = _entry(event, each, self._left.get(each.asset, 0), self._chapter)
-                covered = filters.cover(entry, at)
-                if covered and given == self._room:
-                    self._stop(event.envelope.lane_seq, place)
-                    return
-                self._left[each.asset] = self._left.get(each.asset, 0) - each.pico
-                if covered:
-                    given += 1
-                    yield entry
-            passed = 0
-            self._stop(before, 0)
+            entry = _entry(event, moved, self._left.get(moved.asset, 0), self._chapter)
+            covered = filters.cover(entry, at)
+            if covered and given == self._room:
+                self._stop(event.envelope.lane_seq, shown)
+                return
+            self._left[moved.asset] = self._left.get(moved.asset, 0) - moved.pico
+            if covered:
+                given += 1
+                yield entry
+        self._stop(self._chapter.following, 0)
         self.ended = not self._chapter.following
+
+    def _movements(self) -> Iterator[tuple[Recorded, int, _Moved]]:
+        """Give the movements not passed yet, each with how many of its event come before it."""
+        passed = self.place.shown
+        for event in self._chapter.events:
+            moved = list(reversed(list(_movements(event, self._chapter))))
+            for shown, each in enumerate(moved[passed:], passed):
+                yield event, shown, each
+            passed = 0
 
     def _stop(self, seq: int, shown: int) -> None:
         balances = {asset: format_pico(pico) for asset, pico in self._left.items()}
         self.place = msgspec.structs.replace(self.place, seq=seq, shown=shown, balances=balances)
-
-
-def _items(place: Place) -> Sequence[tuple[str, str]]:
-    return list(place.balances.items())
 
 
 def _entry(event: Recorded, moved: _Moved, balance: int, chapter: _Chapter) -> Entry:

@@ -21,6 +21,10 @@ JSON = b"application/json"
 _encode = msgspec.json.Encoder().encode
 _KEY = re.compile(r'"((?:[\x20-\x21\x23-\x5b\x5d-\x7e]|\\["\\])*)"', re.ASCII)
 IDEMPOTENCY_KEY_MAX = 255
+TEXT_MAX = 255
+CURSORS = frozenset({"after", "cursor"})
+CURSOR_MAX = 8_192
+"""Cursors may hold more than a place: filters, balances."""
 
 
 class Position(NamedTuple):
@@ -162,7 +166,7 @@ class Call:
             if len(self._query) != len(pairs):
                 raise Problem(400, "invalid_query", "A query parameter is there twice.")
             for name, value in pairs:
-                require_text(name, value)
+                require_text(name, value, CURSOR_MAX if name in CURSORS else TEXT_MAX)
         return self._query
 
     def require_only(self, *names: str) -> dict[str, str]:

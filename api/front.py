@@ -10,11 +10,13 @@ from api.dialects.foil import SURFACE as FOIL
 from api.dialects.reverie import SURFACE as REVERIE
 from api.dialects.ryvion import SURFACE as RYVION
 from api.dialects.venice import SURFACE as VENICE
-from api.exchange import problem_answer
+from api.exchange import Call, problem_answer
 from api.operator.routing import PREFIX
-from api.problems import not_found
+from api.problems import Problem, not_found
+from api.surface.credentials import bearer_or_api_key
+from api.surface.failure import Failure, Kind
 from api.surface.openapi import document
-from api.surface.routing import Endpoints, Surface
+from api.surface.routing import Endpoints, Surface, failure_of
 from api.wiring import Services
 
 SURFACES: Mapping[str, Surface] = {
@@ -74,7 +76,29 @@ class Front:
             answer = problem_answer(not_found())
             await answer.send(send, head=scope.get("method") == "HEAD")
             return
-        await self._endpoints[name](services, scope, receive, send)
+        failure = self._unopened(name, scope, receive)
+        await self._endpoints[name](services, scope, receive, send, failure)
+
+    def _unopened(
+        self,
+        name: str,
+        scope: Any,  # noqa: ANN401
+        receive: Receive,
+    ) -> Failure | None:
+        """Ask for a key where only keys of other dialects open a shared path, and none is shown."""
+        path = scope["raw_path"]
+        if name != SHARED_DEFAULT or self._endpoints[name].serves(path):
+            return None
+        pinned = bool(self._hosts) and _host(scope) in self._hosts
+        if pinned or not path.startswith(_SHARED) or _dialect_of_key(_shown(scope)) is not None:
+            return None
+        if not any(endpoints.serves(path) for endpoints in self._endpoints.values()):
+            return None
+        try:
+            bearer_or_api_key(Call(scope, receive))
+        except (Failure, Problem) as error:
+            return failure_of(error)
+        return Failure(Kind.CREDENTIAL_IS_MALFORMED)
 
 
 def dialect_of(scope: Any, hosts: Mapping[str, str]) -> str | None:  # noqa: ANN401
@@ -102,6 +126,10 @@ def _host(scope: Any) -> str:  # noqa: ANN401
 
 
 def _by_key(scope: Any) -> str:  # noqa: ANN401
+    return _dialect_of_key(_shown(scope)) or SHARED_DEFAULT
+
+
+def _shown(scope: Any) -> bytes:  # noqa: ANN401
     shown = b""
     for name, value in scope["headers"]:
         if name == b"authorization" and value[:7].lower() == b"bearer ":
@@ -109,13 +137,17 @@ def _by_key(scope: Any) -> str:  # noqa: ANN401
             break
         if name == b"x-api-key":
             shown = value.strip()
+    return shown
+
+
+def _dialect_of_key(shown: bytes) -> str | None:
     for prefix, dialect in _PREFIXES:
         if shown.startswith(prefix) and dialect in SURFACES:
             return dialect
     # A login's token stands for a key with ryvion alone.
     if shown.count(b".") == 2 and "ryvion" in SURFACES:  # noqa: PLR2004
         return "ryvion"
-    return SHARED_DEFAULT
+    return None
 
 
 def dialect_documents() -> Mapping[str, bytes]:

@@ -39,7 +39,9 @@ PAGES = {
 
 def document(routes: Sequence[Route]) -> bytes:
     """Write the document."""
-    types = [kind for route in routes for kind in (route.body, route.answer) if kind is not None]
+    types = [
+        kind for route in routes for kind in (route.body, *_answers(route)) if kind is not None
+    ]
     schemas, components = msgspec.json.schema_components(
         types, schema_hook=_anything, ref_template="#/components/schemas/{name}"
     )
@@ -66,6 +68,10 @@ def document(routes: Sequence[Route]) -> bytes:
             },
         }
     )
+
+
+def _answers(route: Route) -> tuple[Any, ...]:
+    return route.answer if isinstance(route.answer, tuple) else (route.answer,)
 
 
 def _anything(kind: type) -> dict[str, Any]:
@@ -128,10 +134,13 @@ def _body(route: Route, schemas: dict[str, Any]) -> dict[str, Any]:
 
 
 def _responses(route: Route, schemas: dict[str, Any]) -> dict[str, Any]:
+    answers = [schemas[repr(kind)] for kind in _answers(route)]
     success: dict[str, Any] = {
         "description": route.summary,
         "headers": {"Ledger-Position": {"$ref": "#/components/headers/Ledger-Position"}},
-        "content": {"application/json": {"schema": schemas[repr(route.answer)]}},
+        "content": {
+            "application/json": {"schema": answers[0] if len(answers) == 1 else {"anyOf": answers}}
+        },
     }
     found = {str(route.status): success}
     if route.operation == "get_key":

@@ -164,14 +164,14 @@ def _bounded(items: list[bytes]) -> list[bytes]:
     return items
 
 
-def require_text(field: str, text: str) -> str:
+def require_text(field: str, text: str, most: int = 255) -> str:
     """Refuse a query or path parameter with NUL or half a surrogate pair.
 
     Raises:
-        Problem: It has one, or more than 255 characters.
+        Problem: It has one, or more than ``most`` characters.
     """
-    if _SURROGATE.search(text) or len(text) > 255:  # noqa: PLR2004
-        raise invalid(field, "1 to 255 characters without NUL")
+    if _SURROGATE.search(text) or len(text) > most:
+        raise invalid(field, f"1 to {most} characters without NUL")
     return text
 
 

@@ -5,11 +5,13 @@ unknown is not cached either, for it may come to be.
 """
 
 import asyncio
+import contextlib
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Generic, NamedTuple, TypeVar
 from uuid import UUID
 
+import psycopg
 from psycopg_pool import AsyncConnectionPool
 
 from ledger import secrets
@@ -152,9 +154,19 @@ class Resolver:
         for hashed in hashes:
             proof = await self._find_proof.find(hashed)
             if proof is not None:
-                self._proofs.put(hashed, proof)
+                if hashed != hashes[0]:
+                    await self._renew(hashed, hashes[0])
+                self._proofs.put(hashes[0], proof)
                 return proof
         raise NoSuchKey
+
+    async def _renew(self, old: bytes, new: bytes) -> None:
+        """Keep a secret under the newest pepper, so that the older one can be let go of."""
+        terms = (new, self._peppers.current, old)
+        # The proof holds all the same; the next use tries again.
+        with contextlib.suppress(psycopg.Error):
+            async with self._pool.connection() as connection:
+                await connection.execute(reads.RENEW_KEY_PROOF, terms)
 
     async def _ask_proofs(self, hashes: list[bytes]) -> dict[bytes, Proof]:
         async with self._pool.connection() as connection:

@@ -73,6 +73,24 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     position: PositionView
 
 
+class Result(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What became of one item of many."""
+
+    ok: bool
+    replayed: bool = False
+    receipt: Receipt | None = None
+    problem: dict[str, Any] | None = None
+    """As it would be answered alone."""
+
+
+class Results(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of many items, in their order."""
+
+    recorded: int
+    refused: int
+    results: list[Result]
+
+
 _RECEIPT_STATUS: Mapping[type[e.Event], str] = {
     e.RequestRecorded: "recorded",
     e.RequestReserved: "reserved",

@@ -256,11 +256,17 @@ async def check_peppers(pool: AsyncConnectionPool, peppers: Peppers) -> None:
     facts = await facts_of(pool)
     known = {name: value for name, value in facts.items() if name.startswith("pepper:")}
     for name in known.keys() - prints.keys():
-        message = (
-            f"KEYLEDGER_PEPPER lacks version {name.removeprefix('pepper:')}, under which keys of"
-            " this database were hashed. Set all of them: 1:<text>,2:<text>."
-        )
-        raise IncompatibleDatabase(message)
+        version = name.removeprefix("pepper:")
+        async with pool.connection() as connection:
+            rows = await connection.execute(reads.COUNT_KEY_PROOFS, (int(version),))
+            row = await rows.fetchone()
+        if row is not None and row[0]:
+            message = (
+                f"KEYLEDGER_PEPPER lacks version {version}, under which {row[0]} secrets of this"
+                " database are hashed. Set all of them, 1:<text>,2:<text>, until each secret was"
+                " used once or rotated."
+            )
+            raise IncompatibleDatabase(message)
     # All are compared before a new one is entered: a start that is refused changes nothing.
     for name, found in sorted(prints.items(), key=lambda each: each[0] not in known):
         settled = known.get(name) or await settle_fact(pool, name, found)

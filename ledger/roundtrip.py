@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, LiteralString
 
-from psycopg import AsyncConnection
+from psycopg import AsyncConnection, OperationalError
 from psycopg.abc import PQGen
 from psycopg.adapt import Transformer
 from psycopg.errors import error_from_result
@@ -100,22 +100,32 @@ class Line:
         """Send what is left to send while answers come in, up to the one that ends them."""
         pgconn = self._pgconn
         results: list[PGresult] = []
+        failed: PGresult | None = None
         while pgconn.flush():
             ready = yield Wait.RW
             if ready & Ready.R:
                 pgconn.consume_input()
         while True:
-            while pgconn.is_busy():
-                yield Wait.R
-                pgconn.consume_input()
+            try:
+                while pgconn.is_busy():
+                    yield Wait.R
+                    pgconn.consume_input()
+            except OperationalError:
+                # The server said why it ends the connection, then ended it.
+                if failed is not None:
+                    break
+                raise
             result = pgconn.get_result()
             if result is None:
                 continue
             if result.status == ExecStatus.PIPELINE_SYNC:
-                return results
+                break
             if result.status == ExecStatus.FATAL_ERROR:
-                raise error_from_result(result, encoding="utf-8")
+                failed = failed or result
             results.append(result)
+        if failed is not None:
+            raise error_from_result(failed, encoding="utf-8")
+        return results
 
 
 def _encoded(value: object) -> tuple[bytes, int]:

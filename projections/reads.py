@@ -31,6 +31,10 @@ INSERT_KEY_PROOF: LiteralString = (
 FIND_KEY_PROOF: LiteralString = (
     "SELECT secret_hash, account_id, key_id, number FROM key_secrets WHERE secret_hash = ANY(%s)"
 )
+RENEW_KEY_PROOF: LiteralString = (
+    "UPDATE key_secrets SET secret_hash = %s, pepper_version = %s WHERE secret_hash = %s"
+)
+COUNT_KEY_PROOFS: LiteralString = "SELECT count(*) FROM key_secrets WHERE pepper_version = %s"
 FIND_KEYS: LiteralString = (
     "SELECT key_id, account_id FROM keys WHERE lane = %s AND key_id = ANY(%s)"
 )

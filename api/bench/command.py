@@ -17,7 +17,7 @@ import click
 import msgspec
 from rich.console import Console
 
-from api.bench import database, machine, table
+from api.bench import database, gateway, machine, table
 from api.bench.bulk import BatchFailed
 from api.bench.fleet import Service
 from api.bench.load import LoadFailed
@@ -152,6 +152,7 @@ def _places(
     """Start what is measured."""
     ledger = stack.enter_context(database.fresh(server, "ledger"))
     peers = stack.enter_context(database.fresh(server, "peers"))
+    forwarded = stack.enter_context(database.fresh(server, "gateway"))
     directory = home / "files"
     directory.mkdir()
     service = Service(free_port(), "bench-" + secrets.token_urlsafe(24))
@@ -184,6 +185,7 @@ def _places(
         peers=peers,
         directory=directory,
         pgledger=pgledger,
+        gateway=stack.enter_context(gateway.standing(forwarded, home, sizes)),
     )
 
 

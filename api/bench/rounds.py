@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from api.bench import bulk, fleet, load
 from api.bench.database import EVENTS, FROM_EVENTS, FROM_PROJECTION, REQUESTS, Looker
+from api.bench.gateway import GatewayBench
 from api.bench.load import Found, Load, Parts
 from api.bench.peers import EventSourcing, PeerFailed, PgLedger, TpcB
 from api.bench.processes import Scales, children, processor_seconds, resident_bytes
@@ -36,6 +37,7 @@ class Places(NamedTuple):
     """How to connect to the peers' database, on the same server."""
     directory: Path
     pgledger: Path | None
+    gateway: GatewayBench
 
 
 class Measurement(NamedTuple):
@@ -58,6 +60,7 @@ class Bench:
         self.equal = True
         """Whether every rebuild gave what there was."""
         self._places = places
+        self.gateway = places.gateway
         self._number = 1
         self._accepted = 0
         self._looker = Looker(places.ledger)
@@ -97,6 +100,7 @@ class Bench:
             found.append(Measurement("pgledger", self._transfer))
         return [
             *found,
+            Measurement("gateway and its upstream", self.gateway.measure),
             Measurement("bulk ingest and COPY in", self._bulk),
             Measurement("rebuild and COPY out", self._rebuild),
         ]

@@ -49,7 +49,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
 def rows_of(bench: Bench) -> list[Row]:
     """Give the table from what was found."""
-    rows = [*_http(bench), *_bulk(bench), *_space(bench)]
+    gateway = [Row(**line) for line in bench.gateway.lines()]
+    rows = [*_http(bench), *gateway, *_bulk(bench), *_space(bench)]
     return [*rows, _spend(bench)] if bench.sizes.events else rows
 
 

@@ -7,7 +7,7 @@ import click
 from api.cli.account import print_limits
 from api.cli.service import connect
 from api.cli.terminal import facts, json_option, out, show, table
-from api.cli.words import LimitWord, TimeWord
+from api.cli.words import ExpiryWord, LimitWord
 
 DIALECTS = ("reverie", "foil", "bve", "ryvion", "venice")
 
@@ -31,7 +31,14 @@ def command() -> None:
 @click.option("--model", "models", multiple=True, help="A model it may use; default: every one.")
 @click.option("--scope", "scopes", multiple=True, help="What it may do; default: everything.")
 @click.option("--rate-card", default="", help="Instead of the account's.")
-@click.option("--expires-at", type=TimeWord())
+@click.option(
+    "--expires-at", type=ExpiryWord(), help="An instant, or a date: the end of that day of UTC."
+)
+@click.option(
+    "--default-character",
+    default="",
+    help="reverie: whom requests without a model are for; a character's slug.",
+)
 @json_option
 def issue(
     *,
@@ -43,6 +50,7 @@ def issue(
     scopes: tuple[str, ...],
     rate_card: str,
     expires_at: str | None,
+    default_character: str,
     as_json: bool,
 ) -> None:
     """Issue a key for the integration NAME. Its secret is shown this once."""
@@ -53,6 +61,7 @@ def issue(
         "scopes": list(scopes),
         "rate_card": rate_card,
         "expires_at": expires_at,
+        "default_character": default_character,
         "allowed_models": list(models) or None,
     }
     key = connect().post(f"/accounts/{account_id}/keys", body)

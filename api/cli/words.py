@@ -10,6 +10,8 @@ from ledger.money import InvalidAmount, parse_amount
 
 _LIMIT = re.compile(r"(?P<kind>[a-z_]+)=(?P<ceiling>[\d.]+)/(?P<window>[a-z]+(?::\d+)?)")
 
+_DATE = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
+
 
 class LimitWord(click.ParamType[dict[str, str]]):
     """A limit such as ``requests=60/rolling:60`` or ``spend=100/month``."""
@@ -47,6 +49,24 @@ class AmountWord(click.ParamType[dict[str, str]]):
             self.fail(f'{value!r} does not look like "25 USD".', param, ctx)
         number, _, asset = value.partition(" ")
         return {"amount": number, "asset": asset}
+
+
+class ExpiryWord(click.ParamType[str]):
+    """An instant, or a date such as ``2026-12-01``: then the end of that day of UTC."""
+
+    name = "TIME|DATE"
+
+    def convert(
+        self,
+        value: Any,  # noqa: ANN401
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> str:
+        """Check it; a date is the service's to check."""
+        if _DATE.fullmatch(value):
+            assert isinstance(value, str)
+            return value
+        return TimeWord().convert(value, param, ctx)
 
 
 class TimeWord(click.ParamType[str]):

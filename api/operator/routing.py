@@ -170,7 +170,7 @@ class Route(NamedTuple):
     body: Any
     """Struct of the body; None: it has none, or reads it itself."""
     answer: Any
-    """Type of the answer."""
+    """Type of the answer; of several, a tuple."""
     status: int
     example: Any
     """A body that works."""

@@ -77,7 +77,7 @@ def known_subject(ask: Ask[object], body: bodies.UsageBody) -> Subject | None:
     "/usage",
     body=bodies.UsageBody | list[bodies.UsageBody],
     raw=True,
-    answer=views.Receipt,
+    answer=(views.Receipt, views.Results),
     example={
         "request_id": "chatcmpl-9f2c",
         "key_id": "key_019363d0c5a07b3f9c0e000000000001",

@@ -1,5 +1,6 @@
 """What dialects do with an account's keys: list, find, issue. Only those of their own."""
 
+from collections.abc import Callable
 from uuid import UUID
 
 from api.operations import SETTING_MEMBER, SETTING_SESSION, Asked
@@ -17,16 +18,25 @@ LISTED_MAX = 10_000
 
 
 async def keys_of(
-    services: Services, account_id: AccountId, dialect: str, *, only_of: str = ""
+    services: Services,
+    account_id: AccountId,
+    dialect: str,
+    *,
+    only_of: str = "",
+    where: Callable[[Key], bool] | None = None,
 ) -> list[Key]:
-    """Give an account's keys of a dialect, newest first, whatever became of them."""
+    """Give an account's keys of a dialect, newest first, whatever became of them.
+
+    ``where``: those only, however many others there are.
+    """
     found: list[Key] = []
     after, has_more = None, True
     while has_more and len(found) < LISTED_MAX:
         page, has_more, _ = await services.queries.key_states(
             account_id, after=after, most=PAGE, only_of=only_of
         )
-        found += [key for key in page if _is_shown(key, dialect)]
+        shown = [key for key in page if _is_shown(key, dialect)]
+        found += shown if where is None else filter(where, shown)
         after = page[-1].key_id if page else None
     return found[:LISTED_MAX]
 

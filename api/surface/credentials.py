@@ -54,9 +54,10 @@ class Presented(NamedTuple):
         """Give the credential, whichever header shows it.
 
         Raises:
-            Failure: Two headers show different ones (RFC 6750 §2).
+            Failure: Two headers show different ones (RFC 6750 §2), of whatever scheme.
         """
-        if self.bearer is not None and self.api_key is not None and self.bearer != self.api_key:
+        disagree = self.other_scheme or self.bearer not in {None, self.api_key}
+        if self.api_key is not None and disagree:
             raise Failure(Kind.CREDENTIALS_DISAGREE, "Two headers show different credentials.")
         return self.bearer if self.bearer is not None else self.api_key
 

@@ -7,8 +7,10 @@ from api.gateway import headers, table, wishes
 from api.gateway.forward import Admission, Decorate, Work
 from api.operations import Permits
 from api.surface.credentials import KeyCaller
-from api.surface.failure import Failure
+from api.surface.failure import Failure, of_error
 from api.surface.routing import Ask, Reply, require_json
+from ledger import clock
+from ledger.errors import LimitIsReached
 
 
 async def forward(
@@ -26,6 +28,10 @@ async def forward(
 
     ``document``: the body where the route has read it already. ``booked``: how the request is
     booked and shown where that is not as asked: model, upstream_model, shown_model, condition.
+
+    Raises:
+        LedgerError: The ledger says no, or cannot say.
+        Failure: A limit is reached, the request is wrong, or no upstream answered.
     """
     entry = table.BY_NAME[name]
     caller, call = ask.caller, ask.call
@@ -38,6 +44,7 @@ async def forward(
         body=b"" if document is not None else await call.body(),
         content_type=call.content_type,
         parameters={each: call.path(each) for each in table.PARAMETER.findall(entry.path)},
+        query=call.scope["query_string"].decode("latin-1") if call.query else "",
         headers=call.scope["headers"],
         own_errors=own_errors,
         **booked,
@@ -46,12 +53,14 @@ async def forward(
     def wording(failure: Failure) -> bytes:
         return ask.surface.word(failure).body
 
-    return await ask.services.gateway.serve(
-        Admission(caller.account_id, caller.key_id, caller.secret, scope, permits),
-        work,
-        wording=wording,
-        decorate=decorate,
-    )
+    admission = Admission(caller.account_id, caller.key_id, caller.secret, scope, permits)
+    try:
+        return await ask.services.gateway.serve(admission, work, wording=wording, decorate=decorate)
+    except LimitIsReached as error:
+        at = clock.now()
+        failure = of_error(error, at)
+        failure.headers.update(headers.refused(error, at))
+        raise failure from error
 
 
 async def document_of(ask: Ask[Any, Any]) -> Mapping[str, Any]:

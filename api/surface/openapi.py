@@ -30,6 +30,8 @@ SCHEMES: Mapping[str, Any] = {
     },
 }
 """What ``secured`` names."""
+WRITTEN_AS = "x-written-as"
+"""In a type's extra schema: the JSON type that it is written as where msgspec assumes another."""
 
 
 def document(surface: Surface) -> bytes:
@@ -40,6 +42,7 @@ def document(surface: Surface) -> bytes:
     schemas, components = msgspec.json.schema_components(
         known, schema_hook=_anything, ref_template="#/components/schemas/{name}"
     )
+    _mend(components)
     described = dict(zip(map(repr, known), schemas, strict=True))
     paths: dict[str, dict[str, Any]] = {}
     counts: Counter[str] = Counter()
@@ -74,6 +77,18 @@ def _anything(kind: type) -> dict[str, Any]:
     if kind in {object, msgspec.Raw}:
         return {"description": "Any JSON value."}
     raise NotImplementedError
+
+
+def _mend(schema: Any) -> None:  # noqa: ANN401 - any part of a schema
+    """Let what is written as another type say so, wherever it stands."""
+    if isinstance(schema, dict):
+        if WRITTEN_AS in schema:
+            schema["type"] = schema.pop(WRITTEN_AS)
+            schema.pop("format", None)
+        schema = list(schema.values())
+    if isinstance(schema, list):
+        for part in schema:
+            _mend(part)
 
 
 def _operation(surface: Surface, route: Route, schemas: dict[str, Any]) -> dict[str, Any]:

@@ -141,14 +141,18 @@ class Routes:
         other_types: Sequence[str] = (),
         permission: str = "",
         documented: bool = True,
+        schemes: Sequence[str] | None = None,
     ) -> Callable[[Callable[[Any], Awaitable[Reply]]], Callable[[Any], Awaitable[Reply]]]:
-        """Register a handler. ``raw``: it reads the body itself; ``body`` only documents it."""
+        """Register a handler. ``raw``: it reads the body itself; ``body`` only documents it.
+
+        ``schemes``: the security schemes of this path, where they are fewer than those of ``who``.
+        """
         decoder = None if body is None or raw else msgspec.json.Decoder(body)
 
         def register(
             handler: Callable[[Any], Awaitable[Reply]],
         ) -> Callable[[Any], Awaitable[Reply]]:
-            security = getattr(who, "security", ())
+            security = getattr(who, "security", ()) if schemes is None else schemes
             self.all.append(
                 Route(
                     method,
@@ -213,8 +217,15 @@ class Endpoints:
         """Tell whether a path is one of the dialect's."""
         return self._paths.find(raw_path)[0] is not None
 
-    async def __call__(self, services: Services, scope: Any, receive: Receive, send: Send) -> None:  # noqa: ANN401
-        """Answer a request."""
+    async def __call__(
+        self,
+        services: Services,
+        scope: Any,  # noqa: ANN401
+        receive: Receive,
+        send: Send,
+        failure: Failure | None = None,
+    ) -> None:
+        """Answer a request. ``failure``: what is wrong with it already where no route is meant."""
         began = time.perf_counter()
         method: str = scope["method"]
         methods, scope["path_params"] = self._paths.find(scope["raw_path"])
@@ -224,7 +235,7 @@ class Endpoints:
         if methods is not None and method == "OPTIONS" and self.surface.cors:
             reply: Reply = Answer(b"", status=204)
         elif methods is None or route is None:
-            reply = self.surface.word(self._misdirected(scope, methods))
+            reply = self.surface.word(failure or self._misdirected(scope, methods))
         else:
             ask: Ask[Any, Any] = Ask(services, call, self.surface, route)
             request_id = ask.request_id

@@ -38,6 +38,20 @@ def test_an_account_lives_from_open_to_closed(served_keyledger: Any) -> None:
     assert closed["status"] == "closed"
 
 
+def test_a_key_ends_with_a_day(served_keyledger: Any, account: str) -> None:
+    """R8: a date means the end of that day of UTC; what is none is refused before it is sent."""
+    issue = ("key", "issue", account, "bot", "--dialect", "reverie", "--json")
+    made = served_keyledger(*issue, "--expires-at", "2090-12-31").json
+    assert made["expires_at"] == "2091-01-01T00:00:00Z"
+    made = served_keyledger(*issue, "--expires-at", "2090-12-31T12:00:00+01:00").json
+    assert made["expires_at"] == "2090-12-31T11:00:00Z"
+    assert (
+        "does not look like" in served_keyledger(*issue, "--expires-at", "31.12.2090", code=2).err
+    )
+    refused = served_keyledger(*issue, "--default-character", "nobody", code=1)
+    assert "default_character" in refused.err
+
+
 def test_a_key_lives_from_issued_to_revoked(served_keyledger: Any, account: str) -> None:
     """Issued, limited, rotated, suspended, resumed, revoked; its secret is shown once."""
     said = served_keyledger(

@@ -3,6 +3,7 @@
 import csv
 import io
 import random
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -295,6 +296,29 @@ def test_a_daily_allowance_is_a_daily_login(book: Any) -> None:
     ]
 
 
+def test_what_a_request_held_of_a_grant_that_ended_expires_with_it(book: Any) -> None:
+    """Withdrawn under a hold: the rest goes at once, the held part as the request ends."""
+    mine = book()
+    lot, key = mine.grant("100")["lot"], mine.key("Bot")
+    held = {"key_id": key["key_id"], "model": "luna", "usage": {"input": 30}}
+    for name in ("a", "b"):
+        mine.post("/requests", {**held, "request_id": name}, 201)
+    mine.post(f"/accounts/{mine.account_id}/grants/{lot}/void", status=200)
+    mine.post("/requests/a/settle", {"key_id": key["key_id"], "usage": {"input": 20}}, 200)
+    mine.post("/requests/b/release", {"key_id": key["key_id"]}, 200)
+    rows = mine.rows()
+    check(mine, rows)
+    assert [(row["type"], row["amount"], row["integration"]) for row in rows] == [
+        ("Expiry", "-30", None),
+        ("Expiry", "-10", None),
+        ("Chat", "-20", "Bot"),
+        ("Adjustment", "-40", None),
+        ("Purchase", "100", None),
+    ]
+    assert mine.rows(limit=1) == rows
+    assert [row["amount"] for row in mine.rows(key=key["key_id"])] == ["-20"]
+
+
 class Story:
     """Things that happen to an account by chance, the same for the same seed."""
 
@@ -379,6 +403,9 @@ def test_balance_after_is_the_balance_before_and_the_amount(book: Any, seed: int
     story = Story(mine, seed)
     for step in range(60):
         story.move(f"{seed}-{step}")
+    # What is to end does, and is written down before the next decision.
+    time.sleep(0.5)
+    story.record(f"{seed}-last")
     rows = mine.rows()
     check(mine, rows)
     assert len(rows) > 15

@@ -88,3 +88,18 @@ def test_more_than_the_buffers_hold_is_sent_and_received(database_url: str) -> N
         assert len(one) == len(other) == 5_000
 
     with_line(database_url, work)
+
+
+def test_a_connection_that_the_server_ended_is_known_to_be_closed(database_url: str) -> None:
+    """It refuses: where the server ends an idle connection, the next use finds it closed."""
+
+    async def work(line: Line) -> None:
+        await line.exchange([("SELECT 0", ())])
+        with psycopg.connect(database_url, autocommit=True) as other:
+            ended = "SELECT pg_terminate_backend(%s, 5000)"
+            assert other.execute(ended, (line.connection.info.backend_pid,)).fetchone() == (True,)
+        with pytest.raises(psycopg.OperationalError):
+            await line.exchange([("BEGIN", ()), ("SELECT 0", ())])
+        assert line.connection.closed
+
+    with_line(database_url, work)

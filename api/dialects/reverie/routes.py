@@ -32,7 +32,9 @@ def _both(method: str, path: str, **terms: Any) -> Callable[[Handler], Handler]:
 
     def register(handler: Handler) -> Handler:
         for base in BASES:
-            routes(method, base + path, **terms)(handler)
+            # A login's token shown under the shared path is ryvion's.
+            schemes = ("key",) if base + "/" == credentials.SHARED else None
+            routes(method, base + path, schemes=schemes, **terms)(handler)
         return handler
 
     return register

@@ -7,23 +7,15 @@ step that holds the worst case; a session is booked on the account's own key for
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-import msgspec
-
 from api.dialects.ryvion import credentials, scopes
-from api.dialects.ryvion.errors import word
 from api.dialects.ryvion.routes import routes
-from api.gateway import headers
-from api.gateway.forward import Admission, Work
 from api.gateway.table import ENTRIES, Entry
 from api.surface.credentials import KeyCaller
-from api.surface.failure import Failure, of_error
-from api.surface.routing import Ask, Reply, body_of
-from ledger import clock
+from api.surface.forwarding import forward
+from api.surface.routing import Ask, Reply
 from ledger.clock import Instant
-from ledger.errors import LimitIsReached, ScopeIsDenied
+from ledger.errors import ScopeIsDenied
 from ledger.state import Account, Key
-
-_decoder = msgspec.json.Decoder(dict[str, Any])
 
 PAGED = ("limit", "after")
 _CHAT = {
@@ -51,45 +43,14 @@ def _permits(operation: str) -> Callable[[Account, Key, Instant], None]:
     return permits
 
 
-def _wording(failure: Failure) -> bytes:
-    return word(failure).body
-
-
 Handler = Callable[[Ask[Any, KeyCaller]], Awaitable[Reply]]
 
 
 def _handler(entry: Entry) -> Handler:
     permits = _permits(entry.operation)
-    is_inference = bool(entry.meter.format)
 
     async def serve(ask: Ask[Any, KeyCaller]) -> Reply:
-        caller, call = ask.caller, ask.call
-        document, body = None, b""
-        if is_inference:
-            document = await body_of(ask, _decoder)
-        elif entry.method == "POST":
-            body = await call.body()
-        admission = Admission(caller.account_id, caller.key_id, caller.secret, permits=permits)
-        work = Work(
-            ask.request_id,
-            entry,
-            document=document,
-            body=body,
-            content_type=call.content_type,
-            parameters={name: ask.path(name) for name in call.scope["path_params"]},
-            query=call.scope["query_string"].decode("latin-1") if call.query else "",
-            headers=call.scope["headers"],
-            own_errors=True,
-        )
-        try:
-            return await ask.services.gateway.serve(
-                admission, work, wording=_wording, decorate=headers.limits
-            )
-        except LimitIsReached as error:
-            at = clock.now()
-            failure = of_error(error, at)
-            failure.headers.update(headers.refused(error, at))
-            raise failure from error
+        return await forward(ask, entry.name, permits=permits, own_errors=True)
 
     serve.__name__ = entry.name
     serve.__doc__ = _summary(entry)

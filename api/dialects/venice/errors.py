@@ -11,7 +11,7 @@ from api.surface.failure import Failure, Kind
 from api.surface.wording import error_answer
 from api.wallet import WalletRefused, WalletUnavailable
 from ledger.clock import Instant, microseconds
-from ledger.errors import LimitIsReached
+from ledger.errors import InvalidField, LimitIsReached
 
 KEY_NOT_FOUND = "API key not found"
 KEY_NOT_FOUND_OR_EXPIRED = "API key not found or expired"
@@ -83,7 +83,7 @@ WORDS: Mapping[Kind, Words] = {
     Kind.INTERNAL: Words(500, "An unknown error occurred"),
 }
 
-_FIELDS = {"name": "description", "expires_at": "expiresAt", "settings": "modelPrivacy"}
+_FIELDS = {"name": "description", "expires_at": "expiresAt"}
 """What the ledger calls otherwise than the page."""
 
 
@@ -108,7 +108,10 @@ def word(failure: Failure) -> Answer:
     if isinstance(failure.error, WalletRefused | WalletUnavailable):
         view = Error(error=failure.detail)
     elif failure.kind is Kind.INVALID_FIELD:
-        view = Error(error=text, details=details(failure.field, failure.detail))
+        field = failure.field
+        if isinstance(failure.error, InvalidField):
+            field = _FIELDS.get(field, field)
+        view = Error(error=text, details=details(field, failure.detail))
     elif failure.kind is Kind.TOO_LARGE:
         view = Error(code="PAYLOAD_TOO_LARGE", error=text)
     return error_answer(view, status, failure)
@@ -146,4 +149,4 @@ def details(field: str, problem: str) -> dict[str, Any]:
         return {"_errors": [problem]}
     top, dot, rest = field.partition(".")
     inner = details(rest if dot else "", problem)
-    return {"_errors": [], _FIELDS.get(top, top): inner}
+    return {"_errors": [], top: inner}

@@ -45,15 +45,16 @@ _delete = msgspec.json.Decoder(bodies.DeleteKey)
 async def list_api_keys(ask: Ask[None, Manager]) -> Answer:
     """List the keys that are neither revoked nor expired, newest first."""
     ask.query()
+    at = clock.now()
     found = await account_keys.keys_of(
         ask.services,
         ask.caller.account_id,
         credentials.DIALECT,
         only_of=ask.caller.only_own_keys,
+        where=lambda key: _lives(key, at),
     )
-    at = clock.now()
     week = await _week(ask, at)
-    rows = [views.with_usage(key, week.get(key.key_id, ()), at) for key in found if _lives(key, at)]
+    rows = [views.with_usage(key, week.get(key.key_id, ()), at) for key in found]
     return views.answer(views.ApiKeyList(data=rows))
 
 

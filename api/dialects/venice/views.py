@@ -11,6 +11,7 @@ from api.dialects.venice import bodies, terms
 from api.exchange import Answer
 from api.operations import SETTING_TYPE
 from api.queries import SpendLine
+from api.surface.openapi import WRITTEN_AS
 from ledger.clock import Instant, format_milliseconds
 from ledger.limits import total
 from ledger.money import decimal_of
@@ -20,7 +21,7 @@ FOUR_PLACES = Decimal("0.0001")
 LAST = 6
 """Characters of a secret that lists show."""
 
-Number = Annotated[Decimal, Meta(extra_json_schema={"type": "number", "format": "decimal"})]
+Number = Annotated[Decimal, Meta(extra_json_schema={WRITTEN_AS: "number"})]
 
 _encode = msgspec.json.Encoder(decimal_format="number").encode
 
@@ -33,8 +34,8 @@ def answer(view: Any, *, headers: Mapping[str, str] | None = None) -> Answer:  #
 class ConsumptionLimits(msgspec.Struct, frozen=True, kw_only=True):
     """Caps on what a key may spend in its period; null: none."""
 
-    usd: Number | None
-    diem: Number | None
+    usd: bodies.Cap
+    diem: bodies.Cap
     vcu: None = None
 
 
@@ -140,9 +141,12 @@ def four_places(pico: int) -> str:
 def limits_of(key: Key) -> ConsumptionLimits:
     """Show a key's caps."""
     budgets = terms.budgets_of(key)
-    caps = {name: budgets.cap(name) for name in terms.ASSETS}
-    usd, diem = (None if cap is None else Decimal(cap) for cap in caps.values())
-    return ConsumptionLimits(usd=usd, diem=diem)
+    return ConsumptionLimits(usd=_cap(budgets.usd), diem=_cap(budgets.diem))
+
+
+def _cap(text: str | None) -> msgspec.Raw:
+    """Write a cap as a number, or null."""
+    return msgspec.Raw(b"null" if text is None else text.encode())
 
 
 def created(key: Key, secret: str) -> CreatedKey:
