@@ -89,7 +89,7 @@ class Front:
         path = scope["raw_path"]
         if name != SHARED_DEFAULT or self._endpoints[name].serves(path):
             return None
-        pinned = bool(self._hosts) and _host(scope) in self._hosts
+        pinned = self._hosts is not None and _host(scope) in self._hosts
         if pinned or not path.startswith(_SHARED) or _dialect_of_key(_shown(scope)) is not None:
             return None
         if not any(endpoints.serves(path) for endpoints in self._endpoints.values()):

@@ -94,6 +94,8 @@ def _operation(route: Route, schemas: dict[str, Any]) -> dict[str, Any]:
     if route.public:
         made["security"] = []
     else:
+        if not PERMISSIONS[route.operation]:
+            made["security"] = [{"operator": []}]
         made["description"] = f"Roles: {', '.join(_roles(route.operation))}."
     return made
 

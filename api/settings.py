@@ -31,7 +31,7 @@ CHAIN_ID_MAX = 2**63 - 1
 BASE_CHAIN_ID = 8453
 STAKED_VVV = "0x321b7ff75154472B18EDb199033fF4D116F340Ff"
 """Where VVV is staked on Base; it tells balances as an ERC-20 token does."""
-WELCOME = "5 USD, 5 CAD, 20000 CREDIT"
+WELCOME = "5 USD, 5 CAD, 100000 CREDIT"
 """Enough to try every dialect."""
 
 

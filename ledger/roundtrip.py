@@ -14,7 +14,7 @@ from psycopg import AsyncConnection, OperationalError
 from psycopg.abc import PQGen
 from psycopg.adapt import Transformer
 from psycopg.errors import error_from_result
-from psycopg.pq import ExecStatus, Format
+from psycopg.pq import ConnStatus, ExecStatus, Format
 from psycopg.pq.abc import PGresult
 from psycopg.rows import TupleRow
 from psycopg.waiting import Ready, Wait
@@ -60,6 +60,7 @@ class Line:
         pgconn.enter_pipeline_mode()
         counted = [self._send(sql, parameters) for sql, parameters in statements]
         pgconn.pipeline_sync()
+        yield from self._flush()
         results = yield from self._receive()
         pgconn.exit_pipeline_mode()
         answers: list[PGresult] = []
@@ -96,36 +97,42 @@ class Line:
         self._pgconn.send_query_params(b"DEALLOCATE " + name, None)
         return 1
 
-    def _receive(self) -> PQGen[list[PGresult]]:
-        """Send what is left to send while answers come in, up to the one that ends them."""
-        pgconn = self._pgconn
-        results: list[PGresult] = []
-        failed: PGresult | None = None
-        while pgconn.flush():
+    def _flush(self) -> PQGen[None]:
+        """Send what is left to send; take in meanwhile what comes, or neither side goes on."""
+        while self._pgconn.flush():
             ready = yield Wait.RW
             if ready & Ready.R:
-                pgconn.consume_input()
-        while True:
-            try:
-                while pgconn.is_busy():
-                    yield Wait.R
-                    pgconn.consume_input()
-            except OperationalError:
-                # The server said why it ends the connection, then ended it.
-                if failed is not None:
-                    break
+                self._pgconn.consume_input()
+
+    def _receive(self) -> PQGen[list[PGresult]]:
+        """Take in every answer, up to the one that ends them."""
+        results: list[PGresult] = []
+        failed: PGresult | None = None
+        try:
+            while (result := (yield from self._next())).status != ExecStatus.PIPELINE_SYNC:
+                results.append(result)
+                if failed is None and result.status == ExecStatus.FATAL_ERROR:
+                    failed = result
+        except OperationalError:
+            # Perhaps the server said why it ends the connection before it did.
+            if failed is None:
                 raise
-            result = pgconn.get_result()
-            if result is None:
-                continue
-            if result.status == ExecStatus.PIPELINE_SYNC:
-                break
-            if result.status == ExecStatus.FATAL_ERROR:
-                failed = failed or result
-            results.append(result)
         if failed is not None:
             raise error_from_result(failed, encoding="utf-8")
         return results
+
+    def _next(self) -> PQGen[PGresult]:
+        pgconn = self._pgconn
+        while True:
+            while pgconn.is_busy():
+                yield Wait.R
+                pgconn.consume_input()
+            result = pgconn.get_result()
+            if result is not None:
+                return result
+            if pgconn.status == ConnStatus.BAD:
+                message = "The connection ended before everything was answered."
+                raise OperationalError(message)
 
 
 def _encoded(value: object) -> tuple[bytes, int]:

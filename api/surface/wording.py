@@ -34,6 +34,46 @@ class Words(NamedTuple):
     """Empty: the failure's own detail."""
 
 
+REQUEST = "invalid_request_error"
+AUTH = "authentication_error"
+PERMISSION = "permission_error"
+RATE = "rate_limit_error"
+QUOTA = "insufficient_quota"
+SERVER = "api_error"
+INVALID_KEY = Words(401, AUTH, "invalid_api_key", "Invalid API key")
+
+OPENAI_WORDS: Mapping[Kind, Words] = {
+    Kind.CREDENTIAL_IS_MALFORMED: INVALID_KEY,
+    Kind.CREDENTIAL_IS_UNKNOWN: INVALID_KEY,
+    Kind.CREDENTIALS_DISAGREE: Words(400, REQUEST, "invalid_request"),
+    Kind.KEY_IS_EXPIRED: INVALID_KEY,
+    Kind.SCOPE_IS_DENIED: Words(403, PERMISSION, "insufficient_scope"),
+    Kind.MODEL_IS_DENIED: Words(
+        403, PERMISSION, "model_not_allowed", "This API key may not use this model"
+    ),
+    Kind.MODEL_IS_UNKNOWN: Words(404, REQUEST, "model_not_found"),
+    Kind.MODEL_IS_MISSING: Words(400, REQUEST, "invalid_request", "model is required"),
+    Kind.RATE_IS_LIMITED: Words(429, RATE, "rate_limit_exceeded"),
+    Kind.TOO_MANY_KEYS: Words(400, REQUEST, "too_many_keys"),
+    Kind.NOT_FOUND: Words(404, REQUEST, "not_found"),
+    Kind.ACCESS_IS_DENIED: Words(403, PERMISSION, "forbidden"),
+    Kind.ROUTE_IS_UNKNOWN: Words(404, REQUEST, "route_not_found"),
+    Kind.METHOD_IS_UNKNOWN: Words(405, REQUEST, "method_not_allowed"),
+    Kind.INVALID_FIELD: Words(400, REQUEST, "invalid_request"),
+    Kind.INVALID_JSON: Words(400, REQUEST, "invalid_json"),
+    Kind.UNSUPPORTED_MEDIA_TYPE: Words(415, REQUEST, "unsupported_media_type"),
+    Kind.TOO_LARGE: Words(413, REQUEST, "request_too_large"),
+    Kind.CONFLICT: Words(409, REQUEST, "conflict"),
+    Kind.UPSTREAM_FAILED: Words(502, SERVER, "upstream_error", "The upstream service failed"),
+    Kind.UPSTREAM_TIMED_OUT: Words(
+        504, SERVER, "upstream_error", "The upstream service took too long"
+    ),
+    Kind.UNAVAILABLE: Words(503, SERVER, "service_unavailable"),
+    Kind.INTERNAL: Words(500, SERVER, "internal_error", "Something went wrong here"),
+}
+"""What OpenAI-shaped dialects say alike. Where one has words of its own, they go before these."""
+
+
 class OpenAIError(msgspec.Struct, frozen=True, kw_only=True):
     """What went wrong; all four are always there."""
 

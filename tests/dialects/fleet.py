@@ -93,9 +93,7 @@ class Fleet:
 
 
 @contextmanager
-def running(
-    url: str, home: Path, *, workers: int = 1, **environment: str
-) -> Iterator[Fleet]:
+def running(url: str, home: Path, *, workers: int = 1, **environment: str) -> Iterator[Fleet]:
     """Run a fleet over a database that has the dialects' rate cards."""
     environment = {
         "KEYLEDGER_DATABASE_URL": url,

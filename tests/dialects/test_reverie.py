@@ -629,6 +629,17 @@ def test_a_role_that_may_not_chat_is_told_so(customer: Any, served: Any) -> None
         assert refusal(made)[:2] == (403, "forbidden")
 
 
+def test_what_costs_nothing_makes_no_key(customer: Any) -> None:
+    """Only a chat needs a key to be booked on; the web's is made at the first one."""
+    someone = customer()
+    slug = someone.character()
+    listed(someone.web)
+    path = f"/accounts/{someone.account_id}/keys"
+    assert someone.native("GET", path)["data"] == []
+    assert chat(someone.web, model=slug).status_code == 200
+    assert [key["name"] for key in someone.native("GET", path)["data"]] == ["Web"]
+
+
 def test_promise_15_another_accounts_draft_is_as_absent_as_nothing(customer: Any) -> None:
     """The same answer, to the letter but for the name that was asked for."""
     someone, other = customer(), customer()

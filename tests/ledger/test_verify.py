@@ -32,7 +32,7 @@ def tamper(ledger: Ledger, *statements: str) -> None:
         connection.execute("ALTER TABLE events DISABLE TRIGGER ALL")
         for part in partitions(connection):
             connection.execute(f"ALTER TABLE {part} DISABLE TRIGGER ALL")
-            key = f"{part}_have_one_per_position"
+            key = f"{part}_pkey"
             connection.execute(f"ALTER TABLE {part} DROP CONSTRAINT IF EXISTS {key}")
         for statement in statements:
             assert connection.execute(statement).rowcount, statement

@@ -1,5 +1,6 @@
 """bve's routes for clients: OpenAI's API through the gateway."""
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
@@ -13,6 +14,8 @@ from api.surface.forwarding import document_of, forward
 from api.surface.routing import Ask, Reply, Routes
 
 routes = Routes()
+
+Handler = Callable[[Any], Awaitable[Reply]]
 
 _models = msgspec.json.Decoder(dict[str, Any])
 _encode = msgspec.json.Encoder().encode
@@ -51,32 +54,33 @@ def _allowed(caller: KeyCaller) -> tuple[str, ...] | None:
     return caller.key.allowed_models
 
 
-@routes(
-    "POST",
-    "/v1/chat/completions",
-    who=credentials.client,
-    body=dict[str, Any],
-    raw=True,
-    answer=dict[str, Any],
-    refusals=(404, 502, 504),
-    other_types=("text/event-stream",),
-    example={"model": "keyledger-small", "messages": [{"role": "user", "content": "Hello"}]},
-)
+def _posted(
+    path: str, example: dict[str, Any], *, streams: bool = True
+) -> Callable[[Handler], Handler]:
+    """Serve a route of OpenAI's API that takes a JSON object."""
+    return routes(
+        "POST",
+        path,
+        who=credentials.client,
+        body=dict[str, Any],
+        raw=True,
+        answer=dict[str, Any],
+        refusals=(404, 502, 504),
+        other_types=("text/event-stream",) if streams else (),
+        example=example,
+    )
+
+
+_CHAT = {"model": "keyledger-small", "messages": [{"role": "user", "content": "Hello"}]}
+
+
+@_posted("/v1/chat/completions", _CHAT)
 async def create_chat_completion(ask: Ask[None, KeyCaller]) -> Reply:
     """Complete a chat, streamed or not."""
     return await forward(ask, "chat")
 
 
-@routes(
-    "POST",
-    "/v1/completions",
-    who=credentials.client,
-    body=dict[str, Any],
-    raw=True,
-    answer=dict[str, Any],
-    refusals=(404, 502, 504),
-    example={"model": "keyledger-small", "prompt": "Hello"},
-)
+@_posted("/v1/completions", {"model": "keyledger-small", "prompt": "Hello"}, streams=False)
 async def create_completion(ask: Ask[None, KeyCaller]) -> Reply:
     """Complete a text; it is not streamed."""
     document = await document_of(ask)
@@ -85,32 +89,13 @@ async def create_completion(ask: Ask[None, KeyCaller]) -> Reply:
     return await forward(ask, "completions", document=document)
 
 
-@routes(
-    "POST",
-    "/v1/embeddings",
-    who=credentials.client,
-    body=dict[str, Any],
-    raw=True,
-    answer=dict[str, Any],
-    refusals=(404, 502, 504),
-    example={"model": "keyledger-embedding", "input": "Hello"},
-)
+@_posted("/v1/embeddings", {"model": "keyledger-embedding", "input": "Hello"}, streams=False)
 async def create_embedding(ask: Ask[None, KeyCaller]) -> Reply:
     """Turn texts into vectors."""
     return await forward(ask, "embeddings")
 
 
-@routes(
-    "POST",
-    "/v1/responses",
-    who=credentials.client,
-    body=dict[str, Any],
-    raw=True,
-    answer=dict[str, Any],
-    refusals=(404, 502, 504),
-    other_types=("text/event-stream",),
-    example={"model": "keyledger-small", "input": "Hello"},
-)
+@_posted("/v1/responses", {"model": "keyledger-small", "input": "Hello"})
 async def create_response(ask: Ask[None, KeyCaller]) -> Reply:
     """Answer, streamed or not."""
     return await forward(ask, "responses")

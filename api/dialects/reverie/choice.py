@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from api.characters import Character, NoSuchCharacter, Scenario
 from api.dialects.reverie import bodies
+from api.dialects.reverie.credentials import Visitor, visitor_of
 from api.dialects.reverie.errors import NoCharacter, no_model
 from api.surface import credentials
 from api.surface.credentials import KeyCaller
@@ -63,8 +64,7 @@ async def named(services: Services, account_id: AccountId, model: str) -> Choice
 
 
 async def _unnamed(services: Services, caller: KeyCaller) -> Choice:
-    caller = await credentials.usable(services, caller)
-    found = await default_of(services, caller)
+    found = await default_of(services, visitor_of(await credentials.usable(services, caller)))
     if found is not None:
         return found
     chat = await services.conversations.most_recent(caller.account_id)
@@ -73,17 +73,16 @@ async def _unnamed(services: Services, caller: KeyCaller) -> Choice:
     return Choice(chat.character, chat.scenario)
 
 
-async def default_of(services: Services, caller: KeyCaller) -> Choice | None:
-    """Give the default character of a key whose state was read; None: it has none.
+async def default_of(services: Services, visitor: Visitor) -> Choice | None:
+    """Give the default character of a key; None: it has none.
 
     Raises:
         NoCharacter: It is not there any more, or no longer for this account.
     """
-    assert caller.key is not None
-    model = caller.key.default_character
+    model = visitor.default_character
     if not model:
         return None
     try:
-        return Choice(*await services.conversations.of_model(caller.account_id, model))
+        return Choice(*await services.conversations.of_model(visitor.account_id, model))
     except NoSuchCharacter as error:
         raise NoCharacter(GONE) from error

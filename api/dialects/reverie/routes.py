@@ -11,6 +11,7 @@ from api.characters import DRAFT, PUBLISHED, Character
 from api.conversations import Once
 from api.dialects.reverie import bodies, credentials, talk, views
 from api.dialects.reverie.choice import chosen, default_of, model_id, named
+from api.dialects.reverie.credentials import Visitor
 from api.dialects.reverie.errors import no_model
 from api.exchange import Answer, answer
 from api.operations import fingerprint
@@ -43,19 +44,17 @@ def _both(method: str, path: str, **terms: Any) -> Callable[[Handler], Handler]:
 @_both(
     "GET",
     "/models",
-    who=credentials.usable_caller,
+    who=credentials.visitor,
     answer=views.ModelList,
     refusals=(404,),
     permission="list_characters",
 )
-async def list_models(ask: Ask[None, KeyCaller]) -> Answer:
+async def list_models(ask: Ask[None, Visitor]) -> Answer:
     """List the default character's scenarios, or else all characters that one may talk to."""
     ask.query()
     default = await default_of(ask.services, ask.caller)
     found = await _everybody(ask) if default is None else _variants(default.character)
-    assert ask.caller.key is not None
-    allowed = ask.caller.key.allowed_models
-    return answer(views.models([each for each in found if allowed is None or each.id in allowed]))
+    return answer(views.models([each for each in found if ask.caller.may_use(each.id)]))
 
 
 def _variants(character: Character) -> Iterable[views.Model]:
@@ -65,7 +64,7 @@ def _variants(character: Character) -> Iterable[views.Model]:
         yield views.model(model_id(character.slug, slug), character.created_at)
 
 
-async def _everybody(ask: Ask[None, KeyCaller]) -> Iterable[views.Model]:
+async def _everybody(ask: Ask[None, Visitor]) -> Iterable[views.Model]:
     """Give the account's own characters and then those of others, newest first.
 
     Of a slug that both have the account's own is meant.
@@ -74,7 +73,7 @@ async def _everybody(ask: Ask[None, KeyCaller]) -> Iterable[views.Model]:
     return (own | await _listed(ask, own=False) | own).values()
 
 
-async def _listed(ask: Ask[None, KeyCaller], *, own: bool) -> dict[str, views.Model]:
+async def _listed(ask: Ask[None, Visitor], *, own: bool) -> dict[str, views.Model]:
     found: dict[str, views.Model] = {}
     after, has_more = None, True
     while has_more and len(found) < LISTED_MAX:
@@ -93,19 +92,17 @@ async def _listed(ask: Ask[None, KeyCaller], *, own: bool) -> dict[str, views.Mo
 @_both(
     "GET",
     "/models/{id*}",
-    who=credentials.usable_caller,
+    who=credentials.visitor,
     answer=views.Model,
     refusals=(404,),
     permission="get_character",
 )
-async def get_model(ask: Ask[None, KeyCaller]) -> Answer:
+async def get_model(ask: Ask[None, Visitor]) -> Answer:
     """Show a character, or one of its scenarios, as a model."""
     ask.query()
     model = unquote(ask.path("id"), errors="surrogateescape")
     choice = await named(ask.services, ask.caller.account_id, model)
-    assert ask.caller.key is not None
-    allowed = ask.caller.key.allowed_models
-    if allowed is not None and model not in allowed:
+    if not ask.caller.may_use(model):
         raise no_model(model)
     return answer(views.model(choice.model, choice.character.created_at))
 
@@ -133,7 +130,7 @@ async def create_chat_completion(ask: Ask[None, KeyCaller]) -> Reply:
 @routes(
     "POST",
     "/api/v1/characters/import",
-    who=credentials.usable_caller,
+    who=credentials.visitor,
     body=bodies.Import,
     answer=views.Imported,
     status=201,
@@ -146,7 +143,7 @@ async def create_chat_completion(ask: Ask[None, KeyCaller]) -> Reply:
     },
     permission="create_character",
 )
-async def import_character(ask: Ask[bodies.Import, KeyCaller]) -> Answer:
+async def import_character(ask: Ask[bodies.Import, Visitor]) -> Answer:
     """Make a character of the account's own, once for an ``Idempotency-Key``."""
     ask.query()
     key = ask.call.idempotency_key

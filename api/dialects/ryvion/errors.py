@@ -9,56 +9,33 @@ from collections.abc import Mapping
 from api.exchange import Answer
 from api.problems import Problem
 from api.surface.failure import Failure, Kind
-from api.surface.wording import Words, openai_answer
+from api.surface.wording import (
+    AUTH,
+    INVALID_KEY,
+    OPENAI_WORDS,
+    PERMISSION,
+    QUOTA,
+    RATE,
+    REQUEST,
+    Words,
+    openai_answer,
+)
 from ledger.errors import LimitIsReached
 from ledger.money import format_pico
 
-_REQUEST = "invalid_request_error"
-_AUTH = "authentication_error"
-_RATE = "rate_limit_error"
-_RIGHT = "permission_error"
-_SERVER = "api_error"
-_INVALID_KEY = Words(401, _AUTH, "invalid_api_key", "Invalid API key")
-
 WORDS: Mapping[Kind, Words] = {
-    Kind.CREDENTIAL_IS_MISSING: Words(401, _AUTH, "missing_api_key", "Missing API key"),
-    Kind.CREDENTIAL_IS_MALFORMED: _INVALID_KEY,
-    Kind.CREDENTIAL_IS_UNKNOWN: _INVALID_KEY,
-    Kind.CREDENTIALS_DISAGREE: Words(400, _REQUEST, "invalid_request"),
-    Kind.KEY_IS_REVOKED: _INVALID_KEY,
-    Kind.KEY_IS_SUSPENDED: _INVALID_KEY,
-    Kind.KEY_IS_EXPIRED: _INVALID_KEY,
-    Kind.ACCOUNT_IS_BARRED: _INVALID_KEY,
-    Kind.ROLE_IS_DENIED: Words(403, _RIGHT, "insufficient_role"),
+    **OPENAI_WORDS,
+    Kind.CREDENTIAL_IS_MISSING: Words(401, AUTH, "missing_api_key", "Missing API key"),
+    Kind.KEY_IS_REVOKED: INVALID_KEY,
+    Kind.KEY_IS_SUSPENDED: INVALID_KEY,
+    Kind.ACCOUNT_IS_BARRED: INVALID_KEY,
+    Kind.ROLE_IS_DENIED: Words(403, PERMISSION, "insufficient_role"),
     Kind.SCOPE_IS_DENIED: Words(
-        403, _RIGHT, "insufficient_scope", "Insufficient scope for the requested action"
+        403, PERMISSION, "insufficient_scope", "Insufficient scope for the requested action"
     ),
-    Kind.MODEL_IS_DENIED: Words(
-        403, _RIGHT, "model_not_allowed", "This API key may not use this model"
-    ),
-    Kind.MODEL_IS_UNKNOWN: Words(404, _REQUEST, "model_not_found"),
-    Kind.MODEL_IS_MISSING: Words(400, _REQUEST, "invalid_request", "model is required"),
-    Kind.RATE_IS_LIMITED: Words(429, _RATE, "rate_limit_exceeded"),
-    Kind.BUDGET_IS_EXHAUSTED: Words(429, _RATE, "spending_limit_exceeded"),
-    Kind.BALANCE_IS_EXHAUSTED: Words(
-        402, "insufficient_quota", "insufficient_balance", "Insufficient balance"
-    ),
-    Kind.TOO_MANY_KEYS: Words(400, _REQUEST, "too_many_keys", "Too many active API keys"),
-    Kind.NOT_FOUND: Words(404, _REQUEST, "not_found"),
-    Kind.ACCESS_IS_DENIED: Words(403, _RIGHT, "forbidden"),
-    Kind.ROUTE_IS_UNKNOWN: Words(404, _REQUEST, "route_not_found"),
-    Kind.METHOD_IS_UNKNOWN: Words(405, _REQUEST, "method_not_allowed"),
-    Kind.INVALID_FIELD: Words(400, _REQUEST, "invalid_request"),
-    Kind.INVALID_JSON: Words(400, _REQUEST, "invalid_json"),
-    Kind.UNSUPPORTED_MEDIA_TYPE: Words(415, _REQUEST, "unsupported_media_type"),
-    Kind.TOO_LARGE: Words(413, _REQUEST, "request_too_large"),
-    Kind.CONFLICT: Words(409, _REQUEST, "conflict"),
-    Kind.UPSTREAM_FAILED: Words(502, _SERVER, "upstream_error", "The upstream service failed"),
-    Kind.UPSTREAM_TIMED_OUT: Words(
-        504, _SERVER, "upstream_error", "The upstream service took too long"
-    ),
-    Kind.UNAVAILABLE: Words(503, _SERVER, "service_unavailable"),
-    Kind.INTERNAL: Words(500, _SERVER, "internal_error", "Something went wrong here"),
+    Kind.BUDGET_IS_EXHAUSTED: Words(429, RATE, "spending_limit_exceeded"),
+    Kind.BALANCE_IS_EXHAUSTED: Words(402, QUOTA, "insufficient_balance", "Insufficient balance"),
+    Kind.TOO_MANY_KEYS: Words(400, REQUEST, "too_many_keys", "Too many active API keys"),
 }
 
 _SPEND = re.compile(r"spend(?::([A-Z][A-Z0-9_]*))?(?::own)?/(.+)")

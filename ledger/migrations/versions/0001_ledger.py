@@ -358,9 +358,9 @@ BEGIN
     -- The key is the partition's own: with recorded_at in it, as one of the whole table must have,
     -- its pages would be split in the middle and stay half empty.
     EXECUTE format('CREATE TABLE keyledger.%I (LIKE keyledger.events INCLUDING ALL,'
-        ' CONSTRAINT %I PRIMARY KEY (lane, lane_seq),'
+        ' PRIMARY KEY (lane, lane_seq),'
         ' CONSTRAINT event_is_of_this_month CHECK (recorded_at >= %L AND recorded_at < %L))',
-        part, part || '_have_one_per_position', start, finish);
+        part, start, finish);
     EXECUTE format('ALTER TABLE keyledger.events ATTACH PARTITION keyledger.%I'
         ' FOR VALUES FROM (%L) TO (%L)', part, start, finish);
     EXECUTE format('ALTER TABLE keyledger.%I DROP CONSTRAINT event_is_of_this_month', part);
