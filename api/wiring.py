@@ -17,7 +17,6 @@ from api.allowances import Allowances
 from api.auth import Gate, Logins
 from api.conversations import Conversations
 from api.gateway.forward import Bounds, Gateway
-from api.gateway.remote import HttpUpstream
 from api.gateway.sample import SMALL
 from api.gateway.store import BuiltIn
 from api.gateway.upstream import Upstream
@@ -185,21 +184,24 @@ class Services:
 
 def _gateway(settings: Settings, ledger: Ledger, resources: Resources) -> Gateway:
     """Open the gateway to the upstreams of the settings, or to the built-in one."""
-    upstreams: list[Upstream] = [BuiltIn(resources)]
-    if settings.upstreams:
-        upstreams = [
-            HttpUpstream(
-                url,
-                key,
-                connect_seconds=settings.upstream_connect_seconds,
-                read_seconds=settings.upstream_read_seconds,
-                number=number,
-            )
-            for number, (url, key) in enumerate(settings.upstreams)
-        ]
+    upstreams = _remote(settings) if settings.upstreams else [BuiltIn(resources)]
     bounds = Bounds(total_seconds=settings.upstream_total_seconds)
     model = settings.upstream_model or SMALL
     return Gateway(ledger, upstreams, bounds=bounds, default_model=model)
+
+
+def _remote(settings: Settings) -> list[Upstream]:
+    # Only where there is one: the HTTP client takes memory that others need not pay for.
+    from api.gateway.remote import Connections, HttpUpstream  # noqa: PLC0415
+
+    connections = Connections(
+        connect_seconds=settings.upstream_connect_seconds,
+        read_seconds=settings.upstream_read_seconds,
+    )
+    return [
+        HttpUpstream(url, key, connections, number=number)
+        for number, (url, key) in enumerate(settings.upstreams)
+    ]
 
 
 async def _reach(pool: AsyncConnectionPool) -> None:

@@ -1,84 +1,262 @@
-"""A service over HTTP behind the gateway: what it is told, and how."""
+"""A service over HTTP behind the gateway: what it is told, and how. aiohttp carries it."""
 
+import io
 import re
 import ssl
+from collections.abc import AsyncIterator, Sequence
+from types import SimpleNamespace
+from typing import Any
 from urllib.parse import quote, urlsplit
 
-from api.gateway.line import Answer, Pool, Where
-from api.gateway.upstream import REQUEST_HEADERS, Outgoing
+import aiohttp
+from yarl import URL
+
+from api.gateway.upstream import (
+    REPLY_HEADERS,
+    REQUEST_HEADERS,
+    Outgoing,
+    UpstreamBroke,
+    UpstreamFailed,
+    UpstreamTimedOut,
+)
 from ledger.ids import format_id
 
 ACCOUNT_HEADER = "Keyledger-Account"
 """Tells an upstream whose knowledge bases, agents and memories are meant."""
+CONNECTIONS_MAX = 1_000
+"""To each upstream: one that hangs takes no other's place."""
+KEEP_SECONDS = 15
+"""A connection that nobody uses is kept so long: less than most servers keep it."""
+BUFFER_BYTES = 128 * 1024
+"""At twice as many that nobody has read, the upstream is made to wait."""
+FIELD_BYTES_MAX = 8 * 1024
+"""Of a header field of an answer, and of its first line."""
+FIELDS_MAX = 128
+PIECE_BYTES = 1024 * 1024
+"""A longer body is written piece by piece."""
 
 _REQUEST_HEADERS = frozenset(name.encode() for name in REQUEST_HEADERS)
+_HEARD = frozenset({*(name.encode() for name in REPLY_HEADERS), b"content-type", b"retry-after"})
+_ESCAPED = re.compile(r"[^!-~]|#")
 _UNSAFE = re.compile(r"[^!-~]")
-_LINE_BREAK = re.compile(rb"[\r\n\0]")
+_VALUE = re.compile(rb"[\t -~]*")
+"""What a field may say, either way: nothing that ends a line, and no bytes of unknown meaning."""
+_FIRST_FINAL = 200
+
+
+class Connections:
+    """What a process has open to all of its upstreams."""
+
+    def __init__(self, *, connect_seconds: int, read_seconds: int) -> None:
+        """Take how long a connection and each word of an answer may take; open nothing yet."""
+        # All of a request is bounded by who asks.
+        self._timeout = aiohttp.ClientTimeout(
+            connect=connect_seconds, sock_connect=connect_seconds, sock_read=read_seconds
+        )
+        self._made: aiohttp.ClientSession | None = None
+        self._is_closed = False
+
+    async def send(
+        self, method: str, url: URL, headers: Sequence[tuple[str, str]], body: bytes
+    ) -> aiohttp.ClientResponse:
+        """Send a request; give the answer once its head is there.
+
+        Raises:
+            UpstreamFailed: No connection, or it ended before there was an answer.
+            UpstreamTimedOut: It took too long.
+        """
+        attempt = _Attempt()
+        try:
+            try:
+                return await self._send(attempt, method, url, headers, body)
+            except (aiohttp.ClientConnectionError, OSError) as error:
+                # A kept connection may have been closed at the other end just now: then nothing
+                # came, and another one tells. aiohttp does so itself, but not for POST.
+                if isinstance(error, TimeoutError) or not attempt.is_reused:
+                    raise
+                return await self._send(attempt, method, url, headers, body)
+        except TimeoutError as error:
+            raise UpstreamTimedOut(type(error).__name__) from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise UpstreamFailed(type(error).__name__) from error
+
+    async def _send(
+        self,
+        attempt: "_Attempt",
+        method: str,
+        url: URL,
+        headers: Sequence[tuple[str, str]],
+        body: bytes,
+    ) -> aiohttp.ClientResponse:
+        return await self._session().request(
+            method,
+            url,
+            headers=headers,
+            data=io.BytesIO(body) if len(body) > PIECE_BYTES else body or None,
+            allow_redirects=False,
+            trace_request_ctx=attempt,
+        )
+
+    def _session(self) -> aiohttp.ClientSession:
+        if self._is_closed:
+            raise UpstreamFailed("closed")
+        if self._made is None:
+            # Here and not at the start: it belongs to the loop that runs.
+            self._made = _session(self._timeout)
+        return self._made
+
+    async def close(self) -> None:
+        """End every connection."""
+        self._is_closed = True
+        if self._made is not None:
+            await self._made.close()
+
+
+def _session(timeout: aiohttp.ClientTimeout) -> aiohttp.ClientSession:
+    """Open a session that adds nothing of its own: no cookies, no proxy, no guesses."""
+    trace = aiohttp.TraceConfig()
+    trace.on_connection_reuseconn.append(_note_reused)
+    trace.on_connection_create_start.append(_note_new)
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(
+            limit=0,
+            limit_per_host=CONNECTIONS_MAX,
+            keepalive_timeout=KEEP_SECONDS,
+            # aiohttp's own context is made at import, before the environment can name a bundle.
+            ssl=ssl.create_default_context(),
+        ),
+        headers={"User-Agent": "keyledger", "Accept-Encoding": "identity"},
+        skip_auto_headers=("Accept", "Content-Type"),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        auto_decompress=False,
+        timeout=timeout,
+        trust_env=False,
+        read_bufsize=BUFFER_BYTES,
+        max_line_size=FIELD_BYTES_MAX,
+        max_field_size=FIELD_BYTES_MAX,
+        max_headers=FIELDS_MAX,
+        trace_configs=[trace],
+    )
+
+
+class _Attempt:
+    """What is known of the connection that a request took."""
+
+    __slots__ = ("is_reused",)
+
+    def __init__(self) -> None:
+        self.is_reused = False
+
+
+async def _note_reused(_: aiohttp.ClientSession, context: SimpleNamespace, __: Any) -> None:  # noqa: ANN401
+    context.trace_request_ctx.is_reused = True
+
+
+async def _note_new(_: aiohttp.ClientSession, context: SimpleNamespace, __: Any) -> None:  # noqa: ANN401
+    context.trace_request_ctx.is_reused = False
+
+
+class Answer:
+    """An answer whose body may still be on its way."""
+
+    __slots__ = ("_response", "content_type", "headers", "status")
+
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        """Take an answer whose head is there.
+
+        Raises:
+            UpstreamFailed: It is none that could be passed on.
+        """
+        self._response = response
+        self.status = response.status
+        self.headers = self._heard()
+        self.content_type = self.headers.pop("content-type", "application/octet-stream")
+
+    def _heard(self) -> dict[str, str]:
+        if self.status < _FIRST_FINAL:
+            raise self._refused("another protocol")
+        heard: dict[str, str] = {}
+        for given, value in self._response.raw_headers:
+            name = given.lower()
+            if name in _HEARD and _VALUE.fullmatch(value):
+                heard[name.decode()] = value.decode()
+            elif name == b"content-encoding" and value.lower() != b"identity":
+                # We asked for none, and could not meter what we cannot read.
+                raise self._refused("encoded")
+        return heard
+
+    def _refused(self, why: str) -> UpstreamFailed:
+        self.close()
+        return UpstreamFailed(why)
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """Give the body as it comes."""
+        content = self._response.content
+        try:
+            while chunk := await content.readany():
+                yield chunk
+        except TimeoutError as error:
+            raise UpstreamTimedOut("silent") from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise UpstreamBroke(type(error).__name__) from error
+
+    async def read(self, most: int) -> bytes:
+        """Read the whole body."""
+        parts, size = [], 0
+        async for part in self.chunks():
+            size += len(part)
+            if size > most:
+                self.close()
+                raise UpstreamBroke("too large")
+            parts.append(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def close(self) -> None:
+        """Let go of it, and of the connection where the body is not at its end."""
+        self._response.close()
 
 
 class HttpUpstream:
     """A service that speaks OpenAI's protocol."""
 
-    def __init__(
-        self, base: str, key: str, *, connect_seconds: int, read_seconds: int, number: int = 0
-    ) -> None:
+    def __init__(self, base: str, key: str, connections: Connections, *, number: int = 0) -> None:
         """Take where it is, such as ``https://host/v1``, and what to show to it; empty: nothing."""
-        split = urlsplit(base)
-        is_safe = split.scheme == "https"
-        assert split.hostname is not None
-        tls = ssl.create_default_context() if is_safe else None
-        where = Where(split.hostname, split.port or (443 if is_safe else 80), tls)
         self.name = f"upstream-{number}"
-        self._path = split.path.rstrip("/")
+        self._base = str(URL(base).origin()) + _escaped(urlsplit(base).path.rstrip("/"))
         self._key = key.encode()
-        self._fixed = _fixed(split.netloc, key)
-        self._heads: dict[tuple[str, str], bytes] = {}
-        self._pool = Pool(where, connect_seconds=connect_seconds, read_seconds=read_seconds)
+        self._fixed = [("Authorization", f"Bearer {key}")] if key else []
+        self._connections = connections
 
     async def ask(self, outgoing: Outgoing) -> Answer:
         """Send a request."""
-        body = outgoing.body
-        lines = [self._head(outgoing)]
+        # Escaped already: yarl would read a name such as `..` as a way up.
+        url = URL(self._base + _escaped(outgoing.path), encoded=True)
+        headers = self._headers(outgoing)
+        return Answer(
+            await self._connections.send(outgoing.entry.method, url, headers, outgoing.body)
+        )
+
+    def _headers(self, outgoing: Outgoing) -> list[tuple[str, str]]:
+        headers = [*self._fixed, ("X-Request-Id", outgoing.request_id)]
         for name, value in outgoing.headers:
-            if name in _REQUEST_HEADERS and not _LINE_BREAK.search(value):
-                lines.append(b"%b: %b\r\n" % (name, value))
-        lines.append(f"X-Request-Id: {outgoing.request_id}\r\n".encode("ascii"))
+            if name in _REQUEST_HEADERS and _VALUE.fullmatch(value):
+                headers.append((name.decode(), value.decode()))
         if outgoing.entry.of_account:
-            account = format_id("acct", outgoing.account_id)
-            lines.append(f"{ACCOUNT_HEADER}: {account}\r\n".encode())
-        if body:
+            headers.append((ACCOUNT_HEADER, format_id("acct", outgoing.account_id)))
+        if outgoing.body:
             kind = outgoing.content_type or "application/json"
             kind = "application/octet-stream" if _UNSAFE.search(kind.replace(" ", "")) else kind
-            lines.append(f"Content-Type: {kind}\r\n".encode("ascii"))
-        if body or outgoing.entry.method == "POST":
-            lines.append(b"Content-Length: %d\r\n" % len(body))
-        return await self._pool.send(b"%b\r\n%b" % (b"".join(lines), body))
-
-    def _head(self, outgoing: Outgoing) -> bytes:
-        method, fixed = outgoing.entry.method, outgoing.entry.upstream_path
-        if "{" in fixed or outgoing.query:
-            return self._first_lines(method, outgoing.path)
-        found = self._heads.get((method, fixed))
-        if found is None:
-            found = self._heads[method, fixed] = self._first_lines(method, fixed)
-        return found
-
-    def _first_lines(self, method: str, path: str) -> bytes:
-        target = _UNSAFE.sub(lambda match: quote(match[0]), self._path + path)
-        return f"{method} {target} HTTP/1.1\r\n".encode("ascii") + self._fixed
+            headers.append(("Content-Type", kind))
+        return headers
 
     def scrub(self, text: bytes) -> bytes:
         """Take the operator's key out of a text."""
         return text.replace(self._key, b"***") if self._key and self._key in text else text
 
     async def close(self) -> None:
-        """Close the connections."""
-        self._pool.close()
+        """Close the connections, which all upstreams share."""
+        await self._connections.close()
 
 
-def _fixed(host: str, key: str) -> bytes:
-    """Give the header fields of every request."""
-    lines = [f"Host: {host}", "User-Agent: keyledger", "Accept-Encoding: identity"]
-    if key:
-        lines.append(f"Authorization: Bearer {key}")
-    return "".join(f"{line}\r\n" for line in lines).encode("ascii")
+def _escaped(target: str) -> str:
+    return _ESCAPED.sub(lambda match: quote(match[0]), target)

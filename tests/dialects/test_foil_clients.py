@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-SCRIPT = '''
+SCRIPT = """
 import dataclasses, json, sys
 import foilengine
 
@@ -53,7 +53,7 @@ for name, call in {
 said["errors"] = errors
 client.close()
 print(json.dumps(said))
-'''
+"""
 
 
 @pytest.fixture(scope="module", params=["0.4.0", "0.1.0"])
