@@ -67,6 +67,8 @@ SETTINGS: Mapping[str, str] = {
     "log_rotation_age": "1d",
     "log_rotation_size": "0",
     "log_truncate_on_rotation": "on",
+    # Else the log repeats rows that a constraint refuses, and with them what people said.
+    "log_error_verbosity": "terse",
 }
 """For two cores and little memory; a caller may override any of them."""
 

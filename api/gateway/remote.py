@@ -1,5 +1,6 @@
 """A service over HTTP behind the gateway: what it is told, and how. aiohttp carries it."""
 
+import asyncio
 import io
 import re
 import ssl
@@ -49,6 +50,7 @@ class Connections:
 
     def __init__(self, *, connect_seconds: int, read_seconds: int) -> None:
         """Take how long a connection and each word of an answer may take; open nothing yet."""
+        self.read_seconds = read_seconds
         # All of a request is bounded by who asks.
         self._timeout = aiohttp.ClientTimeout(
             connect=connect_seconds, sock_connect=connect_seconds, sock_read=read_seconds
@@ -127,6 +129,7 @@ def _session(timeout: aiohttp.ClientTimeout) -> aiohttp.ClientSession:
         ),
         headers={"User-Agent": "keyledger", "Accept-Encoding": "identity"},
         skip_auto_headers=("Accept", "Content-Type"),
+        request_class=_Request,
         cookie_jar=aiohttp.DummyCookieJar(),
         auto_decompress=False,
         timeout=timeout,
@@ -137,6 +140,22 @@ def _session(timeout: aiohttp.ClientTimeout) -> aiohttp.ClientSession:
         max_headers=FIELDS_MAX,
         trace_configs=[trace],
     )
+
+
+class _Request(aiohttp.ClientRequest):
+    """A request that takes no connection on which something came unasked."""
+
+    async def send(self, conn: aiohttp.connector.Connection) -> aiohttp.ClientResponse:
+        """Send it.
+
+        Raises:
+            ServerDisconnectedError: What lies there already would pass for the answer, and might
+                be another account's.
+        """
+        assert conn.protocol is not None
+        if conn.protocol.should_close:
+            raise aiohttp.ServerDisconnectedError
+        return await super().send(conn)
 
 
 class _Attempt:
@@ -159,15 +178,16 @@ async def _note_new(_: aiohttp.ClientSession, context: SimpleNamespace, __: Any)
 class Answer:
     """An answer whose body may still be on its way."""
 
-    __slots__ = ("_response", "content_type", "headers", "status")
+    __slots__ = ("_read_seconds", "_response", "content_type", "headers", "status")
 
-    def __init__(self, response: aiohttp.ClientResponse) -> None:
+    def __init__(self, response: aiohttp.ClientResponse, *, read_seconds: int) -> None:
         """Take an answer whose head is there.
 
         Raises:
             UpstreamFailed: It is none that could be passed on.
         """
         self._response = response
+        self._read_seconds = read_seconds
         self.status = response.status
         self.headers = self._heard()
         self.content_type = self.headers.pop("content-type", "application/octet-stream")
@@ -193,7 +213,12 @@ class Answer:
         """Give the body as it comes."""
         content = self._response.content
         try:
-            while chunk := await content.readany():
+            while True:
+                # aiohttp says nothing of a body that stops being HTTP, and waits on.
+                async with asyncio.timeout(self._read_seconds):
+                    chunk = await content.readany()
+                if not chunk:
+                    return
                 yield chunk
         except TimeoutError as error:
             raise UpstreamTimedOut("silent") from error
@@ -232,9 +257,9 @@ class HttpUpstream:
         # Escaped already: yarl would read a name such as `..` as a way up.
         url = URL(self._base + _escaped(outgoing.path), encoded=True)
         headers = self._headers(outgoing)
-        return Answer(
-            await self._connections.send(outgoing.entry.method, url, headers, outgoing.body)
-        )
+        connections = self._connections
+        response = await connections.send(outgoing.entry.method, url, headers, outgoing.body)
+        return Answer(response, read_seconds=connections.read_seconds)
 
     def _headers(self, outgoing: Outgoing) -> list[tuple[str, str]]:
         headers = [*self._fixed, ("X-Request-Id", outgoing.request_id)]

@@ -30,7 +30,6 @@ class Scene:
         self.house = House(fleet, fleet.operator, self.person)
         own = dialect in DRIVERS
         self.secret = self._key(dialect) if own else ""
-        self.spare = DRIVERS[dialect if own else "ryvion"].create(self.house)
         self.shown: Mapping[str, Mapping[str, str]] = {
             "key": bearer(self.secret),
             "api_key": {"X-API-Key": self.secret},
@@ -43,20 +42,26 @@ class Scene:
             "model": "keyledger-small",
             "embeddings/model": "keyledger-embedding",
             "slug": self.house.character,
-            "key_id": self.spare.key_id,
-            "id": self.spare.key_id,
             "user_session_id": PLAYER["user_session_id"],
         }
         """Parameter or field → what exists; also ``segment before it/name``, and after a path's
         last segment ``segment/name``."""
-        stock = {
+        self._dialect = dialect
+        self.stock()
+
+    def stock(self) -> None:
+        """Make what requests may be about, anew where some have ended it."""
+        own = self._dialect if self._dialect in DRIVERS else "ryvion"
+        self.spare = DRIVERS[own].create(self.house)
+        self.there |= {"key_id": self.spare.key_id, "id": self.spare.key_id}
+        more = {
             NATIVE: self._stock_native,
             "foil": self._stock_foil,
             "reverie": self._stock_reverie,
             "ryvion": self._stock_ryvion,
         }
-        if dialect in stock:
-            stock[dialect]()
+        if self._dialect in more:
+            more[self._dialect]()
 
     def of_path(self, path: str, name: str) -> str:
         """Give what exists for a path parameter."""
@@ -104,7 +109,8 @@ class Scene:
         account = f"/ledger/v1/accounts/{self.person.account_id}"
         self.there["key_id"] = key_id = native(self.spare.key_id).rpartition("/")[2]
         operator = self.shown["operator"]
-        body = {"email": "m-" + self.person.email, "password": "a long password", "role": "member"}
+        email = f"{self.spare.key_id}@example.com"
+        body = {"email": email, "password": "a long password", "role": "member"}
         member = self._post(f"{account}/members", body, shown=operator)
         lot = self._post(f"{account}/grants", {"asset": "USD", "amount": "1"}, shown=operator)
         character = self._post(
@@ -112,14 +118,14 @@ class Scene:
         )
         chats = f"/ledger/v1/characters/{character['character_id']}/chats"
         self._post(chats, {}, shown=self.shown["member"])
-        open_one = {"request_id": "r1", "key_id": key_id, "model": CHAT["model"]}
+        open_one = {"request_id": key_id, "key_id": key_id, "model": CHAT["model"]}
         self._post("/ledger/v1/requests", {**open_one, "usage": {"input": 1}}, shown=operator)
         found = self.fleet.operator.get(account).json()
         self.there |= {
             "member_id": member["member_id"],
             "lot": lot["lot"],
             "character_id": character["character_id"],
-            "request_id": "r1",
+            "request_id": key_id,
             "asset": "DIEM",
             "rate-cards/name": "standard",
             "name": "proof",

@@ -114,7 +114,7 @@ class Hammer:
 def test_no_worker_answers_after_a_revocation(
     fleet: Fleet, house: House, held: Sequence[Line], dialect: str
 ) -> None:
-    """Promise 6, R15, F7, B12, Y9, V5: nothing that began after the revocation's reply succeeds.
+    """Promise 6, R15, F3, B7, Y7, V5: nothing that began after the revocation's reply succeeds.
 
     On reading and on metered routes, in each of four workers.
     """
@@ -225,7 +225,7 @@ class Rotation:
 def test_nothing_fails_while_a_key_rotates(
     fleet: Fleet, house: House, held: Sequence[Line], dialect: str
 ) -> None:
-    """R16: four secrets within a load on four workers, no failure, and spend conserved.
+    """R16, Y9: four secrets within a load on four workers, no failure, and spend conserved.
 
     Charges by the projection = tokens of the replies at the price = change of the balance.
     """
@@ -310,7 +310,7 @@ def test_f8_thirty_messages_and_f9_sixty_others_a_minute(
 def test_bve_counts_requests_over_processes(
     house: House, held: Sequence[Line], terms: Mapping[str, int], passed: int, words: str
 ) -> None:
-    """B1, B13: per minute (60 unless said), per day and per month of UTC: exactly so many pass."""
+    """B2, B3: per minute (60 unless said), per day and per month of UTC: exactly so many pass."""
     secret = bve_key(house, **terms)
     chat = chat_of("bve", house)
     found = at_once(held, passed + 30, lambda client, number: chat(client, secret, number))
@@ -326,7 +326,7 @@ def bve_key(house: House, **terms: int) -> str:
 
 
 def test_bve_counts_monthly_tokens_over_processes(house: House, held: Sequence[Line]) -> None:
-    """B13: tokens of a month never exceed the ceiling, and go on until none would fit.
+    """B3: tokens of a month never exceed the ceiling, and go on until none would fit.
 
     What a request might use is held while it runs, so no moment lets two workers past it.
     """
@@ -363,8 +363,8 @@ def hourly(ceiling: str) -> dict[str, Any]:
     return {"kind": "spend", "window": "rolling:3600", "ceiling": ceiling, "assets": ["CAD"]}
 
 
-def test_y10_five_dollars_an_hour_over_processes(fleet: Fleet, held: Sequence[Line]) -> None:
-    """Y10: 64 charges of 0.10 CAD at once by two keys of an account: 50 pass, 5.00 CAD is spent."""
+def test_y11_five_dollars_an_hour_over_processes(fleet: Fleet, held: Sequence[Line]) -> None:
+    """Y11: 64 charges of 0.10 CAD at once by two keys of an account: 50 pass, 5.00 CAD is spent."""
     buyer = customer(fleet, hourly("5"), CAD="100")
     keys = [DRIVERS["ryvion"].create(buyer) for _ in range(2)]
 
@@ -382,8 +382,8 @@ def operator() -> dict[str, str]:
     return bearer(OPERATOR_SECRET)
 
 
-def test_y10_no_chat_spends_above_the_hours_ceiling(fleet: Fleet, held: Sequence[Line]) -> None:
-    """Y10: chats of two keys, by either header, never sum to more than a small ceiling."""
+def test_y11_no_chat_spends_above_the_hours_ceiling(fleet: Fleet, held: Sequence[Line]) -> None:
+    """Y11: chats of two keys, by either header, never sum to more than a small ceiling."""
     ceiling = Decimal("0.002")
     buyer = customer(fleet, hourly(str(ceiling)), CAD="100")
     keys = [DRIVERS["ryvion"].create(buyer).secret for _ in range(2)]
