@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
+from api.exchange import Call
 from api.gateway import headers, table, wishes
 from api.gateway.forward import Admission, Decorate, Work
 from api.operations import Permits
 from api.surface.credentials import KeyCaller
-from api.surface.failure import Failure, of_error
+from api.surface.failure import Failure, Kind, of_error
 from api.surface.routing import Ask, Reply, require_json
 from ledger import clock
 from ledger.errors import LimitIsReached
@@ -43,7 +44,7 @@ async def forward(
         document=document,
         body=b"" if document is not None else await call.body(),
         content_type=call.content_type,
-        parameters={each: call.path(each) for each in table.PARAMETER.findall(entry.path)},
+        parameters={each: _segment(call, each) for each in table.PARAMETER.findall(entry.path)},
         query=call.scope["query_string"].decode("latin-1") if call.query else "",
         headers=call.scope["headers"],
         own_errors=own_errors,
@@ -61,6 +62,18 @@ async def forward(
         failure = of_error(error, at)
         failure.headers.update(headers.refused(error, at))
         raise failure from error
+
+
+def _segment(call: Call, name: str) -> str:
+    """Give a path parameter; an upstream that tidies paths would read dots as another path.
+
+    Raises:
+        Failure: It is one or two dots.
+    """
+    text = call.path(name)
+    if text in {".", ".."}:
+        raise Failure(Kind.NOT_FOUND, "There is nothing here")
+    return text
 
 
 async def document_of(ask: Ask[Any, Any]) -> Mapping[str, Any]:

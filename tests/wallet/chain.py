@@ -2,6 +2,7 @@
 
 import http.server
 import json
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -64,7 +65,10 @@ class Chain:
 
     def __init__(self) -> None:
         """Begin a chain and deploy the staking contract."""
+        limit = sys.getrecursionlimit()
         self._tester = EthereumTester(PyEVMBackend())
+        # py-evm raises it for deep calls; JSON decoders would overflow the stack under it.
+        sys.setrecursionlimit(limit)
         self._funded = self._tester.get_accounts()[0]
         self._lock = threading.Lock()
         self.chain_id: int = self._tester.backend.chain.chain_id
