@@ -81,7 +81,7 @@ def recovers(subject: Subject, tag: str, *, within: float) -> None:
     rig.until(lambda: client.post("/usage", json=body).status_code == 200, within=within)
     again = client.post("/usage", json=body)
     assert again.headers["idempotent-replayed"] == "true"
-    rig.answered(client.get(f"/keys/{key}"))
+    rig.until(lambda: client.get(f"/keys/{key}").status_code == 200, within=within)
 
 
 def test_no_database_no_admission(server: rig.Postgres, name: str, subject: Subject) -> None:
