@@ -122,7 +122,8 @@ class Idempotency(NamedTuple):
     key_hash: bytes
     fingerprint: bytes
     reply: Callable[[list[Recorded]], bytes]
-    """Writes the reply that is stored: JSON without secrets."""
+    """Writes the reply that is stored, from what was recorded now or, where all was done before,
+    from the event that answers: JSON without secrets."""
 
 
 class Ticket:
@@ -394,7 +395,7 @@ class Batch:
             if command.also is not None:
                 self.also.extend(command.also(recorded))
         if idempotency is not None:
-            self._store_reply(idempotency, recorded)
+            self._store_reply(idempotency, recorded or ([replay] if replay else []))
         return Outcome(recorded, replay, state.seq)
 
     def _own_key(self, command: Command) -> Key | None:

@@ -285,3 +285,23 @@ def test_an_unknown_media_type_is_415(world: Any) -> None:
     headers = {"Content-Type": "text/csv"}
     found = world.client.post("/ledger/v1/usage", content=b"a,b", headers=headers)
     assert found.status_code == 415
+
+
+def test_what_was_done_before_is_answered_under_a_new_idempotency_key(world: Any) -> None:
+    """A release, settlement or record that changes nothing more answers as it did, and is kept."""
+    key = world.key(world.account())
+    for name, held in (("gone", 10), ("done", 10)):
+        body = {"request_id": name, "key_id": key["key_id"], "model": "m", "usage": {"input": held}}
+        world.post("/requests", body, 201)
+    named = {"key_id": key["key_id"]}
+    used = {**named, "usage": {"input": 7}}
+    record = world.usage(key, "once")
+    for path, body in (
+        ("/requests/gone/release", named),
+        ("/requests/done/settle", used),
+        ("/usage", record),
+    ):
+        first = world.post(path, body)
+        for again in ("one", "one", "two"):
+            found = world.post(path, body, Idempotency_Key=f"{path}/{again}".replace("/", "-"))
+            assert found == first
