@@ -74,11 +74,13 @@ FIND_EVENTS: LiteralString = (
     " schema_version, payload::text, hash, amount, gap FROM events"
     " WHERE lane = %s AND lane_seq = ANY(%s)"
 )
-FEED: LiteralString = (
+BETWEEN: LiteralString = (
     "SELECT lane, lane_seq, account_id, version, recorded_at, occurred_at, key_id, type::text,"
     " schema_version, payload::text, hash, amount, gap FROM events"
-    " WHERE lane = %s AND lane_seq > %s AND lane_seq <= %s ORDER BY lane_seq"
+    " WHERE lane = %s AND lane_seq > %s AND lane_seq <= %s"
 )
+"""Events of a lane between two positions, in no order yet."""
+FEED: LiteralString = BETWEEN + " ORDER BY lane_seq"
 RATE_CARDS: LiteralString = "SELECT content::text FROM rate_cards ORDER BY lane_seq"
 COUNT_RATE_CARDS: LiteralString = "SELECT count(*) FROM rate_cards"
 
@@ -127,7 +129,7 @@ class Stored(NamedTuple):
 
 
 def stored(row: Sequence[Any]) -> Stored:
-    """Turn a row of ``FIND_EVENTS`` or ``FEED`` into an event.
+    """Turn a row of ``FIND_EVENTS``, ``BETWEEN`` or ``FEED`` into an event.
 
     Raises:
         LedgerCorrupt: Its type, version or payload cannot be read.

@@ -17,6 +17,8 @@ class Projection(NamedTuple):
     """Every one has a column ``lane``."""
     clear: tuple[LiteralString, ...]
     """Statements that take away a lane's rows; each has the lane as its one parameter."""
+    takes: LiteralString
+    """Condition on a row of ``events``: those that ``apply`` looks at. It may be given others."""
     apply: Callable[[Sequence[Recorded]], list[Statement]]
     """Pure: events of one lane in, statements out. However a lane is cut into chunks, the rows
     are the same."""

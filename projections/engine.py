@@ -1,11 +1,14 @@
 """Catching-up projections: rows that follow the events of a lane, some moments behind.
 
-Rows and the checkpoint move in one transaction. A reader of a lane takes positions one by one: at
-a gap, or at an event it cannot take, it stops, writes down where and why, and waits for a person;
-nothing is skipped and nothing waits on a time-out. It never appends.
+Rows and the checkpoint move in one transaction. A reader of a lane counts its positions one by one:
+at a gap, or at an event it cannot take, it stops, writes down where and why, and waits for a
+person; nothing is skipped and nothing waits on a time-out. It never appends.
+
+Only what a projection looks at is sent here. An event of an unknown type always is, and stops it.
 """
 
 from collections.abc import Sequence
+from functools import cache
 from typing import LiteralString, NamedTuple
 
 import psycopg
@@ -14,7 +17,7 @@ from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 
 from ledger import arrays, database, store
-from ledger.codec import Recorded
+from ledger.codec import Recorded, type_names
 from projections import account_marks, limit_breaches
 from projections.base import Projection
 
@@ -51,6 +54,17 @@ READ: LiteralString = (
     "SELECT h.lane, coalesce(c.seq, 0), h.seq, c.stopped FROM lane_heads h"
     " LEFT JOIN projection_checkpoints c"
     " ON c.lane = h.lane AND c.projection = %s AND c.version = %s ORDER BY h.lane"
+)
+# Twice the same position is no second event: its neighbour may be missing all the same.
+COUNT: LiteralString = (
+    "SELECT count(*), count(DISTINCT lane_seq) FROM events"
+    " WHERE lane = %s AND lane_seq > %s AND lane_seq <= %s"
+)
+FIRST_GAP: LiteralString = (
+    "SELECT before + 1, lane_seq FROM (SELECT lane_seq, lag(lane_seq, 1, %s) OVER"
+    " (ORDER BY lane_seq) AS before FROM events"
+    " WHERE lane = %s AND lane_seq > %s AND lane_seq <= %s) AS e"
+    " WHERE lane_seq <> before + 1 ORDER BY lane_seq LIMIT 1"
 )
 BEHIND: LiteralString = (
     "SELECT EXISTS (SELECT FROM lane_heads h CROSS JOIN unnest(%s::text[], %s::int4[])"
@@ -115,8 +129,11 @@ async def catch_up(
         if stopped is not None or seq >= head[0]:
             return Progress(lane, seq, head[0], stopped)
         upto = min(head[0], seq + limit)
-        events, hindrance = await _read(connection, lane, seq, upto)
-        reached, refused = await _write(connection, projection, seq, events)
+        upto, hindrance = await _contiguous(connection, lane, seq, upto)
+        events, unreadable = await _read(connection, projection, lane, (seq, upto))
+        if unreadable is not None:
+            upto, hindrance = unreadable.seq - 1, unreadable
+        reached, refused = await _write(connection, projection, events, upto)
         hindrance = refused or hindrance
         reason = None if hindrance is None else str(hindrance)
         mark = (reached, reason, lane, projection.name, projection.version)
@@ -160,46 +177,69 @@ async def _is_newest(connection: AsyncConnection, projection: Projection, lane: 
     return newest is not None and newest[0] == projection.version
 
 
-async def _read(
+async def _contiguous(
     connection: AsyncConnection, lane: int, after: int, upto: int
+) -> tuple[int, _Unreadable | None]:
+    """Give the last position before the first gap, and the gap."""
+    counted = await _one(connection, COUNT, (lane, after, upto))
+    if counted == (upto - after, upto - after):
+        return upto, None
+    gap = await _one(connection, FIRST_GAP, (after, lane, after, upto))
+    if gap is not None:
+        missing, following = gap
+        reason = f"no such event, the next one is {following}"
+    else:
+        missing = after + (counted[1] if counted else 0) + 1
+        reason = f"no such event, although the lane has {upto}"
+    return missing - 1, _Unreadable(missing, reason)
+
+
+async def _read(
+    connection: AsyncConnection, projection: Projection, lane: int, between: tuple[int, int]
 ) -> tuple[list[Recorded], _Unreadable | None]:
-    """Read events up to the first that is missing or cannot be read."""
-    cursor = await connection.execute(store.FEED, (lane, after, upto), binary=True)
+    """Read what a projection looks at, up to the first event that cannot be read."""
+    sql = _feed(projection.takes)
+    cursor = await connection.execute(sql, (lane, *between, list(type_names)), binary=True)
     events: list[Recorded] = []
-    for expected, row in enumerate(await cursor.fetchall(), start=after + 1):
-        if row[1] != expected:
-            return events, _Unreadable(expected, f"no such event, the next one is {row[1]}")
+    for row in await cursor.fetchall():
         try:
             events.append(store.stored(row).recorded)
         except Exception as error:  # last-resort: whatever it is, the projection stops here
-            return events, _Unreadable(expected, f"cannot be read: {error}")
-    if after + len(events) < upto:
-        missing = after + len(events) + 1
-        return events, _Unreadable(missing, f"no such event, although the lane has {upto}")
+            return events, _Unreadable(row[1], f"cannot be read: {error}")
     return events, None
 
 
+@cache
+def _feed(takes: LiteralString) -> LiteralString:
+    return store.BETWEEN + " AND (" + takes + " OR type::text <> ALL(%s)) ORDER BY lane_seq"
+
+
 async def _write(
-    connection: AsyncConnection, projection: Projection, seq: int, events: list[Recorded]
+    connection: AsyncConnection, projection: Projection, events: list[Recorded], upto: int
 ) -> tuple[int, _Unreadable | None]:
-    """Write what follows from events; where a chunk cannot be taken, find out which event it is."""
+    """Write what follows from the events up to a position.
+
+    Where they cannot be taken together, find out which event it is.
+    """
     if not events:
-        return seq, None
+        return upto, None
     try:
         await _apply(connection, projection, events)
     except (psycopg.OperationalError, psycopg.InterfaceError):
         raise  # the database, not the event: the same call may succeed later
     except Exception as error:  # last-resort: whatever it is, the projection stops here
         if len(events) == 1:
+            seq = events[0].envelope.lane_seq
             reason = f"cannot be taken: {type(error).__name__}: {error}"
-            return seq, _Unreadable(seq + 1, reason.partition("\n")[0])
+            return seq - 1, _Unreadable(seq, reason.partition("\n")[0])
     else:
-        return events[-1].envelope.lane_seq, None
+        return upto, None
     half = (len(events) + 1) // 2
-    reached, refused = await _write(connection, projection, seq, events[:half])
+    between = events[half].envelope.lane_seq - 1
+    reached, refused = await _write(connection, projection, events[:half], between)
     if refused is not None:
         return reached, refused
-    return await _write(connection, projection, reached, events[half:])
+    return await _write(connection, projection, events[half:], upto)
 
 
 async def _apply(

@@ -33,6 +33,7 @@ INSERT: LiteralString = (
     " AS b(lane, lane_seq, recorded_at, account_id, key_id, count, reason, scope, limit_id, model,"
     " integration, ceiling, used, pending, requested)"
 )
+TAKES: LiteralString = "type = 'request_refused'"
 CLEAR: LiteralString = "DELETE FROM limit_breaches WHERE lane = %s"
 LATEST: LiteralString = (
     "SELECT lane_seq, recorded_at, key_id, count, reason, scope, limit_id, model, integration,"
@@ -104,4 +105,4 @@ async def latest(
     return [Breach(*row) for row in await cursor.fetchall()]
 
 
-PROJECTION = Projection(NAME, VERSION, TABLES, (CLEAR,), apply)
+PROJECTION = Projection(NAME, VERSION, TABLES, (CLEAR,), TAKES, apply)

@@ -5,9 +5,8 @@ import io
 import re
 import ssl
 from collections.abc import AsyncIterator, Sequence
-from types import SimpleNamespace
-from typing import Any
 from urllib.parse import quote, urlsplit
+from weakref import WeakSet
 
 import aiohttp
 from yarl import URL
@@ -67,28 +66,19 @@ class Connections:
             UpstreamFailed: No connection, or it ended before there was an answer.
             UpstreamTimedOut: It took too long.
         """
-        attempt = _Attempt()
         try:
             try:
-                return await self._send(attempt, method, url, headers, body)
-            except (aiohttp.ClientConnectionError, OSError) as error:
-                # A kept connection may have been closed at the other end just now: then nothing
-                # came, and another one tells. aiohttp does so itself, but not for POST.
-                if isinstance(error, TimeoutError) or not attempt.is_reused:
-                    raise
-                return await self._send(attempt, method, url, headers, body)
+                return await self._send(method, url, headers, body)
+            except _KeptConnectionEnded:
+                # The other end may have closed it just now: a fresh one tells.
+                return await self._send(method, url, headers, body)
         except TimeoutError as error:
             raise UpstreamTimedOut(type(error).__name__) from error
         except (aiohttp.ClientError, OSError) as error:
             raise UpstreamFailed(type(error).__name__) from error
 
     async def _send(
-        self,
-        attempt: "_Attempt",
-        method: str,
-        url: URL,
-        headers: Sequence[tuple[str, str]],
-        body: bytes,
+        self, method: str, url: URL, headers: Sequence[tuple[str, str]], body: bytes
     ) -> aiohttp.ClientResponse:
         return await self._session().request(
             method,
@@ -96,7 +86,6 @@ class Connections:
             headers=headers,
             data=io.BytesIO(body) if len(body) > PIECE_BYTES else body or None,
             allow_redirects=False,
-            trace_request_ctx=attempt,
         )
 
     def _session(self) -> aiohttp.ClientSession:
@@ -116,9 +105,6 @@ class Connections:
 
 def _session(timeout: aiohttp.ClientTimeout) -> aiohttp.ClientSession:
     """Open a session that adds nothing of its own: no cookies, no proxy, no guesses."""
-    trace = aiohttp.TraceConfig()
-    trace.on_connection_reuseconn.append(_note_reused)
-    trace.on_connection_create_start.append(_note_new)
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(
             limit=0,
@@ -130,6 +116,7 @@ def _session(timeout: aiohttp.ClientTimeout) -> aiohttp.ClientSession:
         headers={"User-Agent": "keyledger", "Accept-Encoding": "identity"},
         skip_auto_headers=("Accept", "Content-Type"),
         request_class=_Request,
+        response_class=_Response,
         cookie_jar=aiohttp.DummyCookieJar(),
         auto_decompress=False,
         timeout=timeout,
@@ -138,7 +125,6 @@ def _session(timeout: aiohttp.ClientTimeout) -> aiohttp.ClientSession:
         max_line_size=FIELD_BYTES_MAX,
         max_field_size=FIELD_BYTES_MAX,
         max_headers=FIELDS_MAX,
-        trace_configs=[trace],
     )
 
 
@@ -149,30 +135,44 @@ class _Request(aiohttp.ClientRequest):
         """Send it.
 
         Raises:
-            ServerDisconnectedError: What lies there already would pass for the answer, and might
+            _KeptConnectionEnded: What lies there already would pass for the answer, and might
                 be another account's.
         """
         assert conn.protocol is not None
         if conn.protocol.should_close:
-            raise aiohttp.ServerDisconnectedError
+            raise _KeptConnectionEnded
         return await super().send(conn)
 
 
-class _Attempt:
-    """What is known of the connection that a request took."""
+class _Response(aiohttp.ClientResponse):
+    """An answer that says whether the connection it failed to come on had been kept."""
 
-    __slots__ = ("is_reused",)
+    async def start(self, connection: aiohttp.connector.Connection) -> aiohttp.ClientResponse:
+        """Read the head.
 
-    def __init__(self) -> None:
-        self.is_reused = False
+        Raises:
+            _KeptConnectionEnded: It ended without a word. aiohttp itself asks anew then, but not
+                where the request is a POST.
+        """
+        protocol = connection.protocol
+        kept = protocol in _used
+        try:
+            started = await super().start(connection)
+        except (aiohttp.ClientConnectionError, OSError) as error:
+            if not kept or isinstance(error, TimeoutError):
+                raise
+            raise _KeptConnectionEnded from error
+        if not kept:
+            _used.add(protocol)
+        return started
 
 
-async def _note_reused(_: aiohttp.ClientSession, context: SimpleNamespace, __: Any) -> None:  # noqa: ANN401
-    context.trace_request_ctx.is_reused = True
+class _KeptConnectionEnded(aiohttp.ServerDisconnectedError):
+    """A connection that had been kept ended without a word."""
 
 
-async def _note_new(_: aiohttp.ClientSession, context: SimpleNamespace, __: Any) -> None:  # noqa: ANN401
-    context.trace_request_ctx.is_reused = False
+_used: "WeakSet[object]" = WeakSet()
+"""Connections on which an answer came."""
 
 
 class Answer:
@@ -214,12 +214,15 @@ class Answer:
         content = self._response.content
         try:
             while True:
-                # aiohttp says nothing of a body that stops being HTTP, and waits on.
-                async with asyncio.timeout(self._read_seconds):
-                    chunk = await content.readany()
+                chunk = content.read_nowait()
                 if not chunk:
-                    return
-                yield chunk
+                    if content.at_eof():
+                        return
+                    # aiohttp says nothing of a body that stops being HTTP, and waits on.
+                    async with asyncio.timeout(self._read_seconds):
+                        chunk = await content.readany()
+                if chunk:
+                    yield chunk
         except TimeoutError as error:
             raise UpstreamTimedOut("silent") from error
         except (aiohttp.ClientError, OSError) as error:
