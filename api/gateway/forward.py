@@ -604,6 +604,10 @@ _WAITING_HELPS = frozenset({_TOO_MANY, 503})
 _ONCE_MORE = frozenset({408, 425})
 _NOT_THE_CLIENTS = frozenset({401, 402, 403, 407})
 """What an upstream holds against the operator, whose key it saw."""
+_OPERATOR_OWES = frozenset(
+    {"billing_hard_limit_reached", "billing_not_active", "insufficient_quota"}
+)
+"""Codes of OpenAI's that say the same under a status that else is the client's."""
 
 
 def _require_refusal(incoming: Incoming, body: bytes, exchange: Exchange) -> None:
@@ -625,6 +629,9 @@ def _require_refusal(incoming: Incoming, body: bytes, exchange: Exchange) -> Non
     is_refusal = 400 <= status < 500 and status not in _ONCE_MORE | _NOT_THE_CLIENTS  # noqa: PLR2004
     if not is_refusal or not incoming.content_type.startswith("application/"):
         raise UpstreamFailed(f"status {status}")
+    error = _error_of(body)
+    if error.code in _OPERATOR_OWES or error.type in _OPERATOR_OWES:
+        raise UpstreamFailed(f"status {status}, the operator's account")
 
 
 _KINDS: Mapping[int, Kind] = {
@@ -641,6 +648,7 @@ class _Error(msgspec.Struct):
     message: str = ""
     param: str | None = None
     code: str | int | None = None
+    type: str | None = None
 
 
 class _Envelope(msgspec.Struct):
@@ -648,6 +656,15 @@ class _Envelope(msgspec.Struct):
 
 
 _envelope = msgspec.json.Decoder(_Envelope)
+
+
+def _error_of(text: bytes | str) -> _Error:
+    """Read what an upstream says of an error, where it says so as OpenAI does."""
+    try:
+        said = _envelope.decode(text).error
+    except msgspec.DecodeError:
+        return _Error()
+    return _Error(message=said) if isinstance(said, str) else said
 
 
 def _refusal(exchange: Exchange, got: Got) -> Answer:
@@ -671,11 +688,7 @@ def _refusal(exchange: Exchange, got: Got) -> Answer:
 
 
 def _failure(entry: Entry, incoming: Incoming, text: str) -> Failure:
-    try:
-        said = _envelope.decode(text).error
-    except msgspec.DecodeError:
-        said = ""
-    error = _Error(message=said) if isinstance(said, str) else said
+    error = _error_of(text)
     kind = _KINDS.get(incoming.status, Kind.INVALID_FIELD)
     if kind is Kind.NOT_FOUND and not entry.of_account:
         kind = Kind.MODEL_IS_UNKNOWN

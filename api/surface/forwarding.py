@@ -43,7 +43,8 @@ async def forward(
         entry,
         document=document,
         body=b"" if document is not None else await call.body(),
-        content_type=call.content_type,
+        # With its parameters: a multipart body cannot be read without its boundary.
+        content_type=call.header(b"content-type") or "",
         parameters={each: _segment(call, each) for each in table.PARAMETER.findall(entry.path)},
         query=call.scope["query_string"].decode("latin-1") if call.query else "",
         headers=call.scope["headers"],

@@ -185,6 +185,24 @@ def test_what_is_the_operators_trouble_is_none_of_the_clients(
     assert ended(ledger_url, reply.headers["x-request-id"]).ending == "released"
 
 
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [
+        (429, {"message": "You exceeded your quota", "type": "insufficient_quota"}),
+        (429, {"message": "Quota", "type": "x", "code": "insufficient_quota"}),
+        (400, {"message": "Hard limit", "type": "x", "code": "billing_hard_limit_reached"}),
+    ],
+)
+def test_an_operator_who_owes_is_none_of_the_clients_trouble(
+    client: httpx.Client, ledger_url: str, status: int, error: dict[str, str]
+) -> None:
+    """What the provider says of the operator's own account is a 502 too, whatever the status."""
+    reply = chat(client, {"status": status, "body": {"error": error}})
+    assert reply.status_code == 502
+    assert error["message"] not in reply.text
+    assert ended(ledger_url, reply.headers["x-request-id"]).ending == "released"
+
+
 @pytest.mark.parametrize("how", ["500", "close", "half", "stall", "empty"])
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_failure_before_output_is_tried_once_more_and_charged_once(
