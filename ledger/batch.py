@@ -51,8 +51,8 @@ class Changes:
         self.closed: set[bytes] = set()
         """Request hashes of reservations that ended."""
 
-    def note(self, recorded: Recorded) -> None:
-        """Take in one event."""
+    def note(self, recorded: Recorded, hashed: bytes | None = None) -> None:
+        """Take in one event. ``hashed``: its request's hash, where that is known already."""
         envelope, body, _, _ = recorded
         kind = type(body)
         self.events.append(recorded)
@@ -66,16 +66,26 @@ class Changes:
             self.keys.add(envelope.key_id)
         if kind is e.RequestRecorded:
             return
-        if isinstance(body, e.RequestReserved):
-            self.opened.add(request_hash(envelope.account_id, body.request_id))
-        elif isinstance(body, e.RequestSettled | e.RequestReleased | e.RequestExpired):
-            hashed = request_hash(envelope.account_id, body.request_id)
+        if kind is e.RequestReserved:
+            self.opened.add(hashed or _hash_of(envelope, body))
+        elif kind in _ENDINGS:
+            hashed = hashed or _hash_of(envelope, body)
             self.opened.discard(hashed)
             self.closed.add(hashed)
 
     def of(self, *kinds: type[e.Event]) -> list[Recorded]:
         """Give the events of some classes, in order within each class."""
         return [event for kind in kinds for event in self.kinds.get(kind, ())]
+
+
+_ENDINGS = frozenset({e.RequestSettled, e.RequestReleased, e.RequestExpired})
+
+
+def _hash_of(envelope: e.Envelope, body: e.AnyEvent) -> bytes:
+    assert isinstance(
+        body, e.RequestReserved | e.RequestSettled | e.RequestReleased | e.RequestExpired
+    )
+    return request_hash(envelope.account_id, body.request_id)
 
 
 class Wanted(NamedTuple):
@@ -416,7 +426,8 @@ class Batch:
         if account is None or key is None:
             # Perhaps an earlier event of the same command made them.
             account, key = self._about(account_id, key_id)
-        return self._place(account_id, key_id, account, key, body, at, command.occurred_at or at)
+        occurred_at, hashed = command.occurred_at or at, command.request_hash
+        return self._place(account_id, key_id, account, key, body, at, occurred_at, hashed)
 
     def _about(
         self, account_id: AccountId, key_id: KeyId | None
@@ -440,6 +451,7 @@ class Batch:
         body: e.AnyEvent,
         at: Instant,
         occurred_at: Instant,
+        hashed: bytes | None = None,
     ) -> Recorded:
         state = self.state
         last = state.last_recorded_at
@@ -454,7 +466,7 @@ class Batch:
         recorded = codec.record(envelope, body, previous)
         change(state, account, key, envelope, body)
         advance_over(state, account or state.accounts[account_id], recorded)
-        self.changes.note(recorded)
+        self.changes.note(recorded, hashed)
         gap = seq - last_seq if last_seq else 0
         self._gaps.append(gap if gap <= store.GAP_MAX else 0)
         return recorded

@@ -33,13 +33,17 @@ class InvalidId(ValueError):
 
 
 def _uuid7(last_two_bytes: int | None = None) -> UUID:
+    return UUID(int=_uuid7_number(last_two_bytes))
+
+
+def _uuid7_number(last_two_bytes: int | None = None) -> int:
     milliseconds = clock.microseconds(clock.now()) // 1000
     random = int.from_bytes(os.urandom(10))
     if last_two_bytes is not None:
         random = (random >> 16 << 16) | last_two_bytes
     value = (milliseconds << 80) | random
     value = value & ~(0xF << 76) | (7 << 76)
-    return UUID(int=value & ~(3 << 62) | (2 << 62))
+    return value & ~(3 << 62) | (2 << 62)
 
 
 def new_account_id() -> AccountId:
@@ -64,7 +68,7 @@ def new_row_id() -> UUID:
 
 def new_request_id() -> str:
     """Make a request id for a caller who sent none."""
-    return f"req_{_uuid7().hex}"
+    return f"req_{_uuid7_number():032x}"
 
 
 @lru_cache(maxsize=65_536)

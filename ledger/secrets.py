@@ -4,7 +4,6 @@ A secret exists in the reply that shows it once and in the caller's hands. Store
 HMAC-SHA-256 under a versioned pepper (ASVS 11.5.1 asks for 128 random bits; each has them).
 """
 
-import hashlib
 import hmac
 import re
 import secrets as random
@@ -79,7 +78,7 @@ def _well_formed(form: Format, body: str) -> bool:
     end = form.length
     if len(body) != end + (CHECKSUM_LENGTH if form.checked else 0):
         return False
-    if not set(body) <= set(form.alphabet):
+    if body.strip(form.alphabet):
         return False
     return not form.checked or checksum(body[:end]) == body[end:]
 
@@ -122,4 +121,4 @@ class Peppers:
 
     @staticmethod
     def _hash(pepper: bytes, secret: str) -> bytes:
-        return hmac.new(pepper, secret.encode(), hashlib.sha256).digest()
+        return hmac.digest(pepper, secret.encode(), "sha256")

@@ -206,6 +206,8 @@ _MARKS = (
 def _detect_chat(payload: Mapping[str, object]) -> str:
     if "completion_tokens" not in payload:
         return "openai_embeddings"
+    if not payload.get("completion_tokens_details"):
+        return "openai_chat"  # nothing is said of reasoning, so none is apart
     node = _Node(payload, "usage")
     apart = node.child("completion_tokens_details").optional("reasoning_tokens")
     both = node.required("prompt_tokens") + node.required("completion_tokens")
@@ -222,7 +224,8 @@ def _whole(field: str, value: object) -> int:
 
 def _usage(**quantities: int) -> Usage:
     for name, quantity in quantities.items():
-        _whole(name, quantity)
+        if quantity:
+            _whole(name, quantity)
     return Usage(**quantities)
 
 
@@ -281,7 +284,7 @@ class _Node:
 
 def _agreed(*places: tuple[_Node, str]) -> int:
     """Read one number that providers send under several names, which then must agree."""
-    sent = [(node, name) for node, name in places if node.fields.get(name) is not None]
+    sent = [place for place in places if place[0].fields.get(place[1]) is not None]
     if not sent:
         return 0
     node, name = sent[0]
@@ -296,8 +299,10 @@ def _agreed(*places: tuple[_Node, str]) -> int:
 def _openai_input(total: int, details: _Node, cached: int, written: int) -> dict[str, int]:
     """Split inclusive input tokens. Cached ones are text unless ``cached_tokens_details`` say."""
     of_cached = details.child("cached_tokens_details")
-    kinds = {kind: details.optional(f"{kind}_tokens") for kind in _MEDIA}
-    kept = {kind: of_cached.optional(f"{kind}_tokens") for kind in _MEDIA}
+    kinds, kept = _media(details), _media(of_cached)
+    if not any(kinds.values()) and not any(kept.values()):
+        rest = details.rest(total, cached_tokens=cached, cache_write_tokens=written)
+        return {"input": rest, "cache_read": cached, "cache_write": written}
     cached_text = of_cached.rest(cached, **_suffixed(kept, "_tokens"))
     fresh = {
         f"{kind}_input": of_cached.rest(kinds[kind], **{f"{kind}_tokens": kept[kind]})
@@ -317,7 +322,7 @@ def _openai_input(total: int, details: _Node, cached: int, written: int) -> dict
 def _openai_output(total: int, details: _Node, *, apart: bool = False) -> dict[str, int]:
     """Split inclusive output tokens; xAI counts reasoning apart from ``completion_tokens``."""
     reasoning = details.optional("reasoning_tokens")
-    kinds = {kind: details.optional(f"{kind}_tokens") for kind in _MEDIA}
+    kinds = _media(details)
     inside = {} if apart else {"reasoning_tokens": reasoning}
     return {
         "output": details.rest(total, **_suffixed(kinds, "_tokens"), **inside),
@@ -327,6 +332,14 @@ def _openai_output(total: int, details: _Node, *, apart: bool = False) -> dict[s
 
 
 _MEDIA = ("audio", "image", "video")
+_MEDIA_TOKENS = tuple((kind, f"{kind}_tokens") for kind in _MEDIA)
+
+
+def _media(details: _Node) -> dict[str, int]:
+    """Read how many tokens are of each kind of media."""
+    if not details.fields:
+        return dict.fromkeys(_MEDIA, 0)
+    return {kind: details.optional(name) for kind, name in _MEDIA_TOKENS}
 
 
 def _suffixed(numbers: Mapping[str, int], suffix: str) -> dict[str, int]:

@@ -5,6 +5,7 @@ fields speak of requests only. ``Retry-After`` stands on refusals where waiting 
 """
 
 from datetime import timedelta
+from functools import lru_cache
 
 from api.gateway.standing import Measured, Standing
 from ledger.clock import Instant
@@ -12,19 +13,22 @@ from ledger.errors import LimitIsReached
 
 SECOND = timedelta(seconds=1)
 MILLISECOND = timedelta(milliseconds=1)
-_KINDS = ("requests", "tokens")
+_NAMES = tuple(
+    (kind, *(f"x-ratelimit-{what}-{kind}" for what in ("limit", "remaining", "reset")))
+    for kind in ("requests", "tokens")
+)
 
 
 def openai(standing: Standing) -> dict[str, str]:
     """Give ``x-ratelimit-*`` of the tightest limit on requests, and of the one on tokens."""
     found = {}
-    for kind in _KINDS:
+    for kind, most, left, reset in _NAMES:
         limit = standing.tightest(kind)
         if limit is not None:
-            found[f"x-ratelimit-limit-{kind}"] = str(limit.ceiling)
-            found[f"x-ratelimit-remaining-{kind}"] = str(limit.remaining)
+            found[most] = str(limit.ceiling)
+            found[left] = str(limit.remaining)
             if limit.resets_at is not None:
-                found[f"x-ratelimit-reset-{kind}"] = duration(limit.resets_at - standing.at)
+                found[reset] = duration(limit.resets_at - standing.at)
     return found
 
 
@@ -54,8 +58,13 @@ def ietf(standing: Standing) -> dict[str, str]:
 
 
 def _policy(limit: Measured) -> str:
-    window = "" if limit.window_seconds is None else f";w={limit.window_seconds}"
-    return f"{_name(limit.scope, limit.limit_id)};q={limit.ceiling}{window}"
+    return _policy_of(limit.scope, limit.limit_id, limit.ceiling, limit.window_seconds)
+
+
+@lru_cache(maxsize=4_096)
+def _policy_of(scope: str, limit_id: str, ceiling: int, window_seconds: int | None) -> str:
+    window = "" if window_seconds is None else f";w={window_seconds}"
+    return f"{_name(scope, limit_id)};q={ceiling}{window}"
 
 
 def _left(limit: Measured, at: Instant) -> str:
@@ -68,6 +77,7 @@ def seconds_until(later: Instant, at: Instant) -> int:
     return max(-(-(later - at) // SECOND), 0)
 
 
+@lru_cache(maxsize=4_096)
 def _name(scope: str, limit_id: str) -> str:
     """Write a limit's name as a String of RFC 9651: printable ASCII, quotes escaped."""
     text = f"{scope}:{limit_id}".encode("ascii", "replace").decode()

@@ -6,6 +6,7 @@ those of the decision and nobody else's came between.
 
 import calendar
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import NamedTuple
 
 from ledger.clock import Instant
@@ -84,31 +85,38 @@ _OF_KEYS = frozenset({"key_creations", "active_keys"})
 
 
 def _measured(scope: str, limit: Limit, counter: Counter | None, at: Instant) -> Measured:
-    first = limit.window.first(at)
+    window = limit.window
+    first = window.first(at)
     used, pending = (counter.used, counter.pending) if counter else ({}, {})
     counting = [bucket for bucket in (*used, *pending) if bucket >= first]
-    newest = max(counting, default=None)
-    oldest = min(counting, default=None)
+    frees_first: Instant | None = at
+    frees_last: Instant | None = at
+    if counting:
+        newest, oldest = max(counting), min(counting)
+        frees_first = frees_last = window.frees_at(newest)
+        if oldest != newest:
+            frees_first = window.frees_at(oldest)
     return Measured(
         scope,
         limit.limit_id,
         limit.kind,
         limit.ceiling,
         total(used, first) + total(pending, first),
-        _seconds(limit, at),
-        at if newest is None else limit.window.frees_at(newest),
-        at if oldest is None else limit.window.frees_at(oldest),
+        _seconds(limit.limit_id, at.year, at.month),
+        frees_last,
+        frees_first,
     )
 
 
-def _seconds(limit: Limit, at: Instant) -> int | None:
-    name = limit.limit_id.rpartition("/")[2]
+@lru_cache(maxsize=1_024)
+def _seconds(limit_id: str, year: int, month: int) -> int | None:
+    name = limit_id.rpartition("/")[2]
     match name:
         case "lifetime":
             return None
         case "day":
             return DAY_SECONDS
         case "month":
-            return calendar.monthrange(at.year, at.month)[1] * DAY_SECONDS
+            return calendar.monthrange(year, month)[1] * DAY_SECONDS
         case _:
             return int(name.removeprefix("rolling:"))

@@ -82,7 +82,8 @@ def bearer(call: Call) -> str:
     Raises:
         Failure: There is none, or another scheme.
     """
-    return _required(presented(call), presented(call).bearer)
+    found = presented(call)
+    return _required(found, found.bearer)
 
 
 def bearer_or_api_key(call: Call) -> str:
