@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import click
 import msgspec
@@ -22,7 +22,7 @@ from api.bench.bulk import BatchFailed
 from api.bench.fleet import Service
 from api.bench.load import LoadFailed
 from api.bench.peers import PeerFailed
-from api.bench.processes import ServerDidNotStart, free_port, running
+from api.bench.processes import ServerDidNotStart, free_port, module, running
 from api.bench.rounds import Bench, BenchFailed, Places
 from api.bench.sizes import FULL, QUICK, Sizes
 from api.cli import Failure
@@ -37,6 +37,13 @@ FAILURES = (
     *(BatchFailed, BenchFailed, LoadFailed, PeerFailed, ServerDidNotStart),
     EmbeddedDatabaseError,
 )
+
+
+class Brought(NamedTuple):
+    """Peers that are nobody's to ship; None: left out."""
+
+    pgledger: Path | None
+    litellm: Path | None
 
 
 def _size(name: str, text: str, *, least: int = 1) -> Callable[[Decorated], Decorated]:
@@ -61,10 +68,22 @@ def _size(name: str, text: str, *, least: int = 1) -> Callable[[Decorated], Deco
     metavar="FILE",
     help="A checkout of pgledger, or its pgledger.sql; else that row is left out.",
 )
+@click.option(
+    "--litellm",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="The command `litellm` of an environment with litellm[proxy]; else its rows are left out.",
+)
 @click.option("--database", "url", help="PostgreSQL to measure on; default: an embedded one.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(
-    *, quick: bool, pgledger: Path | None, url: str | None, as_json: bool, **sizes: int | None
+    *,
+    quick: bool,
+    pgledger: Path | None,
+    litellm: Path | None,
+    url: str | None,
+    as_json: bool,
+    **sizes: int | None,
 ) -> None:
     """Measure speed, size and memory, each beside a peer's, and print the ratios.
 
@@ -77,7 +96,7 @@ def command(
         raise click.UsageError("There must be as many keys as accounts at least.")
     try:
         with _stopped_in_order():
-            document, rows = _measure(chosen, url, pgledger)
+            document, rows = _measure(chosen, url, Brought(pgledger, litellm))
     except FAILURES as error:
         raise Failure(str(error)) from error
     if as_json:
@@ -101,13 +120,13 @@ def _stopped_in_order() -> Iterator[None]:
 
 
 def _measure(
-    sizes: Sizes, url: str | None, pgledger: Path | None
+    sizes: Sizes, url: str | None, brought: Brought
 ) -> tuple[dict[str, Any], list[table.Row]]:
     busy = machine.load_average()
     with contextlib.ExitStack() as stack:
         home = _home(stack)
         server = url or _embedded(home, stack)
-        places = _places(home, server, sizes, pgledger, stack)
+        places = _places(home, server, sizes, brought, stack)
         described = machine.describe(server, home)
         with progress() as bar:
             task = bar.add_task("prepare", total=None, note="")
@@ -147,7 +166,7 @@ def _embedded(home: Path, stack: contextlib.ExitStack) -> str:
 
 
 def _places(
-    home: Path, server: str, sizes: Sizes, pgledger: Path | None, stack: contextlib.ExitStack
+    home: Path, server: str, sizes: Sizes, brought: Brought, stack: contextlib.ExitStack
 ) -> Places:
     """Start what is measured."""
     ledger = stack.enter_context(database.fresh(server, "ledger"))
@@ -169,13 +188,13 @@ def _places(
     }
     ready = f"{service.address}/health/ready"
     log = home / "serve.log"
-    ours = running("api.serve", [], ready=ready, more=settings, log=log)
+    ours = running(module("api.serve"), ready=ready, more=settings, log=log)
     supervisor = stack.enter_context(ours)
     port = free_port()
-    arguments = [str(port), str(sizes.workers)]
+    command = module("api.bench.empty", str(port), str(sizes.workers))
     ready = f"http://127.0.0.1:{port}/ready"
     log = home / "empty.log"
-    empty = running("api.bench.empty", arguments, ready=ready, more={}, log=log)
+    empty = running(command, ready=ready, more={}, log=log)
     return Places(
         service=service,
         supervisor=supervisor,
@@ -184,8 +203,8 @@ def _places(
         ledger=ledger,
         peers=peers,
         directory=directory,
-        pgledger=pgledger,
-        gateway=stack.enter_context(gateway.standing(forwarded, home, sizes)),
+        pgledger=brought.pgledger,
+        gateway=stack.enter_context(gateway.standing(forwarded, home, sizes, brought.litellm)),
     )
 
 

@@ -1,27 +1,33 @@
 """The gateway beside the upstream it stands before: requests per second, and what it adds in time.
 
 The upstream is trivial: ``python -m api.bench.gateway PORT`` answers every chat completion with the
-same few tokens, whole or streamed, from an ASGI application that does nothing else. It is asked
-directly and through a gateway of its own, with the same requests by the same load generator.
+same few tokens, whole or streamed, from a Litestar handler that decodes the body and does nothing
+else. It is asked directly and through a gateway of its own, with the same requests by the same load
+generator. With ``PORT bare`` it is an ASGI function that does not even look at the body. LiteLLM's
+proxy, where there is one, stands before the same upstream, without a database.
 """
 
 import contextlib
+import json
 import secrets
 import statistics
+import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import httpx
 import msgspec
 import uvicorn
+from litestar import Litestar, Response, get, post
+from litestar.response import Stream
 
 from api.bench import load
 from api.bench.fleet import API
 from api.bench.load import Found, Load, Parts
-from api.bench.processes import free_port, running
+from api.bench.processes import free_port, module, running
 from api.bench.sizes import Sizes
 from api.serve import configured
 
@@ -36,7 +42,8 @@ LIMITS = (
     {"kind": "spend", "window": "month", "ceiling": "1000000"},
 )
 KINDS = ("whole", "streamed")
-WAYS = ("gateway", "direct")
+MASTER_KEY = "sk-bench"
+"""LiteLLM's."""
 
 _encode = msgspec.json.encode
 _USAGE = {"prompt_tokens": 12, "completion_tokens": TOKENS, "total_tokens": 12 + TOKENS}
@@ -68,8 +75,35 @@ _PIECE = _chunk([{"index": 0, "delta": {"content": " word"}, "finish_reason": No
 _LAST = _chunk([], _USAGE) + b"data: [DONE]\n\n"
 
 
-async def upstream(scope: Any, receive: Any, send: Any) -> None:  # noqa: ANN401
+class Asked(msgspec.Struct, frozen=True):
+    """What the handler decodes a body into."""
+
+    model: str
+    messages: list[dict[str, str]]
+    stream: bool = False
+
+
+@post("/v1/chat/completions", status_code=200)
+async def complete(data: Asked) -> Response[bytes] | Stream:
     """Answer a chat completion; a stream where the body asks for one."""
+    if data.stream:
+        return Stream(_events(), media_type="text/event-stream")
+    return Response(_WHOLE, media_type="application/json")
+
+
+async def _events() -> AsyncIterator[bytes]:
+    for _ in range(TOKENS):
+        yield _PIECE
+    yield _LAST
+
+
+@get("/")
+async def ready() -> None:
+    """Say that it serves."""
+
+
+async def bare(scope: Any, receive: Any, send: Any) -> None:  # noqa: ANN401
+    """Answer as the handler does, from nothing but ASGI."""
     if scope["type"] == "lifespan":
         for kind in ("startup", "shutdown"):
             await receive()
@@ -94,31 +128,39 @@ class Figures(NamedTuple):
     median_seconds: float
 
 
-class GatewayBench:
-    """The two servers, and what was found."""
+class Way(NamedTuple):
+    """A server to ask, and what to show to it."""
 
-    def __init__(self, port: int, upstream_port: int, keys: list[str], sizes: Sizes) -> None:
-        """Take where they are."""
+    port: int
+    secrets: list[str]
+
+
+class GatewayBench:
+    """The servers, and what was found."""
+
+    def __init__(self, ways: Mapping[str, Way], sizes: Sizes, litellm: str) -> None:
+        """Take where they are: ``gateway``, ``direct``, ``bare``, perhaps ``litellm``.
+
+        ``litellm``: its version; empty: there is none.
+        """
         self.found: dict[str, list[float]] = defaultdict(list)
+        self._ways = ways
+        self._litellm = litellm
         self._seconds = sizes.seconds
         self._connections = min(CONNECTIONS, sizes.connections)
-        self._asked = {
-            "direct": (upstream_port, ["nobody"]),
-            "gateway": (port, keys),
-        }
 
     def measure(self) -> None:
         """Measure everything once, ours beside the upstream itself."""
         for kind in KINDS:
-            for way in WAYS:
+            for way in self._ways:
                 figures = self._figures(way, kind)
                 self.found[f"{way} {kind}"].append(figures.per_second)
                 self.found[f"{way} {kind} latency"].append(figures.median_seconds)
 
-    def _figures(self, way: str, kind: str) -> Figures:
-        port, keys = self._asked[way]
-        requests = [_request(port, key, streamed=kind == "streamed") for key in keys]
-        many, one = (self._load(port, requests, count) for count in (self._connections, 1))
+    def _figures(self, name: str, kind: str) -> Figures:
+        way = self._ways[name]
+        requests = [_request(way.port, key, streamed=kind == "streamed") for key in way.secrets]
+        many, one = (self._load(way.port, requests, count) for count in (self._connections, 1))
         return Figures(many.per_second, one.median_seconds)
 
     def _load(self, port: int, requests: list[Parts], connections: int) -> Found:
@@ -137,23 +179,28 @@ class GatewayBench:
     def lines(self) -> Iterator[dict[str, Any]]:
         """Give what the table says of it: throughput, then latency, whole and streamed."""
         for kind in KINDS:
-            ours, direct = (self._median(f"{way} {kind}") for way in WAYS)
-            slow, quick = (1_000 * self._median(f"{way} {kind} latency") for way in WAYS)
+            ours, direct, idle = (
+                self._median(f"{w} {kind}") for w in ("gateway", "direct", "bare")
+            )
+            slow, quick = (
+                1_000 * self._median(f"{way} {kind} latency") for way in ("gateway", "direct")
+            )
             answers = "whole answers" if kind == "whole" else f"streams of {TOKENS} events"
             yield {
                 "what": f"gateway, {answers}, {self._connections} connections",
-                "against": f"its trivial upstream asked directly, {kind}",
+                "against": f"its upstream asked directly, a Litestar @post handler, {kind}",
                 "unit": "requests/s",
                 "ours": ours,
                 "peer": direct,
                 "reach": 0.5,
                 "aim": 0.8,
                 "note": "Each request is two durable decisions of the ledger: held, settled. The"
-                " upstream is an ASGI application that does nothing else.",
+                f" handler decodes the body. A bare ASGI function in its place answers"
+                f" {idle:,.0f}/s directly.",
             }
             yield {
                 "what": "the same, one connection, median",
-                "against": f"its trivial upstream, one connection, {kind}",
+                "against": f"its upstream, one connection, {kind}",
                 "unit": "ms",
                 "ours": slow,
                 "peer": quick,
@@ -162,6 +209,27 @@ class GatewayBench:
                 "at_most": True,
                 "note": f"The gateway adds {slow - quick:.2f} ms.",
             }
+            yield self._beside_litellm(kind, answers, ours)
+
+    def _beside_litellm(self, kind: str, answers: str, ours: float) -> dict[str, Any]:
+        there = bool(self._litellm)
+        note = "Give its command with --litellm."
+        if there:
+            slow = 1_000 * self._median(f"litellm {kind} latency")
+            note = (
+                "One worker on both sides, before the same upstream. LiteLLM's checks a master key"
+                f" and keeps no books; one connection has an answer in {slow:.1f} ms."
+            )
+        return {
+            "what": f"gateway, {answers}, {self._connections} connections",
+            "against": f"LiteLLM proxy {self._litellm}".rstrip() + f", {kind}",
+            "unit": "requests/s",
+            "ours": ours,
+            "peer": self._median(f"litellm {kind}") if there else None,
+            "reach": 5,
+            "aim": 10,
+            "note": note,
+        }
 
     def _median(self, name: str) -> float:
         return statistics.median(self.found[name])
@@ -186,37 +254,83 @@ def _request(port: int, key: str, *, streamed: bool) -> Parts:
 
 
 @contextlib.contextmanager
-def standing(database_url: str, home: Path, sizes: Sizes) -> Iterator[GatewayBench]:
-    """Start an upstream and a gateway before it, with keys that may ask."""
+def standing(
+    database_url: str, home: Path, sizes: Sizes, litellm: Path | None = None
+) -> Iterator[GatewayBench]:
+    """Start an upstream and a gateway before it, with keys that may ask; LiteLLM where it is."""
     secret = "bench-" + secrets.token_urlsafe(24)
-    ports = free_port(), free_port()
-    behind = running(
-        "api.bench.gateway",
-        [str(ports[1])],
-        ready=f"http://127.0.0.1:{ports[1]}/",
-        more={},
-        log=home / "upstream.log",
-    )
-    settings = {
-        "KEYLEDGER_HOME": str(home / "gateway"),
-        "KEYLEDGER_DATABASE_URL": database_url,
-        "KEYLEDGER_ADMIN_SECRET": secret,
-        "KEYLEDGER_PEPPER": secrets.token_urlsafe(24),
-        "KEYLEDGER_JWT_SECRET": secrets.token_urlsafe(32),
-        "KEYLEDGER_HOST": "127.0.0.1",
-        "KEYLEDGER_PORT": str(ports[0]),
-        "KEYLEDGER_WORKERS": str(sizes.workers),
-        "KEYLEDGER_LANES": str(sizes.lanes),
-        "KEYLEDGER_UPSTREAM_URL": f"http://127.0.0.1:{ports[1]}/v1",
-        "KEYLEDGER_UPSTREAM_KEY": "bench",
+    with contextlib.ExitStack() as stack:
+        behind, bare_port = (stack.enter_context(_upstream(home, *how)) for how in ((), ("bare",)))
+        port = free_port()
+        settings = {
+            "KEYLEDGER_HOME": str(home / "gateway"),
+            "KEYLEDGER_DATABASE_URL": database_url,
+            "KEYLEDGER_ADMIN_SECRET": secret,
+            "KEYLEDGER_PEPPER": secrets.token_urlsafe(24),
+            "KEYLEDGER_JWT_SECRET": secrets.token_urlsafe(32),
+            "KEYLEDGER_HOST": "127.0.0.1",
+            "KEYLEDGER_PORT": str(port),
+            "KEYLEDGER_WORKERS": str(sizes.workers),
+            "KEYLEDGER_LANES": str(sizes.lanes),
+            "KEYLEDGER_UPSTREAM_URL": f"http://127.0.0.1:{behind}/v1",
+            "KEYLEDGER_UPSTREAM_KEY": "bench",
+        }
+        ready = f"http://127.0.0.1:{port}/health/ready"
+        log = home / "gateway.log"
+        stack.enter_context(running(module("api.serve"), ready=ready, more=settings, log=log))
+        ways = {
+            "direct": Way(behind, ["nobody"]),
+            "gateway": Way(port, _keys(port, secret)),
+            "bare": Way(bare_port, ["nobody"]),
+        }
+        version = ""
+        if litellm is not None:
+            version = _version(litellm)
+            proxy = stack.enter_context(_litellm(litellm, home, behind, sizes.workers))
+            ways["litellm"] = Way(proxy, [MASTER_KEY])
+        yield GatewayBench(ways, sizes, version)
+
+
+@contextlib.contextmanager
+def _upstream(home: Path, *how: str) -> Iterator[int]:
+    port = free_port()
+    command = module("api.bench.gateway", str(port), *how)
+    log = home / f"upstream{len(how)}.log"
+    with running(command, ready=f"http://127.0.0.1:{port}/", more={}, log=log):
+        yield port
+
+
+@contextlib.contextmanager
+def _litellm(command: Path, home: Path, behind: int, workers: int) -> Iterator[int]:
+    port = free_port()
+    model = {
+        "model": f"openai/{MODEL}",
+        "api_base": f"http://127.0.0.1:{behind}/v1",
+        "api_key": "bench",
     }
-    ready = f"http://127.0.0.1:{ports[0]}/health/ready"
-    with (
-        behind,
-        running("api.serve", [], ready=ready, more=settings, log=home / "gateway.log"),
-    ):
-        keys = _keys(ports[0], secret)
-        yield GatewayBench(ports[0], ports[1], keys, sizes)
+    said = {
+        "model_list": [{"model_name": MODEL, "litellm_params": model}],
+        "general_settings": {"master_key": MASTER_KEY},
+    }
+    written = home / "litellm.yaml"
+    written.write_text(json.dumps(said))  # JSON is YAML
+    options = {"config": written, "host": "127.0.0.1", "port": port, "num_workers": workers}
+    arguments = [f"--{name}={value}" for name, value in options.items()]
+    # Its price list comes with it; without this it would ask for a newer one.
+    more = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR"}
+    ready = f"http://127.0.0.1:{port}/health/liveliness"
+    with running([str(command), *arguments], ready=ready, more=more, log=home / "litellm.log"):
+        yield port
+
+
+def _version(command: Path) -> str:
+    """Ask LiteLLM's own environment which version it is."""
+    code = "import importlib.metadata as m; print(m.version('litellm'))"
+    python = str(command.with_name("python"))
+    told = subprocess.run(  # noqa: S603 - beside the command that was named
+        [python, "-c", code], capture_output=True, text=True, check=False
+    )
+    return told.stdout.strip()
 
 
 def _keys(port: int, secret: str) -> list[str]:
@@ -241,8 +355,10 @@ def _keys(port: int, secret: str) -> list[str]:
 
 def main() -> None:
     """Serve the upstream."""
-    config = configured(upstream)
-    config.host, config.port = "127.0.0.1", int(sys.argv[1])
+    port, *how = sys.argv[1:]
+    handler = Litestar([complete, ready], openapi_config=None, logging_config=None)
+    config = configured(bare if how else handler)
+    config.host, config.port = "127.0.0.1", int(port)
     uvicorn.Server(config).run()
 
 

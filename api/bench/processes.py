@@ -40,18 +40,22 @@ def free_port() -> int:
         return port
 
 
+def module(name: str, *arguments: str) -> list[str]:
+    """Give the command that runs a module of ours."""
+    return [sys.executable, "-m", name, *arguments]
+
+
 @contextlib.contextmanager
 def running(
-    module: str, arguments: Sequence[str], *, ready: str, more: Mapping[str, str], log: Path
+    command: Sequence[str], *, ready: str, more: Mapping[str, str], log: Path
 ) -> Iterator[int]:
-    """Run ``python -m module`` until the end of the block; give its pid once ``ready`` answers.
+    """Run a command until the end of the block; give its pid once ``ready`` answers.
 
     Raises:
-        ServerDidNotStart: Not in two minutes, or it ended.
+        ServerDidNotStart: Not in time, or it ended.
     """
-    command = [sys.executable, "-m", module, *arguments]
     with log.open("wb") as output:
-        process = subprocess.Popen(  # noqa: S603 - our own program
+        process = subprocess.Popen(  # noqa: S603 - a server of ours, or the one that was named
             command,
             env=environment(**more),
             stdin=subprocess.DEVNULL,
