@@ -19,6 +19,7 @@ from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 from psycopg_pool import AsyncConnectionPool
 
+from api.attempts import Attempts, Bound, site_of
 from api.problems import forbidden, invalid, unauthenticated
 from ledger import clock
 from ledger.clock import Instant
@@ -36,6 +37,15 @@ PASSWORD_MAX = 128
 EMAIL_MAX = 254
 HASHES_AT_ONCE = 2
 """Each takes 19 MiB and a processor for some 20 ms."""
+
+FAILURES_WINDOW = timedelta(minutes=5)
+"""Short, because an owner whose login a stranger guesses at waits for it too."""
+FAILURES_OF_A_LOGIN = 8
+"""From anywhere: 96 an hour. OWASP's ASVS 4.0 (2.2.1) allows an account at most 100."""
+FAILURES_OF_A_LOGIN_AT_A_SITE = 5
+"""Fewer, so that one stranger cannot use up what an owner elsewhere has."""
+FAILURES_AT_A_SITE = 30
+"""Of all logins together; more than the people behind one address mistype."""
 
 OPERATOR = "operator"
 ROLES = ("owner", "finance", "auditor", "member")
@@ -244,10 +254,11 @@ class Gate:
 class Logins:
     """Passwords and refresh tokens."""
 
-    def __init__(self, pool: AsyncConnectionPool, gate: Gate) -> None:
-        """Take where logins are kept."""
+    def __init__(self, pool: AsyncConnectionPool, gate: Gate, attempts: Attempts) -> None:
+        """Take where logins are kept, and what counts failed ones."""
         self._pool = pool
         self._gate = gate
+        self._attempts = attempts
         self._hasher = PasswordHasher(time_cost=2, memory_cost=19_456, parallelism=1)
         self._at_once = asyncio.Semaphore(HASHES_AT_ONCE)
         self._nobodys_hash = self._hasher.hash(random.token_hex(16))
@@ -293,29 +304,43 @@ class Logins:
         except (VerificationError, InvalidHashError):
             return False
 
-    async def login(self, email: str, password: str) -> Tokens:
+    async def login(self, email: str, password: str, *, client: str, at: Instant) -> Tokens:
         """Give tokens for an address and its password.
 
         Raises:
-            Problem: 401: the same words and the same time whatever was wrong.
+            Problem: As of ``proven``.
         """
-        found = await self.proven(email, password)
+        found = await self.proven(email, password, client=client, at=at)
         family = UUID(bytes=random.token_bytes(16))
         return await self._tokens(family, email, found.account_id, found.member)
 
-    async def proven(self, email: str, password: str) -> "LoggedIn":
-        """Find who logs in with an address and its password.
+    async def proven(self, email: str, password: str, *, client: str, at: Instant) -> "LoggedIn":
+        """Find who logs in with an address and its password, from a client's network address.
 
         Raises:
-            Problem: 401: the same words and the same time whatever was wrong.
+            Problem: 401: the same words and the same time whatever was wrong. 429: it failed too
+                often of late, whether or not there is such a login and this is its password.
         """
+        kept = address(email)
+        bounds = _bounds_of_failures(kept, client)
+        # Before anything is hashed: who is refused costs nothing and learns nothing by the time.
+        await self._attempts.require_room(bounds, at, refusal=_TOO_MANY)
+        found = await self._found(kept, password)
+        if found is None:
+            await self._attempts.count(bounds, at, refusal=_TOO_MANY)
+            raise unauthenticated("The address or the password is not right.")
+        # Again: of many guesses at once the right one may not outlast those that were refused.
+        await self._attempts.require_room(bounds, at, refusal=_TOO_MANY)
+        return found
+
+    async def _found(self, kept: str, password: str) -> "LoggedIn | None":
         async with self._pool.connection() as connection:
-            rows = await connection.execute(reads.FIND_LOGIN, (address(email),))
+            rows = await connection.execute(reads.FIND_LOGIN, (kept,))
             row = await rows.fetchone()
         matches = await self._matches(row[2] if row else self._nobodys_hash, password)
         if row is None or not matches or not row[3]:
-            raise unauthenticated("The address or the password is not right.")
-        return LoggedIn(AccountId(row[1]), row[0], address(email), row[4])
+            return None
+        return LoggedIn(AccountId(row[1]), row[0], kept, row[4])
 
     async def refresh(self, token: str) -> Tokens:
         """Give new tokens for a refresh token, which then is used up.
@@ -359,6 +384,22 @@ class Logins:
             await connection.execute(reads.INSERT_REFRESH, terms)
         access = self._gate.access_token(account_id, format_id("mbr", member), at)
         return Tokens(access, ACCESS // timedelta(seconds=1), refresh)
+
+
+_TOO_MANY = "Too many failed logins. Try again later."
+
+
+def _bounds_of_failures(kept: str, client: str) -> tuple[Bound, ...]:
+    """Say how often logging in may fail: from where, for whom, and for whom from where.
+
+    An e-mail address holds no space, so that no two of these subjects are written alike.
+    """
+    site = site_of(client)
+    return (
+        Bound(f"failed-at {site}", FAILURES_AT_A_SITE, FAILURES_WINDOW),
+        Bound(f"failed-of {kept}", FAILURES_OF_A_LOGIN, FAILURES_WINDOW),
+        Bound(f"failed-of-at {kept} {site}", FAILURES_OF_A_LOGIN_AT_A_SITE, FAILURES_WINDOW),
+    )
 
 
 _ADDRESS = re.compile(r"[^@\s]+@[^@\s]+")

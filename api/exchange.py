@@ -108,7 +108,7 @@ def _media_type(value: bytes) -> str:
 class Call:
     """What came in."""
 
-    __slots__ = ("_headers", "_query", "_receive", "scope")
+    __slots__ = ("_headers", "_query", "_receive", "_repeats", "scope")
 
     def __init__(self, scope: Scope, receive: Receive) -> None:
         """Take an ASGI request."""
@@ -116,7 +116,9 @@ class Call:
         self._receive = receive
         self._query: dict[str, str] | None = None
         # Backwards, so that of several the first stays.
-        self._headers = dict(reversed(cast("list[tuple[bytes, bytes]]", scope["headers"])))
+        headers = cast("list[tuple[bytes, bytes]]", scope["headers"])
+        self._headers = dict(reversed(headers))
+        self._repeats = len(self._headers) != len(headers)
 
     def header(self, name: bytes) -> str | None:
         """Give a header by its lower-case name; None: it is not there.
@@ -124,8 +126,7 @@ class Call:
         Raises:
             Problem: It is there twice.
         """
-        headers = self.scope["headers"]
-        if len(self._headers) != len(headers) and [each for each, _ in headers].count(name) > 1:
+        if self._repeats and [each for each, _ in self.scope["headers"]].count(name) > 1:
             raise Problem(400, "header_is_repeated", f"{name.decode()} is there twice.")
         found = self._headers.get(name)
         return None if found is None else found.decode("latin-1")
@@ -137,9 +138,9 @@ class Call:
 
     @property
     def client_address(self) -> str:
-        """Give the address of whoever connected: a proxy's where one stands between.
+        """Give the address of whoever connected, or of whom a trusted proxy says it stands for.
 
-        Empty where it is no network's. What a header says of others is believed from nobody.
+        Empty where it is no network's. uvicorn reads the proxy's header; ``serve`` says whose.
         """
         client = self.scope.get("client")
         return client[0] if client else ""

@@ -123,9 +123,9 @@ async def forget_conversations(services: Services) -> str:
     return f"{messages} messages, {sessions} sessions gone"
 
 
-async def forget_signups(services: Services) -> str:
-    """Delete counts of sign-ups that are over."""
-    return f"{await services.signups.forget(clock.now())} gone"
+async def forget_attempts(services: Services) -> str:
+    """Delete counts of sign-ups and failed logins that are over."""
+    return f"{await services.attempts.forget(clock.now())} gone"
 
 
 async def forget_wallet_tokens(services: Services) -> str:
@@ -140,7 +140,7 @@ JOBS: Sequence[Job] = (
     Job("rate_unpriced", timedelta(seconds=30), rate_unpriced),
     Job("grant_allowances", timedelta(seconds=30), grant_allowances),
     Job("forget_tokens", timedelta(hours=1), forget_tokens),
-    Job("forget_signups", timedelta(hours=1), forget_signups),
+    Job("forget_attempts", timedelta(hours=1), forget_attempts),
     Job("forget_wallet_tokens", timedelta(hours=1), forget_wallet_tokens),
     Job("forget_conversations", timedelta(minutes=10), forget_conversations),
 )

@@ -19,7 +19,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -280,8 +280,15 @@ def _show(secret: str) -> None:
     sys.stdout.flush()
 
 
-def configured(app: Any) -> uvicorn.Config:  # noqa: ANN401 - Litestar is not imported here
-    """Say how uvicorn serves an application; ``keyledger bench`` serves its peer the same way."""
+def configured(
+    app: Any,  # noqa: ANN401 - Litestar is not imported here
+    trusted_networks: Sequence[str] = (),
+) -> uvicorn.Config:
+    """Say how uvicorn serves an application; ``keyledger bench`` serves its peer the same way.
+
+    Of what ``X-Forwarded-For`` lists, the last that is in none of the trusted networks is the
+    client, if a trusted one sends it; without networks nobody reads the header.
+    """
     return uvicorn.Config(
         app,
         loop="uvloop",
@@ -291,7 +298,8 @@ def configured(app: Any) -> uvicorn.Config:  # noqa: ANN401 - Litestar is not im
         access_log=False,
         log_config=None,
         server_header=False,
-        proxy_headers=False,
+        proxy_headers=bool(trusted_networks),
+        forwarded_allow_ips=list(trusted_networks),
         backlog=BACKLOG,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=GRACE_SECONDS,
@@ -306,7 +314,8 @@ def worker(settings: Settings, descriptor: int, leash: int) -> None:
     app.on_startup.append(spare_the_collector)
     listening = socket.socket(fileno=descriptor)
     threading.Thread(target=_end_with, args=(leash,), daemon=True).start()
-    uvicorn.Server(configured(app)).run(sockets=[listening])
+    config = configured(app, settings.trusted_networks)
+    uvicorn.Server(config).run(sockets=[listening])
 
 
 def spare_the_collector() -> None:

@@ -10,6 +10,7 @@ import os
 import re
 import secrets as random
 from collections.abc import Mapping, Sequence
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -59,6 +60,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     upstream_read_seconds: int = 120
     upstream_total_seconds: int = 600
     hosts: str = ""
+    trusted_proxies: str = ""
     signups_per_hour: int = 20
     retention_days: int = 30
     web3_rpc_url: str = ""
@@ -74,6 +76,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def dialects_of_hosts(self) -> Mapping[str, str]:
         """Give the hosts that speak one dialect only."""
         return _hosts(self.hosts)
+
+    @property
+    def trusted_networks(self) -> Sequence[str]:
+        """Give the networks whose word on a client's address is taken; empty: nobody's."""
+        return _proxies(self.trusted_proxies)
 
     @property
     def welcome(self) -> tuple[Amount, ...]:
@@ -98,6 +105,8 @@ VARIABLES: Mapping[str, str] = {
     " order; unset: a sample.",
     "KEYLEDGER_SIGNUP": "Accounts that people at one address may open an hour; default 20; or off.",
     "KEYLEDGER_HOSTS": "Hosts that speak one dialect only: api.example.com=ryvion,…",
+    "KEYLEDGER_TRUSTED_PROXIES": "Reverse proxies, such as 10.0.0.7,10.1.0.0/16, whose"
+    " X-Forwarded-For is believed; unset: nobody's, and all behind one count as one client.",
     "KEYLEDGER_UPSTREAM_KEY": "What the gateway shows to them as Bearer: one, or one for each.",
     "KEYLEDGER_UPSTREAM_MODEL": "Their model behind characters; unset: keyledger-small.",
     "KEYLEDGER_UPSTREAM_CONNECT_SECONDS": "For a connection to them; default 5.",
@@ -142,6 +151,7 @@ def from_environment(environment: Mapping[str, str]) -> Settings:
             environment, "KEYLEDGER_UPSTREAM_TOTAL_SECONDS", 600, 1, UPSTREAM_SECONDS_MAX
         ),
         hosts=get("KEYLEDGER_HOSTS", ""),
+        trusted_proxies=get("KEYLEDGER_TRUSTED_PROXIES", ""),
         signups_per_hour=_signups(environment),
         retention_days=_whole(environment, "KEYLEDGER_RETENTION_DAYS", 30, 0, RETENTION_MAX_DAYS),
         web3_rpc_url=_web3_url(get("KEYLEDGER_WEB3_RPC_URL", "")),
@@ -156,6 +166,7 @@ def from_environment(environment: Mapping[str, str]) -> Settings:
         message = f"KEYLEDGER_WELCOME_GRANT: {error}"
         raise InvalidSetting(message) from error
     _ = settings.dialects_of_hosts
+    _ = settings.trusted_networks
     _ = settings.upstreams
     if settings.jwt_secret and len(settings.jwt_secret) < PEPPER_BYTES:
         message = f"KEYLEDGER_JWT_SECRET must have {PEPPER_BYTES} characters or more."
@@ -190,6 +201,30 @@ def _hosts(text: str) -> dict[str, str]:
             raise InvalidSetting(message)
         found[host.strip().lower()] = dialect
     return found
+
+
+def _proxies(text: str) -> list[str]:
+    found: list[str] = []
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        network = _network(part)
+        found.append(str(network))
+        if isinstance(network, IPv4Network):
+            # How it connects to a socket that listens on IPv6 as well.
+            found.append(f"::ffff:{network.network_address}/{96 + network.prefixlen}")
+    return found
+
+
+def _network(text: str) -> IPv4Network | IPv6Network:
+    try:
+        network = ip_network(text)
+    except ValueError as error:
+        message = f"KEYLEDGER_TRUSTED_PROXIES: as in 10.0.0.7,10.1.0.0/16; {error}."
+        raise InvalidSetting(message) from error
+    if not network.prefixlen:
+        raise InvalidSetting(
+            f"KEYLEDGER_TRUSTED_PROXIES: {text!r} is everybody, and anybody can write a header."
+        )
+    return network
 
 
 def _signups(environment: Mapping[str, str]) -> int:

@@ -14,6 +14,7 @@ from psycopg_pool.errors import PoolClosed
 
 from api import settings as configured
 from api.allowances import Allowances
+from api.attempts import Attempts
 from api.auth import Gate, Logins
 from api.conversations import Conversations
 from api.gateway.forward import Bounds, Gateway
@@ -73,6 +74,7 @@ class Services:
     ledger: Ledger
     queries: Queries
     gate: Gate
+    attempts: Attempts
     logins: Logins
     signups: Signups
     allowances: Allowances
@@ -143,14 +145,8 @@ class Services:
         resolver = Resolver(pool, peppers, lanes)
         gate = Gate(pool, digest, configured.jwt_secret(settings), lanes)
         ledger = Ledger(writer, cards, resolver, peppers, settings.welcome)
-        logins = Logins(pool, gate)
-        signups = Signups(
-            pool,
-            ledger,
-            logins,
-            secret=configured.jwt_secret(settings),
-            per_hour=settings.signups_per_hour,
-        )
+        attempts = Attempts(pool, secret=configured.jwt_secret(settings))
+        logins = Logins(pool, gate, attempts)
         writer.start()
         return cls(
             settings=settings,
@@ -163,8 +159,9 @@ class Services:
             ledger=ledger,
             queries=Queries(pool, INLINE, lanes, resolver, peppers, cards),
             gate=gate,
+            attempts=attempts,
             logins=logins,
-            signups=signups,
+            signups=Signups(ledger, logins, attempts, per_hour=settings.signups_per_hour),
             allowances=Allowances(pool, ledger),
             conversations=Conversations(pool, lanes, settings.retention_days),
             wallets=Wallets(pool, ledger, settings, configured.jwt_secret(settings)),

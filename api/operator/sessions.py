@@ -6,6 +6,7 @@ from api.auth import Tokens
 from api.exchange import Answer
 from api.operator import bodies
 from api.operator.routing import Ask, route
+from ledger import clock
 
 
 class TokensView(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,12 +35,15 @@ def _answer(tokens: Tokens) -> Answer:
     body=bodies.LoginBody,
     answer=TokensView,
     example={"email": "ada@example.com", "password": "correct horse battery"},
-    refusals=(),
+    refusals=(429,),
     public=True,
 )
 async def login(ask: Ask[bodies.LoginBody]) -> Answer:
     """Log in with an address and a password."""
-    return _answer(await ask.services.logins.login(ask.body.email, ask.body.password))
+    tokens = await ask.services.logins.login(
+        ask.body.email, ask.body.password, client=ask.call.client_address, at=clock.now()
+    )
+    return _answer(tokens)
 
 
 @route(

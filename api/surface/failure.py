@@ -135,6 +135,7 @@ _STATUSES: Mapping[int, Kind] = {
     409: Kind.CONFLICT,
     413: Kind.TOO_LARGE,
     415: Kind.UNSUPPORTED_MEDIA_TYPE,
+    429: Kind.RATE_IS_LIMITED,
     503: Kind.UNAVAILABLE,
 }
 

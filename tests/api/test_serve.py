@@ -168,6 +168,7 @@ def test_a_wrong_pepper_is_refused_at_start(furnished_url: str, tmp_path: Path) 
         ("KEYLEDGER_WELCOME_GRANT", "5"),
         ("KEYLEDGER_WELCOME_GRANT", "5 usd"),
         ("KEYLEDGER_JWT_SECRET", "short"),
+        ("KEYLEDGER_TRUSTED_PROXIES", "10.0.0.7,*"),
     ],
 )
 def test_a_wrong_setting_names_its_variable(name: str, value: str) -> None:

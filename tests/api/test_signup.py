@@ -11,9 +11,10 @@ from typing import Any
 import httpx
 import pytest
 
+from api.attempts import site_of
+from api.problems import Problem
 from api.settings import InvalidSetting, from_environment
-from api.signup import Signups, site_of
-from api.surface.failure import Failure
+from api.signup import Signups
 from api.wiring import Services
 from tests.conftest import Served, settings_for
 
@@ -104,8 +105,8 @@ def test_the_count_is_of_any_hour(furnished_url: str, tmp_path: Any) -> None:
                 await tries(services.signups, begin + as_time(moment), count)
                 for moment, count in moments
             ]
-            seen.append(await services.signups.forget(begin + timedelta(seconds=8_999)))
-            seen.append(await services.signups.forget(begin + timedelta(seconds=9_000)))
+            seen.append(await services.attempts.forget(begin + timedelta(seconds=8_999)))
+            seen.append(await services.attempts.forget(begin + timedelta(seconds=9_000)))
             return seen
         finally:
             await services.close()
@@ -122,7 +123,7 @@ async def tries(signups: Signups, at: datetime, count: int) -> int:
     """Try so often at an instant; give how many were let in."""
     admitted = 0
     for _ in range(count):
-        with contextlib.suppress(Failure):
+        with contextlib.suppress(Problem):
             await signups.admit("192.0.2.1", at)
             admitted += 1
     return admitted

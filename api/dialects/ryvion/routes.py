@@ -51,10 +51,13 @@ async def sign_up(ask: Ask[bodies.SignUp, None]) -> Answer:
 )
 async def log_in(ask: Ask[bodies.LogIn, None]) -> Answer:
     """Log in; the token may stand wherever a key may."""
-    found = await ask.services.logins.proven(ask.body.email, ask.body.password)
+    at, body = clock.now(), ask.body
+    found = await ask.services.logins.proven(
+        body.email, body.password, client=ask.call.client_address, at=at
+    )
     member_id = format_id("mbr", found.member)
     view = views.Session(
-        token=ask.services.gate.access_token(found.account_id, member_id, clock.now()),
+        token=ask.services.gate.access_token(found.account_id, member_id, at),
         buyer_id=str(found.account_id),
         email=found.email,
         name=found.name,
