@@ -3,8 +3,16 @@
 import asyncio
 import os
 from bisect import bisect_left
+from collections import defaultdict
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest, multiprocess
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    generate_latest,
+    multiprocess,
+)
 
 DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
 """Set by the supervisor, so that the workers' numbers add up whichever answers."""
@@ -24,10 +32,35 @@ _duration = Histogram(
     buckets=("0.001", "0.0025", "0.005", "0.01", "0.025", "0.05", "0.1", "0.25", "1", "10"),
     registry=_own,
 )
+_asked = Counter(
+    "keyledger_upstream_requests_total",
+    "Attempts at an upstream: answered, refused, failed, timed_out.",
+    ("upstream", "outcome"),
+    registry=_own,
+)
+_answered_in = Histogram(
+    "keyledger_upstream_response_seconds",
+    "From an attempt's beginning to the first that counts: a whole answer, or a stream's first.",
+    ("upstream",),
+    buckets=("0.01", "0.05", "0.1", "0.25", "0.5", "1", "2.5", "5", "10", "30", "60"),
+    registry=_own,
+)
+_endings = Counter(
+    "keyledger_gateway_endings_total",
+    "How gatewayed requests ended: reported, estimated, interrupted, released.",
+    ("ending",),
+    registry=_own,
+)
+_settlements = Gauge(
+    "keyledger_gateway_settlements_waiting",
+    "Endings that the ledger could not take yet.",
+    registry=_own,
+    multiprocess_mode="livesum",
+)
 
 
 class _Tally:
-    """Answers of one operation and status that are not in the shared numbers yet.
+    """Answers of one kind that are not in the shared numbers yet.
 
     A commit answers many requests in one turn of the loop. They are counted here and entered
     together, because each entry into memory shared with other workers costs as much as all else
@@ -36,9 +69,9 @@ class _Tally:
 
     __slots__ = ("_counter", "_histogram", "_seconds", "answers")
 
-    def __init__(self, operation: str, status: int) -> None:
-        self._counter = _requests.labels(operation, str(status))
-        self._histogram = _duration.labels(operation)
+    def __init__(self, counter: Counter, histogram: Histogram) -> None:
+        self._counter = counter
+        self._histogram = histogram
         self._seconds: list[float] = []
         self.answers = 0
 
@@ -61,26 +94,61 @@ class _Tally:
         self._seconds.clear()
 
 
-_tallies: dict[tuple[str, int], _Tally] = {}
+_tallies: dict[tuple[str, int | str], _Tally] = {}
 _waiting: list[_Tally] = []
 
 
 def note(operation: str, status: int, seconds: float) -> None:
     """Count one answer, from inside the event loop."""
-    slot = (operation, status)
-    tally = _tallies.get(slot)
+    tally = _tallies.get((operation, status))
     if tally is None:
-        tally = _tallies[slot] = _Tally(operation, status)
+        tally = _Tally(_requests.labels(operation, str(status)), _duration.labels(operation))
+        _tallies[operation, status] = tally
+    _add(tally, seconds)
+
+
+def note_attempt(upstream: str, outcome: str, seconds: float) -> None:
+    """Count one attempt at an upstream, from inside the event loop."""
+    tally = _tallies.get((upstream, outcome))
+    if tally is None:
+        tally = _Tally(_asked.labels(upstream, outcome), _answered_in.labels(upstream))
+        _tallies[upstream, outcome] = tally
+    _add(tally, seconds)
+
+
+def note_ending(ending: str) -> None:
+    """Count how a gatewayed request ended, from inside the event loop."""
+    _wake()
+    _ended[ending] += 1
+
+
+def note_waiting(settlements: int) -> None:
+    """Say how many endings wait in this process."""
+    _settlements.set(settlements)
+
+
+_ended: dict[str, int] = defaultdict(int)
+"""Endings that are not in the shared numbers yet."""
+
+
+def _add(tally: _Tally, seconds: float) -> None:
     if not tally.answers:
-        if not _waiting:
-            asyncio.get_running_loop().call_soon(_enter)
+        _wake()
         _waiting.append(tally)
     tally.add(seconds)
+
+
+def _wake() -> None:
+    if not _waiting and not _ended:
+        asyncio.get_running_loop().call_soon(_enter)
 
 
 def _enter() -> None:
     while _waiting:
         _waiting.pop().enter()
+    while _ended:
+        ending, count = _ended.popitem()
+        _endings.labels(ending).inc(count)
 
 
 def text() -> bytes:

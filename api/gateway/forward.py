@@ -7,6 +7,7 @@ the table in README.md; every row of it is a branch here and a test.
 import asyncio
 import contextlib
 import re
+import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ import msgspec
 import structlog
 from litestar.types import Receive, Send
 
+from api import metrics
 from api.exchange import Answer
 from api.gateway import meters, sse, standing, wishes
 from api.gateway.meters import Settled, Tally
@@ -53,6 +55,9 @@ EXPIRY_SECONDS = 60
 RUN_OUT_SECONDS = 1
 """For the end of a connection whose stream has said its last."""
 STOP_SECONDS = 5
+
+FIRST_OTHER = 300
+"""From this status on an answer is none: a redirect, a refusal, a failure."""
 
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 _MODEL = re.compile(rb'"model":\s*"(?:[^"\\]|\\.)*"')
@@ -165,6 +170,7 @@ class Exchange:
         if self._ended or not self._held:
             return None
         self._ended = True
+        metrics.note_ending(_name_of(how))
         return Ending(self.admission.account_id, self.admission.key_id, how)
 
     async def settle(self, settled: Settled, *, interrupted: bool = False) -> None:
@@ -198,6 +204,14 @@ class Exchange:
             name = b'"model":' + _encode(self.work.shown_model)
             text = _MODEL.sub(lambda _: name, text)
         return upstream.scrub(text)
+
+
+def _name_of(how: Settle | Release) -> str:
+    if isinstance(how, Release):
+        return "released"
+    if how.interrupted:
+        return "interrupted"
+    return "estimated" if how.estimated else "reported"
 
 
 class Got(NamedTuple):
@@ -445,7 +459,7 @@ class Gateway:
 
     async def _answer(self, exchange: Exchange, got: Got) -> Answer:
         incoming, work = got.incoming, exchange.work
-        if incoming.status >= 300:  # noqa: PLR2004
+        if incoming.status >= FIRST_OTHER:
             await exchange.release(f"upstream {incoming.status}")
             return _refusal(exchange, got)
         await exchange.settle(meters.of_reply(work.entry.meter, exchange.wish, got.body))
@@ -471,7 +485,7 @@ class Gateway:
                 turns = self._turns()
                 for upstream, following in zip(turns, [*turns[1:], None], strict=True):
                     try:
-                        got = await self._attempt(upstream, outgoing, exchange)
+                        got = await self._measured(upstream, outgoing, exchange)
                     except (UpstreamFailed, UpstreamBroke) as error:
                         timed_out = isinstance(error, UpstreamTimedOut)
                         self._note_failure(upstream, exchange, error)
@@ -505,6 +519,21 @@ class Gateway:
             error=str(error) or type(error).__name__,
         )
 
+    async def _measured(self, upstream: Upstream, outgoing: Outgoing, exchange: Exchange) -> Got:
+        """Make an attempt, and count it."""
+        began = time.perf_counter()
+        outcome = "failed"
+        try:
+            got = await self._attempt(upstream, outgoing, exchange)
+            outcome = "answered" if got.incoming.status < FIRST_OTHER else "refused"
+        except (UpstreamTimedOut, asyncio.CancelledError):
+            # Cancelled: all of the request's time is up, or the process ends.
+            outcome = "timed_out"
+            raise
+        finally:
+            metrics.note_attempt(upstream.name, outcome, time.perf_counter() - began)
+        return got
+
     async def _attempt(self, upstream: Upstream, outgoing: Outgoing, exchange: Exchange) -> Got:
         """Ask one upstream, and wait for the first that it says.
 
@@ -514,7 +543,7 @@ class Gateway:
         """
         incoming = await upstream.ask(outgoing)
         try:
-            if incoming.status >= 300:  # noqa: PLR2004
+            if incoming.status >= FIRST_OTHER:
                 body = await incoming.read(REFUSAL_MAX)
                 _require_refusal(incoming, body, exchange)
                 return Got(upstream, incoming, body)

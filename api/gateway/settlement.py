@@ -11,6 +11,7 @@ from typing import NamedTuple
 import msgspec
 import structlog
 
+from api import metrics
 from api.operations import Ledger
 from ledger.errors import AppendConflict, NoSuchRequest, Refused
 from ledger.ids import AccountId, KeyId
@@ -68,7 +69,12 @@ class Settlements:
             return
         task = asyncio.create_task(self._keep_trying(ending), name="gateway-settlement")
         self._waiting[task] = ending
-        task.add_done_callback(self._waiting.pop)
+        metrics.note_waiting(len(self._waiting))
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        del self._waiting[task]
+        metrics.note_waiting(len(self._waiting))
 
     async def _keep_trying(self, ending: Ending) -> None:
         pause_seconds = 0.1

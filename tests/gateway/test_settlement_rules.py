@@ -1,12 +1,14 @@
 """The table of README.md, row by row, against a real upstream that does what it is told."""
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
 
+from api import metrics
 from tests.gateway.book import all_events, ended, open_reservations
 from tests.gateway.rig import Rig
 from tests.gateway.scripted import INPUT, KEY, Scripted
@@ -309,3 +311,30 @@ def test_no_reservation_is_left_open(client: httpx.Client, ledger_url: str) -> N
     """After everything above, nothing is held."""
     assert chat(client).status_code == 200
     assert open_reservations(ledger_url) == 0
+
+
+def test_attempts_and_endings_are_counted(client: httpx.Client) -> None:
+    """A scraper sees how upstreams answer and how requests end, by kind and never by key."""
+    before = counted()
+    chat(client, {"tokens": 3})
+    chat(client, {"tokens": 3, "usage": False})
+    chat(client, {"tokens": 3, "fail_first": 1, "how": "500"})
+    chat(client, {"status": 400})
+    after = counted()
+    grown = {name: after[name] - before.get(name, 0) for name in after}
+    assert {name: times for name, times in grown.items() if times} == {
+        'upstream_requests_total{outcome="answered",upstream="upstream-0"}': 3,
+        'upstream_requests_total{outcome="failed",upstream="upstream-0"}': 1,
+        'upstream_requests_total{outcome="refused",upstream="upstream-0"}': 1,
+        'upstream_response_seconds_count{upstream="upstream-0"}': 5,
+        'gateway_endings_total{ending="reported"}': 2,
+        'gateway_endings_total{ending="estimated"}': 1,
+        'gateway_endings_total{ending="released"}': 1,
+    }
+
+
+def counted() -> dict[str, int]:
+    """Give the gateway's numbers as a scraper reads them, without the buckets."""
+    pattern = r"^keyledger_((?:upstream|gateway)_\w+?(?:_total|_count)\{.*\}) (\S+)$"
+    found = re.findall(pattern, metrics.text().decode(), re.MULTILINE)
+    return {name: round(float(value)) for name, value in found}
