@@ -304,7 +304,8 @@ class Batch:
         self._gaps: list[int] = []
         self._new_requests: dict[bytes, tuple[int, int]] = {}
         """Request hash → positions of its first event and of the one that closed it, or 0."""
-        self._closed_requests: dict[bytes, int] = {}
+        self._closed_requests: dict[bytes, tuple[int, int]] = {}
+        """The same of requests that were there before this batch."""
         self.also: list[Statement] = []
         """Rows of side tables."""
 
@@ -479,7 +480,7 @@ class Batch:
             if hashed in self._new_requests:
                 self._new_requests[hashed] = (first.envelope.lane_seq, seq)
             else:
-                self._closed_requests[hashed] = seq
+                self._closed_requests[hashed] = (first.envelope.lane_seq, seq)
         else:
             self.known[hashed] = Known(recorded)
             self._new_requests[hashed] = (seq, 0)
@@ -525,7 +526,7 @@ class Batch:
                 event = metering.expire(state.accounts[reservation.account_id], reservation)
                 at = self._next_instant()
                 recorded = self.append(reservation.account_id, reservation.key_id, event, at)
-                self._closed_requests[hashed] = recorded.envelope.lane_seq
+                self._closed_requests[hashed] = (reservation.seq, recorded.envelope.lane_seq)
                 if hashed in self.known:
                     self.known[hashed] = Known(self.known[hashed].first, recorded)
         for key_id in key_ids:
@@ -554,10 +555,11 @@ class Batch:
             made.append(store.insert_events(lane, events, self._gaps))
             made.append(self._account_heads())
         if self._new_requests:
-            made.append((store.INSERT_REQUESTS, (lane, *self._new_request_columns())))
+            columns = _request_columns(self._new_requests)
+            made.append((store.INSERT_REQUESTS, (lane, *columns)))
         if self._closed_requests:
-            hashes, seqs = self._closed_requests.keys(), self._closed_requests.values()
-            made.append((store.CLOSE_REQUESTS, (arrays.Byteas(hashes), arrays.Int8s(seqs), lane)))
+            columns = _request_columns(self._closed_requests)
+            made.append((store.CLOSE_REQUESTS, (lane, *columns)))
         for projection in projections:
             made.extend(projection.save(lane, state, self.changes))
         # Not before: several projections ask what became of a lot.
@@ -566,14 +568,6 @@ class Batch:
             account.touched.clear()
             account.drained.clear()
         return store.combined(made) if made else None
-
-    def _new_request_columns(self) -> tuple[arrays.Array, ...]:
-        positions = self._new_requests.values()
-        return (
-            arrays.Byteas(self._new_requests),
-            arrays.Int8s(first for first, _ in positions),
-            arrays.Int8s(last for _, last in positions),
-        )
 
     def _account_heads(self) -> Statement:
         accounts = [self.state.accounts[found] for found in self.changes.accounts]
@@ -584,6 +578,15 @@ class Batch:
             arrays.Int8s(account.last_seq for account in accounts),
             arrays.Byteas(account.hash for account in accounts),
         )
+
+
+def _request_columns(requests: dict[bytes, tuple[int, int]]) -> tuple[arrays.Array, ...]:
+    positions = requests.values()
+    return (
+        arrays.Byteas(requests),
+        arrays.Int8s(first for first, _ in positions),
+        arrays.Int8s(last for _, last in positions),
+    )
 
 
 def runs(commands: Iterable[Command]) -> list[list[Command]]:

@@ -55,9 +55,12 @@ INSERT_REQUESTS: LiteralString = (
     "INSERT INTO request_ids (lane, request_hash, lane_seq, last_seq)"
     " SELECT %s, r.hash, r.seq, NULLIF(r.last, 0) FROM unnest(%s, %s, %s) AS r(hash, seq, last)"
 )
+# They are there already. As an UPDATE with a join it was planned once, while the table was small,
+# and read all of the lane's from then on; the constraint's index is all that this can use.
 CLOSE_REQUESTS: LiteralString = (
-    "UPDATE request_ids SET last_seq = r.seq FROM unnest(%s, %s) AS r(hash, seq)"
-    " WHERE lane = %s AND request_hash = r.hash"
+    "INSERT INTO request_ids (lane, request_hash, lane_seq, last_seq)"
+    " SELECT %s, r.* FROM unnest(%s, %s, %s) AS r(hash, seq, last)"
+    " ON CONFLICT ON CONSTRAINT request_id_charges_once DO UPDATE SET last_seq = EXCLUDED.last_seq"
 )
 SAVE_ACCOUNT_HEADS: LiteralString = (
     "INSERT INTO account_heads (lane, account_id, version, last_seq, hash)"
