@@ -11,6 +11,8 @@ from uuid import UUID
 import httpx
 import pytest
 
+from api.auth import PERMISSIONS, ROLES
+from api.dialects.venice import SURFACE
 from ledger import clock, secrets
 from tests.dialects.venice_world import (
     EMBEDDING,
@@ -27,6 +29,11 @@ from tests.dialects.venice_world import (
     is_milliseconds,
     together,
 )
+
+DENIED = (403, {"error": "Unauthorized access"})
+"""What a role forbids."""
+CHAT = {"model": SMALL, "messages": [{"role": "user", "content": "Hello"}]}
+EMBED = {"model": EMBEDDING, "input": "Hello"}
 
 # Keys.
 
@@ -69,23 +76,67 @@ def test_v1_a_key_of_another_dialect_is_refused(venice: Venice) -> None:
     assert (found.status_code, found.json()) == (401, {"error": "Authentication failed"})
 
 
+@pytest.mark.parametrize("role", ROLES)
+def test_v1_a_login_manages_keys_as_far_as_its_role_may(venice: Venice, role: str) -> None:
+    """V1: every role lists; who may not make, change or revoke keys is a 403, and does nothing."""
+    login = venice.member(role)
+    mine = login if role in {"owner", "member"} else venice.session
+    made = venice.create(client=mine)
+    assert login.get(KEYS).status_code == 200
+    changes = [
+        ("POST", KEYS, {"apiKeyType": "INFERENCE", "description": "x"}),
+        ("PATCH", KEYS, {"id": made["id"], "description": "x"}),
+        ("DELETE", f"{KEYS}?id={made['id']}", None),
+    ]
+    for method, path, body in changes:
+        found = login.request(method, path, json=body)
+        if login is mine:
+            assert found.status_code == 200, found.text
+        else:
+            assert (found.status_code, found.json()) == DENIED
+            assert "WWW-Authenticate" not in found.headers
+    rows = venice.session.get(KEYS).json()["data"]
+    assert [row["description"] for row in rows] == (["x"] if login is mine else ["a key"])
+    for path in ("/api/v1/billing/balance", f"{RATES}/log"):
+        found = login.get(path)
+        assert (found.status_code, found.json()) == (401, {"error": "Authentication failed"})
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_login_asks_models_only_where_its_role_may_spend(venice: Venice, role: str) -> None:
+    """Who could issue a key may do what a key does; for others a 403, and nothing is charged."""
+    login = venice.member(role)
+    spends = role in {"owner", "member"}
+    for path, body in (("/api/v1/chat/completions", CHAT), ("/api/v1/embeddings", EMBED)):
+        found = login.post(path, json=body)
+        if spends:
+            assert found.status_code == 200, found.text
+        else:
+            assert (found.status_code, found.json()) == DENIED
+    for path in (RATES, "/api/v1/characters", "/api/v1/models", f"/api/v1/models/{SMALL}"):
+        assert login.get(path).status_code == 200
+    assert login.get("/api/v1/characters/nobody").status_code == 404
+    balance = venice.admin().get("/api/v1/billing/balance").json()["balances"]["usd"]
+    assert (balance < 5) == spends
+
+
+def test_v1_every_route_that_takes_a_login_says_which_roles_may() -> None:
+    """V1: the permission is one of the native API's; a route that takes no login has none."""
+    for route in SURFACE.routes:
+        assert (route.permission in PERMISSIONS) == ("session" in route.security), route.path
+
+
 def test_v1_a_member_sees_and_makes_only_their_own(venice: Venice) -> None:
     """V1: the role `member` manages keys it issued, and can make none that manages others'."""
     other = venice.create(description="of the owner")
-    email = f"member-{venice.account_id}@example.com"
-    body = {"email": email, "password": "correct horse battery", "role": "member"}
-    path = f"/ledger/v1/accounts/{venice.account_id}/members"
-    assert venice.operator.post(path, json=body).status_code == 201
-    login = {"email": email, "password": "correct horse battery"}
-    token = venice.operator.post("/ledger/v1/login", json=login).json()["access_token"]
-    member = venice.showing(token)
+    member = venice.member("member")
     assert member.get(KEYS).json() == {"object": "list", "data": []}
     own = venice.create(client=member)
     assert [row["id"] for row in member.get(KEYS).json()["data"]] == [own["id"]]
     assert member.get(f"{KEYS}/{other['id']}").json() == {"error": "API key not found"}
     assert member.delete(KEYS, params={"id": other["id"]}).status_code == 400
     refused = member.post(KEYS, json={"apiKeyType": "ADMIN", "description": "x"})
-    assert (refused.status_code, refused.json()) == (401, {"error": "Admin API key required"})
+    assert (refused.status_code, refused.json()) == DENIED
     native = f"/ledger/v1/accounts/{venice.account_id}/keys"
     settings = {"apiKeyType": "ADMIN"}
     body = {"name": "x", "dialect": "venice", "settings": settings}
@@ -467,6 +518,38 @@ def test_v8_each_type_of_breach(venice: Venice, opens: Opens) -> None:
     for refused in (venice.session, client):
         found = refused.get(f"{RATES}/log")
         assert found.status_code == 401
+
+
+def test_v8_a_breach_is_named_by_its_window(venice: Venice) -> None:
+    """V8: what counts over a day or longer is no limit a minute; what has no word is not listed."""
+    admin = venice.admin()
+    rules = {
+        ("requests", "rolling:60"): "RPM",
+        ("requests", "rolling:3600"): "RPM",
+        ("requests", "rolling:86400"): "RPD",
+        ("requests", "day"): "RPD",
+        ("requests", "month"): "RPD",
+        ("requests", "lifetime"): "RPD",
+        ("tokens", "rolling:60"): "TPM",
+        ("tokens", "rolling:3600"): "TPM",
+        ("tokens", "day"): "RPD",
+        ("tokens", "lifetime"): "RPD",
+    }
+    listed = []
+    for kind, window in rules:
+        limit = {"kind": kind, "window": window, "ceiling": "1"}
+        body = {"name": window, "dialect": "venice", "limits": [limit]}
+        path = f"/ledger/v1/accounts/{venice.account_id}/keys"
+        key = venice.operator.post(path, json=body).json()
+        usage = {"key_id": key["key_id"], "model": SMALL, "usage": {"input": 1}}
+        for number, status in ((1, 200), (2, 429)):
+            asked = {**usage, "request_id": f"{kind}-{window}-{number}"}
+            assert venice.operator.post("/ledger/v1/usage", json=asked).status_code == status
+        shown = venice.showing(key["secret"]).get(RATES).json()["data"]["rateLimits"]
+        listed += [rate["type"] for rate in shown[0]["rateLimits"]]
+    rows = admin.get(f"{RATES}/log").json()["data"]
+    assert [row["rateLimitType"] for row in reversed(rows)] == list(rules.values())
+    assert listed == ["RPM", "RPD", "RPD", "TPM"]
 
 
 def test_more_than_twenty_failures_are_too_many(venice: Venice) -> None:

@@ -76,6 +76,16 @@ class Venice:
         """Give a client that shows an ADMIN key."""
         return self.client(apiKeyType="ADMIN", description="an admin")
 
+    def member(self, role: str) -> httpx.Client:
+        """Let somebody join in a role; give a client that shows the token of their login."""
+        email = f"{role}-{self.account_id}@example.com"
+        login = {"email": email, "password": "correct horse battery"}
+        path = f"/ledger/v1/accounts/{self.account_id}/members"
+        joined = self.operator.post(path, json={**login, "role": role})
+        assert joined.status_code == 201, joined.text
+        found = self.operator.post("/ledger/v1/login", json=login)
+        return self.showing(found.json()["access_token"])
+
     def grant(self, asset: str, amount: str, **terms: Any) -> None:
         """Add credit."""
         body = {"asset": asset, "amount": amount, **terms}

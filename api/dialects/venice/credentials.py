@@ -2,7 +2,7 @@
 
 from typing import Any, NamedTuple
 
-from api.auth import may
+from api.auth import Caller, may
 from api.operations import ADMIN_TYPE, SETTING_TYPE
 from api.surface import credentials
 from api.surface.credentials import KeyCaller, secured
@@ -47,16 +47,27 @@ async def manager(ask: Ask[Any, Any]) -> Manager:
     """Let an ADMIN key pass, and a member whose role may do this.
 
     Raises:
-        Failure: 401 in any other case.
+        Failure: 403 for a member whose role may not, 401 in any other case.
     """
     shown = credentials.bearer(ask.call)
     if not credentials.is_token(shown):
         return await _admin(ask)
-    member = await credentials.member(ask.services, shown)
+    member = await _member(ask, shown)
     assert member.account_id is not None
-    if not may(member, ask.route.permission):
-        raise Failure(Kind.ROLE_IS_DENIED)
     return Manager(member.account_id, member.actor, member.member_id, member.only_own_keys)
+
+
+async def _member(ask: Ask[Any, Any], token: str) -> Caller:
+    """Find the member whose token is shown, if their role may do what the route does.
+
+    Raises:
+        Failure: It is no valid token, or the role may not.
+    """
+    member = await credentials.member(ask.services, token)
+    if not may(member, ask.route.permission):
+        # Not ``ROLE_IS_DENIED``: no other credential is asked for, and no key would help.
+        raise Failure(Kind.ACCESS_IS_DENIED)
+    return member
 
 
 @secured("key")
@@ -103,7 +114,11 @@ async def _usable_key(ask: Ask[Any, Any]) -> KeyCaller:
 
 @secured("key", "session")
 async def client(ask: Ask[Any, Any]) -> KeyCaller:
-    """Find the key that is shown, which the lane decides about; or a login's own key."""
+    """Find the key that is shown, which the lane decides about; or a login's own key.
+
+    Raises:
+        Failure: Nobody shows anything good, or the login's role may not do this.
+    """
     shown = credentials.bearer(ask.call)
     if not credentials.is_token(shown):
         return await credentials.proven(ask.services, shown, DIALECT)
@@ -112,7 +127,11 @@ async def client(ask: Ask[Any, Any]) -> KeyCaller:
 
 @secured("key", "session")
 async def usable_client(ask: Ask[Any, Any]) -> KeyCaller:
-    """Find the key that is shown, or a login's own, if it may act now; with its state."""
+    """Find the key that is shown, or a login's own, if it may act now; with its state.
+
+    Raises:
+        Failure: It may not act, or the login's role may not do this.
+    """
     if credentials.is_token(credentials.bearer(ask.call)):
         caller = await _session(ask, credentials.bearer(ask.call))
         return await credentials.usable(ask.services, caller)
@@ -120,7 +139,7 @@ async def usable_client(ask: Ask[Any, Any]) -> KeyCaller:
 
 
 async def _session(ask: Ask[Any, Any], token: str) -> KeyCaller:
-    member = await credentials.member(ask.services, token)
+    member = await _member(ask, token)
     assert member.account_id is not None
     key_id = await ask.services.ledger.session_key(member.account_id, DIALECT)
     return KeyCaller(member.account_id, key_id, None, member.actor)

@@ -119,11 +119,11 @@ def word(failure: Failure) -> Answer:
 
 def _of_limit(limit: LimitIsReached) -> str:
     """Say which limit it was, where the page has words of its own for it."""
-    kind = limit.limit_id.partition("/")[0]
+    kind, _, assets = limit.limit_id.rpartition("/")[0].partition(":")
     if kind == "failures":
         return _FAILURES
-    if limit.scope == "key" and kind.startswith("spend:"):
-        return _SPEND.format("DIEM" if kind == "spend:DIEM" else "USD")
+    if limit.scope == "key" and kind == "spend":
+        return _SPEND.format("DIEM" if assets.rpartition(":")[2] == "DIEM" else "USD")
     return ""
 
 

@@ -60,16 +60,12 @@ KNOWN: Mapping[str, Model] = {
 
 STRANGERS_TIER = "L"
 STRANGERS = "tier-L"
-"""Category that calls of models not ``KNOWN`` are counted in, all together."""
+"""Category whose limits in a key's terms are those of every model not ``KNOWN``: ``tiers`` says how
+each comes to be counted by itself. Calls of those that are not are counted in it together."""
 
 STAND_INS: Mapping[str, str] = {
     alias: name for name, model in KNOWN.items() for alias in model.aliases
 }
-
-
-def category_of(model: str) -> str:
-    """Give the category that calls of a model are counted in."""
-    return KNOWN[model].type if model in KNOWN else STRANGERS
 
 
 def tier_of(model: str) -> Tier:
@@ -78,7 +74,7 @@ def tier_of(model: str) -> Tier:
 
 
 def tier_rules() -> tuple[LimitRule, ...]:
-    """Give the limits by which tiers are kept, for each key and known model apart."""
+    """Give the limits by which a new key keeps to tiers: each known model's, and the strangers'."""
     rules: list[LimitRule] = []
     for model in KNOWN:
         tier = tier_of(model)

@@ -79,6 +79,7 @@ class CharacterReply(msgspec.Struct, frozen=True, kw_only=True):
     "GET",
     "/api/v1/characters",
     who=credentials.usable_client,
+    permission="list_characters",
     answer=CharacterList,
     query=("limit", "offset", "search", "sortBy", "sortOrder", *FLAGS, *NAMES),
 )
@@ -133,6 +134,7 @@ def _checked(query: dict[str, str], name: str, values: tuple[str, ...]) -> str:
     "GET",
     "/api/v1/characters/{slug}",
     who=credentials.usable_client,
+    permission="get_character",
     answer=CharacterReply,
     refusals=(404,),
 )

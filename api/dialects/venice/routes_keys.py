@@ -91,11 +91,15 @@ async def _week(ask: Ask[None, Manager], at: Instant) -> Mapping[UUID, Sequence[
 )
 async def create_api_key(ask: Ask[bodies.CreateKey, Manager]) -> Answer:
     """Create a key; its secret is in this answer and nowhere else."""
-    if ask.body.api_key_type == "ADMIN" and ask.caller.only_own_keys:
-        raise Failure(Kind.ROLE_IS_DENIED)
-    made = terms.issued(ask.body, by=ask.caller.actor, member_id=ask.caller.member_id)
+    caller = ask.caller
+    made = terms.issued(
+        ask.body,
+        by=caller.actor,
+        member_id=caller.member_id,
+        only_own=bool(caller.only_own_keys),
+    )
     key, secret = await account_keys.issue(
-        ask.services, ask.caller.account_id, made, admin=ask.body.api_key_type == "ADMIN"
+        ask.services, caller.account_id, made, admin=ask.body.api_key_type == "ADMIN"
     )
     return views.answer(views.created(key, secret), headers={"Cache-Control": "no-store"})
 

@@ -1,15 +1,16 @@
 """venice's routes about what a key may still do, and what it was refused."""
 
+from collections.abc import Mapping
 from typing import Literal
 
 import msgspec
 
-from api.dialects.venice import catalogue, credentials, models, terms, views
+from api.dialects.venice import catalogue, credentials, models, terms, tiers, views
 from api.dialects.venice.catalogue import Offer
 from api.dialects.venice.credentials import Manager
 from api.dialects.venice.views import Number
 from api.exchange import Answer
-from api.gateway.standing import balances_of
+from api.gateway.standing import DAY_SECONDS, balances_of
 from api.queries import Breach
 from api.surface.credentials import KeyCaller
 from api.surface.routing import Ask, Routes
@@ -18,7 +19,16 @@ from ledger.clock import Instant, format_milliseconds
 from ledger.state import Account, Key
 
 BREACHES = 50
+RateType = Literal["RPM", "RPD", "TPM"]
 RateLimitType = Literal["RPD", "RPM", "TPM", "FAILED_REQUESTS", "UNSUPPORTED_FEATURE_REQUESTS"]
+_ROLLING = "rolling:"
+_RATE_TYPES: Mapping[tuple[str, str], RateType] = {
+    ("requests", models.MINUTE): "RPM",
+    ("requests", "day"): "RPD",
+    ("requests", f"{_ROLLING}{DAY_SECONDS}"): "RPD",
+    ("tokens", models.MINUTE): "TPM",
+}
+_LONG = frozenset({"day", "month", "lifetime"})
 
 routes = Routes()
 
@@ -32,10 +42,10 @@ class Balances(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Rate(msgspec.Struct, frozen=True, kw_only=True):
-    """How much of something a minute."""
+    """How much of something in a window."""
 
     amount: int
-    type: Literal["RPM", "RPD", "TPM"]
+    type: RateType
 
 
 class ModelRates(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -90,6 +100,7 @@ class Log(msgspec.Struct, frozen=True, kw_only=True):
     "GET",
     "/api/v1/api_keys/rate_limits",
     who=credentials.usable_client,
+    permission="get_balances",
     answer=RateLimitsReply,
 )
 async def get_rate_limits(ask: Ask[None, KeyCaller]) -> Answer:
@@ -98,7 +109,7 @@ async def get_rate_limits(ask: Ask[None, KeyCaller]) -> Answer:
     caller = ask.caller
     assert caller.key is not None
     account, _ = await ask.services.queries.account_state(caller.account_id)
-    offered = await catalogue.offers(ask.services)
+    offered = await catalogue.offers(ask.services, caller)
     at = clock.now()
     left = _left(account, caller.key, at)
     expires_at = caller.key.expires_at
@@ -138,8 +149,12 @@ def _may_ask(offer: Offer, key: Key) -> bool:
 
 
 def _rates(offer: Offer, key: Key) -> ModelRates:
-    """Show the limits that count requests of a model: those in force, not those of the page."""
-    category = models.category_of(offer.id)
+    """Show the limits that count requests of a model: those in force, not those of the page.
+
+    Left out is what counts over another window than the page has a word for: an hour's number
+    would be taken for a minute's.
+    """
+    category = tiers.category_of(key, offer.id, offer.type)
     found = [
         Rate(amount=limit.ceiling, type=kind)
         for limit in key.limits.values()
@@ -148,11 +163,32 @@ def _rates(offer: Offer, key: Key) -> ModelRates:
     return ModelRates(api_model_id=offer.id, rate_limits=found)
 
 
-def _rate_type(limit_id: str) -> Literal["RPM", "RPD", "TPM"] | None:
-    kind, window = limit_id.partition(":")[0].partition("/")[0], limit_id.rpartition("/")[2]
-    if kind == "requests":
-        return "RPD" if window == "day" else "RPM"
-    return "TPM" if kind == "tokens" else None
+def _rate_type(limit_id: str) -> RateType | None:
+    """Name a limit whose window the page has a word for; None: it has none."""
+    return _RATE_TYPES.get((_kind(limit_id), _window(limit_id)))
+
+
+def _breach_type(limit_id: str) -> RateLimitType:
+    """Name whatever limit refused, by the nearest word that is in the page's closed set.
+
+    Its words for windows are a minute and a day, and for tokens there is the minute alone. What
+    counts over a day or longer is ``RPD``, requests or tokens: by a word of a minute a client would
+    try again in vain until the window ends. What counts over less is of the minute.
+    """
+    kind, window = _kind(limit_id), _window(limit_id)
+    if kind == "failures":
+        return "FAILED_REQUESTS"
+    if window in _LONG or int(window.removeprefix(_ROLLING)) >= DAY_SECONDS:
+        return "RPD"
+    return "TPM" if kind == "tokens" else "RPM"
+
+
+def _kind(limit_id: str) -> str:
+    return limit_id.partition(":")[0].partition("/")[0]
+
+
+def _window(limit_id: str) -> str:
+    return limit_id.rpartition("/")[2]
 
 
 @routes("GET", "/api/v1/api_keys/rate_limits/log", who=credentials.admin, answer=Log)
@@ -169,6 +205,6 @@ def _row(breach: Breach) -> LogRow:
     return LogRow(
         api_key_id=str(breach.key_id),
         model_id=breach.model,
-        rate_limit_type=_rate_type(breach.limit_id) or "FAILED_REQUESTS",
+        rate_limit_type=_breach_type(breach.limit_id),
         timestamp=format_milliseconds(breach.recorded_at),
     )

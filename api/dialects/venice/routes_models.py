@@ -18,6 +18,8 @@ TYPES = (
     *("asr", "embedding", "image", "music", "text", "tts", "upscale", "inpaint", "video"),
     *(ALL, "code"),
 )
+MAY_LOOK = "get_rate_card"
+"""Whose login may see models and their prices: who natively may."""
 
 routes = Routes()
 
@@ -38,7 +40,14 @@ class ModelNames(msgspec.Struct, frozen=True, kw_only=True):
     data: dict[str, str]
 
 
-@routes("GET", "/api/v1/models", who=credentials.perhaps, answer=ModelList, query=("type",))
+@routes(
+    "GET",
+    "/api/v1/models",
+    who=credentials.perhaps,
+    permission=MAY_LOOK,
+    answer=ModelList,
+    query=("type",),
+)
 async def list_models(ask: Ask[None, KeyCaller | None]) -> Answer:
     """List the models that can be asked, with prices per million."""
     kind = _type(ask, ALL)
@@ -46,7 +55,14 @@ async def list_models(ask: Ask[None, KeyCaller | None]) -> Answer:
     return views.answer(ModelList(type=kind, data=data))
 
 
-@routes("GET", "/api/v1/models/traits", who=credentials.perhaps, answer=ModelNames, query=("type",))
+@routes(
+    "GET",
+    "/api/v1/models/traits",
+    who=credentials.perhaps,
+    permission=MAY_LOOK,
+    answer=ModelNames,
+    query=("type",),
+)
 async def list_model_traits(ask: Ask[None, KeyCaller | None]) -> Answer:
     """List which model stands for which trait, such as the default."""
     kind = _type(ask, "text")
@@ -59,6 +75,7 @@ async def list_model_traits(ask: Ask[None, KeyCaller | None]) -> Answer:
     "GET",
     "/api/v1/models/compatibility_mapping",
     who=credentials.perhaps,
+    permission=MAY_LOOK,
     answer=ModelNames,
     query=("type",),
 )
@@ -74,6 +91,7 @@ async def list_model_compatibility(ask: Ask[None, KeyCaller | None]) -> Answer:
     "GET",
     "/api/v1/models/{model}",
     who=credentials.perhaps,
+    permission=MAY_LOOK,
     answer=dict[str, Any],
     refusals=(404,),
 )
@@ -99,6 +117,6 @@ async def _offers(ask: Ask[None, KeyCaller | None], kind: str) -> Sequence[Offer
     allowed = None if key is None else key.allowed_models
     return [
         offer
-        for offer in await catalogue.offers(ask.services)
+        for offer in await catalogue.offers(ask.services, ask.caller)
         if kind in {ALL, offer.type} and (allowed is None or offer.id in allowed)
     ]

@@ -14,8 +14,8 @@ from typing import NamedTuple
 import msgspec
 
 from api.dialects.venice import bodies, models
-from api.operations import SETTING_MEMBER, SETTING_TYPE
-from api.surface.failure import invalid
+from api.operations import ADMIN_TYPE, SETTING_MEMBER, SETTING_TYPE
+from api.surface.failure import Failure, Kind, invalid
 from ledger import clock, keys, limits
 from ledger import events as e
 from ledger.clock import Instant
@@ -62,12 +62,20 @@ class Budgets(NamedTuple):
         return self.usd if name == "usd" else self.diem
 
 
-def issued(body: bodies.CreateKey | bodies.Web3Key, *, by: str, member_id: str = "") -> e.KeyIssued:
-    """Give the terms of a key to be issued.
+def issued(
+    body: bodies.CreateKey | bodies.Web3Key,
+    *,
+    by: str,
+    member_id: str = "",
+    only_own: bool = False,
+) -> e.KeyIssued:
+    """Give the terms of a key to be issued. ``only_own``: for who sees no keys but their own.
 
     Raises:
-        Failure: One is wrong.
+        Failure: One is wrong, or the key would manage what its issuer does not see.
     """
+    if only_own and body.api_key_type == ADMIN_TYPE:
+        raise Failure(Kind.ACCESS_IS_DENIED)
     budgets = _changed_budgets(Budgets(period=body.limit_period), body.consumption_limit)
     settings: dict[str, str] = {
         SETTING_TYPE: body.api_key_type,
