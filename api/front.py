@@ -11,6 +11,7 @@ from api.dialects.reverie import SURFACE as REVERIE
 from api.dialects.ryvion import SURFACE as RYVION
 from api.dialects.venice import SURFACE as VENICE
 from api.exchange import Call, problem_answer
+from api.metered import METERS, require_meters
 from api.operator.routing import PREFIX
 from api.problems import Problem, not_found
 from api.surface.credentials import bearer_or_api_key
@@ -49,8 +50,8 @@ _SHARED = b"/v1/"
 _PREFIXES = ((b"sk-bve-", "bve"), (b"ryv_", "ryvion"), (b"rk_", "reverie"))
 SHARED_DEFAULT = "bve"
 """Whose contract holds under ``/v1`` where no key tells."""
-LOGIN = b"/api/v1/auth/"
-"""One login serves all, so a pinned host serves it too."""
+LOGIN = frozenset({b"/api/v1/auth/signup", b"/api/v1/auth/login", b"/api/v1/auth/me"})
+"""One login serves all, so a pinned host serves it too; what else ryvion has there it does not."""
 
 
 class Front:
@@ -58,6 +59,8 @@ class Front:
 
     def __init__(self, services: Callable[[], Services], *, native: ASGIApp) -> None:
         """Take the services, which are there once the process has started, and the native API."""
+        for name, surface in SURFACES.items():
+            require_meters(surface, METERS[name])
         self._services = services
         self._native = native
         self._endpoints = {name: Endpoints(surface) for name, surface in SURFACES.items()}
@@ -105,7 +108,7 @@ def dialect_of(scope: Any, hosts: Mapping[str, str]) -> str | None:  # noqa: ANN
     """Name the dialect that answers; None: nobody's path."""
     path: bytes = scope["raw_path"].partition(b"?")[0]
     pinned = hosts.get(_host(scope)) if hosts else None
-    if pinned is not None and not path.startswith(LOGIN):
+    if pinned is not None and path not in LOGIN:
         return pinned
     if path == _IMPORT and scope["method"] not in {"GET", "HEAD"}:
         return "reverie" if "reverie" in SURFACES else None

@@ -1,4 +1,4 @@
-"""What a page promises without being asked: terms of accounts that people open, limits of keys."""
+"""What a page promises without being asked: limits and terms of new accounts, limits of keys."""
 
 from collections.abc import Mapping
 
@@ -7,12 +7,19 @@ from ledger import events as e
 PAYS_WITH = ("DIEM", "BUNDLED_CREDITS", "USD")
 """At par, first to pay first. A price in CAD or CREDIT is paid in that alone."""
 
-LIMITS = (
-    # Pages 003 and 004: what a new account may spend in an hour, and how many keys it may make.
-    e.LimitRule(kind="spend", window="rolling:3600", ceiling="5", assets=("CAD",)),
+KEYS_OF_ACCOUNT = (
+    # Page 004: how many keys an account may make, and have.
     e.LimitRule(kind="key_creations", window="rolling:60", ceiling="20"),
     e.LimitRule(kind="active_keys", window="lifetime", ceiling="500"),
 )
+"""Limits of any account that is opened without being given others."""
+
+LIMITS = (
+    # Page 003: what a new account may spend in an hour. The operator knows whom they open one for.
+    e.LimitRule(kind="spend", window="rolling:3600", ceiling="5", assets=("CAD",)),
+    *KEYS_OF_ACCOUNT,
+)
+"""Limits of an account that its owner opens."""
 
 
 def own_terms(by: str) -> e.AccountOpened:

@@ -1,4 +1,4 @@
-"""SQL of what may be tried only so often: an ordinary table beside the ledger, no fold of its events."""
+"""SQL of what may be tried only so often: a table beside the ledger, no fold of its events."""
 
 from typing import LiteralString
 

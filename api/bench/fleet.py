@@ -68,7 +68,7 @@ async def _muster(service: Service, accounts: int, keys: int) -> Fleet:
 
         async def account(number: int) -> str:
             terms = {"name": f"Bench {number}", "rate_card": CARD["name"], "welcome": False}
-            made = await post("/accounts", terms)
+            made = await post("/accounts", {**terms, "limits": []})
             await post(f"/accounts/{made['account_id']}/grants", CREDIT)
             return str(made["account_id"])
 

@@ -344,7 +344,8 @@ def _keys(port: int, secret: str) -> list[str]:
             found: dict[str, Any] = reply.json()
             return found
 
-        account = post("/accounts", {"name": "Bench", "welcome": False})["account_id"]
+        opened = post("/accounts", {"name": "Bench", "welcome": False, "limits": []})
+        account = opened["account_id"]
         post(f"/accounts/{account}/grants", CREDIT)
         terms = {"dialect": "bve", "limits": LIMITS}
         return [

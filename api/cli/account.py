@@ -26,7 +26,13 @@ def command() -> None:
     metavar="ASSET=AMOUNT",
     help="What it may owe; AMOUNT may be unlimited.",
 )
-@click.option("--limit", "limits", multiple=True, type=LimitWord(), help="As for keys.")
+@click.option(
+    "--limit",
+    "limits",
+    multiple=True,
+    type=LimitWord(),
+    help="As for keys. Without any: 20 key creations a minute, 500 active keys.",
+)
 @click.option("--welcome/--no-welcome", default=True, help="Whether to add the welcome grant.")
 @json_option
 def open_account(
@@ -41,15 +47,16 @@ def open_account(
     as_json: bool,
 ) -> None:
     """Open an account."""
-    body = {
+    body: dict[str, Any] = {
         "name": name,
         "pays_with": list(pays_with) or ["USD"],
         "rate_card": rate_card,
         "unpriced": unpriced,
         "overdraft": dict(_pair(text) for text in overdraft),
-        "limits": list(limits),
         "welcome": welcome,
     }
+    if limits:
+        body["limits"] = list(limits)
     account = connect().post("/accounts", body)
     show(account, as_json, lambda: account_facts(account))
 

@@ -7,6 +7,7 @@ from typing import Annotated
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from api.opening import KEYS_OF_ACCOUNT
 from api.problems import invalid
 from ledger import clock, usage
 from ledger import events as e
@@ -78,7 +79,11 @@ class AccountBody(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Asset to plain decimal or ``unlimited``."""
     unpriced: Word = "refuse"
     """refuse or record: what becomes of usage without a price."""
-    limits: tuple[LimitBody, ...] = ()
+    limits: tuple[LimitBody, ...] = tuple(
+        LimitBody(kind=rule.kind, window=rule.window, ceiling=rule.ceiling)
+        for rule in KEYS_OF_ACCOUNT
+    )
+    """Left out: 20 key creations in any minute and 500 active keys. Empty: none at all."""
     welcome: bool = True
     """Whether to add the welcome grant."""
     owner: OwnerBody | None = None

@@ -141,7 +141,7 @@ def muster(planned: Plan, post: Poster) -> Fleet:
     """Open the accounts, grant credit, issue the keys; find them where they are there already."""
     ids, opened = [], []
     for number, name in enumerate(planned.accounts):
-        body = {"name": name, "welcome": False}
+        body = {"name": name, "welcome": False, "limits": []}
         account = post("/accounts", body, f"{planned.name}/account/{number}")
         grant = f"/accounts/{account['account_id']}/grants"
         post(grant, CREDIT, f"{planned.name}/grant/{number}")

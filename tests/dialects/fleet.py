@@ -65,7 +65,7 @@ class Fleet:
         """Let a person open an account, on given terms, and sign in."""
         email = f"person-{next(_numbers)}-{secrets.token_hex(4)}@example.com"
         owner = {"email": email, "password": PASSWORD, "name": "Pat"}
-        body = {"name": "Acme", "owner": owner, **terms}
+        body = {"name": "Acme", "owner": owner, "limits": [], **terms}
         opened = self.operator.post("/ledger/v1/accounts", json=body)
         assert opened.status_code == 201, opened.text
         login = {"email": email, "password": PASSWORD}

@@ -8,10 +8,9 @@ import httpx
 
 from tests.conftest import OPERATOR_SECRET
 from tests.dialects.fleet import Fleet, native
-from tests.dialects.test_conformance import CHAT, DRIVERS, House, Made
+from tests.dialects.test_conformance import CHAT, DRIVERS, PLAYER, House, Made
 
 NATIVE = "native"
-PLAYER = {"user_session_id": "player-001", "player_name": "Alex", "player_gender": "male"}
 
 
 def bearer(text: str) -> dict[str, str]:

@@ -1,16 +1,46 @@
 """One suite for five dialects: what every page promises, in each one's own words."""
 
 import itertools
+import re
 from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
 from typing import Any, NamedTuple
 from uuid import UUID
 
 import httpx
 import pytest
 
+from ledger.errors import LedgerUnavailable
+
 CHAT = {"model": "keyledger-small", "messages": [{"role": "user", "content": "Hi"}]}
 CHARACTER = "the character of the house"
+PLAYER = {"user_session_id": "player-001", "player_name": "Alex", "player_gender": "male"}
+SDK = "/api/v1/sdk"
 LARGE = b'{"name": "' + b"x" * 11_000_000 + b'"}'
+
+
+class Bad(NamedTuple):
+    """A body that no route takes."""
+
+    content: bytes
+    content_type: str
+    status: int
+    """What refuses it."""
+
+
+BAD_BODIES = [
+    Bad(b"{", "application/json", 400),
+    Bad(b"[]", "application/json", 400),
+    Bad(b'"text"', "application/json", 400),
+    Bad(b'{"name": 7, "apiKeyType": 7}', "application/json", 400),
+    Bad(b'{"unknown_field_of_nobody": 1}', "application/json", 400),
+    Bad(b'{"name": "a", "name": "a"}', "application/json", 400),
+    Bad(b"\xff\xfe", "application/json", 400),
+    Bad(b'{"name": ' + b"[" * 10_000 + b"]" * 10_000 + b"}", "application/json", 400),
+    Bad(LARGE, "application/json", 413),
+    Bad(b"name=x", "application/x-www-form-urlencoded", 415),
+    Bad(b"<name/>", "text/xml", 415),
+]
 
 
 class House:
@@ -29,6 +59,17 @@ class House:
         assert self.person.client.post(path).status_code == 200
         slug: str = made["slug"]
         return slug
+
+    @cached_property
+    def talk(self) -> str:
+        """Begin the player's session with a persona of foil; give its path."""
+        shown = DRIVERS["foil"].show(DRIVERS["foil"].create(self).secret)
+        with self.served.client(None) as client:
+            persona = client.get(f"{SDK}/personas", headers=shown).json()[0]["id"]
+            path = f"{SDK}/chat/{persona}"
+            begun = client.post(f"{path}/init-session", json=PLAYER, headers=shown)
+        assert begun.status_code == 200, begun.text
+        return path
 
     def native(self, key_id: str) -> str:
         """Give the native path of a key by its UUID."""
@@ -65,6 +106,12 @@ class Driver(NamedTuple):
     """The message in its envelope."""
     refused: frozenset[int]
     """Statuses of a key that does not work."""
+    talks: Callable[[House], tuple[str, Any]]
+    """A path and a body that are posted, for a model to answer and the lane to meter."""
+    request_id: str = r"req_[0-9a-f]{32}"
+    """What ``X-Request-Id`` looks like on every reply."""
+    cors: bool = False
+    """Whether browsers may call."""
 
 
 def _bearer(secret: str) -> dict[str, str]:
@@ -91,6 +138,10 @@ def _create_native(house: House) -> Made:
     reply = house.person.client.post(path, json={"name": "bot", "dialect": "reverie"})
     assert reply.status_code == 201, reply.text
     return _made(reply, reply.json()["key_id"], reply.json()["secret"])
+
+
+def _chats(path: str) -> Callable[[House], tuple[str, Any]]:
+    return lambda _house: (path, CHAT)
 
 
 def _openai(body: Any) -> Any:
@@ -127,6 +178,10 @@ DRIVERS: Mapping[str, Driver] = {
         elsewhere="/api/device/v1/nothing",
         message=_openai,
         refused=frozenset({401}),
+        talks=lambda house: (
+            "/api/device/v1/chat/completions",
+            {**CHAT, "model": house.character},
+        ),
     ),
     "foil": Driver(
         create=_create("/api/v1/sdk/api-keys", {"name": "bot"}),
@@ -140,6 +195,10 @@ DRIVERS: Mapping[str, Driver] = {
         elsewhere="/api/v1/sdk/nothing",
         message=_foil,
         refused=frozenset({401}),
+        talks=lambda house: (
+            f"{house.talk}/message",
+            {"message": "Hi", "user_session_id": PLAYER["user_session_id"]},
+        ),
     ),
     "bve": Driver(
         create=_create("/admin/api-keys", {"name": "bot"}, operator=True),
@@ -153,6 +212,9 @@ DRIVERS: Mapping[str, Driver] = {
         elsewhere="/admin/nothing",
         message=_openai,
         refused=frozenset({401, 403}),
+        talks=_chats("/v1/chat/completions"),
+        request_id=r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}",
+        cors=True,
     ),
     "ryvion": Driver(
         create=_create("/api/v1/auth/api-keys", {"name": "bot"}),
@@ -166,6 +228,7 @@ DRIVERS: Mapping[str, Driver] = {
         elsewhere="/api/v1/auth/nothing",
         message=_openai,
         refused=frozenset({401}),
+        talks=_chats("/v1/chat/completions"),
     ),
     "venice": Driver(
         create=_create("/api/v1/api_keys", {"apiKeyType": "INFERENCE", "description": "bot"}),
@@ -181,6 +244,7 @@ DRIVERS: Mapping[str, Driver] = {
         elsewhere="/api/v1/api_keys/a/b/c",
         message=_venice,
         refused=frozenset({401}),
+        talks=_chats("/api/v1/chat/completions"),
     ),
 }
 
@@ -290,18 +354,28 @@ def test_a_rotated_key_has_two_secrets_for_a_while(
     assert nobody.get(driver.reads, headers=driver.show(again)).status_code == 200
 
 
+def asks(driver: Driver, house: House) -> list[tuple[str, str, Any]]:
+    """Give a request that reads, one that is metered, one that manages: method, path, body."""
+    return [("GET", driver.reads, None), ("POST", *driver.talks(house)), (*driver.manages, {})]
+
+
 @pytest.mark.parametrize(("of", "at"), list(itertools.product(DRIVERS, DRIVERS)))
 def test_a_key_works_in_its_own_dialect_only(
     house: House, nobody: httpx.Client, of: str, at: str
 ) -> None:
-    """The 5 × 5 matrix: a secret shown as another dialect wants it is refused there.
+    """The 5 × 5 matrix, reading, metered and managing: another dialect refuses the secret.
 
-    Under ``/v1`` the key's prefix chooses the dialect, so what is asked there is the key's own.
+    Under ``/v1`` the key's prefix chooses the dialect, so what is asked there is the key's own;
+    reverie has no language model by a name of its own. ``test_front`` has the same by hosts.
     """
-    made = DRIVERS[of].create(house)
-    found = nobody.get(DRIVERS[at].reads, headers=DRIVERS[at].show(made.secret))
-    shared = DRIVERS[at].reads.startswith("/v1/") and of in {"bve", "ryvion", "reverie"}
-    assert found.status_code == (200 if of == at or shared else 401), found.text
+    shown = DRIVERS[at].show(DRIVERS[of].create(house).secret)
+    for method, path, body in asks(DRIVERS[at], house):
+        if of == at and (method, path) == DRIVERS[at].manages:
+            continue  # whoever manages keys there, each page says for itself
+        found = nobody.request(method, path, json=body, headers=shown)
+        shared = path.startswith("/v1/") and of in {"bve", "ryvion", "reverie"}
+        answered = 404 if shared and of == "reverie" and method == "POST" else 200
+        assert found.status_code == (answered if of == at or shared else 401), (path, found.text)
 
 
 def test_a_bad_credential_is_refused(driver: Driver, nobody: httpx.Client) -> None:
@@ -315,48 +389,78 @@ def test_a_bad_credential_is_refused(driver: Driver, nobody: httpx.Client) -> No
     assert driver.message(found.json())
 
 
-@pytest.mark.parametrize(
-    ("content", "content_type", "statuses"),
-    [
-        (b"{", "application/json", {400}),
-        (b"[]", "application/json", {400}),
-        (b'"text"', "application/json", {400}),
-        (b'{"name": 7, "apiKeyType": 7}', "application/json", {400}),
-        (b'{"unknown_field_of_nobody": 1}', "application/json", {400}),
-        (b'{"name": "a", "name": "a"}', "application/json", {400}),
-        (b"\xff\xfe", "application/json", {400}),
-        (b'{"name": ' + b"[" * 10_000 + b"]" * 10_000 + b"}", "application/json", {400}),
-        (LARGE, "application/json", {413}),
-        (b"name=x", "application/x-www-form-urlencoded", {415}),
-        (b"<name/>", "text/xml", {415}),
-    ],
-)
-def test_a_bad_body_is_worded_by_the_dialect(
-    driver: Driver, house: House, content: bytes, content_type: str, statuses: set[int]
-) -> None:
+def worded(driver: Driver, found: httpx.Response) -> Any:
+    """Give the message of an error, whose envelope and headers are the dialect's."""
+    assert re.fullmatch(driver.request_id, found.headers["x-request-id"])
+    assert found.headers["content-type"] == "application/json"
+    assert found.headers.get("access-control-allow-origin") == ("*" if driver.cors else None)
+    message = driver.message(found.json())
+    assert message
+    return message
+
+
+@pytest.mark.parametrize("bad", BAD_BODIES)
+def test_a_bad_body_is_worded_by_the_dialect(driver: Driver, house: House, bad: Bad) -> None:
     """No JSON, wrong types, too deep, too large, another media type: its envelope, no key made."""
     before = len(driver.listed(house).text)
-    method, path = driver.manages
-    headers = {"Content-Type": content_type}
-    found = driver.manager(house).request(method, path, content=content, headers=headers)
-    assert found.status_code in statuses, found.text
-    assert driver.message(found.json())
+    headers = {"Content-Type": bad.content_type}
+    found = driver.manager(house).request(*driver.manages, content=bad.content, headers=headers)
+    assert found.status_code == bad.status, found.text
+    assert worded(driver, found)
     assert len(driver.listed(house).text) == before
+
+
+@pytest.mark.parametrize("bad", BAD_BODIES)
+def test_a_bad_body_of_a_metered_request_is_worded_by_the_dialect(
+    driver: Driver, house: House, nobody: httpx.Client, bad: Bad
+) -> None:
+    """The same where a model would answer; the key has used nothing."""
+    path, _ = driver.talks(house)
+    made = driver.create(house)
+    headers = {**driver.show(made.secret), "Content-Type": bad.content_type}
+    found = nobody.post(path, content=bad.content, headers=headers)
+    assert found.status_code == bad.status, found.text
+    assert worded(driver, found)
+    assert house.operator.get(house.native(made.key_id)).json()["last_used_at"] is None
+
+
+def test_a_metered_requests_path_and_method_are_worded_by_the_dialect(
+    driver: Driver, house: House, nobody: httpx.Client
+) -> None:
+    """404 below the path, 405 with ``Allow`` on it; by a good key, which finds the dialect."""
+    path, body = driver.talks(house)
+    shown = driver.show(driver.create(house).secret)
+    found = nobody.post(f"{path}/nothing", json=body, headers=shown)
+    assert found.status_code == 404
+    assert worded(driver, found)
+    for method in ("GET", "PUT", "DELETE"):
+        found = nobody.request(method, path, headers=shown)
+        assert (found.status_code, found.headers["allow"]) == (405, "POST")
+        assert worded(driver, found)
 
 
 def test_unknown_paths_are_worded_by_the_dialect(driver: Driver, nobody: httpx.Client) -> None:
     """404 in its envelope, whoever asks."""
     found = nobody.get(driver.elsewhere)
     assert found.status_code == 404
-    assert driver.message(found.json())
+    assert worded(driver, found)
 
 
-def test_wrong_methods_are_worded_by_the_dialect(driver: Driver, nobody: httpx.Client) -> None:
+def test_wrong_methods_are_worded_by_the_dialect(
+    driver: Driver, house: House, nobody: httpx.Client
+) -> None:
     """405 with ``Allow`` in its envelope."""
-    found = nobody.request("PROPFIND", driver.reads)
+    shown = driver.show(driver.create(house).secret)
+    found = nobody.request("PROPFIND", driver.reads, headers=shown)
     assert found.status_code == 405
     assert "GET" in found.headers["allow"]
-    assert driver.message(found.json())
+    assert worded(driver, found)
+
+
+def explode(*_: Any, **__: Any) -> None:
+    """Fail as nobody expected."""
+    message = "the insides"
+    raise ArithmeticError(message)
 
 
 def test_what_nobody_expected_is_worded_by_the_dialect(
@@ -364,16 +468,11 @@ def test_what_nobody_expected_is_worded_by_the_dialect(
 ) -> None:
     """500 in its envelope, without a word about our insides."""
     made = driver.create(house)
-
-    def explode(*_: Any, **__: Any) -> None:
-        message = "the insides"
-        raise ArithmeticError(message)
-
     monkeypatch.setattr(house.served.services.queries, "key_state", explode)
     monkeypatch.setattr(house.served.services.resolver, "secret", explode)
     found = nobody.get(driver.reads, headers=driver.show(made.secret))
     assert found.status_code == 500
-    assert "insides" not in driver.message(found.json())
+    assert "insides" not in worded(driver, found)
 
 
 def test_a_database_that_is_gone_is_worded_by_the_dialect(
@@ -392,6 +491,36 @@ def test_a_database_that_is_gone_is_worded_by_the_dialect(
     assert driver.message(found.json())
 
 
+def test_what_nobody_expected_of_a_metered_request_is_worded_by_the_dialect(
+    driver: Driver, house: House, nobody: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """500 where the gateway breaks: its envelope, no word about our insides, nothing used."""
+    path, body = driver.talks(house)
+    made = driver.create(house)
+    monkeypatch.setattr(house.served.services.gateway, "serve", explode)
+    found = nobody.post(path, json=body, headers=driver.show(made.secret))
+    assert found.status_code == 500
+    assert "insides" not in worded(driver, found)
+    assert house.operator.get(house.native(made.key_id)).json()["last_used_at"] is None
+
+
+def test_a_ledger_that_is_gone_refuses_metered_requests_in_the_dialects_words(
+    driver: Driver, house: House, nobody: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Promise 13: 503 with Retry-After where nothing could be held."""
+    path, body = driver.talks(house)
+    made = driver.create(house)
+
+    async def gone(*_: Any, **__: Any) -> None:
+        raise LedgerUnavailable
+
+    monkeypatch.setattr(house.served.services.ledger, "hold", gone)
+    found = nobody.post(path, json=body, headers=driver.show(made.secret))
+    assert found.status_code == 503
+    assert int(found.headers["retry-after"]) >= 1
+    assert worded(driver, found)
+
+
 def test_promise_15_accounts_do_not_see_each_others_keys(
     driver: Driver, house: House, person: Callable[..., Any], served: Any, operator: httpx.Client
 ) -> None:
@@ -406,6 +535,30 @@ def test_promise_15_accounts_do_not_see_each_others_keys(
     assert driver.revoke(other, made.key_id).status_code in {400, 404}
     with served.client(None) as client:
         assert client.get(driver.reads, headers=driver.show(made.secret)).status_code == 200
+
+
+def test_v10_an_account_that_the_operator_opens_has_the_limits_on_keys_too(
+    served: Any, operator: httpx.Client
+) -> None:
+    """V10, V11: without a word about them; the operator may lift them, or open one without any."""
+    owner = {"email": "v10@example.com", "password": "correct horse battery"}
+    opened = operator.post("/ledger/v1/accounts", json={"name": "Acme", "owner": owner}).json()
+    place = f"/ledger/v1/accounts/{opened['account_id']}"
+    limits = {each["id"]: each["ceiling"] for each in opened["limits"]}
+    assert limits == {"key_creations/rolling:60": "20", "active_keys/lifetime": "500"}
+    token = operator.post("/ledger/v1/login", json=owner).json()["access_token"]
+    body = {"apiKeyType": "INFERENCE", "description": "bot"}
+    with served.client(token) as client:
+        statuses = [client.post("/api/v1/api_keys", json=body).status_code for _ in range(21)]
+        assert statuses == [200] * 20 + [429]
+        bound = {"kind": "active_keys", "window": "lifetime", "ceiling": "20"}
+        assert operator.put(f"{place}/limits", json={"limits": [bound]}).status_code == 200
+        found = client.post("/api/v1/api_keys", json=body)
+        assert (found.status_code, _venice(found.json())) == (400, "API key limit reached")
+        assert operator.put(f"{place}/limits", json={"limits": []}).status_code == 200
+        assert client.post("/api/v1/api_keys", json=body).status_code == 200
+    without = {"name": "Acme", "limits": []}
+    assert operator.post("/ledger/v1/accounts", json=without).json()["limits"] == []
 
 
 def test_heads_have_no_body(driver: Driver, house: House, nobody: httpx.Client) -> None:

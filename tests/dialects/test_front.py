@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from tests.conftest import Served, settings_for
-from tests.dialects.test_conformance import CHAT, DRIVERS, House
+from tests.dialects.test_conformance import CHAT, DRIVERS, House, asks
 
 PASSWORD = "correct horse battery"
 HOSTS = {name: f"{name}.example.com" for name in DRIVERS}
@@ -35,7 +35,8 @@ def served(ledger_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 @pytest.fixture(scope="module")
 def house(served: Any, operator: httpx.Client, person: Callable[..., Any]) -> House:
     """The service and somebody with an account."""
-    return House(served, operator, person())
+    unlimited = {"USD": "unlimited", "CAD": "unlimited", "CREDIT": "unlimited"}
+    return House(served, operator, person(overdraft=unlimited))
 
 
 @pytest.fixture(scope="module")
@@ -53,14 +54,52 @@ def bearer(secret: str) -> dict[str, str]:
 @pytest.mark.parametrize("at", DRIVERS)
 @pytest.mark.parametrize("of", DRIVERS)
 def test_a_pinned_host_speaks_one_dialect(nobody: httpx.Client, of: str, at: str) -> None:
-    """Its own paths are there, those of others are not, and either is said in its envelope.
-
-    But for the login's, which every host serves.
-    """
+    """Its own paths are there, those of others are not, and either is said in its envelope."""
     found = nobody.get(OWN[of], headers={"Host": HOSTS[at]})
-    assert found.status_code == (401 if of in {at, "ryvion"} else 404)
-    speaker = "ryvion" if of == "ryvion" else at
-    assert DRIVERS[speaker].message(found.json())
+    assert found.status_code == (401 if of == at else 404)
+    assert DRIVERS[at].message(found.json())
+
+
+@pytest.mark.parametrize("at", DRIVERS)
+def test_a_pinned_host_serves_the_login_and_no_more_of_ryvion(
+    house: House, nobody: httpx.Client, at: str
+) -> None:
+    """Keys and billing are ryvion's, though they stand beside the login that all have."""
+    of_ryvion = {**bearer(DRIVERS["ryvion"].create(house).secret), "Host": HOSTS[at]}
+    assert nobody.get("/api/v1/auth/me", headers=of_ryvion).status_code == 200
+    key = "/api/v1/auth/api-keys/0190a5c0-0000-7000-8000-000000000000"
+    for method, path, own in (
+        ("GET", "/api/v1/auth/api-keys", 200),
+        ("POST", "/api/v1/auth/api-keys", 400),
+        ("DELETE", key, 404),
+        ("GET", "/api/v1/auth/billing", 200),
+        ("PUT", "/api/v1/auth/billing/limit", 400),
+        ("GET", "/api/v1/auth/nothing", 404),
+        ("GET", "/api/v1/auth/me/", 404),
+    ):
+        body = {} if method in {"POST", "PUT"} else None
+        found = nobody.request(method, path, json=body, headers=of_ryvion)
+        assert found.status_code == (own if at == "ryvion" else 404), (path, found.text)
+        assert found.is_success or DRIVERS[at].message(found.json())
+
+
+@pytest.mark.parametrize(("of", "at"), [(of, at) for of in DRIVERS for at in DRIVERS if of != at])
+def test_a_pinned_host_refuses_the_keys_of_others(
+    house: House, nobody: httpx.Client, of: str, at: str
+) -> None:
+    """The 5 × 5 matrix by hosts: reading, metered and managing, in either header, are 401.
+
+    Also under ``/v1``, where elsewhere the key's prefix would choose.
+    """
+    made = DRIVERS[of].create(house)
+    for method, path, body in asks(DRIVERS[at], house):
+        for shown in (bearer(made.secret), {"X-API-Key": made.secret}):
+            headers = {**shown, "Host": HOSTS[at]}
+            found = nobody.request(method, path, json=body, headers=headers)
+            assert found.status_code == 401, (path, found.text)
+            assert DRIVERS[at].message(found.json())
+            assert found.headers["www-authenticate"].startswith("Bearer ")
+    assert house.operator.get(house.native(made.key_id)).json()["last_used_at"] is None
 
 
 @pytest.mark.parametrize("host", ["EXAMPLE.venice.example.com", "127.0.0.1", "localhost:8321"])
@@ -100,15 +139,12 @@ def test_one_login_serves_every_host(nobody: httpx.Client, host: str) -> None:
 
 @pytest.mark.parametrize("name", DRIVERS)
 def test_a_pinned_hosts_keys_work_there(house: House, nobody: httpx.Client, name: str) -> None:
-    """A key of the dialect does what it does elsewhere, and a key of another is refused."""
+    """A key of the dialect does what it does elsewhere, reading and metered."""
     driver = DRIVERS[name]
-    made = driver.create(house)
-    at = {"Host": HOSTS[name]}
-    found = nobody.get(driver.reads, headers={**driver.show(made.secret), **at})
-    assert found.status_code == 200, found.text
-    stranger = DRIVERS["foil" if name != "foil" else "bve"].create(house).secret
-    found = nobody.get(driver.reads, headers={**driver.show(stranger), **at})
-    assert found.status_code == 401
+    shown = {**driver.show(driver.create(house).secret), "Host": HOSTS[name]}
+    for method, path, body in asks(driver, house)[:2]:
+        found = nobody.request(method, path, json=body, headers=shown)
+        assert found.status_code == 200, found.text
 
 
 @pytest.mark.parametrize("host", [*HOSTS.values(), "other.example.com"])

@@ -16,7 +16,7 @@ import pytest
 
 from api.dialects.ryvion import SURFACE
 from api.dialects.ryvion.errors import amount
-from api.dialects.ryvion.scopes import MATRIX, SCOPES, allows, is_wider
+from api.dialects.ryvion.scopes import MATRIX, allows, is_wider
 from tests.conftest import Served, settings_for
 
 AUTH = "/api/v1/auth"
@@ -28,6 +28,7 @@ SECRET = re.compile(r"ryv_[0-9A-Za-z]{36}")
 CHAT = {"model": "keyledger-small", "messages": [{"role": "user", "content": "Hello"}]}
 EMBEDDING = {"model": "keyledger-embedding", "input": "Hello"}
 HEADERS = ("bearer", "x-api-key")
+SCOPES = ("buyer", "read-only", "write-only")
 TLS = ssl.create_default_context()
 """Not used, but httpx makes one for every client where none is given, which takes a while."""
 NOBODYS = "0190a5c0-0000-7000-8000-000000000000"
@@ -615,13 +616,35 @@ OPERATIONS: dict[str, str] = {
     "get_me": "me",
 }
 """Route → the operation it is, as the page's table reads: written down once more, on purpose."""
+CONTRACT: dict[str, set[str]] = {
+    "inference": {"buyer", "write-only"},
+    "models:read": {"buyer", "read-only"},
+    "knowledge-bases:read": {"buyer", "read-only"},
+    "knowledge-bases:manage": {"buyer"},
+    "knowledge-bases:upload": {"buyer", "write-only"},
+    "agents": {"buyer"},
+    "memories:read": {"buyer", "read-only"},
+    "memories:manage": set(),
+    "billing:read": {"buyer", "read-only"},
+    "billing:write": {"buyer"},
+    "keys:create": {"buyer"},
+    "keys:list": {"buyer"},
+    "keys:revoke": {"buyer"},
+    "me": {"buyer", "read-only", "write-only"},
+}
+"""Operation → scopes that the contract names for it. What it does not name, no key may."""
 
 
-def test_y8_every_route_is_a_cell_of_the_matrix() -> None:
+def test_y8_the_table_is_the_contracts() -> None:
+    """Y8: cell by cell, compared with what is written down here."""
+    assert {operation: set(scopes) for operation, scopes in MATRIX.items()} == CONTRACT
+
+
+def test_y8_every_route_is_a_cell_of_the_contract() -> None:
     """Y8: no route is forgotten, and no operation is without a route."""
     guarded = {route.operation for route in SURFACE.routes if route.security} - {"speak_mcp"}
     assert guarded == OPERATIONS.keys()
-    assert set(OPERATIONS.values()) == MATRIX.keys()
+    assert set(OPERATIONS.values()) == CONTRACT.keys()
 
 
 @pytest.fixture(scope="module")
@@ -643,7 +666,7 @@ def test_y8_the_matrix_holds_cell_by_cell(
     path = route.path.replace("{model}", "keyledger-small").replace("{id}", NOBODYS)
     with somebody.client(known[scope], header) as client:
         found = client.request(route.method, path, json=BODIES.get(operation))
-    if scope == "session" or scope in MATRIX[OPERATIONS[operation]]:
+    if scope == "session" or scope in CONTRACT[OPERATIONS[operation]]:
         expected = {404} if "{id}" in path or NOBODYS in path else {200, 201}
         assert found.status_code in expected, found.text
         return
@@ -751,24 +774,127 @@ def test_a_session_may_what_its_role_may(
     assert seen == allowed
 
 
-def test_the_role_member_sees_its_own_keys_only(buyer: Buyer, operator: httpx.Client) -> None:
+class Member(NamedTuple):
+    """Somebody with a role in another's account."""
+
+    member_id: str
+    email: str
+    token: str
+
+
+@pytest.fixture
+def join(buyer: Buyer, operator: httpx.Client) -> Callable[[str], Member]:
+    """Give a way to let somebody into the buyer's account with a role."""
+
+    def make(role: str) -> Member:
+        email = f"{role}-{secrets.token_hex(6)}@example.com"
+        body = {"email": email, "password": PASSWORD, "role": role, "name": "M"}
+        added = operator.post(f"/ledger/v1/accounts/{buyer.account_id}/members", json=body)
+        assert added.status_code == 201, added.text
+        login = operator.post(f"{AUTH}/login", json={"email": email, "password": PASSWORD})
+        return Member(added.json()["member_id"], email, login.json()["token"])
+
+    return make
+
+
+def test_the_role_member_sees_its_own_keys_only(
+    buyer: Buyer, join: Callable[[str], Member]
+) -> None:
     """By its login, and by a key that it made, no other's key is listed or revoked."""
-    email = f"member-{secrets.token_hex(6)}@example.com"
-    body = {"email": email, "password": PASSWORD, "role": "member", "name": "M"}
-    operator.post(f"/ledger/v1/accounts/{buyer.account_id}/members", json=body)
-    owners = buyer.key(name="owners")
-    with buyer.served.client(None) as client:
-        login = client.post(f"{AUTH}/login", json={"email": email, "password": PASSWORD})
-        client.headers["Authorization"] = f"Bearer {login.json()['token']}"
+    member, owners = join("member"), buyer.key(name="owners")
+    with buyer.client(member.token) as client:
         own = client.post(KEYS, json={"name": "own"}).json()
-        client.headers["X-Turn"] = "session"
-        for secret in (login.json()["token"], own["key"]):
-            client.headers["Authorization"] = f"Bearer {secret}"
+    for secret in (member.token, own["key"]):
+        with buyer.client(secret) as client:
             assert [row["id"] for row in client.get(KEYS).json()] == [own["id"]]
-            assert client.get(f"{AUTH}/me").json()["email"] == email
+            assert client.get(f"{AUTH}/me").json()["email"] == member.email
             assert client.delete(f"{KEYS}/{owners['id']}").status_code == 404
     with buyer.client() as client:
         assert {own["id"], owners["id"]} <= {row["id"] for row in client.get(KEYS).json()}
+
+
+OF_ACCOUNT = ("create_key", "list_keys", "revoke_key", "get_billing", "limit_spending")
+"""Routes on the account itself."""
+MANAGES: dict[str, set[str]] = {
+    "owner": {*OF_ACCOUNT},
+    "finance": {"list_keys", "get_billing", "limit_spending"},
+    "auditor": {"list_keys", "get_billing"},
+    "member": {"create_key", "list_keys", "revoke_key"},
+    "": set(),
+}
+"""Role → what it may do there, by its login and by any key it made; empty: who has left."""
+
+
+def managed(client: httpx.Client) -> set[str]:
+    """Ask each route on the account itself; give those that a role did not keep from answering."""
+    done = set()
+    for operation in OF_ACCOUNT:
+        route = next(each for each in SURFACE.routes if each.operation == operation)
+        path = route.path.replace("{id}", NOBODYS)
+        found = client.request(route.method, path, json=BODIES.get(operation))
+        if found.status_code == 403:
+            assert code(found) == (403, "insufficient_role")
+        else:
+            assert found.status_code in {200, 201, 404}, found.text
+            done.add(operation)
+    return done
+
+
+def test_y8_a_key_may_no_more_than_who_made_it(
+    buyer: Buyer, join: Callable[[str], Member], header: str
+) -> None:
+    """Y8: a member gets no further by a key that it made, nor by a key that such a key made.
+
+    Nor by one made natively, which has no scope that could be too narrow.
+    """
+    member = join("member")
+    native = f"/ledger/v1/accounts/{buyer.account_id}/keys"
+    with buyer.client(member.token) as client:
+        assert managed(client) == MANAGES["member"]
+        made = client.post(KEYS, json={"name": "made", "scope": "buyer"}).json()["key"]
+        unscoped = client.post(native, json={"name": "n", "dialect": "ryvion"}).json()["secret"]
+    with buyer.client(made, header) as client:
+        child = client.post(KEYS, json={"name": "child"}).json()["key"]
+    for secret in (made, child, unscoped):
+        with buyer.client(secret, header) as client:
+            assert managed(client) == MANAGES["member"]
+            assert client.post("/v1/embeddings", json=EMBEDDING).status_code == 200
+    with buyer.client() as client:
+        assert client.get(f"{AUTH}/billing").json()["hourly_limit"]["own"] is None
+
+
+def test_y8_what_a_member_may_no_longer_its_keys_may_no_longer(
+    buyer: Buyer, join: Callable[[str], Member], operator: httpx.Client
+) -> None:
+    """Y8: from the next request on, by whatever role and after it left; its integration goes on."""
+    member = join("owner")
+    with buyer.client(member.token) as client:
+        made = client.post(KEYS, json={"name": "made"}).json()["key"]
+    place = f"/ledger/v1/accounts/{buyer.account_id}/members/{member.member_id}"
+    with buyer.client(made) as client:
+        for role, may in MANAGES.items():
+            method, body = ("PATCH", {"role": role}) if role else ("DELETE", None)
+            changed = operator.request(method, place, json=body)
+            assert changed.status_code == 200, changed.text
+            assert managed(client) == may
+            assert client.post("/v1/embeddings", json=EMBEDDING).status_code == 200
+    # A scope that is narrower than the role stays what it was.
+    with buyer.client(buyer.key("read-only")["key"]) as client:
+        assert code(client.post(KEYS, json={"name": "x"})) == (403, "insufficient_scope")
+
+
+def test_y8_what_a_role_keeps_a_key_from_is_recorded(
+    buyer: Buyer, join: Callable[[str], Member], operator: httpx.Client
+) -> None:
+    """Y8: the event log has the refusal, with the key."""
+    with buyer.client(join("member").token) as client:
+        made = client.post(KEYS, json={"name": "made"}).json()
+    with buyer.client(made["key"]) as client:
+        assert client.put(f"{AUTH}/billing/limit", json={"ceiling": "0"}).status_code == 403
+    events = operator.get(f"/ledger/v1/accounts/{buyer.account_id}/events").json()["data"]
+    refused = [each for each in events if each["type"] == "request_refused"]
+    assert [each["key_id"] for each in refused] == [f"key_{uuid.UUID(made['id']).hex}"]
+    assert [each["payload"]["reason"] for each in refused] == ["scope_is_denied"]
 
 
 def test_me_shows_whose_credential_it_is(buyer: Buyer, header: str, world: Any) -> None:
@@ -953,6 +1079,19 @@ def test_a_metered_reply_names_what_is_left(buyer: Buyer, operator: httpx.Client
         assert found.headers["x-ratelimit-remaining-requests"] == "8"
         assert found.headers["ratelimit"].startswith('"key:requests/rolling:60";r=8')
         assert REQUEST.fullmatch(found.headers["x-request-id"])
+
+
+def test_what_a_spending_limit_leaves_is_shown_with_billing(sign_up: Callable[..., Buyer]) -> None:
+    """No form of header has a unit for money: none is sent, and billing says it to the pico."""
+    somebody = sign_up()
+    with somebody.client(somebody.key()["key"]) as client:
+        found = client.post("/v1/chat/completions", json=CHAT)
+        assert found.status_code == 200, found.text
+        assert not [name for name in found.headers if "ratelimit" in name]
+        shown_ = client.get(f"{AUTH}/billing").json()
+    spent = sum(pico(line["amount"]) for line in shown_["spend"])
+    assert spent > 0
+    assert pico(shown_["hourly_limit"]["remaining"]) == pico("5") - spent
 
 
 def test_knowledge_bases_agents_and_memories_are_the_accounts_own(

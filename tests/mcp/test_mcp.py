@@ -17,7 +17,6 @@ from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.exceptions import MCPError
 
-from api.dialects.ryvion.scopes import MATRIX, SCOPES
 from api.mcp.tools import TOOLS
 from ledger.money import parse_pico
 from ledger.pricing import charge
@@ -32,6 +31,13 @@ READING = {
     "list_refusals",
 }
 MANAGING = {"list_api_keys", "create_api_key", "revoke_api_key", "set_spend_limit"}
+ALLOWED: dict[str, set[str]] = {
+    "buyer": READING | MANAGING,
+    "read-only": READING,
+    "write-only": set(),
+}
+"""Scope → tools, as the contract has it."""
+KEY_TOOLS = {"list_api_keys", "create_api_key", "revoke_api_key"}
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "explain_charge": {"request_id": "req_none"},
     "create_api_key": {"name": "made", "scope": "read-only"},
@@ -326,7 +332,7 @@ def test_refusals_are_listed_with_their_numbers(buyer: Buyer) -> None:
     assert parse_pico(found[0]["requested"]) > parse_pico("5")
 
 
-@pytest.mark.parametrize("scope", SCOPES)
+@pytest.mark.parametrize("scope", ALLOWED)
 def test_y8_scopes_hold_tool_by_tool(buyer: Buyer, scope: str) -> None:
     """Y8, Y10: what a scope does not name is not listed, and refused when called all the same."""
     secret = buyer.key(scope)["key"]
@@ -339,16 +345,8 @@ def test_y8_scopes_hold_tool_by_tool(buyer: Buyer, scope: str) -> None:
         return listed, results
 
     listed, results = speak(buyer, secret, story)
-    allowed = {name for name, tool in TOOLS.items() if scope in MATRIX[tool.operation]}
+    allowed = ALLOWED[scope]
     assert listed == allowed
-    assert (
-        allowed
-        == {
-            "buyer": READING | MANAGING,
-            "read-only": READING,
-            "write-only": set(),
-        }[scope]
-    )
     for name, result in results.items():
         codes = json.loads(result.content[0].text).get("error", {}).get("code", "")
         if name in allowed:
@@ -356,6 +354,34 @@ def test_y8_scopes_hold_tool_by_tool(buyer: Buyer, scope: str) -> None:
         else:
             assert result.is_error
             assert codes == "insufficient_scope", name
+
+
+def test_y8_a_members_key_may_no_more_than_the_member(buyer: Buyer, served: Served) -> None:
+    """Y8, Y10: of a role that manages no money, no tool about money is listed or does anything.
+
+    Once the member has left none is.
+    """
+    login = {"email": f"mcp-{secrets.token_hex(8)}@example.com", "password": "correct horse"}
+    members = f"/ledger/v1/accounts/{buyer.account_id}/members"
+
+    async def story(client: Client) -> tuple[set[str], Any]:
+        listed = {tool.name for tool in (await client.list_tools()).tools}
+        return listed, await client.call_tool("set_spend_limit", {"ceiling": "0"})
+
+    with served.client() as operator:
+        member = operator.post(members, json={**login, "role": "member"}).json()["member_id"]
+        token = operator.post("/api/v1/auth/login", json=login).json()["token"]
+        with buyer.rest(token) as client:
+            secret = client.post(KEYS, json={"name": "own"}).json()["key"]
+        for shown in (token, secret):
+            listed, result = speak(buyer, shown, story)
+            assert listed == KEY_TOOLS
+            assert json.loads(result.content[0].text)["error"]["code"] == "insufficient_role"
+        assert operator.delete(f"{members}/{member}").status_code == 200
+    listed, result = speak(buyer, secret, story)
+    assert listed == set()
+    assert json.loads(result.content[0].text)["error"]["code"] == "insufficient_role"
+    assert buyer.use(buyer.key()["key"]).status_code == 200
 
 
 def test_a_session_may_speak(buyer: Buyer) -> None:

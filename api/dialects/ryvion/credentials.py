@@ -3,6 +3,7 @@
 ``Authorization: Bearer`` and ``X-API-Key`` are equivalent; two that disagree are refused.
 """
 
+import contextlib
 from typing import Any, NamedTuple
 
 from api import auth
@@ -13,6 +14,7 @@ from api.surface.credentials import KeyCaller, Who, secured
 from api.surface.failure import Failure, Kind
 from api.surface.routing import Ask
 from api.wiring import Services
+from ledger.errors import ScopeIsDenied
 from ledger.ids import AccountId
 from ledger.state import Key
 
@@ -32,17 +34,30 @@ class Client(NamedTuple):
     member_id: str = ""
     """Of a session, or who issued the key where a member did."""
     role: str = ""
-    """Of a session's member."""
+    """That member's, now; empty: there is no member, or they have left."""
 
     @property
     def scopes(self) -> tuple[str, ...]:
         """Give the key's scopes; a session has none and no need of any."""
         return () if self.key is None else self.key.scopes
 
+    @property
+    def only_own_keys(self) -> str:
+        """Give the member whose keys alone are in sight; empty: all of the account."""
+        return self.member_id if self.role in {"member", ""} else ""
+
     def may(self, operation: str) -> bool:
-        """Tell whether the scope, or the role of a session's member, allows an operation."""
-        if self.key is not None:
-            return scopes.allows(self.key.scopes, operation)
+        """Tell whether the key's scope and the member's role both allow an operation."""
+        return scopes.allows(self.scopes, operation) and self._role_allows(operation)
+
+    def _role_allows(self, operation: str) -> bool:
+        """Tell whether the role allows it: of a session always, of a key's issuer where it counts.
+
+        Else a member would make a key to do what the member may not.
+        """
+        is_free = not self.member_id or operation not in scopes.OF_ACCOUNT
+        if self.key is not None and is_free:
+            return True
         return self.role in scopes.ROLES[operation]
 
 
@@ -62,7 +77,7 @@ async def client(ask: Ask[Any, Any]) -> Client:
     if credentials.is_token(text):
         return of_session(await credentials.member(ask.services, text))
     proven = await credentials.proven(ask.services, text, DIALECT)
-    return of_key(await credentials.usable(ask.services, proven))
+    return await of_key(ask.services, await credentials.usable(ask.services, proven))
 
 
 def of_session(member: auth.Caller) -> Client:
@@ -71,16 +86,19 @@ def of_session(member: auth.Caller) -> Client:
     return Client(member.account_id, member.actor, member_id=member.member_id, role=member.role)
 
 
-def of_key(caller: KeyCaller) -> Client:
-    """Take a key whose state was read."""
+async def of_key(services: Services, caller: KeyCaller) -> Client:
+    """Take a key whose state was read, with the role that its issuer has by now."""
     key = caller.key
     assert key is not None
-    issuer = key.settings.get(SETTING_MEMBER, "")
-    return Client(caller.account_id, caller.actor, key, caller.secret, member_id=issuer)
+    issuer, role = key.settings.get(SETTING_MEMBER, ""), ""
+    if issuer:
+        account, _ = await services.queries.account_state(caller.account_id)
+        role = account.members.get(issuer, "")
+    return Client(caller.account_id, caller.actor, key, caller.secret, issuer, role)
 
 
 async def require(services: Services, found: Client, operation: str) -> None:
-    """Refuse what scope or role do not allow. A key's refusal is recorded by the lane.
+    """Refuse what scope or role do not allow. A scoped key's refusal is recorded by the lane.
 
     Raises:
         Failure: They do not allow it.
@@ -89,10 +107,13 @@ async def require(services: Services, found: Client, operation: str) -> None:
         return
     if found.key is None:
         raise Failure(Kind.ROLE_IS_DENIED, f"The role {found.role} does not allow this.")
-    await services.ledger.admit(
-        found.account_id, found.key.key_id, secret=found.secret, scope=operation
-    )
-    raise Failure(Kind.SCOPE_IS_DENIED)
+    with contextlib.suppress(ScopeIsDenied):
+        await services.ledger.admit(
+            found.account_id, found.key.key_id, secret=found.secret, scope=operation
+        )
+    if not scopes.allows(found.scopes, operation):
+        raise Failure(Kind.SCOPE_IS_DENIED)
+    raise Failure(Kind.ROLE_IS_DENIED, "The role of who made this key does not allow this.")
 
 
 def allowed(operation: str) -> Who:

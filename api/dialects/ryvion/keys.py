@@ -42,8 +42,9 @@ async def create(services: Services, client: Client, body: bodies.CreateKey) -> 
 
 async def all_of(services: Services, client: Client) -> list[views.ListedKey]:
     """List the keys that work or may work again, newest first: there is no field to say more."""
-    only_of = await _only_of(services, client)
-    found = await account_keys.keys_of(services, client.account_id, DIALECT, only_of=only_of)
+    found = await account_keys.keys_of(
+        services, client.account_id, DIALECT, only_of=client.only_own_keys
+    )
     at = clock.now()
     return [
         views.listed(key)
@@ -58,20 +59,12 @@ async def revoke(services: Services, client: Client, key_id: str) -> None:
     Raises:
         Failure: There is none of this id within sight.
     """
-    only_of = await _only_of(services, client)
     key = await account_keys.key_of(
-        services, client.account_id, DIALECT, key_id, missing=MISSING, only_of=only_of
+        services,
+        client.account_id,
+        DIALECT,
+        key_id,
+        missing=MISSING,
+        only_of=client.only_own_keys,
     )
     await account_keys.revoke(services, key, by=client.actor)
-
-
-async def _only_of(services: Services, client: Client) -> str:
-    """Give the member whose keys alone are in sight; empty: all of the account.
-
-    The role ``member`` sees the keys it issued, and by one of those no more than by its login.
-    """
-    if not client.member_id:
-        return ""
-    account, _ = await services.queries.account_state(client.account_id)
-    role = account.members.get(client.member_id, "member")
-    return client.member_id if role == "member" else ""

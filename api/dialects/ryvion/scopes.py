@@ -55,6 +55,11 @@ ROLES: Mapping[str, frozenset[str]] = {
 """Operation → roles of members whose session may: as natively. Who may issue a key could do with it
 whatever a key may."""
 
+OF_ACCOUNT = frozenset({"billing:read", "billing:write", "keys:create", "keys:list", "keys:revoke"})
+"""Operations on the account itself. A key that a member made may no more of them than the member
+may by now. Others it keeps, whatever becomes of the member: it serves an integration, which shall
+not fall silent when somebody leaves."""
+
 
 def allows(scopes: Collection[str], operation: str) -> bool:
     """Tell whether a key of these scopes may do something."""
