@@ -199,13 +199,35 @@ class _Hold:
         return True
 
     def also(self, recorded: list[Recorded]) -> list[Statement]:
-        # Here the state has moved over the reservation.
-        account, key = self._facts.account, self._facts.key
         assert self._sees is not None
-        assert account is not None
-        assert key is not None
-        self._sees(account, key, recorded[0].envelope.recorded_at)
+        _show(self._facts, self._sees, recorded)
         return []
+
+
+class _Shown:
+    """A decision on its way through the lane; the state that it led to is shown to somebody."""
+
+    __slots__ = ("_decide", "_facts", "_sees")
+
+    def __init__(self, decide: Callable[[Facts, Instant], Made], sees: Sees) -> None:
+        self._decide = decide
+        self._sees = sees
+        self._facts: Facts
+
+    def decide(self, facts: Facts, at: Instant) -> Made:
+        self._facts = facts
+        return self._decide(facts, at)
+
+    def also(self, recorded: list[Recorded]) -> list[Statement]:
+        _show(self._facts, self._sees, recorded)
+        return []
+
+
+def _show(facts: Facts, sees: Sees, recorded: list[Recorded]) -> None:
+    """Show the state, which has moved over what was recorded."""
+    assert facts.account is not None
+    assert facts.key is not None
+    sees(facts.account, facts.key, recorded[0].envelope.recorded_at)
 
 
 class Ledger:
@@ -750,6 +772,8 @@ class Ledger:
         key_id: KeyId,
         record: metering.Record,
         asked: Asked | None = None,
+        *,
+        sees: Sees | None = None,
     ) -> Command:
         """Make the command that records a request in one step."""
 
@@ -759,9 +783,10 @@ class Ledger:
             except InvalidAmount as error:
                 raise InvalidField("usage", "costs more than any amount") from error
 
+        shown = None if sees is None else _Shown(decide, sees)
         return Command(
             account_id,
-            decide,
+            decide if shown is None else shown.decide,
             key_id=key_id,
             request_id=record.request_id,
             metered=True,
@@ -770,6 +795,7 @@ class Ledger:
             occurred_at=record.occurred_at,
             record=record,
             idempotency=None if asked is None else _receipts(asked, account_id),
+            also=None if shown is None else shown.also,
         )
 
     async def record(
@@ -778,9 +804,14 @@ class Ledger:
         key_id: KeyId,
         record: metering.Record,
         asked: Asked | None = None,
+        *,
+        sees: Sees | None = None,
     ) -> Done:
-        """Admit, price and charge a request in one step."""
-        command = self.recording(account_id, key_id, record, asked)
+        """Admit, price and charge a request in one step.
+
+        ``sees`` is shown the state that it was admitted into, if it was not made before.
+        """
+        command = self.recording(account_id, key_id, record, asked, sees=sees)
         return self._receipt(account_id, await self.writer.submit_one(command))
 
     def require_room(self, commands: Sequence[Command]) -> None:

@@ -27,9 +27,19 @@ from ledger.state import Account, Key
 from projections import account_marks, analytics, engine, limit_breaches, reads
 from projections.base import Projection
 from projections.limit_breaches import Breach
-from projections.reads import Snapshot, SpendLine, snapshot
+from projections.reads import Snapshot, SpendLine, UsageLine, snapshot
 
-__all__ = ["Analytics", "Breach", "Found", "Queries", "SpendLine", "SpendTerms"]
+__all__ = [
+    "Analytics",
+    "Breach",
+    "Found",
+    "KeyUsage",
+    "Queries",
+    "SpendLine",
+    "SpendTerms",
+    "UsageLine",
+    "UsageTerms",
+]
 
 PAGE_MAX = 1_000
 SPEND_MAX = 10_000
@@ -59,6 +69,29 @@ class SpendTerms(NamedTuple):
     key: bool
     start: date | None
     end: date | None
+
+
+class UsageTerms(NamedTuple):
+    """Of which keys to show the usage, and how much of it. Numbers are of rows at most."""
+
+    dialect: str
+    key_id: KeyId | None
+    """None: all of the dialect."""
+    days: int
+    months: int
+    first_day: date | None = None
+    """None: however long ago."""
+    first_month: date | None = None
+    """First day of the month."""
+
+
+class KeyUsage(NamedTuple):
+    """What keys used, the newest rows first."""
+
+    days: Sequence[UsageLine]
+    months: Sequence[UsageLine]
+    recorded_at: Instant
+    """Of the account's newest event: nothing recorded until then is missing, nor is there more."""
 
 
 class Chapter(NamedTuple):
@@ -352,6 +385,32 @@ class Queries:
         if len(rows) > SPEND_MAX:
             raise InvalidField("group_by", f"makes more than {SPEND_MAX} lines; ask for less")
         return [reads.spend_line(row) for row in rows], position
+
+    async def key_usage(self, account_id: AccountId, asked: UsageTerms) -> KeyUsage:
+        """Sum what an account's keys used by day and by month of UTC.
+
+        Raises:
+            NoSuchAccount: There is none.
+        """
+        async with self.at(self._lane(account_id)) as lane:
+            terms = {
+                "lane": lane.lane,
+                "account": account_id,
+                "dialect": asked.dialect,
+                "key": asked.key_id,
+            }
+            days = {**terms, "from": asked.first_day, "most": asked.days}
+            months = {**terms, "from": asked.first_month, "most": asked.months}
+            by_day = await lane.rows(reads.USAGE_BY_DAY, days)
+            by_month = await lane.rows(reads.USAGE_BY_MONTH, months)
+            newest = await lane.rows(reads.LAST_RECORDED_AT, (lane.lane, account_id))
+        if not newest:
+            raise NoSuchAccount
+        return KeyUsage(
+            [UsageLine(*row) for row in by_day],
+            [UsageLine(*row) for row in by_month],
+            newest[0][0],
+        )
 
     async def events(self, account_id: AccountId, *, before: int | None, most: int) -> Found:
         """List an account's events, newest first, along its own chain.

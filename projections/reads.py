@@ -7,6 +7,7 @@ through the same projections that decisions use: what is shown is what is enforc
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from datetime import date
 from typing import Any, LiteralString, NamedTuple
 from uuid import UUID
 
@@ -117,6 +118,39 @@ SPEND_CLASSES = (
     *("characters", "seconds", "searches"),
 )
 """Usage classes of ``SPEND`` from its ninth column on; the class ``requests`` is ``units``."""
+
+
+def _usage_by(period: LiteralString) -> LiteralString:
+    """Sum what each key of a dialect used by a period, newest first, keys found by primary key.
+
+    More keys than there may be rows are left out before anything is summed: each of those kept has
+    a row that comes before any of theirs.
+    """
+    return (
+        "WITH own AS (SELECT k.key_id, newest.first FROM keys k CROSS JOIN LATERAL ("
+        f" SELECT {period} AS first FROM spend s WHERE s.lane = k.lane"  # sql-ok: one of two below
+        " AND s.account_id = k.account_id AND s.key_id = k.key_id"
+        " ORDER BY s.day DESC LIMIT 1) AS newest"
+        " WHERE k.lane = %(lane)s AND k.account_id = %(account)s AND k.dialect = %(dialect)s"
+        " AND k.settings ->> 'session' IS NULL AND (%(key)s::uuid IS NULL OR k.key_id = %(key)s)"
+        " ORDER BY newest.first DESC, k.key_id DESC LIMIT %(most)s)"
+        " SELECT used.first, own.key_id, used.requests, used.prompt, used.completion"
+        f" FROM own CROSS JOIN LATERAL (SELECT {period} AS first,"
+        " sum(s.requests)::int8 AS requests,"
+        " sum(s.input + s.cache_read + s.cache_write + s.cache_write_1h + s.audio_input"
+        " + s.audio_cache_read + s.image_input + s.image_cache_read + s.video_input"
+        " + s.video_cache_read)::int8 AS prompt,"
+        " sum(s.output + s.reasoning + s.audio_output + s.image_output + s.video_output)::int8"
+        " AS completion FROM spend s WHERE s.lane = %(lane)s AND s.account_id = %(account)s"
+        " AND s.key_id = own.key_id AND (%(from)s::date IS NULL OR s.day >= %(from)s)"
+        " GROUP BY 1 ORDER BY 1 DESC LIMIT %(most)s) AS used"
+        " ORDER BY used.first DESC, own.key_id DESC LIMIT %(most)s"
+    )
+
+
+USAGE_BY_DAY = _usage_by("s.day")
+USAGE_BY_MONTH = _usage_by("date_trunc('month', s.day::timestamp)::date")
+"""A month is named by its first day."""
 # Newest first along the account's own chain: each event says how far back its predecessor is.
 ACCOUNT_EVENTS: LiteralString = (
     "WITH RECURSIVE chain AS ("
@@ -133,6 +167,11 @@ ACCOUNT_EVENTS: LiteralString = (
 )
 ACCOUNT_HEAD: LiteralString = (
     "SELECT last_seq, version FROM account_heads WHERE lane = %s AND account_id = %s"
+)
+LAST_RECORDED_AT: LiteralString = (
+    "SELECT e.recorded_at FROM account_heads h"
+    " JOIN events e ON e.lane = h.lane AND e.lane_seq = h.last_seq"
+    " WHERE h.lane = %s AND h.account_id = %s"
 )
 REFUSALS: LiteralString = (
     "SELECT lane_seq, recorded_at, key_id, count, reason, scope, limit_id, model, integration,"
@@ -272,6 +311,18 @@ class SpendLine(NamedTuple):
     unpriced: int
     amount: int
     usage: dict[str, int]
+
+
+class UsageLine(NamedTuple):
+    """What a key used in a day or month: a row of ``USAGE_BY_DAY`` or ``USAGE_BY_MONTH``."""
+
+    first: date
+    """The day, or the month's first."""
+    key_id: UUID
+    requests: int
+    prompt: int
+    """Input tokens of every kind."""
+    completion: int
 
 
 def spend_line(row: TupleRow) -> SpendLine:

@@ -2,12 +2,18 @@
 
 import concurrent.futures
 import json
+import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from typing import Any
 
 import httpx
 import openai
 import pytest
+
+from ledger import clock
+from ledger.clock import format_milliseconds
+from tests.dialects.fleet import native
 
 CHAT = {"model": "keyledger-small", "messages": [{"role": "user", "content": "Hi"}]}
 
@@ -122,6 +128,42 @@ def test_b7_a_revoked_key_is_refused_on_the_next_call(
     assert refusal(client.get("/v1/models"))[:2] == (403, "api_key_revoked")
 
 
+def test_b6_an_expired_key_is_a_revoked_one(client_of: Any, operator: httpx.Client) -> None:
+    """B6: the page knows three states. Since its expiry a key is revoked, wherever one looks."""
+    client = client_of()
+    key_id = client.headers["x-key-id"]
+    ends = clock.now() + timedelta(seconds=1)
+    terms = {"expires_at": ends.isoformat()}
+    assert operator.patch(native(key_id), json=terms).status_code == 200
+    assert row_of(operator, key_id)["status"] == "active"
+    time.sleep((ends - clock.now()).total_seconds() + 0.01)
+    expected = ("revoked", format_milliseconds(ends))
+    for _ in range(2):
+        row = row_of(operator, key_id)
+        assert (row["status"], row["revoked_at"]) == expected
+        for found in (client.get("/v1/models"), chat(client)):
+            assert refusal(found) == (403, "api_key_revoked", "API key has been revoked")
+            assert "www-authenticate" not in found.headers
+        revoked = operator.post(f"/admin/api-keys/{key_id}/revoke").json()
+        assert (revoked["status"], revoked["revoked_at"]) == expected
+
+
+def test_a_secret_that_was_replaced_is_unknown(client_of: Any, operator: httpx.Client) -> None:
+    """Its key lives on, which the list says too: 401, and not that the key is revoked."""
+    client = client_of()
+    key_id = client.headers["x-key-id"]
+    path = f"{native(key_id)}/rotate"
+    assert operator.post(path, json={"grace_seconds": 0}).status_code == 200
+    for found in (client.get("/v1/models"), chat(client)):
+        assert refusal(found) == (401, "invalid_api_key", "Invalid API key")
+    assert row_of(operator, key_id)["status"] == "active"
+
+
+def row_of(operator: httpx.Client, key_id: str) -> dict[str, Any]:
+    """Give a key as the list shows it."""
+    return next(row for row in operator.get("/admin/api-keys").json() if row["id"] == key_id)
+
+
 @pytest.mark.parametrize(
     ("shown", "code"),
     [
@@ -170,6 +212,32 @@ def test_a_bad_request_names_the_field(
     assert found.status_code == 400, found.text
     error = found.json()["error"]
     assert (error["param"], error["code"]) == (param, code)
+
+
+@pytest.mark.parametrize("scheme", ["Basic cGF0OnBhdA==", "Bearer", "Bearer nonsense"])
+def test_two_headers_that_differ_are_refused(served: Any, client_of: Any, scheme: str) -> None:
+    """400: one credential is shown, whatever the scheme of the other is; equal ones are one."""
+    secret = client_of().headers["authorization"].removeprefix("Bearer ")
+    with served.client(None) as client:
+        shown = {"Authorization": scheme, "X-API-Key": secret}
+        for found in (client.get("/v1/models", headers=shown), chat_with(client, shown)):
+            assert refusal(found)[:2] == (400, "invalid_request")
+            assert 'error="invalid_request"' in found.headers["www-authenticate"]
+        found = chat_with(client, {"X-API-Key": secret})
+        assert refusal(found)[:2] == (401, "missing_api_key")
+        both = {"Authorization": f"Bearer {secret}", "X-API-Key": secret}
+        assert chat_with(client, both).status_code == 200
+
+
+def test_a_keys_budget_is_no_rate(client_of: Any, operator: httpx.Client) -> None:
+    """429 ``insufficient_quota`` without Retry-After: the month may end, but waiting is no cure."""
+    client = client_of()
+    limits = [{"kind": "spend", "window": "month", "ceiling": "0.0001"}]
+    path = native(client.headers["x-key-id"])
+    assert operator.patch(path, json={"limits": limits}).status_code == 200
+    found = next(found for _ in range(100) if (found := chat(client, max_tokens=9)).is_error)
+    assert refusal(found)[:2] == (429, "insufficient_quota")
+    assert "retry-after" not in found.headers
 
 
 def test_an_unknown_model_is_not_found(client_of: Any) -> None:

@@ -1,14 +1,19 @@
 """foil, promise by promise: F1 … F10."""
 
 import concurrent.futures
+import functools
 import json
 import re
+import time
 import uuid
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from typing import Any
 
 import httpx
 import pytest
+
+from ledger import clock
 
 KEYS = "/api/v1/sdk/api-keys"
 UNKNOWN = "550e8400-e29b-41d4-a716-446655440000"
@@ -178,6 +183,28 @@ def test_f3_key_management_takes_no_key(game: Game, served: Any) -> None:
             assert client.delete(f"{KEYS}/{made['id']}", headers=headers).status_code == 401
 
 
+def test_f3_key_management_tells_nothing_shown_from_something_wrong(
+    game: Game, served: Any
+) -> None:
+    """F3: RFC 6750 §3.1: the challenge has no error code where no credential was sent."""
+    made = game.make_key()
+    wrong = [
+        {"X-API-Key": made["key"]},
+        {"Authorization": f"Bearer {made['key']}"},
+        {"Authorization": "Bearer nonsense"},
+        {"Authorization": "Basic cGF0OnBhdA=="},
+    ]
+    with served.client(None) as client:
+        for method, path in (("GET", KEYS), ("POST", KEYS), ("DELETE", f"{KEYS}/{made['id']}")):
+            found = client.request(method, path)
+            assert (found.status_code, message_of(found)) == (401, "Sign in to manage API keys")
+            assert found.headers["www-authenticate"] == 'Bearer realm="keyledger"'
+            for headers in wrong:
+                found = client.request(method, path, headers=headers)
+                assert (found.status_code, message_of(found)) == (401, "Sign in to manage API keys")
+                assert 'error="invalid_token"' in found.headers["www-authenticate"]
+
+
 def test_f4_a_persona_must_be_ones_own_and_published(
     game: Game, person: Callable[..., Any], served: Any
 ) -> None:
@@ -318,6 +345,21 @@ def test_f7_keys_belong_to_their_creators_account(game: Game, person: Callable[.
     assert game.person.client.delete(f"{KEYS}/{made['id']}").status_code == 404
 
 
+def test_f2_an_expired_key_is_gone(game: Game, world: Any) -> None:
+    """F2: neither listed nor there to be deleted, from the moment that it stops working."""
+    made = game.make_key()
+    ends = clock.now() + timedelta(seconds=1)
+    path = f"/ledger/v1/keys/key_{uuid.UUID(made['id']).hex}"
+    terms = {"expires_at": ends.isoformat()}
+    assert world.client.patch(path, json=terms).status_code == 200
+    assert [row["id"] for row in game.person.client.get(KEYS).json()] == [made["id"]]
+    time.sleep((ends - clock.now()).total_seconds() + 0.01)
+    assert game.person.client.get(KEYS).json() == []
+    assert game.client(made["key"]).get(f"{SDK}/personas").status_code == 401
+    found = game.person.client.delete(f"{KEYS}/{made['id']}")
+    assert (found.status_code, message_of(found)) == (404, "API key not found")
+
+
 def at_once(count: int, call: Callable[[], httpx.Response]) -> list[int]:
     """Make so many calls at once; give their statuses, sorted."""
     with concurrent.futures.ThreadPoolExecutor(12) as pool:
@@ -350,6 +392,59 @@ def test_f9_the_61st_general_call_of_a_minute_is_refused(game: Game) -> None:
     assert found.status_code == 429
     assert "retry-after" in found.headers
     assert game.say(client).status_code == 200
+
+
+def limits_of(found: httpx.Response) -> tuple[str, ...]:
+    """Give what a reply's headers say of the limit on requests."""
+    left = re.fullmatch(r'"key:requests:\w+/rolling:60";r=(\d+);t=\d+', found.headers["ratelimit"])
+    assert left is not None
+    names = ("limit", "remaining")
+    return (*(found.headers[f"x-ratelimit-{name}-requests"] for name in names), left[1])
+
+
+def test_every_metered_reply_says_what_is_left(game: Game) -> None:
+    """OpenAI's and the IETF's headers: exact, of the limit that the call counts against.
+
+    A call that counted and found nothing says so too.
+    """
+    client, query = game.client(), {"user_session_id": "player-001"}
+    body = {**query, **PLAYER}
+    calls = [
+        lambda: client.get(f"{SDK}/personas"),
+        lambda: client.post(f"{game.chat}/init-session", json=body),
+        *(
+            functools.partial(client.get, f"{game.chat}/{name}", params=query)
+            for name in ("session", "history", "machines")
+        ),
+        lambda: client.post(f"{game.chat}/reset", params=query),
+        lambda: client.get(f"{game.chat}/session", params={"user_session_id": "nobody"}),
+    ]
+    for number, call in enumerate(calls, 1):
+        found = call()
+        assert found.status_code == (404 if number == len(calls) else 200), found.text
+        assert limits_of(found) == ("60", str(60 - number), str(60 - number))
+        assert found.headers["ratelimit-policy"] == '"key:requests:general/rolling:60";q=60;w=60'
+        assert re.fullmatch(r"(1m)?[\d.]+s", found.headers["x-ratelimit-reset-requests"])
+        assert "retry-after" not in found.headers
+    assert limits_of(game.say(client)) == ("30", "29", "29")
+
+
+def test_a_refusal_by_a_limit_says_what_is_left(game: Game, world: Any) -> None:
+    """Nothing, and how long that lasts, on general calls as on messages."""
+    made = game.make_key()
+    client = game.client(made["key"])
+    limits = [
+        {"kind": "requests", "window": "rolling:60", "ceiling": "1", "category": category}
+        for category in ("general", "chat")
+    ]
+    path = f"/ledger/v1/keys/key_{uuid.UUID(made['id']).hex}"
+    assert world.client.patch(path, json={"limits": limits}).status_code == 200
+    game.begin(client)
+    assert game.say(client).status_code == 200
+    for found in (client.get(f"{SDK}/personas"), game.say(client)):
+        assert (found.status_code, message_of(found)) == (429, "Rate limit exceeded")
+        wait = int(found.headers["retry-after"])
+        assert re.search(rf'/rolling:60";r=0;t={wait}$', found.headers["ratelimit"])
 
 
 def test_f10_the_dashboard_does_not_count(game: Game) -> None:

@@ -191,6 +191,23 @@ def test_r11_the_real_key_under_another_scheme_is_refused(served: Any, customer:
         assert client.get(f"{BASE}/models", headers=both).status_code == 200
 
 
+@pytest.mark.parametrize("scheme", ["Basic cGF0OnBhdA==", "Bearer", "Bearer nonsense"])
+def test_r11_two_headers_that_differ_are_refused(served: Any, customer: Any, scheme: str) -> None:
+    """R11: on the shared path one credential is shown, whatever the scheme of the other is."""
+    secret = customer().key()["secret"]
+    shown = {"Authorization": scheme, "X-API-Key": secret}
+    with served.client(None) as client:
+        for found in (
+            client.get("/v1/models", headers=shown),
+            client.post("/v1/chat/completions", json={"messages": HELLO}, headers=shown),
+        ):
+            assert refusal(found)[:2] == (400, "invalid_request")
+            assert 'error="invalid_request"' in found.headers["www-authenticate"]
+        both = {"Authorization": f"Bearer {secret}", "X-API-Key": secret}
+        assert client.get("/v1/models", headers=both).status_code == 200
+        assert refusal(client.get(f"{BASE}/models", headers=shown))[0] == 401
+
+
 @pytest.mark.parametrize(
     "field", ["api_key", "openai_api_key", "provider_key", "provider", "base_url", "byok", "x"]
 )
@@ -570,6 +587,24 @@ def test_r17_when_the_credits_are_spent_nothing_more_is_answered(customer: Any) 
             assert "retry-after" not in found.headers
     someone.grant("100000")
     assert chat(someone.client(), model=slug).status_code == 200
+
+
+def test_r17_a_keys_own_budget_is_no_rate(customer: Any) -> None:
+    """R17: 429 ``insufficient_quota``, which a client tells from a rate by its lack of a wait."""
+    someone = customer()
+    slug = someone.character()
+    budget = {"kind": "spend", "window": "month", "ceiling": "500", "assets": ["CREDIT"]}
+    rate = {"kind": "requests", "window": "rolling:60", "ceiling": "1"}
+    client, terms = someone.client(limits=[budget]), {"model": slug, "max_tokens": 9}
+    found = next(found for _ in range(100) if (found := chat(client, **terms)).is_error)
+    assert refusal(found)[:2] == (429, "insufficient_quota")
+    assert found.json()["error"]["type"] == "insufficient_quota"
+    assert "retry-after" not in found.headers
+    client = someone.client(limits=[rate])
+    assert chat(client, model=slug).status_code == 200
+    found = chat(client, model=slug)
+    assert refusal(found)[:2] == (429, "rate_limit_exceeded")
+    assert 1 <= int(found.headers["retry-after"]) <= 62
 
 
 @pytest.mark.parametrize(

@@ -31,25 +31,49 @@ def test_a_401_carries_a_challenge(dialect: str) -> None:
             assert (b"error=" not in challenge) == (kind is Kind.CREDENTIAL_IS_MISSING)
 
 
-@pytest.mark.parametrize("dialect", SURFACES)
-def test_a_lack_of_money_asks_nobody_to_wait(dialect: str) -> None:
-    """A client that retries cannot help it."""
-    answer = SURFACES[dialect].word(Failure(Kind.BALANCE_IS_EXHAUSTED))
-    assert b"retry-after" not in dict(answer.headers)
+MONEY = (Kind.BUDGET_IS_EXHAUSTED, Kind.BALANCE_IS_EXHAUSTED)
+VELOCITY = ("ryvion", Kind.BUDGET_IS_EXHAUSTED)
+"""Its page has a limit on how fast one spends, and calls it a rate."""
 
 
 @pytest.mark.parametrize("dialect", SURFACES)
-def test_a_rate_limit_says_how_long(dialect: str) -> None:
-    """Retry-After reaches the client."""
-    limit = LimitIsReached(
+@pytest.mark.parametrize("kind", MONEY)
+@pytest.mark.parametrize("limit_id", ["spend/month", "spend:USD/lifetime", ""])
+def test_a_lack_of_money_asks_nobody_to_wait(dialect: str, kind: Kind, limit_id: str) -> None:
+    """A client that retries cannot help it, so nothing says when to, not even of a window."""
+    limit = limit_of(limit_id) if limit_id else None
+    failure = Failure(kind, headers={"Retry-After": "7", "X-Other": "1"}, limit=limit)
+    headers = dict(SURFACES[dialect].word(failure).headers)
+    assert (b"retry-after" in headers) == ((dialect, kind) == VELOCITY)
+    assert headers[b"x-other"] == b"1"
+
+
+@pytest.mark.parametrize("dialect", SURFACES)
+def test_insufficient_quota_is_told_from_a_rate_limit(dialect: str) -> None:
+    """OpenAI's clients wait where there is ``Retry-After`` and give up where the code is this."""
+    for kind in Kind:
+        answer = SURFACES[dialect].word(Failure(kind, headers={"Retry-After": "7"}))
+        if b"insufficient_quota" in answer.body:
+            assert b"retry-after" not in dict(answer.headers)
+
+
+def limit_of(limit_id: str) -> LimitIsReached:
+    """Make a refusal by a limit of a key."""
+    return LimitIsReached(
         scope="key",
-        limit_id="requests/rolling:60",
+        limit_id=limit_id,
         ceiling=60,
         used=60,
         pending=0,
         requested=1,
         resets_at=None,
     )
+
+
+@pytest.mark.parametrize("dialect", SURFACES)
+def test_a_rate_limit_says_how_long(dialect: str) -> None:
+    """Retry-After reaches the client."""
+    limit = limit_of("requests/rolling:60")
     failure = Failure(Kind.RATE_IS_LIMITED, headers={"Retry-After": "7"}, limit=limit)
     answer = SURFACES[dialect].word(failure)
     assert answer.status == 429

@@ -40,7 +40,6 @@ async def usable_client(ask: Ask[Any, Any]) -> KeyCaller:
 
 
 def _shown(call: Call) -> str:
-    found = credentials.presented(call)
-    if found.api_key is not None and found.bearer not in {None, found.api_key}:
-        raise Failure(Kind.CREDENTIALS_DISAGREE, "Two headers show different credentials.")
+    # Of the two headers one counts here, and still both may not differ (RFC 6750 §2).
+    credentials.bearer_or_api_key(call)
     return credentials.bearer(call)

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from api.exchange import Answer
 from api.surface.failure import Failure, Kind
 from api.surface.wording import AUTH, OPENAI_WORDS, QUOTA, REQUEST, Words, openai_answer
+from ledger.errors import KeyIsExpired
 
 
 class StreamingIsUnsupported(Failure):
@@ -26,6 +27,9 @@ WORDS: Mapping[Kind, Words] = {
     Kind.BALANCE_IS_EXHAUSTED: Words(429, QUOTA, "insufficient_quota"),
 }
 
+_ENDED = WORDS[Kind.KEY_IS_REVOKED]
+"""Of an expired key too: the page knows no other end, and lists show it as revoked. Not of a
+secret that a rotation replaced: its key lives on."""
 _UNSUPPORTED_STREAMING = Words(400, REQUEST, "unsupported_streaming_completion")
 _LIMITS = {
     "requests/rolling:60": "Rate limit exceeded: requests per minute",
@@ -39,6 +43,11 @@ def word(failure: Failure) -> Answer:
     """Write a failure."""
     if isinstance(failure, StreamingIsUnsupported):
         return openai_answer({failure.kind: _UNSUPPORTED_STREAMING}, failure)
+    if isinstance(failure.error, KeyIsExpired):
+        return openai_answer({failure.kind: _ENDED}, failure)
+    if WORDS[failure.kind].type == QUOTA:
+        # By this header a client tells waiting from paying, and would retry.
+        failure.headers.pop("Retry-After", None)
     limit = failure.limit
     if limit is not None and failure.kind is Kind.RATE_IS_LIMITED:
         said = _LIMITS.get(limit.limit_id, f"Rate limit exceeded: {limit.limit_id}")

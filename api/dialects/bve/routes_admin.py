@@ -1,22 +1,24 @@
 """bve's routes for the operator: make, list, revoke keys; what they used."""
 
-from datetime import timedelta
+from datetime import date, timedelta
 
 from api.auth import Caller
 from api.dialects.bve import bodies, credentials, views
 from api.exchange import Answer, answer
-from api.queries import SpendTerms
+from api.queries import UsageTerms
 from api.surface import account_keys
 from api.surface.routing import Ask, Routes
 from api.wiring import Services
 from ledger import clock
 from ledger import events as e
 from ledger.clock import format_milliseconds
-from ledger.ids import OPERATOR_ACCOUNT
+from ledger.ids import OPERATOR_ACCOUNT, KeyId
 from ledger.state import Key
 
-DAILY_ROWS, MONTHLY_ROWS = (30, 100), (12, 50)
-"""Of one key, and of all together."""
+DAYS, MONTHS = 30, 12
+"""Of one key."""
+DAILY_ROWS, MONTHLY_ROWS = 100, 50
+"""Of all keys together."""
 
 routes = Routes()
 
@@ -86,7 +88,8 @@ async def list_keys(ask: Ask[None, Caller]) -> Answer:
 )
 async def revoke_key(ask: Ask[None, Caller]) -> Answer:
     """Revoke a key: permanent and immediate. Again, it answers as the first time."""
-    key = await _key(ask.services, ask.path("id"))
+    # Not by ``ask.path``: what can be no id at all is the id of no key, too (B8).
+    key = await _key(ask.services, ask.call.scope["path_params"]["id"])
     ended = await account_keys.revoke(ask.services, key, by=ask.caller.actor)
     view = views.RevokedKey(
         id=str(key.key_id), status="revoked", revoked_at=format_milliseconds(ended)
@@ -116,19 +119,26 @@ async def get_usage(ask: Ask[None, Caller]) -> Answer:
     """Show what keys used by day and month of UTC: one key's, or the newest rows of all."""
     query = ask.query("key_id")
     one = await _key(ask.services, query["key_id"]) if "key_id" in query else None
-    keys = [one] if one is not None else await _keys(ask.services)
-    today = clock.now().date()
-    terms = SpendTerms(
-        day=True,
-        integration=False,
-        model=False,
-        key=True,
-        start=today - timedelta(days=366),
-        end=None,
+    terms = _of_all() if one is None else _of_one(one.key_id, clock.now().date())
+    found = await ask.services.queries.key_usage(OPERATOR_ACCOUNT, terms)
+    return answer(views.usage(found))
+
+
+def _of_all() -> UsageTerms:
+    return UsageTerms("bve", None, days=DAILY_ROWS, months=MONTHLY_ROWS)
+
+
+def _of_one(key_id: KeyId, today: date) -> UsageTerms:
+    """Ask for the last days and months of UTC, today and this month among them.
+
+    The oldest month is asked for from its first day, so that no row is the sum of a part.
+    """
+    month = today.year * 12 + today.month - MONTHS
+    return UsageTerms(
+        "bve",
+        key_id,
+        days=DAYS,
+        months=MONTHS,
+        first_day=today - timedelta(days=DAYS - 1),
+        first_month=date(month // 12, month % 12 + 1, 1),
     )
-    lines, _ = await ask.services.queries.spend_lines(OPERATOR_ACCOUNT, terms)
-    shown = {key.key_id for key in keys}
-    last_used = {key.key_id: key.last_used_at for key in keys if key.last_used_at is not None}
-    most = (DAILY_ROWS[one is None], MONTHLY_ROWS[one is None])
-    lines = [line for line in lines if line.key_id in shown]
-    return answer(views.usage(lines, last_used, most))

@@ -1,6 +1,6 @@
 """bve's routes for clients: OpenAI's API through the gateway."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import Any
 
 import msgspec
@@ -21,17 +21,35 @@ _models = msgspec.json.Decoder(dict[str, Any])
 _encode = msgspec.json.Encoder().encode
 
 
-@routes("GET", "/v1/models", who=credentials.usable_client, answer=dict[str, Any])
+@routes(
+    "GET",
+    "/v1/models",
+    who=credentials.usable_client,
+    answer=dict[str, Any],
+    refusals=(404, 502, 504),
+)
 async def list_models(ask: Ask[None, KeyCaller]) -> Reply:
     """List the models that the key may use."""
-    reply = await forward(ask, "list_models", decorate=None)
+    reply = await forward(ask, "list_models", decorate=None, own_errors=True)
     allowed = _allowed(ask.caller)
-    if allowed is None or not isinstance(reply, Answer) or reply.status != 200:  # noqa: PLR2004
-        return reply
-    listed = _models.decode(reply.body)
-    listed["data"] = [model for model in listed.get("data", []) if model.get("id") in allowed]
-    reply.body = _encode(listed)
+    if allowed is not None and isinstance(reply, Answer):
+        reply.body = _only(allowed, reply.body)
     return reply
+
+
+def _only(allowed: Collection[str], body: bytes) -> bytes:
+    """Leave the models out that a key may not use.
+
+    Raises:
+        Failure: It is no list of models.
+    """
+    try:
+        listed = _models.decode(body)
+        models = msgspec.convert(listed["data"], list[dict[str, Any]])
+    except (msgspec.DecodeError, UnicodeDecodeError, KeyError, RecursionError) as error:
+        raise Failure(Kind.UPSTREAM_FAILED, error=error) from error
+    listed["data"] = [model for model in models if model.get("id") in allowed]
+    return _encode(listed)
 
 
 @routes(
@@ -39,7 +57,7 @@ async def list_models(ask: Ask[None, KeyCaller]) -> Reply:
     "/v1/models/{model}",
     who=credentials.usable_client,
     answer=dict[str, Any],
-    refusals=(404,),
+    refusals=(404, 502, 504),
 )
 async def get_model(ask: Ask[None, KeyCaller]) -> Reply:
     """Show a model that the key may use."""
@@ -77,7 +95,7 @@ _CHAT = {"model": "keyledger-small", "messages": [{"role": "user", "content": "H
 @_posted("/v1/chat/completions", _CHAT)
 async def create_chat_completion(ask: Ask[None, KeyCaller]) -> Reply:
     """Complete a chat, streamed or not."""
-    return await forward(ask, "chat")
+    return await forward(ask, "chat", own_errors=True)
 
 
 @_posted("/v1/completions", {"model": "keyledger-small", "prompt": "Hello"}, streams=False)
@@ -86,16 +104,16 @@ async def create_completion(ask: Ask[None, KeyCaller]) -> Reply:
     document = await document_of(ask)
     if document.get("stream"):
         raise StreamingIsUnsupported
-    return await forward(ask, "completions", document=document)
+    return await forward(ask, "completions", document=document, own_errors=True)
 
 
 @_posted("/v1/embeddings", {"model": "keyledger-embedding", "input": "Hello"}, streams=False)
 async def create_embedding(ask: Ask[None, KeyCaller]) -> Reply:
     """Turn texts into vectors."""
-    return await forward(ask, "embeddings")
+    return await forward(ask, "embeddings", own_errors=True)
 
 
 @_posted("/v1/responses", {"model": "keyledger-small", "input": "Hello"})
 async def create_response(ask: Ask[None, KeyCaller]) -> Reply:
     """Answer, streamed or not."""
-    return await forward(ask, "responses")
+    return await forward(ask, "responses", own_errors=True)

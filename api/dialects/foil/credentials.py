@@ -3,6 +3,7 @@
 from typing import Any
 
 from api.auth import Caller, may
+from api.dialects.foil.errors import LoginIsMissing
 from api.surface import credentials
 from api.surface.credentials import KeyCaller, secured
 from api.surface.failure import Failure, Kind
@@ -28,11 +29,13 @@ async def login(ask: Ask[Any, Any]) -> Caller:
     Raises:
         Failure: 401 in any other case.
     """
-    shown = credentials.presented(ask.call).bearer
-    if shown is None:
+    found = credentials.presented(ask.call)
+    if not any(found):
+        raise LoginIsMissing
+    if found.bearer is None:
         raise Failure(Kind.ROLE_IS_DENIED)
     try:
-        member = await credentials.member(ask.services, shown)
+        member = await credentials.member(ask.services, found.bearer)
     except Failure as failure:
         raise Failure(Kind.ROLE_IS_DENIED, error=failure) from failure
     if not may(member, ask.route.permission):

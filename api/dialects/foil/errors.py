@@ -21,7 +21,15 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True):
     error: Error
 
 
+class LoginIsMissing(Failure):
+    """Nothing was shown where a login's token is wanted."""
+
+    def __init__(self) -> None:
+        super().__init__(Kind.CREDENTIAL_IS_MISSING)
+
+
 _INVALID_KEY = (401, "Invalid or missing API key")
+_NO_LOGIN = (401, "Sign in to manage API keys")
 
 WORDS: Mapping[Kind, tuple[int, str]] = {
     Kind.CREDENTIAL_IS_MISSING: _INVALID_KEY,
@@ -32,7 +40,7 @@ WORDS: Mapping[Kind, tuple[int, str]] = {
     Kind.KEY_IS_SUSPENDED: _INVALID_KEY,
     Kind.KEY_IS_EXPIRED: _INVALID_KEY,
     Kind.ACCOUNT_IS_BARRED: _INVALID_KEY,
-    Kind.ROLE_IS_DENIED: (401, "Sign in to manage API keys"),
+    Kind.ROLE_IS_DENIED: _NO_LOGIN,
     Kind.SCOPE_IS_DENIED: (403, "This API key may not do this"),
     Kind.MODEL_IS_DENIED: (403, "This API key may not use this persona"),
     Kind.MODEL_IS_UNKNOWN: (404, "Persona not found"),
@@ -60,9 +68,12 @@ WORDS: Mapping[Kind, tuple[int, str]] = {
 
 def word(failure: Failure) -> Answer:
     """Write a failure."""
-    status, message = WORDS[failure.kind]
+    status, message = _NO_LOGIN if isinstance(failure, LoginIsMissing) else WORDS[failure.kind]
     if not message:
         message = failure.detail or failure.kind.value.replace("_", " ").capitalize()
         if failure.field:
             message = f"{failure.field}: {message}"
+    if failure.kind is Kind.BUDGET_IS_EXHAUSTED:
+        # Clients wait as long as this header says before they try again: it may be a month.
+        failure.headers.pop("Retry-After", None)
     return error_answer(Envelope(error=Error(message=message)), status, failure)

@@ -7,7 +7,10 @@ from api.operations import SETTING_MEMBER
 from api.surface import account_keys
 from api.surface.failure import Failure, Kind, invalid
 from api.surface.routing import Ask, Routes
+from ledger import clock
 from ledger import events as e
+from ledger.clock import Instant
+from ledger.state import Key
 
 routes = Routes()
 
@@ -50,7 +53,14 @@ async def list_keys(ask: Ask[None, Caller]) -> Answer:
     found = await account_keys.keys_of(
         ask.services, ask.caller.account_id, "foil", only_of=ask.caller.only_own_keys
     )
-    return answer([views.listed(key) for key in found if key.status in {"active", "suspended"}])
+    at = clock.now()
+    return answer([views.listed(key) for key in found if _is_there(key, at)])
+
+
+def _is_there(key: Key, at: Instant) -> bool:
+    """Tell whether a key has not come to its end: the page knows none that has."""
+    expires = key.expires_at
+    return key.status in {"active", "suspended"} and (expires is None or at < expires)
 
 
 @routes(
@@ -72,7 +82,7 @@ async def delete_key(ask: Ask[None, Caller]) -> Answer:
         missing="API key not found",
         only_of=ask.caller.only_own_keys,
     )
-    if key.status not in {"active", "suspended"}:
+    if not _is_there(key, clock.now()):
         raise Failure(Kind.NOT_FOUND, "API key not found")
     await account_keys.revoke(ask.services, key, by=ask.caller.actor)
     return Answer(b"", status=204)

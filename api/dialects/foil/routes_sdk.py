@@ -1,36 +1,46 @@
 """foil's SDK routes: personas, sessions, messages; always with a key in ``X-API-Key``."""
 
+import functools
+from collections.abc import Awaitable, Callable
 from typing import Any
 from uuid import UUID
 
 from api.characters import PUBLISHED, Character, CharacterLine
 from api.conversations import Session
 from api.dialects.foil import bodies, credentials, talk, views
-from api.exchange import Answer, answer
+from api.dialects.foil.counting import counted
 from api.surface.credentials import KeyCaller
 from api.surface.failure import Failure, Kind, invalid
 from api.surface.routing import Ask, Reply, Routes
-from ledger.metering import Record
-from ledger.usage import Usage
 
-GENERAL = "general"
 LISTED = "personas"
 """What listing is booked on."""
 
 routes = Routes()
 
+Handler = Callable[[Any], Awaitable[Reply]]
+Work = Callable[[Any, Character], Awaitable[Any]]
 
-async def _count(ask: Ask[Any, KeyCaller], model: str) -> None:
-    """Count a call that talks to no model against the key's general limit."""
-    caller = ask.caller
-    record = Record(
-        request_id=ask.request_id,
-        model=model,
-        usage=Usage(requests=1),
-        category=GENERAL,
-        secret=caller.secret,
-    )
-    await ask.services.ledger.record(caller.account_id, caller.key_id, record)
+
+def _general(method: str, path: str, **terms: Any) -> Callable[[Work], Handler]:  # noqa: ANN401
+    """Serve a call about a persona that talks to no model; it gives the view to answer."""
+
+    def register(work: Work) -> Handler:
+        @functools.wraps(work)
+        async def handler(ask: Ask[Any, KeyCaller]) -> Reply:
+            query = ask.query(*ask.route.query)
+            for name in ask.route.required:
+                if not query.get(name):
+                    raise invalid(name, "is required")
+            persona = await _persona(ask)
+            return await counted(ask, persona.slug, functools.partial(work, ask, persona))
+
+        path_of = f"/api/v1/sdk/chat/{{persona_id}}/{path}"
+        return routes(method, path_of, who=credentials.usable_key, refusals=(404,), **terms)(
+            handler
+        )
+
+    return register
 
 
 async def _persona(ask: Ask[Any, KeyCaller]) -> Character:
@@ -53,10 +63,7 @@ async def _persona(ask: Ask[Any, KeyCaller]) -> Character:
 
 async def _session(ask: Ask[Any, KeyCaller], persona: Character) -> Session:
     """Give the session that the query names."""
-    found = ask.query("user_session_id", "machine_id").get("user_session_id")
-    if not found:
-        raise invalid("user_session_id", "is required")
-    return await ask.services.conversations.session(persona, found)
+    return await ask.services.conversations.session(persona, ask.call.query["user_session_id"])
 
 
 @routes(
@@ -65,9 +72,12 @@ async def _session(ask: Ask[Any, KeyCaller], persona: Character) -> Session:
     who=credentials.usable_key,
     answer=list[views.Persona],
 )
-async def list_personas(ask: Ask[None, KeyCaller]) -> Answer:
+async def list_personas(ask: Ask[None, KeyCaller]) -> Reply:
     """List the account's published personas."""
-    await _count(ask, LISTED)
+    return await counted(ask, LISTED, functools.partial(_personas, ask))
+
+
+async def _personas(ask: Ask[None, KeyCaller]) -> list[views.Persona]:
     account_id, conversations = ask.caller.account_id, ask.services.conversations
     found: list[CharacterLine] = []
     after, has_more = None, True
@@ -75,35 +85,30 @@ async def list_personas(ask: Ask[None, KeyCaller]) -> Answer:
         page = await conversations.page(account_id, statuses=(PUBLISHED,), after=after)
         found += page.lines
         has_more, after = page.has_more, found[-1].character_id if found else None
-    return answer([views.persona(line) for line in found])
+    return [views.persona(line) for line in found]
 
 
-@routes(
+@_general(
     "POST",
-    "/api/v1/sdk/chat/{persona_id}/init-session",
-    who=credentials.usable_key,
+    "init-session",
     body=bodies.InitSession,
     answer=views.Begun,
     query=("machine_id",),
-    refusals=(404,),
     example={
         "user_session_id": "player-001",
         "player_name": "Alex",
         "player_gender": "non-binary",
     },
 )
-async def init_session(ask: Ask[bodies.InitSession, KeyCaller]) -> Answer:
+async def init_session(ask: Ask[bodies.InitSession, KeyCaller], persona: Character) -> views.Begun:
     """Begin a session with a persona, afresh where the player has one."""
-    ask.query("machine_id")
-    persona = await _persona(ask)
-    await _count(ask, persona.slug)
     begun = await ask.services.conversations.begin(
         persona,
         user_session_id=ask.body.user_session_id,
         player_name=ask.body.player_name,
         player_gender=ask.body.player_gender,
     )
-    return answer(views.begun(persona, begun))
+    return views.begun(persona, begun)
 
 
 @routes(
@@ -113,7 +118,7 @@ async def init_session(ask: Ask[bodies.InitSession, KeyCaller]) -> Answer:
     body=bodies.SendMessage,
     answer=views.Said,
     query=("machine_id",),
-    refusals=(402, 404, 502, 504),
+    refusals=(402, 404, 409, 502, 504),
     example={"message": "Hello there.", "user_session_id": "player-001"},
 )
 async def send_message(ask: Ask[bodies.SendMessage, KeyCaller]) -> Reply:
@@ -142,73 +147,55 @@ async def stream_message(ask: Ask[bodies.SendMessage, KeyCaller]) -> Reply:
     return await talk.streamed(ask, persona, session)
 
 
-@routes(
+@_general(
     "GET",
-    "/api/v1/sdk/chat/{persona_id}/session",
-    who=credentials.usable_key,
+    "session",
     answer=views.Session,
     query=("user_session_id", "machine_id"),
     required=("user_session_id",),
-    refusals=(404,),
 )
-async def get_session(ask: Ask[None, KeyCaller]) -> Answer:
+async def get_session(ask: Ask[None, KeyCaller], persona: Character) -> views.Session:
     """Show where a session stands."""
-    persona = await _persona(ask)
-    await _count(ask, persona.slug)
-    return answer(views.session(persona, await _session(ask, persona)))
+    return views.session(persona, await _session(ask, persona))
 
 
-@routes(
+@_general(
     "GET",
-    "/api/v1/sdk/chat/{persona_id}/history",
-    who=credentials.usable_key,
+    "history",
     answer=views.History,
     query=("user_session_id", "machine_id"),
     required=("user_session_id",),
-    refusals=(404,),
 )
-async def get_history(ask: Ask[None, KeyCaller]) -> Answer:
+async def get_history(ask: Ask[None, KeyCaller], persona: Character) -> views.History:
     """Show a session with its messages, oldest first."""
-    persona = await _persona(ask)
-    await _count(ask, persona.slug)
     session = await _session(ask, persona)
-    return answer(views.history(session, await ask.services.conversations.history(session)))
+    return views.history(session, await ask.services.conversations.history(session))
 
 
-@routes(
+@_general(
     "POST",
-    "/api/v1/sdk/chat/{persona_id}/reset",
-    who=credentials.usable_key,
+    "reset",
     answer=views.Reset,
     query=("user_session_id", "machine_id"),
     required=("user_session_id",),
-    refusals=(404,),
 )
-async def reset_session(ask: Ask[None, KeyCaller]) -> Answer:
+async def reset_session(ask: Ask[None, KeyCaller], persona: Character) -> views.Reset:
     """Let a session begin again: its messages go."""
-    persona = await _persona(ask)
-    await _count(ask, persona.slug)
     session = await _session(ask, persona)
     begun = await ask.services.conversations.reset(persona, session.user_session_id)
-    view = views.Reset(session_id=str(begun.session.session_id), message=begun.greeting)
-    return answer(view)
+    return views.Reset(session_id=str(begun.session.session_id), message=begun.greeting)
 
 
-@routes(
+@_general(
     "GET",
-    "/api/v1/sdk/chat/{persona_id}/machines",
-    who=credentials.usable_key,
+    "machines",
     answer=list[views.Machine],
     query=("user_session_id",),
     required=("user_session_id",),
-    refusals=(404,),
 )
-async def list_machines(ask: Ask[None, KeyCaller]) -> Answer:
+async def list_machines(ask: Ask[None, KeyCaller], persona: Character) -> list[views.Machine]:
     """List a persona's machines, of which there is one."""
-    player = ask.query("user_session_id").get("user_session_id")
-    if not player:
-        raise invalid("user_session_id", "is required")
-    persona = await _persona(ask)
-    await _count(ask, persona.slug)
-    found = await ask.services.conversations.machines(persona, player)
-    return answer([views.machine(each) for each in found])
+    player = ask.call.query["user_session_id"]
+    return [
+        views.machine(each) for each in await ask.services.conversations.machines(persona, player)
+    ]

@@ -51,20 +51,53 @@ Talk = Ask[bodies.SendMessage, KeyCaller]
 async def whole(ask: Talk, persona: Character, session: Session) -> Reply:
     """Give the whole answer."""
     reply = await _forward(ask, persona, session, stream=False)
-    if not isinstance(reply, Answer) or reply.status != 200:  # noqa: PLR2004
-        return reply
-    choices = _completion.decode(reply.body).choices
-    text = (choices[0].message.content if choices and choices[0].message else None) or ""
-    kept = await _keep(ask, session, text)
-    made = answer(views.said(kept, text))
-    made.headers.extend(each for each in reply.headers if each[0] != b"content-type")
-    return made
+    if not isinstance(reply, Answer):
+        await _let_end(reply)
+        raise Failure(Kind.UPSTREAM_FAILED, "The answer is a stream that nobody asked for")
+    headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in reply.headers}
+    try:
+        text = _text_of(reply.body)
+        kept = await _keep(ask, session, text)
+    except Failure as failure:
+        # It counted all the same, and says what is left.
+        failure.headers.update(headers)
+        raise
+    return answer(views.said(kept, text), headers=headers)
 
 
 async def streamed(ask: Talk, persona: Character, session: Session) -> Reply:
     """Give the answer as it is made."""
     reply = await _forward(ask, persona, session, stream=True)
-    return reply if isinstance(reply, Answer) else Translated(ask, session, reply)
+    if isinstance(reply, Answer):
+        raise Failure(Kind.UPSTREAM_FAILED, "The answer is no stream although one was asked for")
+    return Translated(ask, session, reply)
+
+
+def _text_of(body: bytes) -> str:
+    """Give the text of a completion; a model may answer with none.
+
+    Raises:
+        Failure: It is no completion.
+    """
+    try:
+        choices = _completion.decode(body).choices
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Failure(Kind.UPSTREAM_FAILED, error=error) from error
+    if not choices or choices[0].message is None:
+        raise Failure(Kind.UPSTREAM_FAILED, "The answer is no completion")
+    return choices[0].message.content or ""
+
+
+async def _let_end(reply: Streamed) -> None:
+    """Let a stream that goes to nobody end as one whose client has left, so that it is settled."""
+
+    async def gone() -> Any:  # noqa: ANN401 - an ASGI message
+        return {"type": "http.disconnect"}
+
+    async def nowhere(message: Any) -> None:  # noqa: ANN401
+        """Drop what it says."""
+
+    await reply.stream(nowhere, gone)
 
 
 async def _forward(ask: Talk, persona: Character, session: Session, *, stream: bool) -> Reply:

@@ -70,7 +70,7 @@ async def _member(ask: Ask[Any, Any], token: str) -> tuple[AccountId, str]:
 
 
 def _shown(ask: Ask[Any, Any]) -> str:
-    found = credentials.presented(ask.call)
-    if ask.route.path.startswith(SHARED) and found.bearer is not None:
-        return found.any or ""
+    if ask.route.path.startswith(SHARED):
+        # Of the two headers one counts here, and still both may not differ (RFC 6750 §2).
+        credentials.bearer_or_api_key(ask.call)
     return credentials.bearer(ask.call)

@@ -1,0 +1,67 @@
+"""Calls that talk to no model: they count against the key's general limit and say what is left."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from api.exchange import Answer, answer
+from api.gateway import headers
+from api.gateway.standing import Standing, limits_of
+from api.problems import Problem
+from api.surface.credentials import KeyCaller
+from api.surface.failure import Failure, of_error
+from api.surface.routing import Ask, failure_of
+from ledger import clock
+from ledger.clock import Instant
+from ledger.errors import LedgerError, LimitIsReached
+from ledger.metering import Record
+from ledger.state import Account, Key
+from ledger.usage import Usage
+
+GENERAL = "general"
+
+
+async def counted(
+    ask: Ask[Any, KeyCaller], model: str, work: Callable[[], Awaitable[Any]]
+) -> Answer:
+    """Count a call, do its work and answer the view that it gives. ``model``: what it is booked on.
+
+    Raises:
+        Failure: The limit leaves no room, or the work failed: it counts all the same.
+    """
+    left = await _count(ask, model)
+    try:
+        view = await work()
+    except Failure as failure:
+        failure.headers.update(left)
+        raise
+    except (Problem, LedgerError) as error:
+        said = failure_of(error)
+        said.headers.update(left)
+        raise said from error
+    return answer(view, headers=left)
+
+
+async def _count(ask: Ask[Any, KeyCaller], model: str) -> Mapping[str, str]:
+    """Count a call; give the headers that say what is left."""
+    caller = ask.caller
+    record = Record(
+        request_id=ask.request_id,
+        model=model,
+        usage=Usage(requests=1),
+        category=GENERAL,
+        secret=caller.secret,
+    )
+    left: dict[str, str] = {}
+
+    def sees(account: Account, key: Key, at: Instant) -> None:
+        limits = limits_of(account, key, category=GENERAL, model=model, at=at)
+        left.update(headers.limits(Standing(at, tuple(limits), balances={})))
+
+    try:
+        await ask.services.ledger.record(caller.account_id, caller.key_id, record, sees=sees)
+    except LimitIsReached as error:
+        at = clock.now()
+        failure = of_error(error, at)
+        failure.headers.update(headers.refused(error, at))
+        raise failure from error
+    return left
