@@ -35,7 +35,9 @@ TOKENS = 16
 """Events of text in a stream."""
 MODEL = "keyledger-small"
 CONNECTIONS = 64
-KEYS = 64
+ACCOUNTS = 16
+"""As in the other rows the keys are of many accounts, so that every lane has something to do."""
+KEYS_OF_ACCOUNT = 4
 CREDIT = {"amount": "1000000", "asset": "USD", "kind": "paid", "reason": "Bench"}
 LIMITS = (
     {"kind": "requests", "window": "rolling:60", "ceiling": "1000000000"},
@@ -344,14 +346,15 @@ def _keys(port: int, secret: str) -> list[str]:
             found: dict[str, Any] = reply.json()
             return found
 
-        opened = post("/accounts", {"name": "Bench", "welcome": False, "limits": []})
-        account = opened["account_id"]
-        post(f"/accounts/{account}/grants", CREDIT)
-        terms = {"dialect": "bve", "limits": LIMITS}
-        return [
-            post(f"/accounts/{account}/keys", {"name": f"integration-{number}", **terms})["secret"]
-            for number in range(KEYS)
-        ]
+        shown: list[str] = []
+        for name in map("Bench {}".format, range(ACCOUNTS)):
+            opened = post("/accounts", {"name": name, "welcome": False, "limits": []})
+            account = opened["account_id"]
+            post(f"/accounts/{account}/grants", CREDIT)
+            for number in range(KEYS_OF_ACCOUNT):
+                terms = {"name": f"integration-{number}", "dialect": "bve", "limits": LIMITS}
+                shown.append(post(f"/accounts/{account}/keys", terms)["secret"])
+        return shown
 
 
 def main() -> None:
