@@ -1,5 +1,6 @@
 """What a dialect is to the service: its routes, its words, and the endpoint that answers."""
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
@@ -36,6 +37,7 @@ class Streamed(Protocol):
 
 
 Reply = Answer | Streamed
+R = TypeVar("R", bound=Reply)
 
 
 class Ask(Generic[B, C]):
@@ -239,15 +241,25 @@ class Endpoints:
         else:
             ask: Ask[Any, Any] = Ask(services, call, self.surface, route)
             request_id = ask.request_id
-            reply = await self._answer(ask)
-        reply.headers.extend(self.surface.headers(request_id or new_request_id()))
-        reply.headers.extend(self.surface.cors)
+            try:
+                reply = await self._answer(ask)
+            except asyncio.CancelledError:
+                # The process ends and takes its tasks away: say so while there is somebody to hear.
+                ending = Failure(Kind.UNAVAILABLE, headers={"Retry-After": "1"})
+                await self._headed(self.surface.word(ending), request_id).send(send)
+                raise
+        self._headed(reply, request_id or new_request_id())
         if isinstance(reply, Answer):
             await reply.send(send, head=method == "HEAD")
         else:
             await reply.stream(send, receive)
         name = f"{self.surface.name}.{route.operation}" if route else f"{self.surface.name}.none"
         metrics.note(name, reply.status, time.perf_counter() - began)
+
+    def _headed(self, reply: R, request_id: str) -> R:
+        reply.headers.extend(self.surface.headers(request_id))
+        reply.headers.extend(self.surface.cors)
+        return reply
 
     async def _answer(self, ask: Ask[Any, Any]) -> Reply:
         try:
