@@ -1,6 +1,6 @@
 """Daily allowances: what the operator lets an account have anew each day of UTC.
 
-A lot is granted for each day, once, by ``Ledger.grant_for_day``: at once for the day on which the
+A lot is granted for each day, once, by ``Credits.grant_for_day``: at once for the day on which the
 allowance is set, and some time ahead for the days after it, so that it is there at midnight. What
 is granted already stays: another amount counts from the next day that is not granted.
 """
@@ -60,7 +60,7 @@ class Allowances:
             return Allowance(asset, text)
         # First the lot: an account that cannot be granted anything has no allowance.
         today = clock.now().date()
-        await self._ledger.grant_for_day(account_id, asset, text, today)
+        await self._ledger.credits.grant_for_day(account_id, asset, text, today)
         await self._run(table.save(lane, account_id, asset, text))
         await self._run(table.mark(lane, account_id, asset, today))
         return Allowance(asset, text)
@@ -107,7 +107,7 @@ class Allowances:
         self, lane: int, account_id: AccountId, asset: str, amount: str, day: date
     ) -> bool:
         try:
-            done = await self._ledger.grant_for_day(account_id, asset, amount, day)
+            done = await self._ledger.credits.grant_for_day(account_id, asset, amount, day)
         except Refused as refusal:
             # A closed account, say: it is not tried again today.
             log.info("allowance_refused", asset=asset, code=refusal.code)

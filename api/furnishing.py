@@ -43,7 +43,7 @@ async def furnish(services: Services) -> None:
     await open_operator(services)
     await price_dialects(services)
     if not services.cards.versions(STANDARD_CARD):
-        await services.ledger.publish_rate_card(Asked("system"), _standard(), first=True)
+        await services.ledger.prices.publish(Asked("system"), _standard(), first=True)
 
 
 async def open_operator(services: Services) -> None:
@@ -56,7 +56,7 @@ async def open_operator(services: Services) -> None:
         rate_card=STANDARD_CARD,
     )
     with contextlib.suppress(AccountIsOpen):
-        await services.ledger.open_account(
+        await services.ledger.accounts.open(
             Asked("system"), terms, name="Operator", account_id=OPERATOR_ACCOUNT, welcome=False
         )
 
@@ -64,7 +64,7 @@ async def open_operator(services: Services) -> None:
 async def price_dialects(services: Services) -> None:
     """Publish the rate cards by which a dialect's keys are priced where it has its own."""
     for card in (_reverie(), _ryvion(), _foil()):
-        await services.ledger.publish_rate_card(Asked("system"), card, first=True)
+        await services.ledger.prices.publish(Asked("system"), card, first=True)
 
 
 def _card(name: str, asset: str, models: Mapping[str, ModelPrice]) -> RateCard:

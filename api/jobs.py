@@ -91,7 +91,7 @@ async def _rate(services: Services, lane: int, seq: int, model: str) -> bool:
     if found is None or not isinstance(found.recorded.body, e.RequestRecorded | e.RequestSettled):
         return False
     envelope = found.recorded.envelope
-    return await services.ledger.rate_unpriced(envelope.account_id, envelope.key_id, found.recorded)
+    return await services.ledger.requests.rate(envelope.account_id, envelope.key_id, found.recorded)
 
 
 async def catch_up(services: Services) -> str:

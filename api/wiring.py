@@ -21,7 +21,7 @@ from api.gateway.forward import Bounds, Gateway
 from api.gateway.sample import SMALL
 from api.gateway.store import BuiltIn
 from api.gateway.upstream import Upstream
-from api.operations import Ledger
+from api.operations import Calls, Ledger
 from api.queries import Queries
 from api.resolve import Resolver
 from api.resources import Resources
@@ -144,7 +144,7 @@ class Services:
         writer = Writer(lanes, connect, INLINE, cards)
         resolver = Resolver(pool, peppers, lanes)
         gate = Gate(pool, digest, configured.jwt_secret(settings), lanes)
-        ledger = Ledger(writer, cards, resolver, peppers, settings.welcome)
+        ledger = Ledger(writer, resolver, peppers, settings.welcome)
         attempts = Attempts(pool, secret=configured.jwt_secret(settings))
         logins = Logins(pool, gate, attempts)
         writer.start()
@@ -165,7 +165,7 @@ class Services:
             allowances=Allowances(pool, ledger),
             conversations=Conversations(pool, lanes, settings.retention_days),
             wallets=Wallets(pool, ledger, settings, configured.jwt_secret(settings)),
-            gateway=_gateway(settings, ledger, Resources(pool, lanes)),
+            gateway=_gateway(settings, ledger.calls, Resources(pool, lanes)),
             schema=schema,
         )
 
@@ -179,12 +179,12 @@ class Services:
         await self.pool.close()
 
 
-def _gateway(settings: Settings, ledger: Ledger, resources: Resources) -> Gateway:
+def _gateway(settings: Settings, calls: Calls, resources: Resources) -> Gateway:
     """Open the gateway to the upstreams of the settings, or to the built-in one."""
     upstreams = _remote(settings) if settings.upstreams else [BuiltIn(resources)]
     bounds = Bounds(total_seconds=settings.upstream_total_seconds)
     model = settings.upstream_model or SMALL
-    return Gateway(ledger, upstreams, bounds=bounds, default_model=model)
+    return Gateway(calls, upstreams, bounds=bounds, default_model=model)
 
 
 def _remote(settings: Settings) -> list[Upstream]:

@@ -171,7 +171,7 @@ async def _furnish(url: str, home: Path) -> None:
             },
         )
         await furnishing.open_operator(services)
-        await services.ledger.publish_rate_card(Asked("system"), card)
+        await services.ledger.prices.publish(Asked("system"), card)
     finally:
         await services.close()
 
@@ -194,7 +194,7 @@ async def _price_dialects(url: str, home: Path) -> None:
         (card,) = services.cards.versions(STANDARD_CARD)
         models = {**card.models, **furnishing.SAMPLE_MODELS}
         card = msgspec.structs.replace(card, version=2, models=models)
-        await services.ledger.publish_rate_card(Asked("system"), card)
+        await services.ledger.prices.publish(Asked("system"), card)
     finally:
         await services.close()
 

@@ -32,7 +32,7 @@ from api.gateway.upstream import (
     UpstreamTimedOut,
 )
 from api.gateway.wishes import Wish
-from api.operations import Ledger, Permits
+from api.operations import Calls, Permits
 from api.surface.failure import Failure, Kind
 from ledger import secrets
 from ledger.clock import Instant
@@ -376,17 +376,17 @@ class Gateway:
 
     def __init__(
         self,
-        ledger: Ledger,
+        calls: Calls,
         upstreams: Sequence[Upstream],
         *,
         bounds: Bounds = Bounds(),  # noqa: B008 - immutable
         default_model: str = "",
     ) -> None:
         """Take the upstreams in the order in which they are asked."""
-        self.settlements = Settlements(ledger)
+        self.settlements = Settlements(calls)
         self.default_model = default_model
         """What stands behind characters: a model that the upstream knows."""
-        self._ledger = ledger
+        self._calls = calls
         self._upstreams = list(upstreams)
         self._bounds = bounds
         self._open: set[Streaming] = set()
@@ -441,7 +441,7 @@ class Gateway:
         )
         look = None if decorate is None else _Look(admission.permits, reserve)
         try:
-            held = await self._ledger.hold(
+            held = await self._calls.hold(
                 admission.account_id,
                 admission.key_id,
                 reserve,

@@ -12,7 +12,7 @@ import msgspec
 import structlog
 
 from api import metrics
-from api.operations import Ledger
+from api.operations import Calls
 from ledger.errors import AppendConflict, NoSuchRequest, Refused
 from ledger.ids import AccountId, KeyId
 from ledger.metering import Release, Settle
@@ -37,9 +37,9 @@ class Ending(NamedTuple):
 class Settlements:
     """Writes endings down."""
 
-    def __init__(self, ledger: Ledger, *, waiting_most: int = WAITING_MAX) -> None:
+    def __init__(self, calls: Calls, *, waiting_most: int = WAITING_MAX) -> None:
         """Take where to."""
-        self._ledger = ledger
+        self._calls = calls
         self._most = waiting_most
         self._waiting: dict[asyncio.Task[None], Ending] = {}
 
@@ -89,7 +89,7 @@ class Settlements:
 
     async def _hand_in(self, ending: Ending) -> None:
         try:
-            await self._ledger.finish(ending.account_id, ending.key_id, ending.how)
+            await self._calls.finish(ending.account_id, ending.key_id, ending.how)
         except NoSuchRequest:
             # Nothing was held, so nothing is left: the reservation itself was given up on.
             if isinstance(ending.how, Settle):

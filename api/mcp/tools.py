@@ -153,7 +153,7 @@ async def explain_charge(
 ) -> forms.Explanation:
     """Explain one request's charge: units, unit prices, rate card version, and what paid it."""
     try:
-        known, _ = await services.ledger.find_request(client.account_id, asked.request_id)
+        known, _ = await services.ledger.requests.find(client.account_id, asked.request_id)
     except NoSuchRequest as error:
         raise Failure(Kind.NOT_FOUND, "No such request.", error=error) from error
     first = receipt(known.first)

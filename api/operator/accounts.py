@@ -7,8 +7,6 @@ from api.operations import Policy, new_person
 from api.operator import bodies
 from api.operator.routing import Ask, done_answer, found_answer, route
 from ledger import events as e
-from ledger.errors import InvalidField
-from ledger.ids import InvalidId, parse_id
 
 
 @route(
@@ -36,7 +34,7 @@ async def open_account(ask: Ask[bodies.AccountBody]) -> Answer:
         unpriced=body.unpriced,
         limits=bodies.rules(body.limits),
     )
-    done = await ask.services.ledger.open_account(
+    done = await ask.services.ledger.accounts.open(
         asked, terms, name=body.name, welcome=body.welcome, owner=owner
     )
     return done_answer(done, status=201)
@@ -50,14 +48,10 @@ def _without_password(body: bodies.AccountBody) -> dict[str, object]:
 @route("GET", "/accounts", answer=views.Page, query=("limit", "after"), refusals=())
 async def list_accounts(ask: Ask[None]) -> Answer:
     """List accounts."""
-    query = ask.call.require_only("limit", "after")
-    after = None
-    if "after" in query:
-        try:
-            after = parse_id("acct", query["after"])
-        except InvalidId as error:
-            raise InvalidField("after", "is no cursor of this list") from error
-    page, positions = await ask.services.queries.accounts(after=after, most=ask.page_size())
+    ask.call.require_only("limit", "after")
+    page, positions = await ask.services.queries.accounts(
+        after=ask.after("acct"), most=ask.page_size()
+    )
     answer = found_answer(page, None)
     if positions:
         joined = ", ".join(map(str, positions))
@@ -92,7 +86,7 @@ async def change_account(ask: Ask[bodies.AccountChanges]) -> Answer:
         expected_version=ask.call.expected_version,
     )
     name = await ask.services.queries.name_of(account_id)
-    done = await ask.services.ledger.set_policy(ask.asked(), account_id, policy, name=name)
+    done = await ask.services.ledger.accounts.set_policy(ask.asked(), account_id, policy, name=name)
     return done_answer(done)
 
 
@@ -109,7 +103,7 @@ async def set_account_limits(ask: Ask[bodies.LimitsBody]) -> Answer:
     account_id = ask.account_id()
     name = await ask.services.queries.name_of(account_id)
     rules = bodies.rules(ask.body.limits)
-    done = await ask.services.ledger.set_account_limits(ask.asked(), account_id, rules, name=name)
+    done = await ask.services.ledger.accounts.set_limits(ask.asked(), account_id, rules, name=name)
     return done_answer(done)
 
 
@@ -126,7 +120,7 @@ async def suspend_account(ask: Ask[bodies.ReasonBody]) -> Answer:
     """Stop every key of an account until it resumes."""
     account_id = ask.account_id()
     name = await ask.services.queries.name_of(account_id)
-    done = await ask.services.ledger.suspend_account(
+    done = await ask.services.ledger.accounts.suspend(
         ask.asked(), account_id, name=name, reason=ask.body.reason
     )
     return done_answer(done)
@@ -144,7 +138,7 @@ async def resume_account(ask: Ask[bodies.Body]) -> Answer:
     """Let a suspended account work again."""
     account_id = ask.account_id()
     name = await ask.services.queries.name_of(account_id)
-    done = await ask.services.ledger.resume_account(ask.asked(), account_id, name=name)
+    done = await ask.services.ledger.accounts.resume(ask.asked(), account_id, name=name)
     return done_answer(done)
 
 
@@ -161,7 +155,7 @@ async def close_account(ask: Ask[bodies.ReasonBody]) -> Answer:
     """Close an account for good."""
     account_id = ask.account_id()
     name = await ask.services.queries.name_of(account_id)
-    done = await ask.services.ledger.close_account(
+    done = await ask.services.ledger.accounts.close(
         ask.asked(), account_id, name=name, reason=ask.body.reason
     )
     return done_answer(done)
@@ -193,7 +187,7 @@ async def add_member(ask: Ask[bodies.MemberBody]) -> Answer:
     account_id, body = ask.account_id(), ask.body
     hashed = await ask.services.logins.hash(body.password)
     person = new_person(address(body.email), body.name, hashed)
-    done = await ask.services.ledger.add_member(ask.asked(), account_id, person, body.role)
+    done = await ask.services.ledger.members.add(ask.asked(), account_id, person, body.role)
     return done_answer(done, status=201)
 
 
@@ -207,7 +201,7 @@ async def add_member(ask: Ask[bodies.MemberBody]) -> Answer:
 )
 async def change_member(ask: Ask[bodies.RoleBody]) -> Answer:
     """Give a member another role."""
-    done = await ask.services.ledger.change_role(
+    done = await ask.services.ledger.members.change_role(
         ask.asked(), ask.account_id(), ask.member_id(), ask.body.role
     )
     return done_answer(done)
@@ -221,5 +215,5 @@ async def change_member(ask: Ask[bodies.RoleBody]) -> Answer:
 )
 async def remove_member(ask: Ask[None]) -> Answer:
     """Take a member out of an account."""
-    done = await ask.services.ledger.remove_member(ask.asked(), ask.account_id(), ask.member_id())
+    done = await ask.services.ledger.members.remove(ask.asked(), ask.account_id(), ask.member_id())
     return done_answer(done)

@@ -34,7 +34,7 @@ async def grant(ask: Ask[bodies.GrantBody]) -> Answer:
         expires_at=bodies.instant_of("expires_at", body.expires_at),
         reason=body.reason,
     )
-    done = await ask.services.ledger.grant(ask.asked(), account_id, terms)
+    done = await ask.services.ledger.credits.grant(ask.asked(), account_id, terms)
     return done_answer(done, status=201)
 
 
@@ -61,7 +61,7 @@ async def void_grant(ask: Ask[bodies.ReasonBody]) -> Answer:
     account_id, text = ask.account_id(), ask.call.path("lot")
     if not (text.isascii() and text.isdecimal()) or not 0 < int(text) <= LOT_MAX:
         raise NoSuchGrant
-    done = await ask.services.ledger.void_grant(
+    done = await ask.services.ledger.credits.void(
         ask.asked(), account_id, int(text), reason=ask.body.reason
     )
     return done_answer(done)
@@ -87,7 +87,9 @@ async def adjust(ask: Ask[bodies.AdjustmentBody]) -> Answer:
         parse_asset(body.asset)
     except InvalidAmount as error:
         raise InvalidField("asset", "2 to 24 upper-case letters, digits, underscores") from error
-    done = await ask.services.ledger.adjust(ask.asked(), account_id, amount, reason=body.reason)
+    done = await ask.services.ledger.credits.adjust(
+        ask.asked(), account_id, amount, reason=body.reason
+    )
     return done_answer(done, status=201)
 
 

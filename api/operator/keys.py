@@ -14,7 +14,7 @@ from api.operator.routing import Ask, done_answer, found_answer, route
 from ledger import events as e
 from ledger import keys
 from ledger.errors import InvalidField
-from ledger.ids import AccountId, InvalidId, parse_id
+from ledger.ids import AccountId, parse_id
 
 REVERIE = "reverie"
 """The dialect whose keys have a default character."""
@@ -57,7 +57,7 @@ async def issue_key(ask: Ask[bodies.KeyBody]) -> Answer:
         limits=bodies.rules(body.limits),
         settings=settings,
     )
-    issued = await ask.services.ledger.issue_key(ask.asked(), account_id, terms, admin=admin)
+    issued = await ask.services.ledger.keys.issue(ask.asked(), account_id, terms, admin=admin)
     return done_answer(issued.done, status=201, secret=True)
 
 
@@ -73,13 +73,8 @@ async def _require_character(ask: Ask[Any], account_id: AccountId, model: str) -
 @route("GET", "/accounts/{account_id}/keys", answer=views.Page, query=("limit", "after"))
 async def list_keys(ask: Ask[None]) -> Answer:
     """List an account's keys, newest first."""
-    query = ask.call.require_only("limit", "after")
-    after = None
-    if "after" in query:
-        try:
-            after = parse_id("key", query["after"])
-        except InvalidId as error:
-            raise InvalidField("after", "is no cursor of this list") from error
+    ask.call.require_only("limit", "after")
+    after = ask.after("key")
     found = await ask.services.queries.keys(
         ask.account_id(), after=after, most=ask.page_size(), only_of=ask.caller.only_own_keys
     )
@@ -121,7 +116,7 @@ async def change_key(ask: Ask[bodies.KeyChanges]) -> Answer:
         else bodies.expiry_of("expires_at", body.expires_at),
         settings=body.settings,
     )
-    done = await ask.services.ledger.change_key(
+    done = await ask.services.ledger.keys.change(
         ask.asked(),
         key_id,
         changes,
@@ -143,7 +138,7 @@ async def change_key(ask: Ask[bodies.KeyChanges]) -> Answer:
 async def rotate_key(ask: Ask[bodies.RotateBody]) -> Answer:
     """Give a key another secret; limits, credit and history stay with the key."""
     key_id = await ask.key_id()
-    issued = await ask.services.ledger.rotate_key(
+    issued = await ask.services.ledger.keys.rotate(
         ask.asked(),
         key_id,
         grace=timedelta(seconds=ask.body.grace_seconds),
@@ -163,7 +158,7 @@ async def rotate_key(ask: Ask[bodies.RotateBody]) -> Answer:
 async def suspend_key(ask: Ask[bodies.Body]) -> Answer:
     """Stop a key until it resumes."""
     key_id = await ask.key_id()
-    done = await ask.services.ledger.suspend_key(
+    done = await ask.services.ledger.keys.suspend(
         ask.asked(), key_id, only_of=ask.caller.only_own_keys
     )
     return done_answer(done)
@@ -180,7 +175,7 @@ async def suspend_key(ask: Ask[bodies.Body]) -> Answer:
 async def resume_key(ask: Ask[bodies.Body]) -> Answer:
     """Let a suspended key work again."""
     key_id = await ask.key_id()
-    done = await ask.services.ledger.resume_key(
+    done = await ask.services.ledger.keys.resume(
         ask.asked(), key_id, only_of=ask.caller.only_own_keys
     )
     return done_answer(done)
@@ -197,7 +192,7 @@ async def resume_key(ask: Ask[bodies.Body]) -> Answer:
 async def revoke_key(ask: Ask[bodies.Body]) -> Answer:
     """Withdraw a key for good: no decision after this answer accepts it."""
     key_id = await ask.key_id()
-    done = await ask.services.ledger.revoke_key(
+    done = await ask.services.ledger.keys.revoke(
         ask.asked(), key_id, only_of=ask.caller.only_own_keys
     )
     return done_answer(done)

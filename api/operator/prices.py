@@ -38,7 +38,7 @@ async def publish_rate_card(ask: Ask[bodies.RateCardBody]) -> Answer:
         aliases=body.aliases,
         source=body.source,
     )
-    done = await ask.services.ledger.publish_rate_card(
+    done = await ask.services.ledger.prices.publish(
         ask.asked(), card, confirm_jumps=body.confirm_jumps
     )
     return done_answer(done, status=201)
@@ -79,7 +79,7 @@ async def import_rate_card(ask: Ask[bodies.ImportBody]) -> Answer:
             raise invalid("source", "must be one of genai-prices, litellm")
     except InvalidRateCard as error:
         raise invalid(error.field, error.message) from error
-    done = await ask.services.ledger.publish_rate_card(
+    done = await ask.services.ledger.prices.publish(
         ask.asked(), imported.card, confirm_jumps=body.confirm_jumps
     )
     return done_answer(done, status=201)

@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
+from uuid import UUID
 
 import msgspec
 
@@ -12,7 +13,7 @@ from api.operations import Asked, Done, fingerprint
 from api.problems import invalid
 from api.resolve import Owned
 from api.wiring import Services
-from ledger.errors import NoSuchAccount, NoSuchKey, NoSuchMember
+from ledger.errors import InvalidField, NoSuchAccount, NoSuchKey, NoSuchMember
 from ledger.ids import AccountId, InvalidId, KeyId, parse_id
 
 PREFIX = "/ledger/v1"
@@ -136,6 +137,20 @@ class Ask(Generic[B]):
         if not size:
             raise invalid("limit", f"1 to {PAGE_MAX}")
         return size
+
+    def after(self, prefix: str) -> UUID | None:
+        """Read ``after``: the last id already read, of the given prefix; None: from the start.
+
+        Raises:
+            InvalidField: It is no such id.
+        """
+        text = self.call.query.get("after")
+        if text is None:
+            return None
+        try:
+            return parse_id(prefix, text)
+        except InvalidId as error:
+            raise InvalidField("after", "is no cursor of this list") from error
 
 
 def done_answer(done: Done, *, status: int = 200, secret: bool = False) -> Answer:

@@ -109,7 +109,7 @@ async def _one(ask: Ask[object], body: bodies.UsageBody, raw: bytes) -> Answer:
     record = _record_of(body, subject)
     asked = _asked(ask, raw)
     ledger = ask.services.ledger
-    done = await ledger.record(subject.account_id, subject.key_id, record, asked)
+    done = await ledger.requests.record(subject.account_id, subject.key_id, record, asked)
     return done_answer(done)
 
 
@@ -199,7 +199,7 @@ class _Part:
         """Wait for the lanes, and word what became of every item."""
         outcomes = await self.outcomes
         for place, command, outcome in zip(self.places, self.commands, outcomes, strict=True):
-            done = ledger.done(command, outcome)
+            done = ledger.requests.done(command, outcome)
             if isinstance(done, Done):
                 said = b'{"ok":true,"replayed":true,' if done.replayed else b'{"ok":true,'
                 self.results[place] = said + b'"receipt":' + done.body + b"}"
@@ -221,9 +221,9 @@ async def _many(ask: Ask[object], items: list[bytes], *, cloud: bool) -> Answer:
         parts.append(await _read(ask, items[start : start + PART], cloud=cloud))
         await asyncio.sleep(0)  # others get their turn
     # All or none is accepted; in parts, so that receipts are written while the lanes go on.
-    ledger.require_room([command for part in parts for command in part.commands])
+    ledger.requests.require_room([command for part in parts for command in part.commands])
     for part in parts:
-        part.outcomes = ledger.hand_in(part.commands)
+        part.outcomes = ledger.requests.hand_in(part.commands)
     positions: dict[int, int] = {}
     results: list[bytes] = []
     for part in parts:
@@ -251,7 +251,7 @@ async def _read(ask: Ask[object], items: list[bytes], *, cloud: bool) -> _Part:
         except (Problem, Refused) as error:
             part.results[place] = _failure(error)
             continue
-        command = ask.services.ledger.recording(subject.account_id, subject.key_id, record)
+        command = ask.services.ledger.requests.recording(subject.account_id, subject.key_id, record)
         part.places.append(place)
         part.commands.append(command)
     return part
@@ -313,7 +313,7 @@ async def reserve_request(ask: Ask[object]) -> Answer:
         secret=subject.secret,
         ttl_seconds=body.ttl_seconds,
     )
-    done = await ask.services.ledger.reserve(
+    done = await ask.services.ledger.requests.reserve(
         subject.account_id, subject.key_id, reserve, _asked(ask, raw)
     )
     return done_answer(done, status=201)
@@ -355,7 +355,7 @@ async def settle_request(ask: Ask[object]) -> Answer:
         interrupted=body.interrupted,
     )
     asked = _asked(ask, raw, request_id)
-    done = await ask.services.ledger.settle(account_id, key_id, settle, asked)
+    done = await ask.services.ledger.requests.settle(account_id, key_id, settle, asked)
     return done_answer(done)
 
 
@@ -376,7 +376,7 @@ async def release_request(ask: Ask[object]) -> Answer:
     request_id = ask.call.path("request_id")
     release = metering.Release(request_id=request_id, reason=body.reason)
     asked = _asked(ask, raw, request_id)
-    done = await ask.services.ledger.release(account_id, key_id, release, asked)
+    done = await ask.services.ledger.requests.release(account_id, key_id, release, asked)
     return done_answer(done)
 
 
@@ -399,7 +399,7 @@ async def get_request(ask: Ask[None]) -> Answer:
     else:
         raise invalid("account_id", "is required, or key_id")
     request_id = ask.call.path("request_id")
-    known, position = await ask.services.ledger.find_request(account_id, request_id)
+    known, position = await ask.services.ledger.requests.find(account_id, request_id)
     if key is not None and known.first.envelope.key_id != key:
         raise NoSuchRequest
     view = {

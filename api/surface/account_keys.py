@@ -70,7 +70,7 @@ async def key_of(
 async def revoke(services: Services, key: Key, *, by: str) -> Instant:
     """Withdraw a key for good; give since when it is refused. Again, it is quiet."""
     try:
-        done = await services.ledger.revoke_key(Asked(by), key.key_id)
+        done = await services.ledger.keys.revoke(Asked(by), key.key_id)
     except KeyIsExpired:
         assert key.expires_at is not None
         return key.expires_at
@@ -89,6 +89,6 @@ async def issue(
     services: Services, account_id: AccountId, terms: e.KeyIssued, *, admin: bool = False
 ) -> tuple[Key, str]:
     """Issue a key; give it with its secret, which is nowhere else."""
-    issued = await services.ledger.issue_key(Asked(terms.by), account_id, terms, admin=admin)
+    issued = await services.ledger.keys.issue(Asked(terms.by), account_id, terms, admin=admin)
     assert issued.secret is not None
     return issued.state, issued.secret

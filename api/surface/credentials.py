@@ -12,6 +12,7 @@ import structlog
 
 from api.auth import Caller
 from api.exchange import Call
+from api.operations import actor_of_key
 from api.problems import Problem
 from api.surface.failure import Failure, Kind
 from api.surface.routing import Ask
@@ -134,7 +135,7 @@ async def proven(services: Services, text: str, dialect: str) -> KeyCaller:
     except NoSuchKey as error:
         log.info("credential_unknown", dialect=dialect, hint=secrets.hint_of(text))
         raise Failure(Kind.CREDENTIAL_IS_UNKNOWN, error=error) from error
-    actor = services.ledger.actor_of_key(proof.key_id)
+    actor = actor_of_key(proof.key_id)
     return KeyCaller(proof.account_id, proof.key_id, proof.secret, actor)
 
 
@@ -152,7 +153,7 @@ async def usable(services: Services, caller: KeyCaller) -> KeyCaller:
         accounts.require_open(account)
     except LedgerError:
         # Decided anew in the lane, where refusals are written down.
-        await services.ledger.admit(caller.account_id, caller.key_id, secret=caller.secret)
+        await services.ledger.calls.admit(caller.account_id, caller.key_id, secret=caller.secret)
         raise
     return caller._replace(key=key, scopes=key.scopes)
 

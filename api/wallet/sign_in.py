@@ -106,9 +106,9 @@ class Wallets:
         # process died before the row was written, opens the same account, which opens once.
         # No caller can send a line feed in an Idempotency-Key.
         asked = Asked("system", f"\nwallet/{address}", fingerprint("open_account", address))
-        account_id = self._ledger.account_id_for(asked)
+        account_id = self._ledger.accounts.id_for(asked)
         with contextlib.suppress(AccountIsOpen):
-            await self._ledger.open_account(
+            await self._ledger.accounts.open(
                 asked, own_terms("system"), name=address, account_id=account_id
             )
         async with self._pool.connection() as connection:

@@ -42,10 +42,10 @@ async def a_key(services: wiring.Services, **terms: Any) -> tuple[Any, Any]:
     """Open an account and issue a key; give both ids."""
     asked = Asked("operator")
     opened = e.AccountOpened(by="operator", **terms)
-    done = await services.ledger.open_account(asked, opened, name="Acme")
+    done = await services.ledger.accounts.open(asked, opened, name="Acme")
     account = done.recorded[0].envelope.account_id
     terms_of_key = e.KeyIssued(by="operator", name="bot", dialect="bve")
-    issued = await services.ledger.issue_key(asked, account, terms_of_key)
+    issued = await services.ledger.keys.issue(asked, account, terms_of_key)
     return account, issued.done.recorded[0].envelope.key_id
 
 
@@ -120,7 +120,7 @@ def test_an_idle_lane_writes_down_what_ran_out(run: Callable[[Story], None]) -> 
         reserve = metering.Reserve(
             request_id="r1", model="m", usage=Usage(input=1000), ttl_seconds=1
         )
-        await services.ledger.reserve(account, key, reserve)
+        await services.ledger.requests.reserve(account, key, reserve)
         await asyncio.sleep(1.1)
         assert await jobs.expire_what_is_due(services) == "1 lanes"
         for _ in range(100):
@@ -128,7 +128,7 @@ def test_an_idle_lane_writes_down_what_ran_out(run: Callable[[Story], None]) -> 
             if not found.pending("USD"):
                 break
             await asyncio.sleep(0.05)
-        known, _ = await services.ledger.find_request(account, "r1")
+        known, _ = await services.ledger.requests.find(account, "r1")
         assert known.last is not None
         assert isinstance(known.last.body, e.RequestExpired)
         assert await jobs.expire_what_is_due(services) == "0 lanes"
@@ -144,7 +144,7 @@ def test_an_unpriced_request_is_rated_once_when_its_price_comes(
     async def story(services: wiring.Services) -> None:
         account, key = await a_key(services, unpriced="record")
         record = metering.Record(request_id="r1", model="new", usage=Usage(input=10**6))
-        await services.ledger.record(account, key, record)
+        await services.ledger.requests.record(account, key, record)
         assert await jobs.rate_unpriced(services) == "0 rated"
         card = RateCard(
             name="standard",
@@ -153,7 +153,7 @@ def test_an_unpriced_request_is_rated_once_when_its_price_comes(
             effective_from=clock.now(),
             models={"new": ModelPrice(prices={"input": "3"})},
         )
-        await services.ledger.publish_rate_card(Asked("operator"), card)
+        await services.ledger.prices.publish(Asked("operator"), card)
         assert await jobs.rate_unpriced(services) == "1 rated"
         assert await jobs.rate_unpriced(services) == "0 rated"
         found, _ = await services.queries.account_state(account)

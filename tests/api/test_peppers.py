@@ -24,7 +24,7 @@ async def _use(url: str, home: Path, pepper: str, secrets: list[str]) -> list[st
         if not secrets:
             terms = e.KeyIssued(by="x", name="k", dialect="bve")
             ledger: Any = services.ledger
-            issued = [await ledger.issue_key(Asked("x"), OPERATOR_ACCOUNT, terms) for _ in "ab"]
+            issued = [await ledger.keys.issue(Asked("x"), OPERATOR_ACCOUNT, terms) for _ in "ab"]
             return [each.secret for each in issued]
         for secret in secrets:
             await services.resolver.secret(secret)

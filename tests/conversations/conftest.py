@@ -30,12 +30,12 @@ class Stage:
         """Open an account."""
         opened = e.AccountOpened(by="operator")
         name = f"Account {next(_names)}"
-        done = await self.services.ledger.open_account(Asked("operator"), opened, name=name)
+        done = await self.services.ledger.accounts.open(Asked("operator"), opened, name=name)
         return done.recorded[0].envelope.account_id
 
     async def close(self, account: AccountId) -> None:
         """Close an account."""
-        await self.services.ledger.close_account(Asked("operator"), account, name="Gone")
+        await self.services.ledger.accounts.close(Asked("operator"), account, name="Gone")
 
     async def character(self, account: AccountId, name: str = "Luna", **terms: Any) -> Character:
         """Make a character."""

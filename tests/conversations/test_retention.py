@@ -54,12 +54,12 @@ def test_no_event_and_no_other_table_holds_what_was_said(tell: Tell) -> None:
     async def story(stage: Any) -> None:
         luna, session = await a_turn(stage)
         terms = e.KeyIssued(by="operator", name="game", dialect="foil")
-        issued = await stage.services.ledger.issue_key(Asked("operator"), luna.account_id, terms)
+        issued = await stage.services.ledger.keys.issue(Asked("operator"), luna.account_id, terms)
         key = issued.done.recorded[0].envelope.key_id
         record = metering.Record(
             request_id="r1", model="m", category="chat", usage=Usage(input=7, output=7)
         )
-        await stage.services.ledger.record(luna.account_id, key, record)
+        await stage.services.ledger.requests.record(luna.account_id, key, record)
         await stage.talk.note_chat(luna.account_id, luna.character_id, via="api")
         assert await holding(stage, SAID, ANSWERED) == {MESSAGES}
         events = await stage.rows("SELECT payload::text FROM events")

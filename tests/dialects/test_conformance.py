@@ -514,7 +514,7 @@ def test_a_ledger_that_is_gone_refuses_metered_requests_in_the_dialects_words(
     async def gone(*_: Any, **__: Any) -> None:
         raise LedgerUnavailable
 
-    monkeypatch.setattr(house.served.services.ledger, "hold", gone)
+    monkeypatch.setattr(house.served.services.ledger.calls, "hold", gone)
     found = nobody.post(path, json=body, headers=driver.show(made.secret))
     assert found.status_code == 503
     assert int(found.headers["retry-after"]) >= 1

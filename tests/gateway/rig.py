@@ -183,19 +183,19 @@ class Rig:
         ledger = self.services.ledger
         opened = e.AccountOpened(by="test", **terms)
         self.run(
-            ledger.open_account(
+            ledger.accounts.open(
                 Asked("test"), opened, name="Acme", account_id=account_id, welcome=False
             )
         )
         if credit:
             amount = parse_amount(credit)
-            self.run(ledger.adjust(Asked("test"), account_id, amount, reason="test"))
+            self.run(ledger.credits.adjust(Asked("test"), account_id, amount, reason="test"))
         return account_id
 
     def key(self, account_id: AccountId, **terms: Any) -> tuple[KeyId, str]:
         """Issue a key; give its id and its secret."""
         issued = e.KeyIssued(by="test", **{"name": "bot", "dialect": "bve", **terms})
-        made = self.run(self.services.ledger.issue_key(Asked("test"), account_id, issued))
+        made = self.run(self.services.ledger.keys.issue(Asked("test"), account_id, issued))
         return made.state.key_id, made.secret
 
     def client(self, secret: str) -> httpx.Client:

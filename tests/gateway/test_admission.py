@@ -112,7 +112,7 @@ def test_a_scope_is_decided_in_the_lane(gateway: Rig, upstream: Scripted) -> Non
     try:
         with gateway.client(secret) as client:
             denied = [chat(client), client.get("/models")]
-            gateway.run(gateway.services.ledger.revoke_key(Asked("test"), key_id))
+            gateway.run(gateway.services.ledger.keys.revoke(Asked("test"), key_id))
             revoked = [chat(client), client.get("/models")]
     finally:
         gateway.app.permits = None
@@ -146,7 +146,7 @@ def test_calls_are_admitted_and_metered_only_where_they_have_a_price(
         effective_from=datetime(2026, 1, 1, tzinfo=UTC),
         models={"agents": ModelPrice(prices={"requests": "500"})},
     )
-    gateway.run(gateway.services.ledger.publish_rate_card(Asked("test"), card))
+    gateway.run(gateway.services.ledger.prices.publish(Asked("test"), card))
     account = gateway.account()
     secret = gateway.key(account, rate_card="calls", limits=RULES)[1]
     with gateway.client(secret) as client:

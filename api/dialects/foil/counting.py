@@ -58,7 +58,9 @@ async def _count(ask: Ask[Any, KeyCaller], model: str) -> Mapping[str, str]:
         left.update(headers.limits(Standing(at, tuple(limits), balances={})))
 
     try:
-        await ask.services.ledger.record(caller.account_id, caller.key_id, record, sees=sees)
+        await ask.services.ledger.requests.record(
+            caller.account_id, caller.key_id, record, sees=sees
+        )
     except LimitIsReached as error:
         at = clock.now()
         failure = of_error(error, at)

@@ -40,7 +40,7 @@ async def caller(ask: Ask[Any, Any]) -> KeyCaller:
     if not credentials.is_token(shown):
         return await credentials.proven(ask.services, shown, DIALECT)
     account_id, actor = await _member(ask, shown)
-    key_id = await ask.services.ledger.session_key(account_id, DIALECT)
+    key_id = await ask.services.ledger.keys.for_sessions(account_id, DIALECT)
     return KeyCaller(account_id, key_id, None, actor)
 
 

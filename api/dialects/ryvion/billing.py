@@ -39,7 +39,7 @@ async def limit(services: Services, client: Client, body: bodies.SpendLimit) -> 
     Raises:
         InvalidField: It is above the operator's.
     """
-    await services.ledger.limit_own_spending(
+    await services.ledger.accounts.limit_own_spending(
         Asked(client.actor), client.account_id, body.ceiling, asset=CURRENCY
     )
     return await show(services, client)

@@ -108,7 +108,7 @@ async def require(services: Services, found: Client, operation: str) -> None:
     if found.key is None:
         raise Failure(Kind.ROLE_IS_DENIED, f"The role {found.role} does not allow this.")
     with contextlib.suppress(ScopeIsDenied):
-        await services.ledger.admit(
+        await services.ledger.calls.admit(
             found.account_id, found.key.key_id, secret=found.secret, scope=operation
         )
     if not scopes.allows(found.scopes, operation):
@@ -138,7 +138,7 @@ def booked(operation: str) -> Who:
             return await credentials.proven(ask.services, text, DIALECT)
         found = of_session(await credentials.member(ask.services, text))
         await require(ask.services, found, operation)
-        key_id = await ask.services.ledger.session_key(found.account_id, DIALECT)
+        key_id = await ask.services.ledger.keys.for_sessions(found.account_id, DIALECT)
         return KeyCaller(found.account_id, key_id, None, found.actor)
 
     return who

@@ -129,7 +129,7 @@ async def _listed(services: Services) -> list[_Listed]:
         return known[1]
     at = clock.now()
     # The list is everybody's, so it is asked for in the operator's name, and costs nobody.
-    key_id = await services.ledger.session_key(OPERATOR_ACCOUNT, "venice")
+    key_id = await services.ledger.keys.for_sessions(OPERATOR_ACCOUNT, "venice")
     reply = await services.gateway.serve(
         Admission(OPERATOR_ACCOUNT, key_id, None),
         Work(new_request_id(), BY_NAME["list_models"], own_errors=True),

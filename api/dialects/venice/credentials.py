@@ -141,7 +141,7 @@ async def usable_client(ask: Ask[Any, Any]) -> KeyCaller:
 async def _session(ask: Ask[Any, Any], token: str) -> KeyCaller:
     member = await _member(ask, token)
     assert member.account_id is not None
-    key_id = await ask.services.ledger.session_key(member.account_id, DIALECT)
+    key_id = await ask.services.ledger.keys.for_sessions(member.account_id, DIALECT)
     return KeyCaller(member.account_id, key_id, None, member.actor)
 
 
@@ -188,6 +188,6 @@ async def note_failure(ask: Ask[Any, Any], caller: KeyCaller, model: str = "") -
     Raises:
         LimitIsReached: Too many failed before.
     """
-    await ask.services.ledger.note_failure(
+    await ask.services.ledger.calls.note_failure(
         caller.account_id, caller.key_id, secret=caller.secret, model=model
     )

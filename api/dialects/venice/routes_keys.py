@@ -118,7 +118,7 @@ async def update_api_key(ask: Ask[bodies.UpdateKey, Manager]) -> Answer:
     changes = terms.changed(ask.body)
     key = await _key(ask, ask.body.id, KEY_NOT_FOUND_OR_EXPIRED)
     try:
-        await ask.services.ledger.change_key(Asked(ask.caller.actor), key.key_id, changes)
+        await ask.services.ledger.keys.change(Asked(ask.caller.actor), key.key_id, changes)
     except (NoSuchKey, KeyIsRevoked, KeyIsExpired) as error:
         raise Failure(Kind.NOT_FOUND, KEY_NOT_FOUND_OR_EXPIRED, error=error) from error
     key, _ = await ask.services.queries.key_state(key.key_id)
@@ -140,7 +140,7 @@ async def delete_api_key(ask: Ask[None, Manager]) -> Answer:
     key = await _key(ask, await _named(ask), KEY_COULD_NOT_BE_FOUND)
     absent = Failure(Kind.NOT_FOUND, KEY_COULD_NOT_BE_FOUND)
     try:
-        done = await ask.services.ledger.revoke_key(Asked(ask.caller.actor), key.key_id)
+        done = await ask.services.ledger.keys.revoke(Asked(ask.caller.actor), key.key_id)
     except KeyIsExpired as error:
         raise absent from error
     if not done.recorded:

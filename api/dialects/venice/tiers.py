@@ -53,7 +53,7 @@ async def counted(services: Services, caller: KeyCaller, model: str, kind: str) 
         with contextlib.suppress(Refused):
             keys.require_usable(key, at, secret=caller.secret)
             keys.require_model(key, model)
-            await services.ledger.change_key(
+            await services.ledger.keys.change(
                 Asked("system"), key.key_id, lambda found: with_own(found, model, at)
             )
         key, _ = await services.queries.key_state(caller.key_id)

@@ -1,0 +1,48 @@
+"""What people may do: each operation turns what was asked into one command of one lane.
+
+Only here and in ``api.jobs`` do commands come into being. Nothing here knows HTTP, and nothing
+decides: decisions are the pure functions of ``ledger``, called inside the lane.
+
+Read ``asked`` (who asks, what is answered), ``desk`` (how a change goes through its lane),
+``accounts`` (changes of one subject); then ``requests``, whose commands are their own. Others are
+like these two: ``members``, ``keys`` (with ``issued``), ``credits``, ``prices``; ``calls`` (with
+``decisions``). ``ledger`` puts them together.
+"""
+
+from api.operations.accounts import OWN_WINDOW, Policy
+from api.operations.asked import Asked, Done, actor_of_key, fingerprint
+from api.operations.calls import Calls, Permits
+from api.operations.decisions import Sees
+from api.operations.issued import (
+    ADMIN_TYPE,
+    FIXED_SETTINGS,
+    SETTING_MEMBER,
+    SETTING_SESSION,
+    SETTING_TYPE,
+    Issued,
+)
+from api.operations.ledger import Ledger
+from api.operations.members import Person, new_person
+from api.operations.prices import rate_card_view
+
+__all__ = [
+    "ADMIN_TYPE",
+    "FIXED_SETTINGS",
+    "OWN_WINDOW",
+    "SETTING_MEMBER",
+    "SETTING_SESSION",
+    "SETTING_TYPE",
+    "Asked",
+    "Calls",
+    "Done",
+    "Issued",
+    "Ledger",
+    "Permits",
+    "Person",
+    "Policy",
+    "Sees",
+    "actor_of_key",
+    "fingerprint",
+    "new_person",
+    "rate_card_view",
+]

@@ -1,0 +1,215 @@
+"""Accounts: open, change the terms, suspend, resume, close."""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from api import views
+from api.operations.asked import Asked, Done, check_reason
+from api.operations.desk import Desk, Render, Rule
+from api.operations.members import Person
+from ledger import accounts
+from ledger import events as e
+from ledger.clock import Instant
+from ledger.codec import GENESIS, Recorded
+from ledger.errors import InvalidField, VersionIsOutdated
+from ledger.ids import OPERATOR_ACCOUNT, AccountId, new_account_id
+from ledger.metering import Facts
+from ledger.money import Amount, format_pico
+from ledger.state import LaneState, advance, evolve
+from ledger.store import Statement
+from projections import reads
+
+OWN_WINDOW = "rolling:3600"
+"""In which an account may limit its own spending: any hour."""
+
+
+class Policy(msgspec.Struct, frozen=True, kw_only=True):
+    """What to change about an account's terms; what is UNSET stays."""
+
+    name: str | UnsetType = UNSET
+    pays_with: tuple[str, ...] | UnsetType = UNSET
+    rate_card: str | UnsetType = UNSET
+    overdraft: dict[str, str] | UnsetType = UNSET
+    unpriced: str | UnsetType = UNSET
+    expected_version: int | None = None
+
+
+class Accounts:
+    """Operations on accounts."""
+
+    def __init__(self, desk: Desk, welcome: Sequence[Amount]) -> None:
+        """Take where changes are handed in, and what a new account is given."""
+        self._desk = desk
+        self._welcome = welcome
+
+    def id_for(self, asked: Asked) -> AccountId:
+        """Give the id of an account about to be opened.
+
+        It is the same for the same idempotency key, so that a repeat lands in the same lane.
+        """
+        if not asked.idempotency_key:
+            return new_account_id()
+        digest = hashlib.sha256(f"account/{asked.by}/{asked.idempotency_key}".encode()).digest()
+        value = int.from_bytes(digest[:16])
+        value = value & ~(0xF << 76) | (8 << 76)  # version 8: made by a rule of one's own
+        return AccountId(UUID(int=value & ~(3 << 62) | (2 << 62)))
+
+    async def open(
+        self,
+        asked: Asked,
+        terms: e.AccountOpened,
+        *,
+        name: str,
+        account_id: AccountId | None = None,
+        welcome: bool = True,
+        owner: Person | None = None,
+    ) -> Done:
+        """Open an account, with the welcome grant and its first owner in the same command."""
+        found = self.id_for(asked) if account_id is None else account_id
+        lane = self._desk.lane_of(found)
+        gifts = self._welcome if welcome else ()
+
+        def rule(facts: Facts, at: Instant) -> list[e.AnyEvent]:  # noqa: ARG001
+            made = accounts.open_account(facts.account, terms)
+            if owner is not None:
+                made.append(e.MemberAdded(by=asked.by, member_id=owner.member_id, role="owner"))
+            made.extend(_welcome_event(lot, gift) for lot, gift in enumerate(gifts, 1))
+            return made
+
+        def render(facts: Facts, recorded: list[Recorded], at: Instant) -> Any:  # noqa: ANN401, ARG001
+            return _opened_view(recorded, name, lane)
+
+        def rows(recorded: list[Recorded]) -> list[Statement]:
+            made: list[Statement] = [(reads.SAVE_PROFILE, (found, lane, name))]
+            if owner is not None:
+                made.append(owner.row(found, recorded[0].envelope.recorded_at))
+            return made
+
+        done, _ = await self._desk.change(asked, found, rule, render, rows=rows)
+        return done
+
+    async def set_policy(
+        self, asked: Asked, account_id: AccountId, patch: Policy, *, name: str
+    ) -> Done:
+        """Change the terms under which an account is billed, and its name."""
+        new_name = name if patch.name is UNSET else patch.name
+        lane = self._desk.lane_of(account_id)
+
+        def rule(facts: Facts, at: Instant) -> list[e.AnyEvent]:  # noqa: ARG001
+            account = accounts.require_not_closed(facts.account)
+            if patch.expected_version not in {None, account.version}:
+                raise VersionIsOutdated
+            terms = e.AccountPolicySet(
+                by=asked.by,
+                pays_with=account.pays_with if patch.pays_with is UNSET else patch.pays_with,
+                rate_card=account.rate_card if patch.rate_card is UNSET else patch.rate_card,
+                overdraft=account.overdraft if patch.overdraft is UNSET else patch.overdraft,
+                unpriced=account.unpriced if patch.unpriced is UNSET else patch.unpriced,
+            )
+            return accounts.set_policy(account, terms)
+
+        def rows(recorded: list[Recorded]) -> list[Statement]:  # noqa: ARG001
+            return [(reads.SAVE_PROFILE, (account_id, lane, new_name))]
+
+        render = _account_render(new_name, lane)
+        done, _ = await self._desk.change(asked, account_id, rule, render, rows=rows)
+        return done
+
+    async def set_limits(
+        self, asked: Asked, account_id: AccountId, rules: tuple[e.LimitRule, ...], *, name: str
+    ) -> Done:
+        """Replace an account's limits."""
+
+        def rule(facts: Facts, at: Instant) -> list[e.AnyEvent]:  # noqa: ARG001
+            return accounts.set_limits(facts.account, rules, by=asked.by)
+
+        return await self._change(asked, account_id, rule, name)
+
+    async def limit_own_spending(
+        self, asked: Asked, account_id: AccountId, ceiling: str | None, *, asset: str
+    ) -> Done:
+        """Set what an account lets itself spend in any hour; None lifts it."""
+
+        def rule(facts: Facts, at: Instant) -> list[e.AnyEvent]:  # noqa: ARG001
+            return accounts.limit_own_spending(
+                facts.account, ceiling, asset=asset, window=OWN_WINDOW, by=asked.by
+            )
+
+        return await self._change(asked, account_id, rule, "")
+
+    async def suspend(
+        self, asked: Asked, account_id: AccountId, *, name: str, reason: str = ""
+    ) -> Done:
+        """Stop every key of an account."""
+        check_reason(reason)
+        return await self._change(
+            asked,
+            account_id,
+            lambda facts, _at: accounts.suspend(facts.account, by=asked.by, reason=reason),
+            name,
+        )
+
+    async def resume(self, asked: Asked, account_id: AccountId, *, name: str) -> Done:
+        """Let a suspended account work again."""
+        return await self._change(
+            asked,
+            account_id,
+            lambda facts, _at: accounts.resume(facts.account, by=asked.by),
+            name,
+        )
+
+    async def close(
+        self, asked: Asked, account_id: AccountId, *, name: str, reason: str = ""
+    ) -> Done:
+        """Close an account for good."""
+        check_reason(reason)
+        if account_id == OPERATOR_ACCOUNT:
+            raise InvalidField("account_id", "the operator's own account stays open")
+        return await self._change(
+            asked,
+            account_id,
+            lambda facts, _at: accounts.close(facts.account, by=asked.by, reason=reason),
+            name,
+        )
+
+    async def _change(self, asked: Asked, account_id: AccountId, rule: Rule, name: str) -> Done:
+        render = _account_render(name, self._desk.lane_of(account_id))
+        done, _ = await self._desk.change(asked, account_id, rule, render)
+        return done
+
+
+def _welcome_event(lot: int, gift: Amount) -> e.CreditGranted:
+    return e.CreditGranted(
+        by="system",
+        lot=lot,
+        asset=gift.asset,
+        amount=format_pico(gift.pico),
+        kind="promotional",
+        reason="Welcome",
+    )
+
+
+def _opened_view(recorded: list[Recorded], name: str, lane: int) -> Any:  # noqa: ANN401
+    """Show an account as its first events made it."""
+    if not recorded:
+        return None
+    first = recorded[0].envelope
+    state = LaneState(seq=first.lane_seq - 1, chain=GENESIS)
+    for event in recorded:
+        evolve(state, event.envelope, event.body)
+        advance(state, event)
+    at = recorded[-1].envelope.recorded_at
+    return views.account_view(state.accounts[first.account_id], name, lane, at)
+
+
+def _account_render(name: str, lane: int) -> Render:
+    def render(facts: Facts, recorded: list[Recorded], at: Instant) -> Any:  # noqa: ANN401, ARG001
+        assert facts.account is not None
+        return views.account_view(facts.account, name, lane, at)
+
+    return render

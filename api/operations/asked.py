@@ -1,0 +1,71 @@
+"""What is asked and what is answered, alike for all operations."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+
+from api.exchange import Position
+from ledger.accounts import REASON_MAX
+from ledger.batch import Idempotency
+from ledger.codec import Recorded
+from ledger.errors import InvalidField
+from ledger.ids import AccountId, KeyId, format_id, request_hash
+
+_canonical = msgspec.json.Encoder(order="deterministic").encode
+
+
+class Asked(NamedTuple):
+    """Who asks, and under which ``Idempotency-Key`` for which request."""
+
+    by: str
+    """operator, member:<id>, key:<id> or system."""
+    idempotency_key: str = ""
+    fingerprint: bytes = b""
+
+
+class Done(NamedTuple):
+    """What an operation answers."""
+
+    body: bytes
+    """JSON."""
+    position: Position
+    replayed: bool = False
+    recorded: Sequence[Recorded] = ()
+
+
+def actor_of_key(key_id: KeyId) -> str:
+    """Name a key as events name who did something."""
+    return f"key:{format_id('key', key_id)}"
+
+
+def fingerprint(operation: str, *parts: str, body: Any = None) -> bytes:  # noqa: ANN401
+    """Give the hash of a request in its canonical form. Passwords are left out."""
+    if isinstance(body, msgspec.Struct) and "password" in body.__struct_fields__:
+        body = msgspec.structs.replace(body, password="")
+    material = "\n".join((operation, *parts)).encode() + b"\n" + _canonical(body)
+    return hashlib.sha256(material).digest()
+
+
+def idempotency(
+    asked: Asked, account_id: AccountId, reply: Callable[[list[Recorded]], bytes]
+) -> Idempotency | None:
+    """Give the terms on which a repeat gets the stored reply; None: without a key there are none.
+
+    ``reply`` writes what is stored: JSON without secrets.
+    """
+    if not asked.idempotency_key:
+        return None
+    key_hash = request_hash(account_id, "idempotency/" + asked.idempotency_key)
+    return Idempotency(key_hash, asked.fingerprint, reply)
+
+
+def check_reason(reason: str) -> None:
+    """Refuse a reason that is too long for an event.
+
+    Raises:
+        InvalidField: It is.
+    """
+    if len(reason) > REASON_MAX:
+        raise InvalidField("reason", f"at most {REASON_MAX} characters")

@@ -1,0 +1,74 @@
+"""What decisions about requests and calls share: costs beyond any amount, states shown on the way.
+
+Nothing here decides; it stands around the functions of ``ledger.metering``, which do.
+"""
+
+from collections.abc import Callable
+
+from ledger import metering
+from ledger.clock import Instant
+from ledger.codec import Recorded
+from ledger.errors import InvalidField
+from ledger.ids import KeyId
+from ledger.metering import Facts, Made
+from ledger.money import InvalidAmount
+from ledger.state import Account, Key
+from ledger.store import Statement
+
+Decide = Callable[[Facts, Instant], Made]
+Also = Callable[[list[Recorded]], list[Statement]]
+"""Called in the lane after the events of a decision."""
+Sees = Callable[[Account, Key, Instant], None]
+"""Is shown the state that a request was admitted into."""
+
+
+def within_amounts(decide: Decide) -> Decide:
+    """Word it as a refusal of the usage where that costs more than any amount."""
+
+    def decided(facts: Facts, at: Instant) -> Made:
+        try:
+            return decide(facts, at)
+        except InvalidAmount as error:
+            raise InvalidField("usage", "costs more than any amount") from error
+
+    return decided
+
+
+def reserving(reserve: metering.Reserve, key_id: KeyId) -> Decide:
+    """Give the decision to hold the worst case of a request."""
+
+    @within_amounts
+    def decide(facts: Facts, at: Instant) -> Made:
+        return metering.reserve(facts, reserve, key_id=key_id, at=at)
+
+    return decide
+
+
+def shown(decide: Decide, sees: Sees | None) -> tuple[Decide, Also | None]:
+    """Give a decision with what comes after it: ``sees`` is shown the state that it led to."""
+    if sees is None:
+        return decide, None
+    made = _Shown(decide, sees)
+    return made.decide, made.also
+
+
+class _Shown:
+    """A decision on its way through the lane; the state that it led to is shown to somebody."""
+
+    __slots__ = ("_decide", "_facts", "_sees")
+
+    def __init__(self, decide: Decide, sees: Sees) -> None:
+        self._decide = decide
+        self._sees = sees
+        self._facts: Facts
+
+    def decide(self, facts: Facts, at: Instant) -> Made:
+        self._facts = facts
+        return self._decide(facts, at)
+
+    def also(self, recorded: list[Recorded]) -> list[Statement]:
+        # The state has moved over what was recorded.
+        assert self._facts.account is not None
+        assert self._facts.key is not None
+        self._sees(self._facts.account, self._facts.key, recorded[0].envelope.recorded_at)
+        return []

@@ -1,0 +1,225 @@
+"""Keys: issue, change, rotate, suspend, resume, revoke; and those that login sessions act by."""
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import msgspec
+
+from api import views
+from api.opening import KEY_LIMITS
+from api.operations.asked import Asked, Done, fingerprint
+from api.operations.desk import Desk, Rule
+from api.operations.issued import (
+    ADMIN_TYPE,
+    FIXED_SETTINGS,
+    SETTING_MEMBER,
+    SETTING_SESSION,
+    SETTING_TYPE,
+    Issued,
+    first_state,
+)
+from api.resolve import CACHE_MAX, Lru, Resolver
+from ledger import events as e
+from ledger import keys, secrets
+from ledger.clock import Instant
+from ledger.codec import Recorded
+from ledger.errors import InvalidField, NoSuchKey
+from ledger.ids import AccountId, KeyId, new_key_id, parse_id
+from ledger.metering import Facts
+from ledger.ratecards import RateCards
+from ledger.state import Key
+from ledger.store import Statement
+from projections import reads
+
+SESSION_NAME = "Web"
+
+
+class Keys:
+    """Operations on keys."""
+
+    def __init__(self, desk: Desk, resolver: Resolver, peppers: secrets.Peppers) -> None:
+        """Take where changes are handed in, who knows a key's account, how secrets are hashed."""
+        self._desk = desk
+        self._resolver = resolver
+        self._peppers = peppers
+        self._of_sessions: Lru[tuple[AccountId, str], KeyId] = Lru(CACHE_MAX)
+
+    async def issue(
+        self,
+        asked: Asked,
+        account_id: AccountId,
+        terms: e.KeyIssued,
+        *,
+        admin: bool = False,
+    ) -> Issued:
+        """Issue a key; its secret is in this answer and nowhere else."""
+        if terms.dialect not in keys.DIALECTS:
+            raise InvalidField("dialect", "must be one of " + ", ".join(keys.DIALECTS))
+        if not terms.limits and terms.dialect in KEY_LIMITS:
+            terms = msgspec.structs.replace(terms, limits=KEY_LIMITS[terms.dialect])
+        secret = secrets.generate(secrets.format_of(terms.dialect, admin=admin))
+        key_id = new_key_id(self._desk.lane_of(account_id))
+        hinted = msgspec.structs.replace(terms, hint=secrets.hint_of(secret))
+
+        def rows(recorded: list[Recorded]) -> list[Statement]:  # noqa: ARG001
+            return [self._secret_row(secret, key_id, account_id, 1)]
+
+        done, view = await self._desk.change(
+            asked, account_id, _issuing(hinted), _issued_view, key_id=key_id, rows=rows
+        )
+        return Issued.of(done, view, secret)
+
+    async def for_sessions(self, account_id: AccountId, dialect: str) -> KeyId:
+        """Give the key on which login sessions' own calls in a dialect are booked.
+
+        It has no secret, so nobody can show it. It is made at first use, once.
+        """
+        key_id = self._of_sessions.get((account_id, dialect))
+        if key_id is not None:
+            return key_id
+        # No caller can send a line feed in an Idempotency-Key.
+        asked = Asked("system", f"\nsession/{dialect}", fingerprint("session_key", dialect))
+        terms = e.KeyIssued(
+            by="system",
+            name=SESSION_NAME,
+            dialect=dialect,
+            settings={SETTING_SESSION: dialect},
+        )
+        fresh = new_key_id(self._desk.lane_of(account_id))
+        done, _ = await self._desk.change(
+            asked, account_id, _issuing(terms), _issued_view, key_id=fresh
+        )
+        made = msgspec.json.decode(done.body, type=views.KeyView)
+        key_id = KeyId(parse_id("key", made.key_id))
+        self._of_sessions.put((account_id, dialect), key_id)
+        self._resolver.remember(key_id, account_id)
+        return key_id
+
+    async def change(
+        self,
+        asked: Asked,
+        key_id: KeyId,
+        changes: keys.Changes | Callable[[Key], keys.Changes],
+        *,
+        expected_version: int | None = None,
+        only_of: str = "",
+    ) -> Done:
+        """Change a key's terms. ``only_of``: a member who may touch no other's keys.
+
+        Changes that hang on what the key's terms are now are given as a function of it.
+        """
+
+        def rule(facts: Facts, at: Instant) -> list[e.AnyEvent]:
+            key = _own(facts.key, only_of)
+            if key is None:
+                raise NoSuchKey
+            made = changes if isinstance(changes, keys.Changes) else changes(key)
+            return keys.change(
+                facts.account,
+                key,
+                _keeping_fixed(key, made),
+                by=asked.by,
+                at=at,
+                expected_version=expected_version,
+            )
+
+        return await self._change(asked, key_id, rule)
+
+    async def rotate(
+        self, asked: Asked, key_id: KeyId, *, grace: timedelta, only_of: str = ""
+    ) -> Issued:
+        """Give a key another secret; earlier ones work for ``grace`` more."""
+        account_id = await self._resolver.account_of(key_id)
+        made: dict[str, str] = {}
+
+        def rule(facts: Facts, at: Instant) -> list[e.AnyEvent]:
+            key = keys.require_usable(_own(facts.key, only_of), at)
+            admin = key.settings.get(SETTING_TYPE) == ADMIN_TYPE
+            made["secret"] = secrets.generate(secrets.format_of(key.dialect, admin=admin))
+            hint = secrets.hint_of(made["secret"])
+            return keys.rotate(facts.account, key, hint=hint, grace=grace, by=asked.by, at=at)
+
+        def rows(recorded: list[Recorded]) -> list[Statement]:
+            body = recorded[0].body
+            assert isinstance(body, e.KeyRotated)
+            return [self._secret_row(made["secret"], key_id, account_id, body.secret)]
+
+        done, view = await self._desk.change(
+            asked, account_id, rule, _view, key_id=key_id, rows=rows
+        )
+        return Issued.of(done, view, made.get("secret", ""))
+
+    async def suspend(self, asked: Asked, key_id: KeyId, *, only_of: str = "") -> Done:
+        """Stop a key until it resumes."""
+        return await self._change(
+            asked,
+            key_id,
+            lambda facts, at: keys.suspend(_own(facts.key, only_of), by=asked.by, at=at),
+        )
+
+    async def resume(self, asked: Asked, key_id: KeyId, *, only_of: str = "") -> Done:
+        """Let a suspended key work again."""
+        return await self._change(
+            asked,
+            key_id,
+            lambda facts, at: keys.resume(_own(facts.key, only_of), by=asked.by, at=at),
+        )
+
+    async def revoke(self, asked: Asked, key_id: KeyId, *, only_of: str = "") -> Done:
+        """Withdraw a key for good."""
+        return await self._change(
+            asked, key_id, lambda facts, _at: keys.revoke(_own(facts.key, only_of), by=asked.by)
+        )
+
+    async def _change(self, asked: Asked, key_id: KeyId, rule: Rule) -> Done:
+        account_id = await self._resolver.account_of(key_id)
+        done, _ = await self._desk.change(asked, account_id, rule, _view, key_id=key_id)
+        return done
+
+    def _secret_row(
+        self, secret: str, key_id: KeyId, account_id: AccountId, number: int
+    ) -> Statement:
+        hashed, pepper = self._peppers.hash(secret), self._peppers.current
+        lane = self._desk.lane_of(account_id)
+        return reads.secret_row(hashed, key_id, account_id, lane, number, pepper)
+
+
+def _issuing(terms: e.KeyIssued) -> Rule:
+    def rule(facts: Facts, at: Instant) -> list[e.AnyEvent]:
+        return keys.issue(facts.account, _priced(terms, facts.cards), at=at)
+
+    return rule
+
+
+def _priced(terms: e.KeyIssued, cards: RateCards) -> e.KeyIssued:
+    """Price a dialect's keys by the rate card of its name where there is one."""
+    if terms.rate_card or not cards.versions(terms.dialect):
+        return terms
+    return msgspec.structs.replace(terms, rate_card=terms.dialect)
+
+
+def _issued_view(facts: Facts, recorded: list[Recorded], at: Instant) -> Any:  # noqa: ANN401, ARG001
+    # The facts were loaded before there was the key.
+    return views.key_view(first_state(recorded[0]), at)
+
+
+def _view(facts: Facts, recorded: list[Recorded], at: Instant) -> Any:  # noqa: ANN401, ARG001
+    assert facts.key is not None
+    return views.key_view(facts.key, at)
+
+
+def _own(key: Key | None, only_of: str) -> Key | None:
+    """Hide a key from a member who did not issue it."""
+    if key is not None and only_of and key.settings.get(SETTING_MEMBER) != only_of:
+        raise NoSuchKey
+    return key
+
+
+def _keeping_fixed(key: Key, changes: keys.Changes) -> keys.Changes:
+    """Keep what no change of settings may touch."""
+    if changes.settings is msgspec.UNSET:
+        return changes
+    settings = {name: v for name, v in changes.settings.items() if name not in FIXED_SETTINGS}
+    settings.update((name, v) for name, v in key.settings.items() if name in FIXED_SETTINGS)
+    return msgspec.structs.replace(changes, settings=settings)

@@ -1,0 +1,48 @@
+"""All operations of a process, by subject, over its one writer."""
+
+from collections.abc import Sequence
+
+from api.operations.accounts import Accounts
+from api.operations.calls import Calls
+from api.operations.credits import Credits
+from api.operations.desk import Desk
+from api.operations.keys import Keys
+from api.operations.members import Members
+from api.operations.prices import Prices
+from api.operations.requests import Requests
+from api.resolve import Resolver
+from ledger.ids import AccountId
+from ledger.lanes import Writer
+from ledger.money import Amount
+from ledger.secrets import Peppers
+
+
+class Ledger:
+    """What callers ask: ``ledger.accounts.open(...)``, ``ledger.requests.record(...)``."""
+
+    def __init__(
+        self,
+        writer: Writer,
+        resolver: Resolver,
+        peppers: Peppers,
+        welcome: Sequence[Amount],
+    ) -> None:
+        """Take what operations need. ``welcome``: what a new account is given."""
+        self._writer = writer
+        desk = Desk(writer)
+        self.accounts = Accounts(desk, welcome)
+        self.members = Members(desk)
+        self.keys = Keys(desk, resolver, peppers)
+        self.credits = Credits(desk)
+        self.prices = Prices(desk)
+        self.requests = Requests(writer)
+        self.calls = Calls(writer)
+
+    @property
+    def lanes(self) -> int:
+        """Give the number of lanes."""
+        return len(self._writer.lanes)
+
+    def lane_of(self, account_id: AccountId) -> int:
+        """Give the lane of an account."""
+        return self._writer.lane_of(account_id)

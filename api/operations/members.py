@@ -1,0 +1,88 @@
+"""Who is in an account. People themselves are rows beside the events, never in one."""
+
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from api import views
+from api.operations.asked import Asked, Done
+from api.operations.desk import Desk
+from ledger import accounts
+from ledger import events as e
+from ledger.clock import Instant
+from ledger.codec import Recorded
+from ledger.ids import AccountId, format_id, new_member_id
+from ledger.metering import Facts
+from ledger.store import Statement
+from projections import reads
+
+
+class Person(NamedTuple):
+    """Someone who may log in. Never in an event."""
+
+    member_id: str
+    email: str
+    name: str
+    password_hash: str
+
+    def row(self, account_id: AccountId, at: Instant) -> Statement:
+        """Give the row of their login."""
+        return reads.login_row(
+            self.email, self.member_id, account_id, self.name, self.password_hash, at
+        )
+
+
+def new_person(email: str, name: str, password_hash: str) -> Person:
+    """Make a person with a member id."""
+    return Person(format_id("mbr", new_member_id()), email, name, password_hash)
+
+
+class Members:
+    """Operations on the members of accounts."""
+
+    def __init__(self, desk: Desk) -> None:
+        """Take where changes are handed in."""
+        self._desk = desk
+
+    async def add(self, asked: Asked, account_id: AccountId, person: Person, role: str) -> Done:
+        """Let a person join an account and log in."""
+
+        def rule(facts: Facts, at: Instant) -> list[e.AnyEvent]:  # noqa: ARG001
+            return accounts.add_member(facts.account, person.member_id, role, by=asked.by)
+
+        def render(facts: Facts, recorded: list[Recorded], at: Instant) -> Any:  # noqa: ANN401, ARG001
+            return views.MemberView(
+                member_id=person.member_id, role=role, email=person.email, name=person.name
+            )
+
+        def rows(recorded: list[Recorded]) -> list[Statement]:
+            return [person.row(account_id, recorded[0].envelope.recorded_at)]
+
+        done, _ = await self._desk.change(asked, account_id, rule, render, rows=rows)
+        return done
+
+    async def change_role(
+        self, asked: Asked, account_id: AccountId, member_id: str, role: str
+    ) -> Done:
+        """Give a member another role."""
+        done, _ = await self._desk.change(
+            asked,
+            account_id,
+            lambda facts, _at: accounts.change_role(facts.account, member_id, role, by=asked.by),
+            lambda _facts, recorded, _at: views.change_view(recorded),
+        )
+        return done
+
+    async def remove(self, asked: Asked, account_id: AccountId, member_id: str) -> Done:
+        """Take a member out of an account, and their login away."""
+
+        def rows(recorded: list[Recorded]) -> list[Statement]:  # noqa: ARG001
+            return [(reads.DELETE_LOGIN, (UUID(member_id.removeprefix("mbr_")),))]
+
+        done, _ = await self._desk.change(
+            asked,
+            account_id,
+            lambda facts, _at: accounts.remove_member(facts.account, member_id, by=asked.by),
+            lambda _facts, recorded, _at: views.change_view(recorded),
+            rows=rows,
+        )
+        return done

@@ -1,0 +1,239 @@
+"""Requests that are metered by who made them: recorded in one step, or reserved and then ended.
+
+Each has a receipt. Calls that this process serves itself are in ``calls``.
+"""
+
+from collections.abc import Awaitable, Sequence
+
+from api import views
+from api.exchange import Position
+from api.operations.asked import Asked, Done, check_reason, idempotency
+from api.operations.decisions import Decide, Sees, reserving, shown, within_amounts
+from ledger import events as e
+from ledger import metering
+from ledger.batch import Command, Idempotency, Outcome
+from ledger.clock import Instant
+from ledger.codec import Recorded
+from ledger.errors import NoSuchRequest
+from ledger.ids import AccountId, KeyId, rating_id
+from ledger.lanes import Writer
+from ledger.metering import Facts, Known, Made
+
+
+class Requests:
+    """Operations on requests."""
+
+    def __init__(self, writer: Writer) -> None:
+        """Take who appends."""
+        self._writer = writer
+
+    def recording(
+        self,
+        account_id: AccountId,
+        key_id: KeyId,
+        record: metering.Record,
+        asked: Asked | None = None,
+        *,
+        sees: Sees | None = None,
+    ) -> Command:
+        """Make the command that records a request in one step."""
+
+        @within_amounts
+        def decide(facts: Facts, at: Instant) -> Made:
+            return metering.record(facts, record, key_id=key_id, at=at)
+
+        decided, also = shown(decide, sees)
+        return Command(
+            account_id,
+            decided,
+            key_id=key_id,
+            request_id=record.request_id,
+            metered=True,
+            model=record.model,
+            category=record.category,
+            occurred_at=record.occurred_at,
+            record=record,
+            idempotency=None if asked is None else _receipts(asked, account_id),
+            also=also,
+        )
+
+    async def record(
+        self,
+        account_id: AccountId,
+        key_id: KeyId,
+        record: metering.Record,
+        asked: Asked | None = None,
+        *,
+        sees: Sees | None = None,
+    ) -> Done:
+        """Admit, price and charge a request in one step.
+
+        ``sees`` is shown the state that it was admitted into, if it was not made before.
+        """
+        return await self._submit(self.recording(account_id, key_id, record, asked, sees=sees))
+
+    def require_room(self, commands: Sequence[Command]) -> None:
+        """Make sure that all of these would be accepted now.
+
+        Raises:
+            LedgerUnavailable: They would not.
+        """
+        self._writer.require_room(commands)
+
+    def hand_in(self, commands: Sequence[Command]) -> Awaitable[list[Outcome | Exception]]:
+        """Have many decided; each has its own outcome.
+
+        Raises:
+            LedgerUnavailable: None of them was accepted.
+        """
+        return self._writer.hand_in(commands)
+
+    def done(self, command: Command, outcome: Outcome | Exception) -> Done | Exception:
+        """Give the receipt of a request that was handed in, or why there is none."""
+        if isinstance(outcome, Exception):
+            return outcome
+        return self._receipt(command.account_id, outcome)
+
+    async def reserve(
+        self,
+        account_id: AccountId,
+        key_id: KeyId,
+        reserve: metering.Reserve,
+        asked: Asked | None = None,
+    ) -> Done:
+        """Hold the worst case of a request."""
+        command = Command(
+            account_id,
+            reserving(reserve, key_id),
+            key_id=key_id,
+            request_id=reserve.request_id,
+            metered=True,
+            model=reserve.model,
+            category=reserve.category,
+            idempotency=None if asked is None else _receipts(asked, account_id),
+        )
+        return await self._submit(command)
+
+    async def settle(
+        self,
+        account_id: AccountId,
+        key_id: KeyId | None,
+        settle: metering.Settle,
+        asked: Asked | None = None,
+    ) -> Done:
+        """Charge a reserved request what it used."""
+
+        @within_amounts
+        def decide(facts: Facts, at: Instant) -> Made:
+            _require_same_key(facts, key_id)
+            return metering.settle(facts, settle, at=at)
+
+        return await self._close(account_id, key_id, settle.request_id, decide, asked)
+
+    async def release(
+        self,
+        account_id: AccountId,
+        key_id: KeyId | None,
+        release: metering.Release,
+        asked: Asked | None = None,
+    ) -> Done:
+        """Give a reservation back unused."""
+        check_reason(release.reason)
+
+        def decide(facts: Facts, at: Instant) -> Made:  # noqa: ARG001
+            _require_same_key(facts, key_id)
+            return metering.release(facts, release)
+
+        return await self._close(account_id, key_id, release.request_id, decide, asked)
+
+    async def _close(
+        self,
+        account_id: AccountId,
+        key_id: KeyId | None,
+        request_id: str,
+        decide: Decide,
+        asked: Asked | None,
+    ) -> Done:
+        command = Command(
+            account_id,
+            decide,
+            key_id=key_id,
+            request_id=request_id,
+            closes=True,
+            idempotency=None if asked is None else _receipts(asked, account_id),
+        )
+        return await self._submit(command)
+
+    async def find(self, account_id: AccountId, request_id: str) -> tuple[Known, Position]:
+        """Find what became of a request. It goes through the lane, because only the lane knows.
+
+        Raises:
+            NoSuchRequest: There is none of this id.
+        """
+        found: dict[str, Known] = {}
+
+        def decide(facts: Facts, at: Instant) -> Made:  # noqa: ARG001
+            if facts.known is None:
+                raise NoSuchRequest
+            found["known"] = facts.known
+            return [], facts.known.first
+
+        command = Command(account_id, decide, request_id=request_id)
+        outcome = await self._writer.submit_one(command)
+        return found["known"], Position(self._writer.lane_of(account_id), outcome.position)
+
+    async def rate(
+        self,
+        account_id: AccountId,
+        key_id: KeyId | None,
+        unpriced: Recorded,
+        *,
+        by: str = "system",
+    ) -> bool:
+        """Price a request that had no price; tell whether it has one now."""
+        body = unpriced.body
+        assert isinstance(body, e.RequestRecorded | e.RequestSettled)
+        marker = rating_id(unpriced.envelope.lane_seq)
+
+        def decide(facts: Facts, at: Instant) -> Made:
+            # The marker is a request id that no caller can send: a request is rated once for ever.
+            return metering.rate(facts, unpriced, by=by, at=at), None
+
+        command = Command(
+            account_id,
+            decide,
+            key_id=key_id,
+            request_id=marker,
+            occurred_at=unpriced.envelope.occurred_at,
+        )
+        outcome = await self._writer.submit_one(command)
+        return bool(outcome.events)
+
+    async def _submit(self, command: Command) -> Done:
+        return self._receipt(command.account_id, await self._writer.submit_one(command))
+
+    def _receipt(self, account_id: AccountId, outcome: Outcome) -> Done:
+        if outcome.events:
+            first = outcome.events[0]
+            position = Position(first.envelope.lane, outcome.position)
+            return Done(views.receipt_bytes(first), position, recorded=outcome.events)
+        position = Position(self._writer.lane_of(account_id), outcome.position)
+        if outcome.reply is not None:
+            return Done(outcome.reply, position, replayed=True)
+        assert outcome.replay is not None
+        return Done(views.receipt_bytes(outcome.replay), position, replayed=True)
+
+
+def _receipts(asked: Asked, account_id: AccountId) -> Idempotency | None:
+    def reply(recorded: list[Recorded]) -> bytes:
+        return views.receipt_bytes(recorded[0])
+
+    return idempotency(asked, account_id, reply)
+
+
+def _require_same_key(facts: Facts, key_id: KeyId | None) -> None:
+    """Hide a request from a caller who names another key than the one that reserved it."""
+    if key_id is None or facts.known is None:
+        return
+    if facts.known.first.envelope.key_id != key_id:
+        raise NoSuchRequest
