@@ -19,6 +19,7 @@ import asyncio
 import itertools
 import os
 import socket
+import sys
 import tempfile
 import threading
 import time
@@ -49,6 +50,7 @@ from ledger.pricing import STANDARD_CARD, ModelPrice, RateCard
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
 
+RECURSION_LIMIT = sys.getrecursionlimit()
 OPERATOR_SECRET = "operator-secret-of-tests"
 PEPPER = "pepper-of-tests"
 JWT_SECRET = "jwt-secret-of-tests, long enough for SHA-512 too: 64 characters.."
@@ -61,6 +63,11 @@ _numbers = itertools.count(1)
 
 
 @pytest.hookimpl(tryfirst=True)
+def pytest_collection_finish() -> None:
+    """Take back what py_ecc does to the process of whoever imports it, as the service does."""
+    sys.setrecursionlimit(RECURSION_LIMIT)
+
+
 def pytest_runtest_setup() -> None:
     """Begin no test so late that its day or month, by which limits count, may end meanwhile."""
     at = clock.now()

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import sys
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -118,11 +119,16 @@ class Wallets:
 
 
 def _load() -> None:
+    depth = sys.getrecursionlimit()
     try:
         import api.wallet.proof  # noqa: F401, PLC0415 - a second, and absent without the extra
     except ImportError as error:
         detail = "Wallet sign-in is off: its packages are not installed (keyledger[wallet])."
         raise WalletUnavailable(detail) from error
+    finally:
+        # py_ecc lifts it to 100,000 for all of the process: deep JSON would then overflow the stack
+        # of C code that decodes it, where it now is an error like others.
+        sys.setrecursionlimit(depth)
 
 
 def _bytes(address: WalletAddress) -> bytes:

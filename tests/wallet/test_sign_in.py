@@ -1,6 +1,8 @@
 """Wallets sign in on a real EVM: an ordinary account, contract wallets, and everybody refused."""
 
 import multiprocessing
+import subprocess
+import sys
 from collections import Counter
 from datetime import timedelta
 from pathlib import Path
@@ -33,6 +35,7 @@ from tests.wallet import workers
 from tests.wallet.chain import BROKEN, ECHO, MUTE, REVERTING, Chain, sign
 
 PROCESSES = 3
+ROOT = Path(__file__).parents[2]
 TIMES = 4
 
 
@@ -331,3 +334,13 @@ def test_used_tokens_are_forgotten_when_no_clock_takes_them_any_more(
         assert await services.wallets.forget(clock.now() + timedelta(minutes=76)) >= 1
 
     run(story)
+
+
+def test_signing_in_leaves_the_process_as_deep_as_it_was() -> None:
+    """py_ecc lifts the recursion limit for the whole process, where deep JSON would then end it."""
+    code = (
+        "import sys; from api.wallet import sign_in; before = sys.getrecursionlimit();"
+        " sign_in._load(); sys.exit(sys.getrecursionlimit() != before or 'py_ecc' not in"
+        " sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
