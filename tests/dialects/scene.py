@@ -119,6 +119,11 @@ class Scene:
         self._post(chats, {}, shown=self.shown["member"])
         open_one = {"request_id": key_id, "key_id": key_id, "model": CHAT["model"]}
         self._post("/ledger/v1/requests", {**open_one, "usage": {"input": 1}}, shown=operator)
+        # Not the standard one: others look up what its models cost.
+        models = {"house-1": {"prices": {"input": "0.15"}}}
+        card = {"name": "proof", "asset": "USD", "models": models}
+        for _ in range(2):
+            self._post("/ledger/v1/rate-cards", card, shown=operator)
         found = self.fleet.operator.get(account).json()
         self.there |= {
             "member_id": member["member_id"],
@@ -126,7 +131,7 @@ class Scene:
             "character_id": character["character_id"],
             "request_id": key_id,
             "asset": "DIEM",
-            "rate-cards/name": "standard",
+            "rate-cards/name": "proof",
             "name": "proof",
             "version": "1",
             "diff/from": "1",
