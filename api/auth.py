@@ -294,10 +294,6 @@ class Logins:
         async with self._at_once:
             return await asyncio.to_thread(self._hasher.hash, password)
 
-    async def _matches(self, hashed: str, password: str) -> bool:
-        async with self._at_once:
-            return await asyncio.to_thread(self._verify, hashed, password)
-
     def _verify(self, hashed: str, password: str) -> bool:
         try:
             return self._hasher.verify(hashed, password[:PASSWORD_MAX])
@@ -323,12 +319,14 @@ class Logins:
         """
         kept = address(email)
         bounds = _bounds_of_failures(kept, client)
-        # Before anything is hashed: who is refused costs nothing and learns nothing by the time.
-        await self._attempts.require_room(bounds, at, refusal=_TOO_MANY)
-        found = await self._found(kept, password)
-        if found is None:
-            await self._attempts.count(bounds, at, refusal=_TOO_MANY)
-            raise unauthenticated("The address or the password is not right.")
+        # From the look at the count to the count itself: else all of a burst would be hashed.
+        async with self._at_once:
+            # Before anything is hashed: who is refused costs nothing, and learns nothing by time.
+            await self._attempts.require_room(bounds, at, refusal=_TOO_MANY)
+            found = await self._found(kept, password)
+            if found is None:
+                await self._attempts.count(bounds, at, refusal=_TOO_MANY)
+                raise unauthenticated("The address or the password is not right.")
         # Again: of many guesses at once the right one may not outlast those that were refused.
         await self._attempts.require_room(bounds, at, refusal=_TOO_MANY)
         return found
@@ -337,7 +335,8 @@ class Logins:
         async with self._pool.connection() as connection:
             rows = await connection.execute(reads.FIND_LOGIN, (kept,))
             row = await rows.fetchone()
-        matches = await self._matches(row[2] if row else self._nobodys_hash, password)
+        hashed = row[2] if row else self._nobodys_hash
+        matches = await asyncio.to_thread(self._verify, hashed, password)
         if row is None or not matches or not row[3]:
             return None
         return LoggedIn(AccountId(row[1]), row[0], kept, row[4])

@@ -69,7 +69,7 @@ class _Tally:
 
     __slots__ = ("_counter", "_histogram", "_seconds", "answers")
 
-    def __init__(self, counter: Counter, histogram: Histogram) -> None:
+    def __init__(self, counter: Counter, histogram: Histogram | None) -> None:
         self._counter = counter
         self._histogram = histogram
         self._seconds: list[float] = []
@@ -81,17 +81,21 @@ class _Tally:
 
     def enter(self) -> None:
         self._counter.inc(self.answers)
+        if self._histogram is not None:
+            self._observe(self._histogram)
+        self.answers = 0
+        self._seconds.clear()
+
+    def _observe(self, histogram: Histogram) -> None:
         # The library enters one duration at a time; these two are what its ``observe`` moves.
-        bounds, buckets = self._histogram._upper_bounds, self._histogram._buckets  # noqa: SLF001
+        bounds, buckets = histogram._upper_bounds, histogram._buckets  # noqa: SLF001
         counts = [0] * len(buckets)
         for seconds in self._seconds:
             counts[bisect_left(bounds, seconds)] += 1
         for bucket, count in zip(buckets, counts, strict=True):
             if count:
                 bucket.inc(count)
-        self._histogram._sum.inc(sum(self._seconds))  # noqa: SLF001
-        self.answers = 0
-        self._seconds.clear()
+        histogram._sum.inc(sum(self._seconds))  # noqa: SLF001
 
 
 _tallies: dict[tuple[str, int | str], _Tally] = {}
@@ -108,16 +112,18 @@ def note(operation: str, status: int, seconds: float) -> None:
 
 
 def note_attempt(upstream: str, outcome: str, seconds: float) -> None:
-    """Count one attempt at an upstream, from inside the event loop."""
+    """Count one attempt at an upstream, and how long its answer took, if it is one."""
     tally = _tallies.get((upstream, outcome))
     if tally is None:
-        tally = _Tally(_asked.labels(upstream, outcome), _answered_in.labels(upstream))
+        told = outcome in {"answered", "refused"}
+        histogram = _answered_in.labels(upstream) if told else None
+        tally = _Tally(_asked.labels(upstream, outcome), histogram)
         _tallies[upstream, outcome] = tally
     _add(tally, seconds)
 
 
 def note_ending(ending: str) -> None:
-    """Count how a gatewayed request ended, from inside the event loop."""
+    """Count how a gatewayed request ends, from inside the event loop; it is written down next."""
     _wake()
     _ended[ending] += 1
 
@@ -149,6 +155,11 @@ def _enter() -> None:
     while _ended:
         ending, count = _ended.popitem()
         _endings.labels(ending).inc(count)
+
+
+def forget(pid: int, directory: str) -> None:
+    """Take out what a worker that is gone said of itself alone; what it counted stays."""
+    multiprocess.mark_process_dead(pid, directory)  # type: ignore[no-untyped-call]
 
 
 def text() -> bytes:

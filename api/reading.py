@@ -26,6 +26,9 @@ _PATH = re.compile(r"(?s)(.*?)(?: - at `(key in )?\$\.?(.*)`)?")
 _FIELD = re.compile(r"Object (?:missing required|contains unknown) field `(.*)`", re.DOTALL)
 _SURROGATE = re.compile("[\x00\ud800-\udfff]")
 
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What decoding JSON that somebody else made may raise."""
+
 Decoded = TypeVar("Decoded")
 
 

@@ -89,6 +89,7 @@ class Worker:
         self._failures = 0 if lived > STEADY_SECONDS else self._failures + 1
         wait_seconds = min(2**self._failures - 1, BACKOFF_SECONDS_MAX) if self._failures > 1 else 0
         log.error("worker_died", worker=self.number, exit=code, restart_seconds=wait_seconds)
+        metrics.forget(self._process.pid, self._environment[metrics.DIRECTORY])
         self._process = None
         self._starts_at = time.monotonic() + wait_seconds
         if not wait_seconds:

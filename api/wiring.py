@@ -114,15 +114,13 @@ class Services:
         await pool.open()
         try:
             await _reach(pool)
-            return await cls._open(settings, url, info, pool)
+            return await cls._open(settings, url, pool)
         except BaseException:
             await pool.close()
             raise
 
     @classmethod
-    async def _open(
-        cls, settings: Settings, url: str, info: str, pool: AsyncConnectionPool
-    ) -> Self:
+    async def _open(cls, settings: Settings, url: str, pool: AsyncConnectionPool) -> Self:
         await asyncio.to_thread(database.require_current, url)
         peppers = configured.peppers(settings)
         schema = await schema_of(pool)
@@ -135,7 +133,7 @@ class Services:
             await load_cards(connection, cards)
 
         async def connect() -> AsyncConnection:
-            connection = await Watched.connect(info, autocommit=True)
+            connection = await Watched.connect(database.lane_conninfo(url), autocommit=True)
             connection.silence_seconds = BATCH_SILENCE_SECONDS
             connection.prepare_threshold = 1
             arrays.register(connection)

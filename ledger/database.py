@@ -88,6 +88,15 @@ def conninfo(url: str, role: str, **settings: str) -> str:
     return make_conninfo(**{name: str(value) for name, value in merged.items()})
 
 
+def lane_conninfo(url: str) -> str:
+    """Give connection parameters for the writer of a lane.
+
+    It asks for rows by their keys alone. A plan that reads a table from end to end, made while it
+    was small, would be kept while it grows.
+    """
+    return conninfo(url, APP, enable_seqscan="off")
+
+
 def engine(url: str, role: str) -> "sqlalchemy.Engine":
     """Give a SQLAlchemy engine for reads and migrations under ``role``."""
     import sqlalchemy  # noqa: PLC0415 - see above

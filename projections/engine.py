@@ -129,10 +129,12 @@ async def catch_up(
         if stopped is not None or seq >= head[0]:
             return Progress(lane, seq, head[0], stopped)
         upto = min(head[0], seq + limit)
-        upto, hindrance = await _contiguous(connection, lane, seq, upto)
         events, unreadable = await _read(connection, projection, lane, (seq, upto))
-        if unreadable is not None:
+        # Counted after it was read: what goes away in between is then missing, not passed over.
+        upto, hindrance = await _contiguous(connection, lane, seq, upto)
+        if unreadable is not None and unreadable.seq <= upto:
             upto, hindrance = unreadable.seq - 1, unreadable
+        events = [event for event in events if event.envelope.lane_seq <= upto]
         reached, refused = await _write(connection, projection, events, upto)
         hindrance = refused or hindrance
         reason = None if hindrance is None else str(hindrance)

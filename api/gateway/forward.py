@@ -33,6 +33,7 @@ from api.gateway.upstream import (
 )
 from api.gateway.wishes import Wish
 from api.operations import Calls, Permits
+from api.reading import UNREADABLE
 from api.surface.failure import Failure, Kind
 from ledger import secrets
 from ledger.clock import Instant
@@ -658,7 +659,7 @@ def _require_refusal(incoming: Incoming, body: bytes, exchange: Exchange) -> Non
     is_refusal = 400 <= status < 500 and status not in _ONCE_MORE | _NOT_THE_CLIENTS  # noqa: PLR2004
     if not is_refusal or not incoming.content_type.startswith("application/"):
         raise UpstreamFailed(f"status {status}")
-    error = _error_of(body)
+    error = _error_of(body.decode(errors="replace"))
     if error.code in _OPERATOR_OWES or error.type in _OPERATOR_OWES:
         raise UpstreamFailed(f"status {status}, the operator's account")
 
@@ -673,27 +674,30 @@ _KINDS: Mapping[int, Kind] = {
 }
 
 
-class _Error(msgspec.Struct):
+class _Error(NamedTuple):
     message: str = ""
-    param: str | None = None
-    code: str | int | None = None
-    type: str | None = None
+    param: str = ""
+    code: str = ""
+    type: str = ""
 
 
 class _Envelope(msgspec.Struct):
-    error: _Error | str = ""
+    error: dict[str, Any] | str = ""
 
 
 _envelope = msgspec.json.Decoder(_Envelope)
 
 
-def _error_of(text: bytes | str) -> _Error:
+def _error_of(text: str) -> _Error:
     """Read what an upstream says of an error, where it says so as OpenAI does."""
     try:
         said = _envelope.decode(text).error
-    except msgspec.DecodeError:
+    except UNREADABLE:
         return _Error()
-    return _Error(message=said) if isinstance(said, str) else said
+    if isinstance(said, str):
+        return _Error(message=said)
+    found = {name: said.get(name) for name in _Error._fields}
+    return _Error(**{name: text for name, text in found.items() if isinstance(text, str)})
 
 
 def _refusal(exchange: Exchange, got: Got) -> Answer:
@@ -724,4 +728,4 @@ def _failure(entry: Entry, incoming: Incoming, text: str) -> Failure:
     headers = {}
     if incoming.status in _WAITING_HELPS and "retry-after" in incoming.headers:
         headers["Retry-After"] = incoming.headers["retry-after"]
-    return Failure(kind, error.message, field=error.param or "", headers=headers)
+    return Failure(kind, error.message, field=error.param, headers=headers)

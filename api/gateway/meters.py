@@ -13,6 +13,7 @@ import structlog
 
 from api.gateway import sse, tokens, wishes
 from api.gateway.wishes import Reader, Wish
+from api.reading import UNREADABLE
 from ledger import usage as usages
 from ledger.usage import InvalidUsage, Usage
 
@@ -85,7 +86,7 @@ def _without_null_usage(block: bytes) -> bytes:
 def _report_of(body: bytes) -> _Reported | None:
     try:
         return _reported.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         return None
 
 
@@ -138,7 +139,7 @@ def of_reply(meter: Meter, wish: Wish, body: bytes) -> Settled:
         return Settled(usage, estimated=False)
     try:
         made = sum(map(tokens.count, meter.made(_any.decode(body))))
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         # No JSON, and yet a success: its text is all of it.
         made = tokens.count(body.decode(errors="replace"))
     return Settled(Usage(input=wish.content.estimate, output=made), estimated=True)

@@ -1,6 +1,7 @@
 """A service over HTTP behind the gateway: what it is told, and how. aiohttp carries it."""
 
 import asyncio
+import contextlib
 import io
 import re
 import ssl
@@ -27,6 +28,8 @@ CONNECTIONS_MAX = 1_000
 """To each upstream: one that hangs takes no other's place."""
 KEEP_SECONDS = 15
 """A connection that nobody uses is kept so long: less than most servers keep it."""
+KEPT_MAX = 8
+"""Kept connections that may end without a word before a request has failed."""
 BUFFER_BYTES = 128 * 1024
 """At twice as many that nobody has read, the upstream is made to wait."""
 FIELD_BYTES_MAX = 8 * 1024
@@ -67,13 +70,15 @@ class Connections:
             UpstreamTimedOut: It took too long.
         """
         try:
-            try:
-                return await self._send(method, url, headers, body)
-            except _KeptConnectionEnded:
-                # The other end may have closed it just now: a fresh one tells.
-                return await self._send(method, url, headers, body)
+            for _ in range(KEPT_MAX):
+                # The other end may have closed it just now, and others with it; a fresh one tells.
+                with contextlib.suppress(_KeptConnectionEnded):
+                    return await self._send(method, url, headers, body)
+            return await self._send(method, url, headers, body)
         except TimeoutError as error:
             raise UpstreamTimedOut(type(error).__name__) from error
+        except _KeptConnectionEnded as error:
+            raise UpstreamFailed("hung up") from error
         except (aiohttp.ClientError, OSError) as error:
             raise UpstreamFailed(type(error).__name__) from error
 

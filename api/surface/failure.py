@@ -55,7 +55,7 @@ class Kind(StrEnum):
     UPSTREAM_FAILED = "upstream_failed"
     UPSTREAM_TIMED_OUT = "upstream_timed_out"
     UNAVAILABLE = "unavailable"
-    """Nothing was decided or charged; the same request may succeed later."""
+    """It cannot be done now. Where there is a ``Retry-After``, nothing was decided or charged."""
     INTERNAL = "internal"
 
 

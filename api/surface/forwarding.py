@@ -43,8 +43,9 @@ async def forward(
         entry,
         document=document,
         body=b"" if document is not None else await call.body(),
-        # With its parameters: a multipart body cannot be read without its boundary.
-        content_type=call.header(b"content-type") or "",
+        # With its parameters: a multipart body cannot be read without its boundary. Of a body that
+        # was decoded it says nothing any more: that is written anew.
+        content_type="" if document is not None else call.header(b"content-type") or "",
         parameters={each: _segment(call, each) for each in table.PARAMETER.findall(entry.path)},
         query=call.scope["query_string"].decode("latin-1") if call.query else "",
         headers=call.scope["headers"],

@@ -279,3 +279,25 @@ def test_workers_count_as_one_and_write_nothing_down(furnished_url: str, tmp_pat
     kept = said + str([bytes(hashed) for (hashed,) in rows])
     for word in (email, password, "somebody-else", "198.51.100"):
         assert word not in kept
+
+
+def test_a_burst_of_guesses_is_not_hashed(furnished_url: str, tmp_path: Path) -> None:
+    """Of 60 at once no more are hashed than may fail, and what was at it when they had failed."""
+
+    async def story() -> tuple[list[int], int]:
+        async with opened(furnished_url, tmp_path) as services:
+            logins, hashed = services.logins, []
+            verify = logins._verify
+
+            def counted(found: str, password: str) -> bool:
+                hashed.append(found)
+                return verify(found, password)
+
+            logins._verify = counted
+            found = await asyncio.gather(*(outcome(services, WRONG, BEGIN) for _ in range(60)))
+            return sorted(status for status, _ in found), len(hashed)
+
+    found, hashed = asyncio.run(story())
+    most = auth.FAILURES_OF_A_LOGIN_AT_A_SITE
+    assert found == [401] * most + [429] * (60 - most)
+    assert most <= hashed < most + auth.HASHES_AT_ONCE

@@ -1,10 +1,15 @@
 """What is counted is what was answered, though it is entered by the turn of the loop."""
 
 import asyncio
+import os
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 from api import metrics
 
+ROOT = Path(__file__).parents[2]
 PREFIX = "keyledger_http_request"
 
 
@@ -47,3 +52,38 @@ def test_other_workers_see_it_without_being_asked() -> None:
     asyncio.run(noted())
     assert not metrics._waiting
     assert value("s_total", 'operation="shared",status="200"') == "1.0"
+
+
+def test_what_a_dead_worker_said_of_itself_is_taken_out(tmp_path: Path) -> None:
+    """Endings that waited in a process that is gone wait no more; what it counted stays."""
+    code = (
+        "from api import metrics; import asyncio, os;"
+        " metrics.note_waiting(7);"
+        " asyncio.run(asyncio.sleep(0)); print(os.getpid())"
+    )
+    environment = {**os.environ, metrics.DIRECTORY: str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    scrape = "from api import metrics; print(metrics.text().decode())"
+
+    def waiting() -> list[str]:
+        told = subprocess.run(
+            [sys.executable, "-c", scrape],
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        name = "keyledger_gateway_settlements_waiting"
+        return re.findall(rf"^{name} (\S+)$", told.stdout, re.MULTILINE)
+
+    assert waiting() == ["7.0"]
+    metrics.forget(int(done.stdout), str(tmp_path))
+    assert waiting() in ([], ["0.0"])

@@ -106,6 +106,7 @@ class Answer:
             return await self.fail(plan.get("how", "500"))
         if "status" in plan:
             body = plan.get("body", {"error": {"message": f"no: {KEY}", "type": "x"}})
+            body = plan["raw"].encode("latin-1") if "raw" in plan else body
             return await self.whole(body, plan["status"], plan.get("headers", {}))
         if self.document.get("stream"):
             return await self.stream()
@@ -154,7 +155,7 @@ class Answer:
 
     async def whole(self, body: Any, status: int, headers: dict[str, str]) -> bool:
         """Answer in one piece."""
-        text = json.dumps(body).encode()
+        text = body if isinstance(body, bytes) else json.dumps(body).encode()
         lines = [
             f"HTTP/1.1 {status} X",
             "Content-Type: application/json",

@@ -162,6 +162,29 @@ def test_a_kept_connection_that_closes_under_a_request_is_asked_anew(reset: bool
     assert run(closing(reset), use) == ([b"ok", b"ok"], 3)
 
 
+def test_several_kept_connections_may_be_stale_at_once() -> None:
+    """A server that began anew closes all of them: each is found out, and no request fails."""
+    stale, served, all_there = 5, 0, asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal served
+        served += 1
+        is_fresh = served > stale
+        if served == stale:
+            all_there.set()
+        await heard(reader)
+        await all_there.wait()
+        writer.write(OK)
+        if not is_fresh:
+            await heard(reader)
+
+    async def use(upstream: HttpUpstream) -> bytes:
+        await asyncio.gather(*(whole(upstream) for _ in range(stale)))
+        return await whole(upstream)
+
+    assert run(serve, use) == (b"ok", stale + 1)
+
+
 def test_a_long_body_is_asked_anew_from_its_beginning() -> None:
     """What is written piece by piece is written again from the first, and whole."""
     seen: list[bytes] = []

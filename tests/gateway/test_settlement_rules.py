@@ -205,6 +205,32 @@ def test_an_operator_who_owes_is_none_of_the_clients_trouble(
     assert ended(ledger_url, reply.headers["x-request-id"]).ending == "released"
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"error": {"message": None, "code": "insufficient_quota"}},
+        {"error": {"message": ["x"], "param": ["x"], "type": "insufficient_quota"}},
+    ],
+)
+def test_an_operator_who_owes_need_not_be_told_as_openai_does(
+    client: httpx.Client, ledger_url: str, body: Any
+) -> None:
+    """A code is heard whatever stands beside it."""
+    reply = chat(client, {"status": 429, "body": body})
+    assert reply.status_code == 502
+    assert ended(ledger_url, reply.headers["x-request-id"]).ending == "released"
+
+
+@pytest.mark.parametrize("raw", ["mod\xe8le", "[" * 200_000, '{"error": 7}', '{"error": [1]}'])
+def test_a_refusal_that_cannot_be_read_is_a_refusal_all_the_same(
+    client: httpx.Client, ledger_url: str, raw: str
+) -> None:
+    """Not UTF-8, nested without end, of another form: passed on, and nothing is charged."""
+    reply = chat(client, {"status": 400, "raw": raw})
+    assert reply.status_code == 400
+    assert ended(ledger_url, reply.headers["x-request-id"]).ending == "released"
+
+
 @pytest.mark.parametrize("how", ["500", "close", "half", "stall", "empty"])
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_failure_before_output_is_tried_once_more_and_charged_once(
@@ -326,7 +352,7 @@ def test_attempts_and_endings_are_counted(client: httpx.Client) -> None:
         'upstream_requests_total{outcome="answered",upstream="upstream-0"}': 3,
         'upstream_requests_total{outcome="failed",upstream="upstream-0"}': 1,
         'upstream_requests_total{outcome="refused",upstream="upstream-0"}': 1,
-        'upstream_response_seconds_count{upstream="upstream-0"}': 5,
+        'upstream_response_seconds_count{upstream="upstream-0"}': 4,
         'gateway_endings_total{ending="reported"}': 2,
         'gateway_endings_total{ending="estimated"}': 1,
         'gateway_endings_total{ending="released"}': 1,

@@ -79,7 +79,7 @@ class Ledger:
 
         async def with_writer() -> Any:
             async def connect() -> psycopg.AsyncConnection[Any]:
-                info = database.conninfo(self.url, database.APP)
+                info = database.lane_conninfo(self.url)
                 return await psycopg.AsyncConnection.connect(info, autocommit=True)
 
             writer = Writer(LANES, connect, INLINE, RateCards(), self.now)

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Sequence
 
-import psycopg
 import pytest
 
 from ledger.ids import AccountId, KeyId
@@ -22,15 +21,26 @@ TOGETHER = 20
 HISTORY = 1_500
 
 
-@pytest.fixture
-def ledger(database_url: str) -> Ledger:
-    """Give a ledger that nobody analyses: plans are made as in a new database, and kept."""
-    with psycopg.connect(database_url, autocommit=True) as connection:
-        connection.execute("ALTER TABLE keyledger.request_ids SET (autovacuum_enabled = false)")
-        connection.execute("ALTER TABLE keyledger.reservations SET (autovacuum_enabled = false)")
+TABLES = ("request_ids", "reservations")
+
+
+@pytest.fixture(params=["never", "when_small"])
+def ledger(database_url: str, request: pytest.FixtureRequest) -> Ledger:
+    """Give a ledger whose tables were analysed never, or when they were small and not since.
+
+    The plans of prepared statements are made then, and kept.
+    """
     ledger = Ledger(database_url)
     account, key = ledger.start()
     ledger.do(core.grant(account, "1000000"), core.set_key_limits(account, key))
+    with ledger.superuser() as connection:
+        for table in TABLES:
+            connection.execute(f"ALTER TABLE {table} SET (autovacuum_enabled = false)")
+    if request.param == "when_small":
+        ledger.run(lambda writer: turn(writer, ledger, account, key))
+        with ledger.superuser() as connection:
+            for table in TABLES:
+                connection.execute(f"VACUUM ANALYZE {table}")
     return ledger
 
 

@@ -44,7 +44,7 @@ def writer_of(
     url: str, cards: RateCards | None = None, now: Callable[[], Instant] = clock.now
 ) -> Writer:
     """Make a writer over a database, not yet started."""
-    info = database.conninfo(url, database.APP)
+    info = database.lane_conninfo(url)
 
     async def connect() -> AsyncConnection:
         connection = await AsyncConnection.connect(info, autocommit=True)

@@ -8,6 +8,7 @@ import msgspec
 from api.dialects.bve import credentials
 from api.dialects.bve.errors import StreamingIsUnsupported
 from api.exchange import Answer
+from api.reading import UNREADABLE
 from api.surface.credentials import KeyCaller
 from api.surface.failure import Failure, Kind
 from api.surface.forwarding import document_of, forward
@@ -46,7 +47,7 @@ def _only(allowed: Collection[str], body: bytes) -> bytes:
     try:
         listed = _models.decode(body)
         models = msgspec.convert(listed["data"], list[dict[str, Any]])
-    except (msgspec.DecodeError, UnicodeDecodeError, KeyError, RecursionError) as error:
+    except (*UNREADABLE, KeyError) as error:
         raise Failure(Kind.UPSTREAM_FAILED, error=error) from error
     listed["data"] = [model for model in models if model.get("id") in allowed]
     return _encode(listed)

@@ -13,6 +13,7 @@ from api.dialects.foil import bodies, views
 from api.dialects.foil.errors import word
 from api.exchange import Answer, answer
 from api.gateway import sse
+from api.reading import UNREADABLE
 from api.surface.credentials import KeyCaller
 from api.surface.failure import Failure, Kind
 from api.surface.forwarding import forward
@@ -81,7 +82,7 @@ def _text_of(body: bytes) -> str:
     """
     try:
         choices = _completion.decode(body).choices
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise Failure(Kind.UPSTREAM_FAILED, error=error) from error
     if not choices or choices[0].message is None:
         raise Failure(Kind.UPSTREAM_FAILED, "The answer is no completion")
@@ -183,7 +184,7 @@ class Translated:
     def _one(self, event: bytes) -> bytes:
         try:
             said = _completion.decode(sse.data(event))
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except UNREADABLE:
             return b""  # [DONE], or a comment
         if said.error is not None:
             self._failed = True
