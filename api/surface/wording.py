@@ -95,6 +95,9 @@ def openai_answer(table: Mapping[Kind, Words], failure: Failure) -> Answer:
     message = words.message or failure.detail or failure.kind.value.replace("_", " ").capitalize()
     if failure.field and not words.message:
         message = f"{failure.field}: {message}"
+    if words.type == QUOTA:
+        # By this header a client tells waiting from paying, and would retry.
+        failure.headers.pop("Retry-After", None)
     error = OpenAIError(
         message=message, type=words.type, param=failure.field or None, code=words.code
     )

@@ -45,9 +45,6 @@ def word(failure: Failure) -> Answer:
         return openai_answer({failure.kind: _UNSUPPORTED_STREAMING}, failure)
     if isinstance(failure.error, KeyIsExpired):
         return openai_answer({failure.kind: _ENDED}, failure)
-    if WORDS[failure.kind].type == QUOTA:
-        # By this header a client tells waiting from paying, and would retry.
-        failure.headers.pop("Retry-After", None)
     limit = failure.limit
     if limit is not None and failure.kind is Kind.RATE_IS_LIMITED:
         said = _LIMITS.get(limit.limit_id, f"Rate limit exceeded: {limit.limit_id}")

@@ -52,7 +52,4 @@ WORDS: Mapping[Kind, Words] = {
 
 def word(failure: Failure) -> Answer:
     """Write a failure."""
-    if WORDS[failure.kind].type == QUOTA:
-        # By this header a client tells waiting from paying, and would retry.
-        failure.headers.pop("Retry-After", None)
     return openai_answer(WORDS, failure)
