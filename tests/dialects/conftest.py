@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from tests.dialects.venice_world import Venice, own_terms
+from tests.gateway.scripted import Scripted
 
 PASSWORD = "correct horse battery"
 _numbers = itertools.count(1)
@@ -23,6 +24,14 @@ _numbers = itertools.count(1)
 def ledger_url(dialects_url: str) -> str:
     """What ``served`` serves: a database with the dialects' own rate cards."""
     return dialects_url
+
+
+@pytest.fixture(scope="module")
+def upstream() -> Iterator[Scripted]:
+    """Give an upstream that does what it is told."""
+    found = Scripted()
+    yield found
+    found.stop()
 
 
 class Person(NamedTuple):

@@ -19,14 +19,6 @@ FAILED = (502, "The model service failed")
 
 
 @pytest.fixture(scope="module")
-def upstream() -> Iterator[Scripted]:
-    """Give an upstream that does what it is told."""
-    found = Scripted()
-    yield found
-    found.stop()
-
-
-@pytest.fixture(scope="module")
 def served(
     upstream: Scripted, ledger_url: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Served]:

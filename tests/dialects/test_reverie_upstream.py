@@ -21,14 +21,6 @@ LUNA = {
 
 
 @pytest.fixture(scope="module")
-def upstream() -> Iterator[Scripted]:
-    """Give an upstream that does what it is told."""
-    found = Scripted()
-    yield found
-    found.stop()
-
-
-@pytest.fixture(scope="module")
 def served(
     upstream: Scripted, ledger_url: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Served]:
