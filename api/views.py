@@ -4,7 +4,7 @@ A receipt is a pure function of the stored event, so that a replay gives the sam
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 from psycopg.rows import TupleRow
@@ -186,6 +186,23 @@ def _parts(lots: Sequence[int], parts: Sequence[str], amount: str) -> list[LotPa
     return [LotPart(lot=n, amount=a) for n, a in zip(lots, parts, strict=True)]
 
 
+class ModelCountView(msgspec.Struct, frozen=True, kw_only=True):
+    """What counts against a limit of each model for one of them."""
+
+    id: str
+    """As a refusal names it."""
+    model: str
+    used: str
+    pending: str
+    remaining: str
+
+
+EACH_MODEL = (
+    "Whether every model is counted by itself. Then used, pending and remaining are of what is not"
+    " among `models`: counted together where too many models count at once."
+)
+
+
 class LimitView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A limit and what counts against it now."""
 
@@ -201,6 +218,8 @@ class LimitView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     assets: tuple[str, ...] = ()
     own: bool = False
     """Whether the account set it for itself."""
+    each_model: Annotated[bool, msgspec.Meta(description=EACH_MODEL)] = False
+    models: tuple[ModelCountView, ...] = ()
 
 
 def limit_views(
@@ -232,9 +251,30 @@ def limit_views(
                 model=rule.model,
                 assets=rule.assets,
                 own=rule.own,
+                each_model=rule.each_model,
+                models=_models_of(limit, counters, first) if limit.each_model else (),
             )
         )
     return views
+
+
+def _models_of(
+    limit: Limit, counters: dict[str, Counter], first: int
+) -> tuple[ModelCountView, ...]:
+    views = []
+    for name, counter in sorted(counters.items()):
+        model = limit.model_of(name)
+        if model:
+            used, pending = total(counter.used, first), total(counter.pending, first)
+            view = ModelCountView(
+                id=name,
+                model=model,
+                used=limit.write(used),
+                pending=limit.write(pending),
+                remaining=limit.write(max(limit.ceiling - used - pending, 0)),
+            )
+            views.append(view)
+    return tuple(views)
 
 
 class SecretView(msgspec.Struct, frozen=True, kw_only=True):

@@ -146,7 +146,7 @@ def _require_at_most_the_operators(own: e.LimitRule, rules: tuple[e.LimitRule, .
     wanted = compile_rule(own).ceiling
     for rule in rules:
         covers = not rule.assets or set(own.assets) <= set(rule.assets)
-        whole = not (rule.own or rule.category or rule.model)
+        whole = not (rule.own or rule.category or rule.model or rule.each_model)
         if rule.kind == "spend" and rule.window == own.window and covers and whole:
             limit = compile_rule(rule)
             if wanted > limit.ceiling:

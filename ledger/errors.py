@@ -225,7 +225,8 @@ class LimitIsReached(Refused):
         self.scope = scope
         """``key`` or ``account``."""
         self.limit_id = limit_id
-        """Kind, qualifiers and window, such as ``requests/rolling:60``."""
+        """Kind, qualifiers and window, such as ``requests/rolling:60``. Of a limit of each model it
+        names the model too where that has a counter of its own: the numbers are that counter's."""
         self.ceiling = ceiling
         self.used = used
         self.pending = pending

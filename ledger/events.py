@@ -63,6 +63,8 @@ class LimitRule(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Spend: the assets counted together."""
     own: bool = False
     """Whether the account set it for itself, beside what the operator set."""
+    each_model: bool = False
+    """Requests, tokens, spend: whether every model is counted by itself, up to the ceiling each."""
 
 
 class AccountOpened(Event, frozen=True, kw_only=True, omit_defaults=True):

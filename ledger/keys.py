@@ -89,7 +89,7 @@ def require_failures_left(key: Key, at: Instant) -> None:
     """
     for limit in key.limits.values():
         if limit.kind == "failures" and not limit.narrow:
-            require(limit, key.counters.get(limit.limit_id), 1, at, "key")
+            require(limit, key.counters, 1, at, "key")
 
 
 def check_name(name: str) -> None:
@@ -130,7 +130,7 @@ def issue(account: Account | None, terms: e.KeyIssued, *, at: Instant) -> list[e
     compile_rules(terms.limits)
     for limit in account.limits.values():
         if limit.kind == "key_creations":
-            require(limit, account.counters.get(limit.limit_id), 1, at, "account")
+            require(limit, account.counters, 1, at, "account")
         elif limit.kind == "active_keys":
             require_active_keys_below(account, limit.ceiling, limit.limit_id)
     return [terms]

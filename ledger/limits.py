@@ -5,6 +5,12 @@ bucket's number is part of the key, so a new window starts at zero by constructi
 window is one bucket; a rolling window of W seconds is kept as sub-buckets of W/30, and every
 sub-bucket that the interval (t − W, t] touches counts, so that no interval whatever holds more
 than its limit allows.
+
+A limit of each model has a counter per model, made by the first request that counts and forgotten
+when nothing in it counts and another is made. At most ``MODELS_MAX`` models count by themselves at
+once. What comes beyond them is counted together, in one counter that is the limit's own, until
+nothing counts there: so what a model counts stands in one counter at any time, and neither a model
+nor all that share are let over the ceiling.
 """
 
 import re
@@ -20,7 +26,11 @@ from ledger.errors import InvalidField, LimitIsReached, RequestExceedsLimit
 from ledger.events import LimitRule
 from ledger.money import InvalidAmount, format_pico, parse_asset, parse_pico
 
+MODELS_MAX = 64
+"""Models that a limit of each model counts by themselves at once."""
 KINDS = ("requests", "tokens", "spend", "failures", "key_creations", "active_keys")
+OF_MODELS = frozenset({"requests", "tokens", "spend"})
+"""Kinds that may count each model by itself: what they count is always of some model."""
 SUB_BUCKETS = 30
 RULES_MAX = 64
 ROLLING_SECONDS_MAX = 366 * 86_400
@@ -131,7 +141,8 @@ class Limit(NamedTuple):
     """A rule made ready for deciding."""
 
     limit_id: str
-    """Kind, qualifiers and window, such as ``spend:USD+BUNDLED_CREDITS/day``: names the counter."""
+    """Kind, qualifiers and window, such as ``spend:USD+BUNDLED_CREDITS/day``: names the counter; of
+    each model, the one that models share which have none of their own."""
     kind: str
     window: Window
     ceiling: int
@@ -141,12 +152,27 @@ class Limit(NamedTuple):
     assets: tuple[str, ...]
     narrow: bool
     """Whether it counts requests of a category or model only."""
+    each_model: bool = False
+    """Whether it counts every model by itself."""
 
     def covers(self, category: str, model: str) -> bool:
         """Tell whether a request of this category and model counts."""
         return (not self.category or self.category == category) and (
             not self.model or self.model == model
         )
+
+    def counter_id(self, model: str) -> str:
+        """Name the counter of one model, such as ``tokens:each_model=gpt-4o/day``."""
+        head, _, window = self.limit_id.rpartition("/")
+        return f"{head}={model}/{window}"
+
+    def model_of(self, counter_id: str) -> str:
+        """Give the model whose counter of this limit has that id; empty: it is none of those."""
+        head, _, window = self.limit_id.rpartition("/")
+        start, end = f"{head}=", f"/{window}"
+        if self.each_model and counter_id.startswith(start) and counter_id.endswith(end):
+            return counter_id[len(start) : -len(end)]
+        return ""
 
     def write(self, quantity: int) -> str:
         """Write a quantity of this kind as text: a decimal amount for spend, else a count."""
@@ -164,6 +190,9 @@ def limit_id(rule: LimitRule) -> str:
         parts.append("+".join(rule.assets))
     if rule.own:
         parts.append("own")
+    if rule.each_model:
+        # Last, because a model's name may look like any other part.
+        parts.append("each_model")
     return ":".join(parts) + "/" + rule.window
 
 
@@ -187,6 +216,7 @@ def compile_rule(rule: LimitRule) -> Limit:
         rule.model,
         rule.assets,
         bool(rule.category or rule.model),
+        rule.each_model,
     )
 
 
@@ -194,6 +224,10 @@ def _check_qualifiers(rule: LimitRule) -> None:
     # What would not be looked at is refused (F6), and so is what could never match.
     if (rule.category or rule.model) and rule.kind in {"key_creations", "active_keys"}:
         raise InvalidField("category" if rule.category else "model", f"says nothing of {rule.kind}")
+    if rule.each_model and rule.kind not in OF_MODELS:
+        raise InvalidField("each_model", f"says nothing of {rule.kind}")
+    if rule.each_model and rule.model:
+        raise InvalidField("each_model", "says nothing of one model")
     if rule.assets and rule.kind != "spend":
         raise InvalidField("assets", f"say nothing of {rule.kind}")
     if len(set(rule.assets)) != len(rule.assets):
@@ -228,6 +262,9 @@ def compile_rules(rules: tuple[LimitRule, ...]) -> Mapping[str, Limit]:
     compiled = {limit.limit_id: limit for limit in map(compile_rule, rules)}
     if len(compiled) != len(rules):
         raise InvalidField("limits", "two limits of the same kind, qualifiers and window")
+    for limit in compiled.values():
+        if limit.each_model and any(map(limit.model_of, compiled)):
+            raise InvalidField("limits", "one is named as another's counter of a model is")
     return compiled
 
 
@@ -276,13 +313,71 @@ def total(buckets: dict[int, int], first: int) -> int:
     return held
 
 
-def require(limit: Limit, counter: Counter | None, quantity: int, at: Instant, scope: str) -> None:
+Counters = dict[str, Counter]
+"""Those of an account or key, by id."""
+
+
+def counts(counter: Counter | None, first: int) -> bool:
+    """Tell whether anything in a counter counts still."""
+    return counter is not None and bool(total(counter.used, first) or total(counter.pending, first))
+
+
+def name_of(limit: Limit, counters: Counters, model: str) -> str:
+    """Name the counter by which a limit of each model decides about a request to a model.
+
+    That is the model's where it has one. Else it is the shared one: if the model will get its own
+    nothing counts there, so that the numbers are the same.
+    """
+    own = limit.counter_id(model)
+    return own if own in counters else limit.limit_id
+
+
+def claim(limit: Limit, counters: Counters, model: str, at: Instant) -> str:
+    """Name the counter in which a request to a model counts, for a limit of each model.
+
+    Where that is one yet to be made, those of the limit in which nothing counts are forgotten.
+    """
+    own = limit.counter_id(model)
+    if own in counters:
+        return own
+    first = limit.window.first(at)
+    if counts(counters.get(limit.limit_id), first):
+        # Part of it may be this model's: beside a counter of its own it would get twice as much.
+        return limit.limit_id
+    names = [name for name in counters if name == limit.limit_id or limit.model_of(name)]
+    idle = [name for name in names if not counts(counters[name], first)]
+    for name in idle:
+        del counters[name]
+    return own if len(names) - len(idle) < MODELS_MAX else limit.limit_id
+
+
+def forget_dropped(counters: Counters, limits: Mapping[str, Limit], at: Instant) -> None:
+    """Forget counters of limits that are no more, where nothing in them counts.
+
+    Where something does they stay, so that dropping a limit and setting it again resets nothing.
+    """
+    dropped = [
+        name
+        for name in counters
+        if name not in limits and not any(limit.model_of(name) for limit in limits.values())
+    ]
+    for name in dropped:
+        first = window(name.rpartition("/")[2]).first(at)
+        if not counts(counters[name], first):
+            del counters[name]
+
+
+def require(  # noqa: PLR0917 (each call names them alike)
+    limit: Limit, counters: Counters, quantity: int, at: Instant, scope: str, model: str = ""
+) -> None:
     """Refuse a quantity that the limit leaves no room for.
 
     Raises:
         RequestExceedsLimit: It would not fit into an empty window.
         LimitIsReached: It does not fit now.
     """
+    name = name_of(limit, counters, model) if limit.each_model else limit.limit_id
+    counter = counters.get(name)
     first = limit.window.first(at)
     used = total(counter.used, first) if counter and counter.used else 0
     pending = total(counter.pending, first) if counter and counter.pending else 0
@@ -291,7 +386,7 @@ def require(limit: Limit, counter: Counter | None, quantity: int, at: Instant, s
     kind = RequestExceedsLimit if quantity > limit.ceiling else LimitIsReached
     raise kind(
         scope=scope,
-        limit_id=limit.limit_id,
+        limit_id=name,
         ceiling=limit.ceiling,
         used=used,
         pending=pending,

@@ -472,7 +472,7 @@ def _require_limits(  # noqa: PLR0917 (private, and each call names them alike)
             # Any request may become a failure.
             fails = limit.kind == "failures"
             quantity = 1 if fails else quantity_of_all(limit, len(usages), usages, spent)
-            require(limit, subject.counters.get(limit.limit_id), quantity, at, scope)
+            require(limit, subject.counters, quantity, at, scope, model)
 
 
 def _flags(command: Record, at: Instant) -> tuple[str, ...]:

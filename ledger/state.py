@@ -15,7 +15,7 @@ from ledger.clock import Instant
 from ledger.codec import Recorded, chain
 from ledger.errors import LedgerCorrupt
 from ledger.ids import AccountId, KeyId, request_hash
-from ledger.limits import Counter, Limit, compile_rules
+from ledger.limits import Counter, Limit, claim, compile_rules, forget_dropped
 from ledger.money import parse_pico
 from ledger.usage import Usage, tokens
 
@@ -125,6 +125,7 @@ class Hold(msgspec.Struct):
 
     scope: str
     limit_id: str
+    """Of the counter."""
     bucket: int
     quantity: int
 
@@ -258,7 +259,7 @@ def change(  # noqa: C901, PLR0912, PLR0915
             | e.MemberRoleChanged()
             | e.MemberRemoved()
         ):
-            _account(account, body)
+            _account(account, body, at)
         case e.KeyIssued():
             _issued(state, envelope, account, body)
         case (
@@ -364,7 +365,7 @@ AccountEvent = (
 )
 
 
-def _account(account: Account, body: AccountEvent) -> None:  # noqa: C901
+def _account(account: Account, body: AccountEvent, at: Instant) -> None:  # noqa: C901
     match body:
         case e.AccountOpened():
             pass
@@ -376,6 +377,7 @@ def _account(account: Account, body: AccountEvent) -> None:  # noqa: C901
         case e.AccountLimitsSet():
             account.rules = body.limits
             account.limits = compile_rules(body.limits)
+            forget_dropped(account.counters, account.limits, at)
         case e.AccountSuspended():
             account.status = "suspended"
         case e.AccountResumed():
@@ -413,7 +415,7 @@ def _issued(state: LaneState, envelope: e.Envelope, account: Account, body: e.Ke
     account.active_keys += 1
     for limit in account.limits.values():
         if limit.kind == "key_creations":
-            _add_used(account.counters, limit, 1, at)
+            _add_used(account.counters, limit, 1, at, "")
 
 
 KeyEvent = (
@@ -441,6 +443,7 @@ def _key(account: Account, key: Key, body: KeyEvent, at: Instant) -> None:  # no
         case e.KeyLimitsSet():
             key.rules = body.limits
             key.limits = compile_rules(body.limits)
+            forget_dropped(key.counters, key.limits, at)
         case e.KeyScopesSet():
             key.scopes = body.scopes
         case e.KeyAllowedModelsSet():
@@ -550,10 +553,13 @@ def _spend_sum(account: Account, lots: Collection[int], asset: str, pico: int) -
     return {paid_in: pico}
 
 
-def _add_used(counters: dict[str, Counter], limit: Limit, quantity: int, at: Instant) -> None:
-    counter = counters.get(limit.limit_id)
+def _add_used(
+    counters: dict[str, Counter], limit: Limit, quantity: int, at: Instant, model: str
+) -> None:
+    name = claim(limit, counters, model, at) if limit.each_model else limit.limit_id
+    counter = counters.get(name)
     if counter is None:
-        counter = counters[limit.limit_id] = Counter()
+        counter = counters[name] = Counter()
     bucket = limit.window.bucket(at)
     if bucket in counter.used:
         # Only a new bucket makes room for itself, so only then is it asked which are past.
@@ -581,7 +587,7 @@ def _count(
                 continue
             quantity = quantity_of_all(limit, requests, usages, spent)
             if quantity:
-                _add_used(subject.counters, limit, quantity, at)
+                _add_used(subject.counters, limit, quantity, at, model)
     if key is not None:
         key.last_used_at = at
 
@@ -597,7 +603,7 @@ def _count_rated(
             if limit.kind == "spend" and limit.covers(body.category, body.model):
                 quantity = quantity_of(limit, body.usage, spent)
                 if quantity:
-                    _add_used(subject.counters, limit, quantity, at)
+                    _add_used(subject.counters, limit, quantity, at, body.model)
 
 
 def _count_failures(account: Account, key: Key | None, body: e.RequestRefused, at: Instant) -> None:
@@ -609,7 +615,7 @@ def _count_failures(account: Account, key: Key | None, body: e.RequestRefused, a
             continue
         for limit in subject.limits.values():
             if limit.kind == "failures" and limit.covers(body.category, body.model):
-                _add_used(subject.counters, limit, body.count, at)
+                _add_used(subject.counters, limit, body.count, at, body.model)
 
 
 def _reserved(
@@ -655,10 +661,13 @@ def _hold(
                 continue
             quantity = quantity_of(limit, body.usage, spent)
             if quantity:
+                counters, name = subject.counters, limit.limit_id
+                if limit.each_model:
+                    name = claim(limit, counters, body.model, at)
                 bucket = limit.window.bucket(at)
-                counter = subject.counters.setdefault(limit.limit_id, Counter())
+                counter = counters.setdefault(name, Counter())
                 counter.add_pending(bucket, quantity, limit.window.first(at))
-                holds.append(Hold(scope, limit.limit_id, bucket, quantity))
+                holds.append(Hold(scope, name, bucket, quantity))
     return holds
 
 
@@ -720,13 +729,21 @@ def _settled(
             if limit.covers(body.category, body.model):
                 quantity = quantity_of(limit, body.usage, spent)
                 if quantity:
-                    _add_settled(subject.counters, limit, quantity, at, envelope.recorded_at)
+                    now = envelope.recorded_at
+                    _add_settled(subject.counters, limit, quantity, at, now, body.model)
 
 
-def _add_settled(
-    counters: dict[str, Counter], limit: Limit, quantity: int, at: Instant, now: Instant
+def _add_settled(  # noqa: PLR0917 (private, and called once)
+    counters: dict[str, Counter],
+    limit: Limit,
+    quantity: int,
+    at: Instant,
+    now: Instant,
+    model: str,
 ) -> None:
     bucket = limit.window.bucket(at)
     if bucket >= limit.window.first(now):
-        counter = counters.setdefault(limit.limit_id, Counter())
+        # Where its hold stood: that counted until now, so its counter was not forgotten.
+        name = claim(limit, counters, model, now) if limit.each_model else limit.limit_id
+        counter = counters.setdefault(name, Counter())
         counter.add_used(bucket, quantity, limit.window.first(now))

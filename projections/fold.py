@@ -109,10 +109,12 @@ class _Noted:
 class _Own:
     """An account, and requests of it that were checked but not yet folded."""
 
-    __slots__ = ("account", "lines", "runs")
+    __slots__ = ("account", "lines", "makes", "runs")
 
     def __init__(self, account: Account) -> None:
         self.account = account
+        self.makes = False
+        """Whether folding the run may make a counter of one model: then there is but that run."""
         self.runs: dict[_About, _Run] = {}
         self.lines: dict[_About, _Noted] = {}
         """What folded requests spent that is not yet summed."""
@@ -276,11 +278,15 @@ class Fold:
 
     def _begin(self, own: _Own, about: _About, seq: int, at: int) -> _Run:
         """Begin a run; what was gathered of the account before it is folded before it."""
-        if about in own.runs:
+        if about in own.runs or own.makes:
             self._settle(own)
+        key = self._key_of(about[0])
+        if _makes(own.account, key, about):
+            # Which counters are forgotten then hangs on what came before, and on nothing later.
+            self._settle(own)
+            own.makes = True
         if not own.runs:
             self._unsettled.append(own)
-        key = self._key_of(about[0])
         run = own.runs[about] = _Run(key, seq, self._until(own.account, key, at))
         return run
 
@@ -336,6 +342,7 @@ class Fold:
             if self._sums is not None:
                 _note_spent(own, about, run, spent)
         own.runs = {}
+        own.makes = False
 
     def _sum(self, own: _Own, sums: dict[spend.Line, spend.Sums]) -> None:
         """Sum what was noted as spent. Not before the chunk ends: one line is many runs by then."""
@@ -403,6 +410,22 @@ class Fold:
     def _write_sums(self) -> list[Statement]:
         sums, self._sums = self._sums, None if self._sums is None else {}
         return spend.written(self.lane, sums) if sums else []
+
+
+def _makes(account: Account, key: Key | None, about: _About) -> bool:
+    """Tell whether requests may make a counter of their model."""
+    _, _, _, model, category, _, _ = about
+    for subject in (account, key):
+        if subject is None:
+            continue
+        for limit in subject.limits.values():
+            if (
+                limit.each_model
+                and limit.covers(category, model)
+                and limit.counter_id(model) not in subject.counters
+            ):
+                return True
+    return False
 
 
 def _note_spent(own: _Own, about: _About, run: _Run, spent: dict[str, int]) -> None:

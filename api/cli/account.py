@@ -42,7 +42,7 @@ def open_account(
     rate_card: str,
     unpriced: str,
     overdraft: tuple[str, ...],
-    limits: tuple[dict[str, str], ...],
+    limits: tuple[dict[str, str | bool], ...],
     welcome: bool,
     as_json: bool,
 ) -> None:
@@ -152,7 +152,11 @@ def print_limits(limits: Any) -> None:  # noqa: ANN401
     """Print limits with what counts against them, where there are any."""
     if not limits:
         return
-    rows = [(v["id"], v["ceiling"], v["used"], v["pending"], v["remaining"]) for v in limits]
+    rows = [
+        (v["id"], limit["ceiling"], v["used"], v["pending"], v["remaining"])
+        for limit in limits
+        for v in (limit, *limit.get("models", ()))
+    ]
     out.print()
     out.print(table("Limits", ("limit", "ceiling", "used", "pending", "remaining"), rows))
 

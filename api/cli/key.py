@@ -26,7 +26,7 @@ def command() -> None:
     "limits",
     multiple=True,
     type=LimitWord(),
-    help="Such as requests=60/rolling:60, tokens=100000/day, spend=100/month.",
+    help="Such as requests=60/rolling:60, spend=100/month, tokens=100000/day/each_model.",
 )
 @click.option("--model", "models", multiple=True, help="A model it may use; default: every one.")
 @click.option("--scope", "scopes", multiple=True, help="What it may do; default: everything.")
@@ -45,7 +45,7 @@ def issue(
     account_id: str,
     name: str,
     dialect: str,
-    limits: tuple[dict[str, str], ...],
+    limits: tuple[dict[str, str | bool], ...],
     models: tuple[str, ...],
     scopes: tuple[str, ...],
     rate_card: str,

@@ -8,27 +8,33 @@ import click
 from ledger.clock import InvalidInstant, parse_instant
 from ledger.money import InvalidAmount, parse_amount
 
-_LIMIT = re.compile(r"(?P<kind>[a-z_]+)=(?P<ceiling>[\d.]+)/(?P<window>[a-z]+(?::\d+)?)")
+_LIMIT = re.compile(
+    r"(?P<kind>[a-z_]+)=(?P<ceiling>[\d.]+)/(?P<window>[a-z]+(?::\d+)?)"
+    r"(?P<each_model>/each_model)?"
+)
 
 _DATE = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 
 
-class LimitWord(click.ParamType[dict[str, str]]):
-    """A limit such as ``requests=60/rolling:60`` or ``spend=100/month``."""
+class LimitWord(click.ParamType[dict[str, str | bool]]):
+    """A limit such as ``requests=60/rolling:60`` or ``spend=100/month/each_model``."""
 
-    name = "KIND=CEILING/WINDOW"
+    name = "KIND=CEILING/WINDOW[/each_model]"
 
     def convert(
         self,
         value: Any,  # noqa: ANN401
         param: click.Parameter | None,
         ctx: click.Context | None,
-    ) -> dict[str, str]:
+    ) -> dict[str, str | bool]:
         """Read it."""
         match = _LIMIT.fullmatch(value)
         if match is None:
             self.fail(f"{value!r} does not look like requests=60/rolling:60.", param, ctx)
-        return match.groupdict()
+        found: dict[str, str | bool] = match.groupdict()
+        if found.pop("each_model"):
+            found["each_model"] = True
+        return found
 
 
 class AmountWord(click.ParamType[dict[str, str]]):

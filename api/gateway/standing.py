@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from ledger.clock import Instant
 from ledger.credits import spendable
-from ledger.limits import Counter, Limit, total
+from ledger.limits import Counter, Limit, name_of, total
 from ledger.state import Account, Key
 
 DAY_SECONDS = 86_400
@@ -23,6 +23,7 @@ class Measured(NamedTuple):
     scope: str
     """``key`` or ``account``."""
     limit_id: str
+    """Of a limit of each model, the model's counter where it has one."""
     kind: str
     ceiling: int
     """A number, tokens, or pico."""
@@ -78,13 +79,18 @@ def limits_of(
     for scope, subject in (("key", key), ("account", account)):
         for limit in subject.limits.values():
             if limit.covers(category, model) and limit.kind not in _OF_KEYS:
-                yield _measured(scope, limit, subject.counters.get(limit.limit_id), at)
+                counters, name = subject.counters, limit.limit_id
+                if limit.each_model:
+                    name = name_of(limit, counters, model)
+                yield _measured(scope, limit, name, counters.get(name), at)
 
 
 _OF_KEYS = frozenset({"key_creations", "active_keys"})
 
 
-def _measured(scope: str, limit: Limit, counter: Counter | None, at: Instant) -> Measured:
+def _measured(
+    scope: str, limit: Limit, name: str, counter: Counter | None, at: Instant
+) -> Measured:
     window = limit.window
     first = window.first(at)
     used, pending = (counter.used, counter.pending) if counter else ({}, {})
@@ -98,7 +104,7 @@ def _measured(scope: str, limit: Limit, counter: Counter | None, at: Instant) ->
             frees_first = window.frees_at(oldest)
     return Measured(
         scope,
-        limit.limit_id,
+        name,
         limit.kind,
         limit.ceiling,
         total(used, first) + total(pending, first),

@@ -24,6 +24,11 @@ Time = Annotated[str, Meta(max_length=40, examples=["2026-12-01T00:00:00Z"])]
 """RFC 3339 with a zone."""
 Password = Annotated[str, Meta(max_length=1024)]
 
+EACH_MODEL = (
+    "Whether every model is counted by itself, up to the ceiling each. For requests, tokens and"
+    " spend, where no model is named. 64 models count by themselves at once; others share one more."
+)
+
 _DATE = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 
 
@@ -43,6 +48,7 @@ class LimitBody(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
     category: Word = ""
     model: Word = ""
     assets: tuple[Word, ...] = ()
+    each_model: Annotated[bool, Meta(description=EACH_MODEL)] = False
 
 
 def rules(limits: tuple[LimitBody, ...]) -> tuple[e.LimitRule, ...]:
@@ -55,6 +61,7 @@ def rules(limits: tuple[LimitBody, ...]) -> tuple[e.LimitRule, ...]:
             category=limit.category,
             model=limit.model,
             assets=limit.assets,
+            each_model=limit.each_model,
         )
         for limit in limits
     )

@@ -72,6 +72,34 @@ def test_promise_14_reading_at_the_refusals_position_gives_its_numbers(world: An
     assert refusal["resets_at"] is None
 
 
+def test_promise_14_a_limit_of_each_model_shows_what_its_refusal_says(world: Any) -> None:
+    """Promise 14: under the id that the refusal names; of a model without a counter, the limit's.
+
+    ``each_model`` is taken in a body, shown, and not shown of other limits.
+    """
+    each = {"kind": "tokens", "window": "lifetime", "ceiling": "150", "each_model": True}
+    key = world.key(world.account(), limits=[each, {**each, "each_model": False}])
+    path = f"/ledger/v1/keys/{key['key_id']}"
+    assert world.client.get(path).json()["limits"][1].keys().isdisjoint({"each_model", "models"})
+    assert world.client.patch(path, json={"limits": [each]}).status_code == 200
+    world.record(key, "r0", usage={"input": 100})
+    refusal = world.record(key, "r1", 429, usage={"input": 51})
+    (limit,) = world.get(f"/keys/{key['key_id']}")["limits"]
+    (shown,) = limit["models"]
+    assert limit["each_model"] is True
+    assert shown["id"] == refusal["limit"]["id"] == "tokens:each_model=m/lifetime"
+    assert refusal["limit"] == {"id": shown["id"], "kind": "tokens", "window": "lifetime"}
+    assert (shown["model"], shown["used"], shown["pending"]) == ("m", "100", "0")
+    assert (refusal["used"], refusal["pending"], shown["remaining"]) == ("100", "0", "50")
+    other = world.record(key, "r2", 422, model="free", usage={"input": 151})
+    (limit,) = world.get(f"/keys/{key['key_id']}")["limits"]
+    assert other["limit"]["id"] == limit["id"] == "tokens:each_model/lifetime"
+    assert (other["used"], limit["used"], limit["remaining"]) == ("0", "0", "150")
+    for wrong in ({**each, "model": "m"}, {**each, "kind": "failures"}):
+        found = world.client.patch(path, json={"limits": [wrong]})
+        assert (found.status_code, found.json()["errors"][0]["field"]) == (400, "each_model")
+
+
 def test_promise_5_credit_is_never_overspent_by_many_at_once(world: Any) -> None:
     """Promise 5, A1: of 64 requests at once on credit for exactly 20, exactly 20 pass."""
     account = world.account(welcome=False)

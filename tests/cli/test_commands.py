@@ -57,6 +57,7 @@ def test_a_key_lives_from_issued_to_revoked(served_keyledger: Any, account: str)
     said = served_keyledger(
         *("key", "issue", account, "bot", "--dialect", "bve"),
         *("--limit", "requests=60/rolling:60", "--limit", "spend=5/day", "--model", "m"),
+        *("--limit", "tokens=9/day/each_model"),
     ).out
     secret = SECRET.search(said)
     assert secret is not None
@@ -64,6 +65,7 @@ def test_a_key_lives_from_issued_to_revoked(served_keyledger: Any, account: str)
     key = listed[0]["key_id"]
     shown = served_keyledger("key", "show", key)
     assert "requests/rolling:60" in shown.out
+    assert "tokens:each_model/day" in shown.out
     assert secret[0] not in shown.out
     rotated = served_keyledger("key", "rotate", key, "--grace", "60", "--json").json
     assert rotated["secret"] != secret[0]

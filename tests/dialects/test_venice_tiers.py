@@ -5,37 +5,33 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import httpx
 import pytest
 
-from api.dialects.venice import catalogue, models, tiers
-from ledger import events as e
-from ledger.errors import VersionIsOutdated
-from ledger.ids import new_account_id, new_key_id
-from ledger.limits import RULES_MAX, compile_rules, limit_id
-from ledger.limits import Counter as Counted
-from ledger.state import Account, Key
+from api.dialects.venice import catalogue, models
+from ledger.limits import MODELS_MAX
 from tests.conftest import Served, settings_for
 from tests.dialects.venice_world import RATES, Venice, together
 
-AT = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
-CHAT = "/api/v1/chat/completions"
-NAMES = [f"house/model-{number}" for number in range(tiers.ALONE_MAX + 2)]
+CHAT, MODELS = "/api/v1/chat/completions", "/api/v1/models"
+NAMES = [f"house/model-{number}" for number in range(MODELS_MAX + 2)]
 UNLISTED = "house/unlisted"
 TIER = [{"amount": 20, "type": "RPM"}, {"amount": 500_000, "type": "TPM"}]
 USAGE = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
+LISTED = json.dumps({"data": [{"id": name} for name in NAMES]}).encode()
+JSON = "application/json"
+SHARED_REQUESTS = f"requests:{models.STRANGERS}:each_model/{models.MINUTE}"
 
 
 class Upstream:
-    """A service that answers every chat alike and lists ``NAMES``, or nothing."""
+    """A service that answers every chat alike, and what it is told where it is asked for a list."""
 
     def __init__(self) -> None:
         """Begin to listen."""
-        self.lists = True
+        self.listed, self.list_type = LISTED, JSON
         self.list_pause = 0
         """Seconds before it answers what it lists."""
         self.asked: Counter[str] = Counter()
@@ -47,8 +43,7 @@ class Upstream:
 
             def do_GET(self) -> None:
                 time.sleep(upstream.list_pause)
-                listed = {"data": [{"id": name} for name in NAMES]} if upstream.lists else {}
-                self._answer(listed)
+                self._answer(upstream.listed, upstream.list_type)
 
             def do_POST(self) -> None:
                 length = int(self.headers["Content-Length"])
@@ -56,13 +51,12 @@ class Upstream:
                 message = {"role": "assistant", "content": "Yes."}
                 choices = [{"index": 0, "message": message, "finish_reason": "stop"}]
                 named = {"id": "x", "object": "chat.completion", "model": body["model"]}
-                self._answer({**named, "choices": choices, "usage": USAGE})
+                self._answer(json.dumps({**named, "choices": choices, "usage": USAGE}).encode())
 
-            def _answer(self, body: Any) -> None:
+            def _answer(self, text: bytes, content_type: str = JSON) -> None:
                 upstream.asked[self.path] += 1
-                text = json.dumps(body).encode()
                 self.send_response(200)
-                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Type", content_type)
                 self.send_header("Content-Length", str(len(text)))
                 self.end_headers()
                 self.wfile.write(text)
@@ -132,10 +126,27 @@ def native_limits(venice: Venice, client: Any) -> list[dict[str, Any]]:
     return venice.operator.get(f"/ledger/v1/keys/{native}").json()["limits"]
 
 
-def limits_of(venice: Venice, client: Any) -> list[tuple[str, str]]:
-    """Give the limits in a key's terms, with their models."""
-    found = native_limits(venice, client)
-    return [(limit["id"], limit.get("model", "")) for limit in found]
+def counted(venice: Venice, client: Any) -> dict[str, str]:
+    """Give how many requests a key counts of each model that has a counter of its own."""
+    (found,) = (
+        limit.get("models", ())
+        for limit in native_limits(venice, client)
+        if limit["kind"] == "requests" and limit.get("each_model")
+    )
+    return {each["model"]: each["used"] for each in found}
+
+
+def events(venice: Venice) -> Counter[str]:
+    """Give how many events of each kind the account has."""
+    found: Counter[str] = Counter()
+    after: dict[str, Any] = {}
+    while True:
+        path = f"/ledger/v1/accounts/{venice.account_id}/events"
+        page = venice.operator.get(path, params={"limit": 1000, **after}).json()
+        found.update(event["type"] for event in page["data"])
+        if not page["has_more"]:
+            return found
+        after = {"after": page["next"]}
 
 
 def test_v7_tier_l_holds_for_each_model_by_itself(venice: Venice) -> None:
@@ -152,6 +163,7 @@ def test_v7_tier_l_holds_for_each_model_by_itself(venice: Venice) -> None:
     assert statuses(client, second, 25) == {200: 20, 429: 5}
     answered = chat(client, third)
     assert answered.headers["x-ratelimit-remaining-requests"] == "19"
+    assert f":each_model={third}/" in answered.headers["RateLimit"]
     assert rates(client) == dict.fromkeys(NAMES, TIER)
     rows = venice.admin().get(f"{RATES}/log").json()["data"]
     assert Counter((row["modelId"], row["rateLimitType"]) for row in rows) == {
@@ -160,20 +172,51 @@ def test_v7_tier_l_holds_for_each_model_by_itself(venice: Venice) -> None:
     }
 
 
-def test_v7_a_key_counts_so_many_models_by_themselves_and_others_together(venice: Venice) -> None:
-    """V7: a key's terms stay bounded; what no longer fits shares one tier and is refused by it."""
+def test_v7_what_is_served_changes_no_terms_and_is_refused_nowhere(
+    venice: Venice, upstream: Upstream
+) -> None:
+    """V7: asked for the first time, and by many at once, a model is served like ever after.
+
+    Nobody is asked for a list on the way, and a model that none lists is counted as well.
+    """
+    client = venice.client()
+    before, terms = events(venice), native_limits(venice, client)
+    asked = upstream.asked["/v1/models"]
+    for name in (*NAMES[:5], UNLISTED):
+        assert statuses(client, name, 4) == {200: 4}
+    assert events(venice) - before == {"request_reserved": 24, "request_settled": 24}
+    assert upstream.asked["/v1/models"] == asked
+    assert [each["id"] for each in native_limits(venice, client)] == [each["id"] for each in terms]
+    assert counted(venice, client) == dict.fromkeys((*NAMES[:5], UNLISTED), "4")
+    assert venice.admin().get(f"{RATES}/log").json()["data"] == []
+
+
+def test_v7_names_that_a_client_makes_up_are_counted_nowhere(venice: Venice) -> None:
+    """V7: neither a counter nor an event for each of them."""
+    client = venice.client()
+    before = events(venice)
+    assert [chat(client, f"made-up-{number}").status_code for number in range(15)] == [404] * 15
+    assert counted(venice, client) == {}
+    found = events(venice) - before
+    assert set(found) == {"request_refused"}
+    # Failures count at once, and may fill their limit: it bounds them.
+    assert found["request_refused"] <= 21
+
+
+def test_v7_so_many_models_are_counted_by_themselves_and_others_together(venice: Venice) -> None:
+    """V7: what a key holds is bounded; what comes beyond shares one tier and is refused by it."""
     client = venice.client()
     *alone, last, very_last = NAMES
     for name in alone:
         assert chat(client, name).status_code == 200
-    carried = limits_of(venice, client)
-    assert {model for _, model in carried if model in NAMES} == set(alone)
-    assert carried[-1][0] == "failures/rolling:30"
     assert statuses(client, last, 15) == {200: 15}
     assert statuses(client, very_last, 10) == {200: 5, 429: 5}
     assert chat(client, alone[0]).status_code == 200
-    assert limits_of(venice, client) == carried
+    assert counted(venice, client) == dict.fromkeys(alone, "1") | {alone[0]: "2"}
+    (shared,) = (limit for limit in native_limits(venice, client) if limit["id"] == SHARED_REQUESTS)
+    assert (shared["used"], shared["remaining"]) == ("20", "0")
     assert rates(client) == dict.fromkeys(NAMES, TIER)
+    assert events(venice)["key_limits_set"] == 0
 
 
 def test_v7_a_patch_keeps_what_is_counted(venice: Venice) -> None:
@@ -182,52 +225,20 @@ def test_v7_a_patch_keeps_what_is_counted(venice: Venice) -> None:
     assert statuses(client, NAMES[0], 20) == {200: 20}
     venice.patch(client.key, consumptionLimit={"usd": 3}, limitPeriod="MONTH")
     assert chat(client, NAMES[0]).status_code == 429
+    assert chat(client, NAMES[1]).status_code == 200
 
 
-def test_v7_what_the_upstream_does_not_list_changes_no_terms(venice: Venice) -> None:
-    """V7: names that a client makes up are written nowhere; a priced one shares the tier."""
-    client = venice.client()
-    before = limits_of(venice, client)
-    assert statuses(client, UNLISTED, 22) == {200: 20, 429: 2}
-    assert chat(client, "made-up").status_code == 404
-    assert limits_of(venice, client) == before
-
-
-@pytest.mark.parametrize(("lists", "pause"), [(False, 0), (True, 2)])
-def test_v7_without_a_list_models_share_the_tier(
-    venice: Venice, upstream: Upstream, monkeypatch: pytest.MonkeyPatch, lists: Any, pause: int
-) -> None:
-    """V7: an upstream that lists nothing, or too late, is served and not asked for it each time."""
-    for memory in (catalogue._known, catalogue._silent):
-        monkeypatch.delitem(memory, venice.served.services.gateway, raising=False)
-    monkeypatch.setattr(upstream, "lists", lists)
-    monkeypatch.setattr(upstream, "list_pause", pause)
-    monkeypatch.setattr(catalogue, "WAIT_SECONDS", 1)
-    asked = upstream.asked["/v1/models"]
-    client = venice.client()
-    assert statuses(client, NAMES[0], 12) == {200: 12}
-    for _ in range(8):
-        assert chat(client, NAMES[1]).status_code == 200
-    assert chat(client, NAMES[1]).status_code == 429
-    assert upstream.asked["/v1/models"] - asked <= 12
-    for memory in (catalogue._known, catalogue._silent):
-        memory.pop(venice.served.services.gateway, None)
-
-
-def test_v7_limits_that_went_meanwhile_let_nothing_through(
-    venice: Venice, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """V7: where the look was right and the decision finds them gone, the shared tier counts."""
-
-    async def outdated(*_: Any) -> str:
-        return "text"
-
-    monkeypatch.setattr(tiers, "counted", outdated)
-    client = venice.client()
-    found = [chat(client, NAMES[0]).status_code for _ in range(10)]
-    assert found == [200] * 10
-    shared = [each for each in native_limits(venice, client) if each.get("category")]
-    assert {each["kind"]: each["used"] for each in shared} == {"requests": "10", "tokens": "50"}
+def test_v7_what_counts_no_more_is_forgotten(venice: Venice) -> None:
+    """V7: when another model is asked, so that a key does not remember all that it ever asked."""
+    rule = {"kind": "requests", "window": "rolling:1", "ceiling": "9", "each_model": True}
+    body = {"name": "bot", "dialect": "venice", "limits": [rule]}
+    made = venice.operator.post(f"/ledger/v1/accounts/{venice.account_id}/keys", json=body).json()
+    client: Any = venice.showing(made["secret"])
+    client.key = {"id": made["key_id"].removeprefix("key_")}
+    assert chat(client, NAMES[0]).status_code == 200
+    time.sleep(1.1)
+    assert chat(client, NAMES[1]).status_code == 200
+    assert counted(venice, client) == {NAMES[1]: "1"}
 
 
 def test_v7_a_key_that_was_given_no_tier_keeps_to_none(venice: Venice) -> None:
@@ -240,103 +251,52 @@ def test_v7_a_key_that_was_given_no_tier_keeps_to_none(venice: Venice) -> None:
     assert rates(client) == {name: [] for name in NAMES}
 
 
-# Which models a key counts by themselves.
+# The list of models.
 
 
-def key_with(*more: e.LimitRule) -> Key:
-    """Give a key of tiers and those rules."""
-    rules = (
-        *more,
-        *models.tier_rules(),
-        e.LimitRule(kind="failures", window=models.MINUTE, ceiling="21"),
-    )
-    return Key(
-        key_id=new_key_id(0),
-        account_id=new_account_id(),
-        name="a key",
-        dialect="venice",
-        created_at=AT,
-        updated_at=AT,
-        rules=rules,
-        limits=compile_rules(rules),
-    )
+@pytest.fixture
+def relisted(venice: Venice, upstream: Upstream) -> Iterator[Upstream]:
+    """Let the list be asked for anew, before and after a test that changes it."""
+    catalogue._known.pop(venice.served.services.gateway, None)
+    yield upstream
+    upstream.listed, upstream.list_type, upstream.list_pause = LISTED, JSON, 0
+    catalogue._known.pop(venice.served.services.gateway, None)
 
 
-def asks(key: Key, model: str, at: datetime) -> None:
-    """Let a key count a request of a model as the ledger does."""
-    changes = tiers.with_own(key, model, at)
-    if changes.limits:
-        key.rules, key.limits = changes.limits, compile_rules(changes.limits)
-    for limit in key.limits.values():
-        if limit.model == model:
-            counter = key.counters.setdefault(limit.limit_id, Counted())
-            counter.add_used(limit.window.bucket(at), 1, limit.window.first(at))
+DEEP = b'{"data":' + b"[" * 200_000 + b"]" * 200_000 + b"}"
+STREAM = b'data: {"data":[]}\n\ndata: [DONE]\n\n'
 
 
-def test_limits_of_a_model_go_when_they_count_nothing_and_room_is_needed() -> None:
-    """Idle for a minute they make room; busy ones stay; asked again they come back."""
-    key = key_with()
-    for number in range(tiers.ALONE_MAX):
-        asks(key, f"m{number}", AT + timedelta(seconds=number))
-    full = key.rules
-    asks(key, "new", AT + timedelta(seconds=30))
-    assert key.rules == full
-    # A minute after the sub-bucket of two seconds that holds the third and the fourth.
-    asks(key, "new", AT + timedelta(seconds=64))
-    assert tiers.is_alone(key, "new")
-    assert [tiers.is_alone(key, f"m{number}") for number in range(6)] == [False] * 4 + [True] * 2
-    asks(key, "m0", AT + timedelta(seconds=65))
-    assert tiers.is_alone(key, "m0")
-    assert len(key.rules) < len(full)
-    assert key.rules[-1].kind == "failures"
+@pytest.mark.parametrize(
+    ("listed", "content_type"),
+    [
+        (b"{}", JSON),
+        (b"no", JSON),
+        (b'{"data":[{"id":"\xff"}]}', JSON),
+        (DEEP, JSON),
+        (STREAM, "text/event-stream"),
+        (LISTED, "text/event-stream"),
+    ],
+    ids=["empty", "no-json", "no-utf-8", "deep", "stream", "list-as-stream"],
+)
+def test_a_list_that_is_none_is_a_failure_of_the_upstream(
+    venice: Venice, relisted: Upstream, listed: bytes, content_type: str
+) -> None:
+    """Whatever an upstream answers instead; nothing of it stays open, and the next is read."""
+    relisted.listed, relisted.list_type = listed, content_type
+    client = venice.client()
+    found = client.get(MODELS)
+    assert (found.status_code, found.json()) == (500, {"error": "Inference processing failed"})
+    assert not venice.served.services.gateway._open
+    assert chat(client, NAMES[0]).status_code == 200
+    relisted.listed, relisted.list_type = LISTED, JSON
+    assert len(client.get(MODELS).json()["data"]) == len(NAMES)
 
 
-def test_what_a_reservation_holds_is_not_idle() -> None:
-    """A model whose answer is still on its way keeps its limits."""
-    key = key_with()
-    for number in range(tiers.ALONE_MAX):
-        asks(key, f"m{number}", AT)
-    later = AT + timedelta(minutes=5)
-    limit = key.limits[f"tokens:model=m3/{models.MINUTE}"]
-    held = key.counters.setdefault(limit.limit_id, Counted())
-    held.add_pending(limit.window.bucket(later), 7, limit.window.first(later))
-    asks(key, "new", later)
-    assert [tiers.is_alone(key, f"m{number}") for number in (2, 3)] == [False, True]
-
-
-def test_own_limits_are_those_that_the_key_has_for_strangers() -> None:
-    """The operator's ceiling counts, for all of them and for a model of its own."""
-    special = e.LimitRule(kind="requests", window=models.MINUTE, ceiling="3", model="special")
-    key = key_with(special)
-    for model in ("special", "plain"):
-        asks(key, model, AT)
-    found = {(rule.model, rule.kind): rule.ceiling for rule in key.rules if rule.model}
-    assert found["special", "requests"] == "3"
-    assert found["plain", "requests"] == "20"
-    assert found["special", "tokens"] == found["plain", "tokens"] == "500000"
-    assert not tiers.with_own(key, "plain", AT).limits
-
-
-def test_terms_that_are_full_stay_as_they_are() -> None:
-    """A key of as many limits as may be gets no more of them: its strangers share the tier."""
-    spare = RULES_MAX - len(key_with().rules) - 1
-    key = key_with(
-        *(
-            e.LimitRule(kind="requests", window="day", ceiling="9", model=f"x{n}")
-            for n in range(spare)
-        )
-    )
-    asks(key, "new", AT)
-    assert not tiers.is_alone(key, "new")
-    assert tiers.category_of(key, "new", "text") == models.STRANGERS
-
-
-def test_promise_5_what_is_counted_no_more_is_not_let_through() -> None:
-    """Promise 5: limits that went between the look and the decision are noticed in the lane."""
-    key, account = key_with(), Account(account_id=new_account_id(), opened_at=AT)
-    with pytest.raises(VersionIsOutdated):
-        tiers.permits("new")(account, key, AT)
-    asks(key, "new", AT)
-    tiers.permits("new")(account, key, AT)
-    assert tiers.category_of(key, "new", "text") == "text"
-    assert {limit_id(rule) for rule in key.rules} == set(key.limits)
+def test_who_asks_at_once_waits_for_one_list(venice: Venice, relisted: Upstream) -> None:
+    """A slow upstream is asked once, not once by each."""
+    relisted.list_pause = 1
+    asked = relisted.asked["/v1/models"]
+    client = venice.client()
+    assert set(together(8, lambda _: client.get(MODELS).status_code)) == {200}
+    assert relisted.asked["/v1/models"] == asked + 1

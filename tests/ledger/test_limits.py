@@ -196,7 +196,7 @@ def refusal(made, used, pending, quantity) -> LimitIsReached:
     bucket = limit.window.bucket(AT)
     counter = Counter(used={bucket: used}, pending={bucket: pending})
     with pytest.raises(LimitIsReached) as refused:
-        require(limit, counter, quantity, AT, "key")
+        require(limit, {limit.limit_id: counter}, quantity, AT, "key")
     return refused.value
 
 
@@ -204,9 +204,10 @@ def test_the_last_unit_of_a_limit_is_given() -> None:
     """Used and pending and asked may reach the ceiling, and not pass it."""
     limit = compile_rule(rule())
     bucket = limit.window.bucket(AT)
-    require(limit, Counter(used={bucket: 3}, pending={bucket: 1}), 1, AT, "key")
-    require(limit, None, 5, AT, "key")
-    require(limit, Counter(used={bucket - 1: 5}), 5, AT, "key")
+    counter = Counter(used={bucket: 3}, pending={bucket: 1})
+    require(limit, {limit.limit_id: counter}, 1, AT, "key")
+    require(limit, {}, 5, AT, "key")
+    require(limit, {limit.limit_id: Counter(used={bucket - 1: 5})}, 5, AT, "key")
 
 
 def test_a_refusal_tells_which_limit_and_its_numbers() -> None:
@@ -243,12 +244,12 @@ def test_resets_at_is_when_the_request_fits(trace, quantity) -> None:
         then = AT - ago * SECOND
         counter.add_used(limit.window.bucket(then), tokens, limit.window.first(then))
     try:
-        require(limit, counter, quantity, AT, "key")
+        require(limit, {limit.limit_id: counter}, quantity, AT, "key")
     except LimitIsReached as refused:
         assert refused.resets_at > AT  # noqa: PT017
-        require(limit, counter, quantity, refused.resets_at, "key")
+        require(limit, {limit.limit_id: counter}, quantity, refused.resets_at, "key")
         with pytest.raises(LimitIsReached):
-            require(limit, counter, quantity, refused.resets_at - TICK, "key")
+            require(limit, {limit.limit_id: counter}, quantity, refused.resets_at - TICK, "key")
 
 
 def test_quantities_are_written_as_their_kind_is() -> None:

@@ -216,4 +216,5 @@ def _limits(ceiling: str) -> tuple[e.LimitRule, ...]:
         e.LimitRule(kind="requests", window="rolling:60", ceiling=ceiling),
         e.LimitRule(kind="spend", window="month", ceiling="1000", assets=("USD", "CAD")),
         e.LimitRule(kind="failures", window="day", ceiling="1000"),
+        e.LimitRule(kind="tokens", window="day", ceiling="1000000000", each_model=True),
     )

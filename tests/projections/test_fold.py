@@ -9,15 +9,17 @@ from typing import Any
 import pytest
 
 from ledger import events as e
+from ledger import limits
+from ledger.batch import Changes
 from ledger.clock import microseconds
 from ledger.codec import Recorded
 from ledger.errors import LedgerCorrupt
 from ledger.ids import KeyId
-from ledger.state import change_by_sums
+from ledger.state import LaneState, change_by_sums
 from ledger.store import NO_KEY
 from ledger.usage import Usage
 from ledger.verify import since_1970
-from projections import spend
+from projections import limit_counters, spend
 from projections.fold import Fold
 from projections.registry import MODULES
 from tests.properties import core
@@ -29,13 +31,32 @@ LIMITS = (
     e.LimitRule(kind="tokens", window="rolling:60", ceiling="1000000000"),
     e.LimitRule(kind="spend", window="day", ceiling="1000000", assets=("USD", "CAD")),
     e.LimitRule(kind="requests", window="lifetime", ceiling="1000000", model="other"),
+    e.LimitRule(kind="requests", window="rolling:3", ceiling="1000000", each_model=True),
+    e.LimitRule(
+        kind="spend", window="rolling:9", ceiling="1000000", assets=("CAD",), each_model=True
+    ),
 )
+OF_EACH = (
+    e.LimitRule(kind="requests", window="rolling:3", ceiling="1000000", each_model=True),
+    e.LimitRule(kind="tokens", window="rolling:2", ceiling="1000000000", each_model=True),
+)
+OF_SOME = tuple(
+    e.LimitRule(kind="requests", window="day", ceiling="1000000", model=model)
+    for model in ("fourth", "third", "other")
+)
+MODELS = ("mini", "mini", "mini", "other", "third", "fourth")
+
+
+@pytest.fixture(autouse=True)
+def _few_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let fewer models count by themselves than there are."""
+    monkeypatch.setattr(limits, "MODELS_MAX", 2)
 
 
 def story(seed: int) -> list[Recorded]:  # noqa: C901
     """Let two keys of an account make requests of every kind, quickly and slowly."""
     chance = random.Random(seed)  # noqa: S311 - no secret
-    told = core.Core(core.a_card(dict.fromkeys(("mini", "other"), core.PRICES)))
+    told = core.Core(core.a_card(dict.fromkeys(MODELS, core.PRICES)))
     told.do(
         core.open_account(
             ACCOUNT, pays_with=("CAD", "USD"), overdraft={"USD": "unlimited"}, unpriced="record",
@@ -62,14 +83,33 @@ def story(seed: int) -> list[Recorded]:  # noqa: C901
             case 4:
                 told.submit(core.record(ACCOUNT, key, request, Usage(), model="other"))
             case 5:
-                told.submit(core.set_key_limits(ACCOUNT, key, *LIMITS[: chance.randrange(5)]))
+                told.submit(
+                    core.set_key_limits(
+                        ACCOUNT, key, *LIMITS[chance.randrange(3) : chance.choice((3, 9))]
+                    )
+                )
             case _:
-                model = chance.choice(("mini", "mini", "other"))
+                model = chance.choice(MODELS)
                 occurred = told.at - timedelta(hours=chance.choice((0, 0, 0, 30)))
                 told.submit(
                     core.record(ACCOUNT, key, request, usage, model=model, occurred_at=occurred)
                 )
         told.at += timedelta(microseconds=chance.choice((1, 100, 300_000, 2_000_000)))
+    return told.log
+
+
+def story_of_models(seed: int, of_account: tuple[e.LimitRule, ...]) -> list[Recorded]:
+    """Let two keys ask some models in bursts, with pauses that are often longer than a window."""
+    chance = random.Random(seed)  # noqa: S311 - no secret
+    told = core.Core(core.a_card(dict.fromkeys(MODELS, core.PRICES)))
+    told.do(core.open_account(ACCOUNT, overdraft={"USD": "unlimited"}, limits=of_account))
+    for key in KEYS:
+        told.do(core.issue(ACCOUNT, key))
+    for number in range(400):
+        usage = Usage(input=chance.choice((0, 9, 10**6)))
+        model = chance.choice(MODELS)
+        told.do(core.record(ACCOUNT, chance.choice(KEYS), f"r{number}", usage, model=model))
+        told.at += timedelta(microseconds=chance.choice((1, 1, 1, 100, 900_000, 3_200_000)))
     return told.log
 
 
@@ -104,6 +144,17 @@ def comparable(sums: dict[spend.Line, spend.Sums]) -> dict[spend.Line, tuple[obj
     return {line: values for line, values in found.items() if any(values[:3])}
 
 
+def saved(state: LaneState) -> list[bytes]:
+    """Give what is written down of counters, to the byte."""
+    found = []
+    for account, key in ((ACCOUNT, None), *((ACCOUNT, key) for key in KEYS)):
+        changes = Changes()
+        changes.accounts, changes.keys = {account}, {key} if key is not None else set()
+        ((_, (_, *columns)),) = limit_counters.save(0, state, changes)
+        found += [column.data for column in columns]
+    return found
+
+
 @pytest.mark.parametrize("seed", range(8))
 @pytest.mark.parametrize("chunk", [1, 10, 1000])
 def test_requests_folded_together_leave_what_they_leave_one_by_one(seed: int, chunk: int) -> None:
@@ -114,8 +165,31 @@ def test_requests_folded_together_leave_what_they_leave_one_by_one(seed: int, ch
     one_by_one = core.fold(log)
     together = folded(log, chunk)
     assert core.plain(together.state) == core.plain(one_by_one)
+    assert saved(together.state) == saved(one_by_one)
     sums = spend.sums_of(log, one_by_one)
     assert comparable(together._sums) == comparable(sums)
+
+
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("of_account", [OF_EACH, OF_SOME])
+def test_counters_of_models_are_made_and_forgotten_as_one_by_one(
+    monkeypatch: pytest.MonkeyPatch, seed: int, of_account: tuple[e.LimitRule, ...]
+) -> None:
+    """Promise 8: which model has a counter, and which shares, whatever is folded together.
+
+    Compared after each of many chunks: what differed would be past a window later.
+    """
+    monkeypatch.setattr(limits, "MODELS_MAX", seed % 3 + 1)
+    log = story_of_models(seed, of_account)
+    rows, together, one_by_one = list(tuples(log)), Fold(0, MODULES), LaneState()
+    for start in range(0, len(log), 11):
+        together.take(iter(rows[start : start + 11]))
+        for recorded in log[start : start + 11]:
+            core.evolve(one_by_one, recorded.envelope, recorded.body)
+            core.advance(one_by_one, recorded)
+        if one_by_one.keys:
+            assert core.plain(together.state) == core.plain(one_by_one)
+            assert saved(together.state) == saved(one_by_one)
 
 
 def test_requests_are_indeed_folded_together(monkeypatch: pytest.MonkeyPatch) -> None:

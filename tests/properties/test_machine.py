@@ -2,11 +2,13 @@
 
 from datetime import timedelta
 
+import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from ledger import events as e
+from ledger import limits as rules
 from ledger.batch import Outcome
 from ledger.errors import CreditIsExhausted, LimitIsReached, Refused
 from ledger.money import format_pico, parse_pico
@@ -30,6 +32,11 @@ PRICED_LATER = {**MODELS, "new": {"input": "100000"}}
 TOKENS = 10**11
 """Pico of one token of ``mini``."""
 OVERDRAFT = "0.5"
+EACH = "15"
+"""Tokens of each model in a minute."""
+AT_ONCE = 2
+"""Models that a key counts by themselves: one fewer than there are."""
+ADMITTED = (e.RequestRecorded, e.RequestReserved)
 
 tokens = st.integers(0, 12)
 models = st.sampled_from(["mini", "mini", "mini", "costly", "new"])
@@ -43,6 +50,7 @@ def limits(requests: int, per_day: int, spend: int) -> tuple[e.LimitRule, ...]:
         e.LimitRule(kind="requests", window="rolling:60", ceiling=str(requests)),
         e.LimitRule(kind="tokens", window="day", ceiling=str(per_day)),
         e.LimitRule(kind="spend", window="month", ceiling=str(spend)),
+        e.LimitRule(kind="tokens", window="rolling:60", ceiling=EACH, each_model=True),
     )
 
 
@@ -52,7 +60,10 @@ class Ledger(RuleBasedStateMachine):
     @initialize()
     def open(self) -> None:
         """Open the account; unpriced usage is recorded."""
+        self.patched = pytest.MonkeyPatch()
+        self.patched.setattr(rules, "MODELS_MAX", AT_ONCE)
         self.core = Core(a_card(MODELS))
+        self.seen = 0
         self.done: list[tuple] = []
         self.unpriced: list = []
         self.ids = 0
@@ -316,10 +327,45 @@ class Ledger(RuleBasedStateMachine):
             counter = self.core.state.keys[key].counters.get("spend/month")
             assert sum(counter.used.values() if counter else ()) == expected
 
+    @invariant()
+    def each_model_is_held_to_its_limit(self) -> None:
+        """What was admitted had room among what counted of its model in the minute (Promise 5).
+
+        So it is whether the model has a counter of its own or shares one, and these are bounded.
+        """
+        width, log = timedelta(seconds=60), self.core.log
+        for key in (K, L):
+            assert len(self.core.state.keys[key].counters) <= 3 + AT_ONCE + 1
+        for place in range(self.seen, len(log)):
+            envelope, body = log[place].envelope, log[place].body
+            if not isinstance(body, ADMITTED) or "delivered" in getattr(body, "flags", ()):
+                continue
+            asked = {
+                event.body.request_id
+                for event in log[:place]
+                if isinstance(event.body, ADMITTED)
+                and (event.envelope.key_id, event.body.model) == (envelope.key_id, body.model)
+            }
+            before = [x for x in log[:place] if getattr(x.body, "request_id", None) in asked]
+            inside = [
+                one.quantity
+                for one in counted(before, lambda body: body.usage.input)
+                if one.at > envelope.recorded_at - width
+            ]
+            assert sum(inside) + body.usage.input <= int(EACH)
+        self.seen = len(log)
+
     def teardown(self) -> None:
         """Everything once more from the beginning gives the same bytes."""
         if not hasattr(self, "done"):
             return
+        try:
+            self.repeat()
+        finally:
+            self.patched.undo()
+
+    def repeat(self) -> None:
+        """Do everything once more."""
         again = Core(a_card(MODELS))
         for at, make, args, terms in self.done:
             again.at = at

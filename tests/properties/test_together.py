@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from ledger import batch as batches
 from ledger import events as e
+from ledger import limits as ledger_limits
 from ledger.batch import Batch, Command, Outcome, RefusalLog, runs
 from ledger.clock import TICK, Instant
 from ledger.errors import Refused
@@ -22,7 +23,10 @@ from tests.properties import core
 
 A, B = core.account_id("A"), core.account_id("B")
 K, L, M = core.key_id("K"), core.key_id("L"), core.key_id("M")
-LIMITS = ("requests/rolling:60", "requests/day", "tokens/month", "spend/rolling:60", "failures/day")
+LIMITS = (
+    *("requests/rolling:60", "requests/day", "tokens/month", "spend/rolling:60", "failures/day"),
+    *("requests/rolling:60/each", "spend/day/each"),
+)
 EDGE = datetime(2026, 12, 1, tzinfo=UTC)
 """Where a month, a day and a bucket of a rolling minute end, and lots, keys and prices with it."""
 
@@ -66,10 +70,15 @@ grants = st.lists(
 def rule(limit: tuple[str, int, str]) -> e.LimitRule:
     """Make a limit of a kind and window; tokens and spend get ceilings of their size."""
     name, ceiling, category = limit
-    kind, _, window = name.partition("/")
+    kind, _, rest = name.partition("/")
+    window, _, each = rest.partition("/")
     shown = {"tokens": str(ceiling * 500_000), "spend": f"{ceiling}e".replace("e", ".25")}
     return e.LimitRule(
-        kind=kind, window=window, ceiling=shown.get(kind, str(ceiling)), category=category
+        kind=kind,
+        window=window,
+        ceiling=shown.get(kind, str(ceiling)),
+        category=category,
+        each_model=bool(each),
     )
 
 
@@ -145,10 +154,12 @@ def test_requests_decided_together_are_decided_as_one_after_another(  # noqa: PL
         for number, ((whose, more), repeated, usage) in enumerate(asked, 1)
     ]
     at = EDGE - ahead * TICK
-    together = decided(world, commands, runs, at)
-    alone = decided(
-        world, commands, lambda given: [[command] for run in runs(given) for command in run], at
-    )
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(ledger_limits, "MODELS_MAX", 1)
+        together = decided(world, commands, runs, at)
+        alone = decided(
+            world, commands, lambda given: [[command] for run in runs(given) for command in run], at
+        )
     assert together == alone
 
 

@@ -3,10 +3,11 @@
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import Phase, given, settings
+from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 
 from ledger import events as e
+from ledger import limits
 from ledger.clock import TICK
 from ledger.errors import LimitIsReached, Refused, RequestExceedsLimit
 from ledger.limits import SUB_BUCKETS
@@ -16,6 +17,7 @@ from tests.properties.audit import counted
 from tests.properties.core import Core, a_card, account_id, key_id
 
 A, K = account_id("a"), key_id("k")
+MODELS = ("m0", "m1", "m2")
 MEASURES = {"requests": lambda body: 1, "tokens": lambda body: body.usage.input}  # noqa: ARG005
 bounded = settings(
     max_examples=150,
@@ -39,18 +41,25 @@ class Trace:
     """Plays a trace on a key with one limit."""
 
     def __init__(self, rule: e.LimitRule, at: datetime, scope: str) -> None:
-        self.core = Core(a_card(), at=at)
+        self.core = Core(a_card(dict.fromkeys(("mini", *MODELS), core.PRICES)), at=at)
         self.rule = rule
         of_account, of_key = ((rule,), ()) if scope == "account" else ((), (rule,))
         self.core.do(core.open_account(A, overdraft={"USD": "unlimited"}, limits=of_account))
         self.core.do(core.issue(A, K, limits=of_key))
         self.number = 0
 
-    def entries(self):
-        """List what counts, from the events alone."""
-        return counted(self.core.log, MEASURES[self.rule.kind])
+    def entries(self, model: str = ""):
+        """List what counts, from the events alone; of one model, or of all."""
+        asked = {
+            event.body.request_id
+            for event in self.core.log
+            if isinstance(event.body, e.RequestRecorded | e.RequestReserved)
+            and model in {"", event.body.model}
+        }
+        log = [event for event in self.core.log if is_in(event, asked)]
+        return counted(log, MEASURES[self.rule.kind])
 
-    def step(self, what: str, tokens: int):
+    def step(self, what: str, tokens: int, model: str = "mini"):
         """Play one step; give the outcome and what was asked, if anything was."""
         open_now = sorted(r.seq for r in self.core.state.reservations.values())
         if what in {"settle", "release"}:
@@ -68,7 +77,7 @@ class Trace:
         make = core.record if what == "record" else core.reserve
         more = {} if what == "record" else {"ttl_seconds": 86_400}
         usage = Usage(input=tokens)
-        return self.core.submit(make(A, K, f"r{self.number}", usage, **more))
+        return self.core.submit(make(A, K, f"r{self.number}", usage, model=model, **more))
 
 
 @pytest.mark.parametrize("kind", ["requests", "tokens"])
@@ -108,6 +117,79 @@ def test_no_interval_holds_more_than_a_rolling_limit(kind, scope, trace, seconds
     for last in entries:
         inside = [one for one in entries if last.at - width < one.at <= last.at]
         assert sum(one.quantity for one in inside) <= ceiling
+
+
+@pytest.mark.parametrize("kind", ["requests", "tokens"])
+@pytest.mark.parametrize("scope", ["key", "account"])
+@given(
+    trace=st.lists(
+        # Bursts of one model after a part of a window, or a little more than one.
+        st.tuples(
+            st.sampled_from([0, 0, 300, 740, 1_040]),
+            st.sampled_from(["record", "record", "reserve", "settle", "release"]),
+            st.integers(1, 3),
+            st.sampled_from(MODELS),
+        ),
+        min_size=20,
+        max_size=40,
+    ),
+    seconds=st.sampled_from([1, 60, 3_600]),
+    ceiling=st.integers(1, 4),
+    at_once=st.sampled_from([1, 2, 2]),
+)
+@example(
+    # The third shares; when the first two are idle it must not begin anew beside what it shared.
+    trace=[
+        (0, "record", 1, "m0"),
+        (0, "record", 1, "m1"),
+        (300, "record", 1, "m2"),
+        (740, "record", 3, "m2"),
+    ],
+    seconds=60,
+    ceiling=2,
+    at_once=2,
+)
+@bounded
+def test_no_interval_holds_more_of_any_model_than_a_limit_of_each(  # noqa: PLR0917
+    kind, scope, trace, seconds, ceiling, at_once
+) -> None:
+    """Promise 5: nor of all that share; counters are bounded, and a fold of the events.
+
+    A model with a counter of its own is not refused what W and a thirtieth of it had room for.
+    """
+    width = timedelta(seconds=seconds)
+    rule = e.LimitRule(
+        kind=kind, window=f"rolling:{seconds}", ceiling=str(ceiling), each_model=True
+    )
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(limits, "MODELS_MAX", at_once)
+        played = Trace(rule, core.START, scope)
+        asked = [
+            (gap * (not place), what, model)
+            for gap, what, burst, model in trace
+            for place in range(burst)
+        ]
+        for gap, what, model in asked:
+            played.core.at += width * gap // 1_000
+            earlier = {one: played.entries(one) for one in ("", *MODELS)}
+            outcome = played.step(what, 1, model)
+            state = played.core.state
+            counters = (state.accounts[A] if scope == "account" else state.keys[K]).counters
+            assert len(counters) <= at_once + 1
+            if isinstance(outcome, Refused):
+                assert isinstance(outcome, LimitIsReached)
+                limit = limits.compile_rule(rule)
+                named = limit.model_of(outcome.limit_id)
+                assert named in {"", model}
+                wide = played.core.at - width - width // SUB_BUCKETS - TICK
+                held = sum(one.quantity for one in earlier[named] if one.at > wide)
+                assert held + outcome.requested > ceiling
+        for model in MODELS:
+            entries = played.entries(model)
+            for last in entries:
+                inside = [one for one in entries if last.at - width < one.at <= last.at]
+                assert sum(one.quantity for one in inside) <= ceiling
+        assert core.plain(core.fold(played.core.log)) == core.plain(played.core.state)
 
 
 BUCKET_OF = {
@@ -163,3 +245,8 @@ def is_of(event, request_id: str) -> bool:
     """Tell whether an event admits this request."""
     kinds = e.RequestRecorded | e.RequestReserved
     return isinstance(event.body, kinds) and event.body.request_id == request_id
+
+
+def is_in(event, asked: set[str]) -> bool:
+    """Tell whether an event is about one of these requests."""
+    return getattr(event.body, "request_id", None) in asked

@@ -51,6 +51,8 @@ def _hourly(account: Account, at: Instant) -> views.OwnLimit:
     for rule, found in zip(account.rules, account.limits.values(), strict=True):
         if found.kind != "spend" or rule.window != OWN_WINDOW or found.narrow:
             continue
+        if found.each_model:
+            continue
         if found.assets and CURRENCY not in found.assets:
             continue
         first, counter = found.window.first(at), account.counters.get(found.limit_id)

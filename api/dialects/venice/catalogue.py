@@ -7,12 +7,14 @@ from typing import Annotated, Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import msgspec
+from litestar.types import HTTPDisconnectEvent, Message
 
 from api.dialects.venice import models, terms
 from api.dialects.venice.errors import word
 from api.exchange import Answer
 from api.gateway.forward import Admission, Gateway, Work
 from api.gateway.table import BY_NAME
+from api.reading import UNREADABLE
 from api.surface.credentials import KeyCaller
 from api.surface.failure import Failure, Kind
 from api.wiring import Services
@@ -23,8 +25,6 @@ from ledger.pricing import STANDARD_CARD, RateCard, terms_of, unit_price
 
 KEPT_SECONDS = 30
 """A list of models is asked for anew after so long."""
-WAIT_SECONDS = 5
-"""Longer a request for something else does not wait for the list."""
 TEXT, EMBEDDING = "text", "embedding"
 PAR = frozenset({*terms.USD, *terms.DIEM})
 """Assets whose prices are prices in USD and in DIEM."""
@@ -63,8 +63,8 @@ class _List(msgspec.Struct):
 
 _decode = msgspec.json.Decoder(_List)
 _known: "WeakKeyDictionary[Gateway, tuple[Instant, list[_Listed]]]" = WeakKeyDictionary()
-_silent: "WeakKeyDictionary[Gateway, Instant]" = WeakKeyDictionary()
-"""When no list came last."""
+_asking: "WeakKeyDictionary[Gateway, asyncio.Task[list[_Listed]]]" = WeakKeyDictionary()
+"""Lists on their way: who asks meanwhile waits for the same one."""
 
 
 async def offers(services: Services, caller: KeyCaller | None) -> Sequence[Offer]:
@@ -102,32 +102,26 @@ async def _card(services: Services, caller: KeyCaller | None) -> RateCard | None
     return None if book is None else book.card
 
 
-async def lists(services: Services, model: str) -> bool:
-    """Tell whether the gateway's upstream says that it has a model; not where it says nothing.
-
-    Asked on the way of a request, so an upstream without a list is not asked at each.
-    """
-    silent_at = _silent.get(services.gateway)
-    if silent_at is not None and _is_fresh(silent_at):
-        return False
-    try:
-        async with asyncio.timeout(WAIT_SECONDS):
-            listed = await _listed(services)
-    except (Failure, TimeoutError):
-        _silent[services.gateway] = clock.now()
-        return False
-    return any(each.id == model for each in listed)
-
-
-def _is_fresh(at: Instant) -> bool:
-    return (clock.now() - at).total_seconds() < KEPT_SECONDS
-
-
 async def _listed(services: Services) -> list[_Listed]:
-    known = _known.get(services.gateway)
-    if known is not None and _is_fresh(known[0]):
+    gateway = services.gateway
+    known = _known.get(gateway)
+    if known is not None and (clock.now() - known[0]).total_seconds() < KEPT_SECONDS:
         return known[1]
-    at = clock.now()
+    asking = _asking.get(gateway)
+    if asking is None:
+        asking = _asking[gateway] = asyncio.create_task(_asked(services), name="venice-models")
+        asking.add_done_callback(lambda task: _note(gateway, task))
+    return await asyncio.shield(asking)
+
+
+def _note(gateway: Gateway, task: "asyncio.Task[list[_Listed]]") -> None:
+    del _asking[gateway]
+    # A failure is everybody's who waits. It is looked at here, for they may all be gone.
+    if not task.cancelled() and task.exception() is None:
+        _known[gateway] = (clock.now(), task.result())
+
+
+async def _asked(services: Services) -> list[_Listed]:
     # The list is everybody's, so it is asked for in the operator's name, and costs nobody.
     key_id = await services.ledger.keys.for_sessions(OPERATOR_ACCOUNT, "venice")
     reply = await services.gateway.serve(
@@ -135,13 +129,22 @@ async def _listed(services: Services) -> list[_Listed]:
         Work(new_request_id(), BY_NAME["list_models"], own_errors=True),
         wording=lambda failure: word(failure).body,
     )
-    assert isinstance(reply, Answer)
+    if not isinstance(reply, Answer):
+        await reply.stream(_say_nothing, _is_gone)
+        raise Failure(Kind.UPSTREAM_FAILED)
     try:
-        found = _decode.decode(reply.body).data
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        return _decode.decode(reply.body).data
+    except UNREADABLE as error:
         raise Failure(Kind.UPSTREAM_FAILED, error=error) from error
-    _known[services.gateway] = (at, found)
-    return found
+
+
+async def _say_nothing(message: Message) -> None:
+    """Take what a stream would send: a list is none."""
+
+
+async def _is_gone() -> HTTPDisconnectEvent:
+    """Let a stream end as if its client were gone, so that it is settled and closed."""
+    return {"type": "http.disconnect"}
 
 
 def view(offer: Offer) -> dict[str, Any]:

@@ -123,7 +123,8 @@ def _of_limit(limit: LimitIsReached) -> str:
     if kind == "failures":
         return _FAILURES
     if limit.scope == "key" and kind == "spend":
-        return _SPEND.format("DIEM" if assets.rpartition(":")[2] == "DIEM" else "USD")
+        named = assets.partition(":each_model")[0].rpartition(":")[2]
+        return _SPEND.format("DIEM" if named == "DIEM" else "USD")
     return ""
 
 

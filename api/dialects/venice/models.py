@@ -60,8 +60,7 @@ KNOWN: Mapping[str, Model] = {
 
 STRANGERS_TIER = "L"
 STRANGERS = "tier-L"
-"""Category whose limits in a key's terms are those of every model not ``KNOWN``: ``tiers`` says how
-each comes to be counted by itself. Calls of those that are not are counted in it together."""
+"""Category in which calls of every model not ``KNOWN`` are counted, each model by itself."""
 
 STAND_INS: Mapping[str, str] = {
     alias: name for name, model in KNOWN.items() for alias in model.aliases
@@ -74,7 +73,7 @@ def tier_of(model: str) -> Tier:
 
 
 def tier_rules() -> tuple[LimitRule, ...]:
-    """Give the limits by which a new key keeps to tiers: each known model's, and the strangers'."""
+    """Give the limits by which a new key keeps to tiers: each known model's, and any stranger's."""
     rules: list[LimitRule] = []
     for model in KNOWN:
         tier = tier_of(model)
@@ -82,8 +81,16 @@ def tier_rules() -> tuple[LimitRule, ...]:
             rules.append(LimitRule(kind=kind, window=MINUTE, ceiling=str(most), model=model))
     tier = TIERS[STRANGERS_TIER]
     for kind, most in (("requests", tier.requests), ("tokens", tier.tokens)):
-        rules.append(LimitRule(kind=kind, window=MINUTE, ceiling=str(most), category=STRANGERS))
+        rule = LimitRule(
+            kind=kind, window=MINUTE, ceiling=str(most), category=STRANGERS, each_model=True
+        )
+        rules.append(rule)
     return tuple(rules)
+
+
+def category_of(model: str) -> str:
+    """Give the category that calls of a model are counted in."""
+    return KNOWN[model].type if model in KNOWN else STRANGERS
 
 
 def is_private(model: str) -> bool:

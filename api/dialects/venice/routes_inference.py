@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from api.characters import NoSuchCharacter
-from api.dialects.venice import catalogue, credentials, models, tiers
+from api.dialects.venice import credentials, models
 from api.dialects.venice.errors import MODEL_NOT_FOUND, NO_SUCH_CHARACTER_SLUG, rate_headers
 from api.exchange import Answer
 from api.gateway import headers, wishes
@@ -15,13 +15,11 @@ from api.surface.credentials import KeyCaller
 from api.surface.failure import Failure, Kind, invalid
 from api.surface.forwarding import document_of, forward
 from api.surface.routing import Ask, Reply, Routes
-from ledger.errors import ModelIsUnpriced, VersionIsOutdated
+from ledger.errors import ModelIsUnpriced
 from ledger.money import format_pico
 
 MAY_ASK = "issue_key"
 """Whose login may spend: who could issue a key to do it with."""
-KINDS: Mapping[str, str] = {"chat": catalogue.TEXT, "embeddings": catalogue.EMBEDDING}
-"""Row of the gateway's table → what a model that is not built in is asked for."""
 SLUG_MAX = 255
 
 routes = Routes()
@@ -74,7 +72,16 @@ async def _forward(ask: Ask[None, KeyCaller], name: str, document: Mapping[str, 
     asked = wishes.model_of(document)
     model = asked if ask.services.settings.upstreams else models.STAND_INS.get(asked, asked)
     try:
-        reply = await _counted(ask, name, document, model)
+        reply = await forward(
+            ask,
+            name,
+            document=document,
+            decorate=_headers,
+            own_errors=True,
+            model=model,
+            upstream_model=model,
+            category=models.category_of(model),
+        )
     except ModelIsUnpriced as error:
         detail = f"{MODEL_NOT_FOUND}: {asked}"
         raise Failure(Kind.MODEL_IS_UNKNOWN, detail, error=error) from error
@@ -86,36 +93,6 @@ async def _forward(ask: Ask[None, KeyCaller], name: str, document: Mapping[str, 
     if isinstance(reply, Answer) and reply.status >= 400:  # noqa: PLR2004
         await credentials.note_failure(ask, ask.caller, model)
     return reply
-
-
-async def _counted(
-    ask: Ask[None, KeyCaller], name: str, document: Mapping[str, Any], model: str
-) -> Reply:
-    """Forward a request in the category that its model is counted in."""
-    kind = models.KNOWN[model].type if model in models.KNOWN else KINDS[name]
-    category = await tiers.counted(ask.services, ask.caller, model, kind)
-    try:
-        return await _booked(ask, name, document, model, category)
-    except VersionIsOutdated:
-        # The model's own limits went between the look and the decision: it is among the others.
-        return await _booked(ask, name, document, model, models.STRANGERS)
-
-
-async def _booked(
-    ask: Ask[None, KeyCaller], name: str, document: Mapping[str, Any], model: str, category: str
-) -> Reply:
-    alone = model not in models.KNOWN and category != models.STRANGERS
-    return await forward(
-        ask,
-        name,
-        document=document,
-        permits=tiers.permits(model) if alone else None,
-        decorate=_headers,
-        own_errors=True,
-        model=model,
-        upstream_model=model,
-        category=category,
-    )
 
 
 def _character_slug(parameters: object) -> str | None:

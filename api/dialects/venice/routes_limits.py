@@ -5,7 +5,7 @@ from typing import Literal
 
 import msgspec
 
-from api.dialects.venice import catalogue, credentials, models, terms, tiers, views
+from api.dialects.venice import catalogue, credentials, models, terms, views
 from api.dialects.venice.catalogue import Offer
 from api.dialects.venice.credentials import Manager
 from api.dialects.venice.views import Number
@@ -154,7 +154,7 @@ def _rates(offer: Offer, key: Key) -> ModelRates:
     Left out is what counts over another window than the page has a word for: an hour's number
     would be taken for a minute's.
     """
-    category = tiers.category_of(key, offer.id, offer.type)
+    category = models.category_of(offer.id)
     found = [
         Rate(amount=limit.ceiling, type=kind)
         for limit in key.limits.values()
