@@ -73,6 +73,15 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     position: PositionView
 
 
+class RequestView(msgspec.Struct, frozen=True, kw_only=True):
+    """A request's two events."""
+
+    first: Receipt
+    """Recorded or reserved."""
+    last: Receipt | None
+    """Settled, released or expired; None: it is open, or was recorded in one step."""
+
+
 class Result(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What became of one item of many."""
 

@@ -383,7 +383,7 @@ async def release_request(ask: Ask[object]) -> Answer:
 @route(
     "GET",
     "/requests/{request_id}",
-    answer=dict[str, views.Receipt],
+    answer=views.RequestView,
     query=("account_id", "key_id"),
 )
 async def get_request(ask: Ask[None]) -> Answer:
@@ -402,8 +402,8 @@ async def get_request(ask: Ask[None]) -> Answer:
     known, position = await ask.services.ledger.requests.find(account_id, request_id)
     if key is not None and known.first.envelope.key_id != key:
         raise NoSuchRequest
-    view = {
-        "first": views.receipt(known.first),
-        "last": None if known.last is None else views.receipt(known.last),
-    }
+    view = views.RequestView(
+        first=views.receipt(known.first),
+        last=None if known.last is None else views.receipt(known.last),
+    )
     return found_answer(view, position)
