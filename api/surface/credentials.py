@@ -12,7 +12,7 @@ import structlog
 
 from api.auth import Caller
 from api.exchange import Call
-from api.operations import actor_of_key
+from api.operations import SETTING_MEMBER, actor_of_key
 from api.problems import Problem
 from api.surface.failure import Failure, Kind
 from api.surface.routing import Ask
@@ -156,6 +156,19 @@ async def usable(services: Services, caller: KeyCaller) -> KeyCaller:
         await services.ledger.calls.admit(caller.account_id, caller.key_id, secret=caller.secret)
         raise
     return caller._replace(key=key, scopes=key.scopes)
+
+
+async def issuer_of(services: Services, caller: KeyCaller) -> tuple[str, str]:
+    """Give the member who issued a key whose state was read, and the role they have by now.
+
+    Both empty: the operator did. No role: they have left.
+    """
+    assert caller.key is not None
+    issuer = caller.key.settings.get(SETTING_MEMBER, "")
+    if not issuer:
+        return "", ""
+    account, _ = await services.queries.account_state(caller.account_id)
+    return issuer, account.members.get(issuer, "")
 
 
 async def member(services: Services, token: str) -> Caller:

@@ -148,6 +148,28 @@ def test_v1_a_member_sees_and_makes_only_their_own(venice: Venice) -> None:
     assert changed.json()["settings"]["apiKeyType"] == "INFERENCE"
 
 
+@pytest.mark.parametrize("becomes", ["member", "finance", None])
+def test_v1_an_admin_key_may_no_more_than_who_made_it(venice: Venice, becomes: str | None) -> None:
+    """V1: once its maker may not manage keys, it does not either; nor does one that it made."""
+    owner = venice.member("owner")
+    made = venice.create(client=owner, apiKeyType="ADMIN")
+    first = venice.showing(made["apiKey"])
+    second = venice.showing(venice.create(client=first, apiKeyType="ADMIN")["apiKey"])
+    assert [each.get(KEYS).status_code for each in (first, second)] == [200, 200]
+    members = f"/ledger/v1/accounts/{venice.account_id}/members"
+    listed = venice.operator.get(members).json()["data"]
+    (who,) = [each["member_id"] for each in listed if each["email"].startswith("owner-")]
+    if becomes is None:
+        changed = venice.operator.delete(f"{members}/{who}")
+    else:
+        changed = venice.operator.patch(f"{members}/{who}", json={"role": becomes})
+    assert changed.is_success, changed.text
+    for client in (first, second):
+        for path in (KEYS, "/api/v1/billing/balance"):
+            refused = client.get(path)
+            assert (refused.status_code, refused.json()) == DENIED
+
+
 def test_v2_lists_are_masked(venice: Venice) -> None:
     """V2: a list tells the last six characters of a secret and no more; newest first, closed."""
     first = venice.create(description="first")

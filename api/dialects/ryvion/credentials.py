@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 from api import auth
 from api.dialects.ryvion import scopes
-from api.operations import SETTING_MEMBER
 from api.surface import credentials
 from api.surface.credentials import KeyCaller, Who, secured
 from api.surface.failure import Failure, Kind
@@ -88,13 +87,8 @@ def of_session(member: auth.Caller) -> Client:
 
 async def of_key(services: Services, caller: KeyCaller) -> Client:
     """Take a key whose state was read, with the role that its issuer has by now."""
-    key = caller.key
-    assert key is not None
-    issuer, role = key.settings.get(SETTING_MEMBER, ""), ""
-    if issuer:
-        account, _ = await services.queries.account_state(caller.account_id)
-        role = account.members.get(issuer, "")
-    return Client(caller.account_id, caller.actor, key, caller.secret, issuer, role)
+    issuer, role = await credentials.issuer_of(services, caller)
+    return Client(caller.account_id, caller.actor, caller.key, caller.secret, issuer, role)
 
 
 async def require(services: Services, found: Client, operation: str) -> None:

@@ -2,7 +2,7 @@
 
 from typing import Any, NamedTuple
 
-from api.auth import Caller, may
+from api.auth import PERMISSIONS, Caller, may
 from api.operations import ADMIN_TYPE, SETTING_TYPE
 from api.surface import credentials
 from api.surface.credentials import KeyCaller, secured
@@ -32,12 +32,17 @@ _NOT_COUNTED = frozenset(
 """Failures that are no key's, or that cannot be written down."""
 
 
+_MAKERS = PERMISSIONS["issue_key"] - {"member"}
+"""Roles that make ADMIN keys: who sees no keys but their own makes none."""
+
+
 class Manager(NamedTuple):
     """Who manages keys: an ADMIN key, or a member of the account."""
 
     account_id: AccountId
     actor: str
     member_id: str = ""
+    """Of a login, or who issued the ADMIN key where a member did."""
     only_own_keys: str = ""
     """The member whose keys alone are in sight; empty: all of the account."""
 
@@ -85,7 +90,11 @@ async def _admin(ask: Ask[Any, Any]) -> Manager:
     assert caller.key is not None
     if caller.key.settings.get(SETTING_TYPE) != ADMIN_TYPE:
         raise Failure(Kind.ROLE_IS_DENIED)
-    return Manager(caller.account_id, caller.actor)
+    issuer, role = await credentials.issuer_of(ask.services, caller)
+    if issuer and role not in _MAKERS:
+        # Else who may not manage keys any more would go on by a key made before.
+        raise Failure(Kind.ACCESS_IS_DENIED)
+    return Manager(caller.account_id, caller.actor, issuer)
 
 
 @secured("key")
