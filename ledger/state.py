@@ -390,10 +390,11 @@ def _account(account: Account, body: AccountEvent, at: Instant) -> None:  # noqa
             del account.members[body.member_id]
 
 
-def _issued(state: LaneState, envelope: e.Envelope, account: Account, body: e.KeyIssued) -> None:
+def issued_key(envelope: e.Envelope, body: e.KeyIssued) -> Key:
+    """Give a key as its first event made it."""
     at = envelope.recorded_at
     assert envelope.key_id is not None
-    state.keys[envelope.key_id] = Key(
+    return Key(
         key_id=envelope.key_id,
         account_id=envelope.account_id,
         name=body.name,
@@ -412,10 +413,15 @@ def _issued(state: LaneState, envelope: e.Envelope, account: Account, body: e.Ke
         secrets={1: None},
         version=1,
     )
+
+
+def _issued(state: LaneState, envelope: e.Envelope, account: Account, body: e.KeyIssued) -> None:
+    key = issued_key(envelope, body)
+    state.keys[key.key_id] = key
     account.active_keys += 1
     for limit in account.limits.values():
         if limit.kind == "key_creations":
-            _add_used(account.counters, limit, 1, at, "")
+            _add_used(account.counters, limit, 1, envelope.recorded_at, "")
 
 
 KeyEvent = (

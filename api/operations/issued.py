@@ -8,8 +8,7 @@ from api import views
 from api.operations.asked import Done
 from ledger import events as e
 from ledger.codec import Recorded
-from ledger.limits import compile_rules
-from ledger.state import Key
+from ledger.state import Key, issued_key
 
 SETTING_MEMBER = "member"
 """Setting that names the member who issued a key; others of the role ``member`` cannot touch it."""
@@ -48,25 +47,5 @@ class Issued(NamedTuple):
 
 def first_state(recorded: Recorded) -> Key:
     """Show a key as its first event made it."""
-    envelope, body = recorded.envelope, recorded.body
-    assert isinstance(body, e.KeyIssued)
-    assert envelope.key_id is not None
-    return Key(
-        key_id=envelope.key_id,
-        account_id=envelope.account_id,
-        name=body.name,
-        dialect=body.dialect,
-        created_at=envelope.recorded_at,
-        updated_at=envelope.recorded_at,
-        hint=body.hint,
-        scopes=body.scopes,
-        allowed_models=body.allowed_models,
-        default_character=body.default_character,
-        expires_at=body.expires_at,
-        rate_card=body.rate_card,
-        rules=body.limits,
-        limits=compile_rules(body.limits),
-        settings=dict(body.settings),
-        secrets={1: None},
-        version=1,
-    )
+    assert isinstance(recorded.body, e.KeyIssued)
+    return issued_key(recorded.envelope, recorded.body)
