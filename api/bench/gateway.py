@@ -7,6 +7,7 @@ generator. With ``PORT bare`` it is an ASGI function that does not even look at 
 proxy, where there is one, stands before the same upstream, without a database.
 """
 
+import asyncio
 import contextlib
 import json
 import secrets
@@ -44,6 +45,8 @@ LIMITS = (
     {"kind": "spend", "window": "month", "ceiling": "1000000"},
 )
 KINDS = ("whole", "streamed")
+SLOW_MILLISECONDS = 20
+"""What an upstream may take that is not idle: a small model is not much faster."""
 MASTER_KEY = "sk-bench"
 """LiteLLM's."""
 
@@ -83,11 +86,15 @@ class Asked(msgspec.Struct, frozen=True):
     model: str
     messages: list[dict[str, str]]
     stream: bool = False
+    user: str = ""
+    """Milliseconds to wait before the answer; empty: none."""
 
 
 @post("/v1/chat/completions", status_code=200)
 async def complete(data: Asked) -> Response[bytes] | Stream:
     """Answer a chat completion; a stream where the body asks for one."""
+    if data.user:
+        await asyncio.sleep(int(data.user) / 1_000)
     if data.stream:
         return Stream(_events(), media_type="text/event-stream")
     return Response(_WHOLE, media_type="application/json")
@@ -158,12 +165,19 @@ class GatewayBench:
                 figures = self._figures(way, kind)
                 self.found[f"{way} {kind}"].append(figures.per_second)
                 self.found[f"{way} {kind} latency"].append(figures.median_seconds)
+        for way in ("gateway", "direct"):
+            requests = self._requests(way, wait_milliseconds=SLOW_MILLISECONDS)
+            found = self._load(self._ways[way].port, requests, self._connections)
+            self.found[f"{way} slow"].append(found.per_second)
 
     def _figures(self, name: str, kind: str) -> Figures:
-        way = self._ways[name]
-        requests = [_request(way.port, key, streamed=kind == "streamed") for key in way.secrets]
-        many, one = (self._load(way.port, requests, count) for count in (self._connections, 1))
+        requests, port = self._requests(name, streamed=kind == "streamed"), self._ways[name].port
+        many, one = (self._load(port, requests, count) for count in (self._connections, 1))
         return Figures(many.per_second, one.median_seconds)
+
+    def _requests(self, name: str, **terms: Any) -> list[Parts]:  # noqa: ANN401 - handed on
+        way = self._ways[name]
+        return [_request(way.port, key, **terms) for key in way.secrets]
 
     def _load(self, port: int, requests: list[Parts], connections: int) -> Found:
         return load.measure(
@@ -212,6 +226,17 @@ class GatewayBench:
                 "note": f"The gateway adds {slow - quick:.2f} ms.",
             }
             yield self._beside_litellm(kind, answers, ours)
+        waited = f"answers after {SLOW_MILLISECONDS} ms"
+        yield {
+            "what": f"gateway, {waited}, {self._connections} connections",
+            "against": "its upstream asked directly, waiting as long",
+            "unit": "requests/s",
+            "ours": self._median("gateway slow"),
+            "peer": self._median("direct slow"),
+            "reach": 0.5,
+            "aim": 0.8,
+            "note": "The same handler, which waits before it answers.",
+        }
 
     def _beside_litellm(self, kind: str, answers: str, ours: float) -> dict[str, Any]:
         there = bool(self._litellm)
@@ -237,16 +262,15 @@ class GatewayBench:
         return statistics.median(self.found[name])
 
 
-def _request(port: int, key: str, *, streamed: bool) -> Parts:
+def _request(port: int, key: str, *, streamed: bool = False, wait_milliseconds: int = 0) -> Parts:
     """Give a request; its number is in a header that nobody reads."""
-    body = _encode(
-        {
-            "model": MODEL,
-            "messages": [{"role": "user", "content": "What is a ledger, and who keeps it?"}],
-            "max_tokens": 64,
-            "stream": streamed,
-        }
-    )
+    asked = {
+        "model": MODEL,
+        "messages": [{"role": "user", "content": "What is a ledger, and who keeps it?"}],
+        "max_tokens": 64,
+        "stream": streamed,
+    }
+    body = _encode(asked | ({"user": str(wait_milliseconds)} if wait_milliseconds else {}))
     head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nX-Number: "
     rest = (
         f"\r\nAuthorization: Bearer {key}\r\nContent-Type: application/json\r\n"

@@ -29,6 +29,7 @@ PEERS = (
     "its upstream asked directly, a Litestar @post handler, streamed",
     "its upstream, one connection, streamed",
     "LiteLLM proxy, streamed",
+    "its upstream asked directly, waiting as long",
     "bare binary COPY in",
     "bare binary COPY out",
     "pgledger per transfer, as its README says",
