@@ -83,8 +83,13 @@ PAST: LiteralString = (
     " UNION ALL (SELECT 'lot', account_id, NULL, NULL, NULL, NULL FROM lots"
     " WHERE lane = $1 AND expires_at <= $3 AND status = 'open'"
     " AND expires_at IS NOT NULL ORDER BY expires_at LIMIT $4)"
+    " UNION ALL SELECT 'cards', NULL, NULL, NULL, count(*), NULL FROM rate_cards"
 )
-"""Request ids that were used before, and what ran out: reservations, keys, lots."""
+"""Request ids that were used before; what ran out: reservations, keys, lots; how many rate cards.
+
+Asked once the head is locked, in a statement of its own: what waited for the lock sees only what
+was committed before it began to wait.
+"""
 
 BEGIN: LiteralString = "BEGIN"
 COMMIT: LiteralString = "COMMIT"
@@ -341,11 +346,12 @@ class Lane:
         if not heads:
             message = f"Lane {self.lane} has no head."
             raise LedgerCorrupt(message, lane=self.lane)
-        seq, epoch, chain, last, cards = heads[0]
+        seq, epoch, chain, last = heads[0]
         head = Head(seq, epoch, bytes(chain), last)
         replied = loaded.pop() if len(loaded) > len(loads) else []
         known = [row[3:] for row in found if row[0] == "request"]
-        due = [row[:4] for row in found if row[0] != "request"]
+        (cards,) = [row[4] for row in found if row[0] == "cards"]
+        due = [row[:4] for row in found if row[0] not in {"request", "cards"}]
         return _Asked(head, cards, due, known, replied, list(zip(loads, loaded, strict=True)))
 
     def _fenced(self, copy: LaneState | None, head: Head) -> LaneState:

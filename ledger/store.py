@@ -22,8 +22,7 @@ NO_KEY = UUID(int=0)
 GAP_MAX = 2**31 - 1
 
 LOCK_HEAD: LiteralString = (
-    "SELECT seq, epoch, chain, last_recorded_at, (SELECT count(*) FROM rate_cards)"
-    " FROM lane_heads WHERE lane = %s FOR UPDATE OF lane_heads"
+    "SELECT seq, epoch, chain, last_recorded_at FROM lane_heads WHERE lane = %s FOR UPDATE"
 )
 READ_HEAD: LiteralString = (
     "SELECT seq, epoch, chain, last_recorded_at FROM lane_heads WHERE lane = %s"
