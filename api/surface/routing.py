@@ -249,16 +249,16 @@ class Endpoints:
                 ending = Failure(Kind.UNAVAILABLE, "The service ends before it could answer.")
                 reply = self._headed(self.surface.word(ending), request_id)
                 await reply.send(send)
-                self._note(route, reply, began)
+                self._count(route, reply, began)
                 raise
         self._headed(reply, request_id or new_request_id())
         if isinstance(reply, Answer):
             await reply.send(send, head=method == "HEAD")
         else:
             await reply.stream(send, receive)
-        self._note(route, reply, began)
+        self._count(route, reply, began)
 
-    def _note(self, route: Route | None, reply: Reply, began: float) -> None:
+    def _count(self, route: Route | None, reply: Reply, began: float) -> None:
         name = f"{self.surface.name}.{route.operation}" if route else f"{self.surface.name}.none"
         metrics.note(name, reply.status, time.perf_counter() - began)
 
