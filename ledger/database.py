@@ -212,7 +212,8 @@ def _migrate(url: str) -> str:
         if current is not None and not _known(script, current):
             message = (
                 f"The database has schema version {current}; this version of Keyledger knows"
-                f" {head}. Start the version that migrated it, or a newer one."
+                f" {head} only. An unreleased version before it, or a newer one, made the database:"
+                " start that one, or begin with an empty database."
             )
             raise IncompatibleDatabase(message)
         _require_whole(connection, current)

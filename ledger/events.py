@@ -81,6 +81,10 @@ class AccountOpened(Event, frozen=True, kw_only=True, omit_defaults=True):
     unpriced: str = "refuse"
     """What becomes of usage without a price: ``refuse`` or ``record``."""
     limits: tuple[LimitRule, ...] = ()
+    test: bool = False
+    """A test account: kept in a book of its own."""
+    internal: bool = False
+    """The operator's own use: posts to its cost, gets statements and never invoices."""
 
 
 class AccountPolicySet(Event, frozen=True, kw_only=True, omit_defaults=True):
@@ -152,6 +156,35 @@ class MemberRemoved(Event, frozen=True, kw_only=True, omit_defaults=True):
     member_id: str
 
 
+class LoginSet(Event, frozen=True, kw_only=True, omit_defaults=True):
+    """How a member logs in was made or changed. The row itself is personal and stands aside."""
+
+    type = "login_set"
+    by: str
+    member_id: str
+    digest: str = ""
+    """Binds the row, with a salt that goes when the person is erased; empty: it was erased."""
+
+
+class WalletLinked(Event, frozen=True, kw_only=True, omit_defaults=True):
+    """A wallet may sign in to the account."""
+
+    type = "wallet_linked"
+    by: str
+    digest: str
+    """Binds its row, salted as that of a login is."""
+
+
+class AllowanceSet(Event, frozen=True, kw_only=True, omit_defaults=True):
+    """What the account is granted anew on each day of UTC was set."""
+
+    type = "allowance_set"
+    by: str
+    asset: str
+    amount: str
+    """Plain decimal; ``0``: nothing any more."""
+
+
 class KeyIssued(Event, frozen=True, kw_only=True, omit_defaults=True):
     """A key was issued. Its secret is nowhere; the secret's keyed hash is in a side table."""
 
@@ -174,6 +207,10 @@ class KeyIssued(Event, frozen=True, kw_only=True, omit_defaults=True):
     limits: tuple[LimitRule, ...] = ()
     settings: dict[str, str] = {}
     """What a dialect documents beside, such as venice's ``modelPrivacy``."""
+    parent: str = ""
+    """Id of the key that made it; empty: no key did."""
+    digest: str = ""
+    """Binds the row of its secret, see ``secrets.digest``."""
 
 
 class KeyRenamed(Event, frozen=True, kw_only=True, omit_defaults=True):
@@ -263,6 +300,19 @@ class KeyRotated(Event, frozen=True, kw_only=True, omit_defaults=True):
     earlier_until: Utc
     """Earlier secrets are refused from this instant on, or sooner where they were before."""
     hint: str = ""
+    digest: str = ""
+    """Binds the row of the new secret."""
+
+
+class KeySecretRehashed(Event, frozen=True, kw_only=True, omit_defaults=True):
+    """The stored hash of a secret was renewed under another pepper; the secret is the same."""
+
+    type = "key_secret_rehashed"
+    by: str
+    secret: int
+    """Its number."""
+    digest: str
+    """Binds the row as it is now."""
 
 
 class KeyExpired(Event, frozen=True, kw_only=True, omit_defaults=True):
@@ -290,6 +340,11 @@ class CreditGranted(Event, frozen=True, kw_only=True, omit_defaults=True):
     expires_at: Utc | None = None
     """Not spendable from this instant on; None: never."""
     reason: str = ""
+    cost: str = ""
+    """What was paid for it, a plain decimal of ``currency``; empty: not told."""
+    currency: str = ""
+    payment_reference: str = ""
+    """The payment's own id, such as that of a payment provider."""
     repaid: str = ""
     """The part that went to an overdrawn balance at once."""
 
@@ -334,6 +389,15 @@ class RateCardPublished(Event, frozen=True, kw_only=True, omit_defaults=True):
     by: str
     content_hash: str
     card: RateCard
+
+
+class RateCardWithdrawn(Event, frozen=True, kw_only=True, omit_defaults=True):
+    """A version that was not in force yet never will be."""
+
+    type = "rate_card_withdrawn"
+    by: str
+    name: str
+    version: int
 
 
 class RequestRecorded(Event, frozen=True, kw_only=True, omit_defaults=True):
@@ -488,6 +552,9 @@ AnyEvent = (
     | MemberAdded
     | MemberRoleChanged
     | MemberRemoved
+    | LoginSet
+    | WalletLinked
+    | AllowanceSet
     | KeyIssued
     | KeyRenamed
     | KeyLimitsSet
@@ -500,11 +567,13 @@ AnyEvent = (
     | KeyResumed
     | KeyRevoked
     | KeyRotated
+    | KeySecretRehashed
     | KeyExpired
     | CreditGranted
     | GrantVoided
     | GrantExpired
     | BalanceReduced
     | RateCardPublished
+    | RateCardWithdrawn
 )
 """Closed: whoever matches on it is told by the type checker when an event is added."""

@@ -280,8 +280,15 @@ def change(  # noqa: C901, PLR0912, PLR0915
                 message = f"{body.type} is about a key that was never issued."
                 raise LedgerCorrupt(message, lane=envelope.lane, seq=envelope.lane_seq)
             _key(account, key, body, at)
-        case e.RateCardPublished():
-            pass
+        case (
+            e.LoginSet()
+            | e.WalletLinked()
+            | e.AllowanceSet()
+            | e.KeySecretRehashed()
+            | e.RateCardPublished()
+            | e.RateCardWithdrawn()
+        ):
+            pass  # About rows that no decision of a lane reads.
 
 
 def change_together(

@@ -84,6 +84,17 @@ def test_a_newer_schema_is_refused(
     assert "newer" in words
 
 
+def test_a_schema_from_before_formats_were_frozen_is_refused(
+    server: rig.Postgres, database: Database, tmp_path: Path
+) -> None:
+    """What an unreleased version made is left alone, and one line says what to do."""
+    name = database()
+    server.ask(name, "UPDATE schema_version SET version_num = '0007'")
+    words = leaves_alone(server, name, tmp_path)
+    assert "0007" in words
+    assert "empty database" in words
+
+
 def test_a_schema_with_a_table_missing_is_refused(
     server: rig.Postgres, database: Database, tmp_path: Path
 ) -> None:

@@ -112,6 +112,8 @@ INSTANCES: tuple[e.AnyEvent, ...] = (
         overdraft={"USD": "5", "CREDIT": "unlimited"},
         unpriced="record",
         limits=RULES,
+        test=True,
+        internal=True,
     ),
     e.AccountPolicySet(
         by="member:1", pays_with=("USD",), rate_card="standard", overdraft={"USD": "1"}
@@ -123,6 +125,9 @@ INSTANCES: tuple[e.AnyEvent, ...] = (
     e.MemberAdded(by="operator", member_id="mbr_1", role="owner"),
     e.MemberRoleChanged(by="operator", member_id="mbr_1", role="finance"),
     e.MemberRemoved(by="operator", member_id="mbr_1"),
+    e.LoginSet(by="operator", member_id="mbr_1", digest="00ff"),
+    e.WalletLinked(by="system", digest="00ff"),
+    e.AllowanceSet(by="operator", asset="DIEM", amount="0.5"),
     e.KeyIssued(
         by="operator",
         name="bot",
@@ -135,6 +140,8 @@ INSTANCES: tuple[e.AnyEvent, ...] = (
         rate_card="partners",
         limits=RULES,
         settings={"modelPrivacy": "PRIVATE", "apiKeyType": "INFERENCE"},
+        parent="key_0",
+        digest="00ff",
     ),
     e.KeyRenamed(by="operator", name="bot 2"),
     e.KeyLimitsSet(by="operator", limits=RULES[:1]),
@@ -146,7 +153,10 @@ INSTANCES: tuple[e.AnyEvent, ...] = (
     e.KeySuspended(by="operator"),
     e.KeyResumed(by="operator"),
     e.KeyRevoked(by="key:key_0"),
-    e.KeyRotated(by="operator", secret=2, earlier_until=LATER, hint="rk_abcd…012345"),
+    e.KeyRotated(
+        by="operator", secret=2, earlier_until=LATER, hint="rk_abcd…012345", digest="00ff"
+    ),
+    e.KeySecretRehashed(by="system", secret=2, digest="00ff"),
     e.KeyExpired(expired_at=LATER),
     e.CreditGranted(
         by="operator",
@@ -158,6 +168,9 @@ INSTANCES: tuple[e.AnyEvent, ...] = (
         effective_at=AT,
         expires_at=LATER,
         reason="welcome",
+        cost="4.5",
+        currency="EUR",
+        payment_reference="pi_1",
         repaid="0.25",
     ),
     e.GrantVoided(by="operator", lot=3, asset="USD", amount="4.75", reason="fraud"),
@@ -184,6 +197,7 @@ INSTANCES: tuple[e.AnyEvent, ...] = (
             source="hand",
         ),
     ),
+    e.RateCardWithdrawn(by="operator", name="standard", version=3),
 )
 ENVELOPE = e.Envelope(
     lane=3,

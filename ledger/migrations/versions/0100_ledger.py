@@ -1,8 +1,11 @@
-"""Events, heads, request ids, secrets, inline projections, roles and grants."""
+"""Everything: the record, projections, tables beside them, roles and grants.
+
+One revision, because nothing was released before it. From here on each change is another one.
+"""
 
 from alembic import op
 
-revision = "0001"
+revision = "0100"
 down_revision = None
 
 EVENT_TYPES = (
@@ -22,6 +25,9 @@ EVENT_TYPES = (
     "member_added",
     "member_role_changed",
     "member_removed",
+    "login_set",
+    "wallet_linked",
+    "allowance_set",
     "key_issued",
     "key_renamed",
     "key_limits_set",
@@ -34,12 +40,14 @@ EVENT_TYPES = (
     "key_resumed",
     "key_revoked",
     "key_rotated",
+    "key_secret_rehashed",
     "key_expired",
     "credit_granted",
     "grant_voided",
     "grant_expired",
     "balance_reduced",
     "rate_card_published",
+    "rate_card_withdrawn",
 )
 
 RECORD = """
@@ -166,6 +174,147 @@ CREATE TABLE refresh_tokens (
     used_at timestamptz
 );
 CREATE INDEX refresh_tokens_by_family ON refresh_tokens (family);
+CREATE TABLE attempts (
+    subject_hash bytea CONSTRAINT subject_has_one_row_of_attempts PRIMARY KEY,
+    recent timestamptz[] NOT NULL
+) WITH (fillfactor = 50);
+COMMENT ON COLUMN attempts.subject_hash IS 'HMAC of what is tried and by whom, never itself';
+COMMENT ON COLUMN attempts.recent IS 'Attempts that still count';
+CREATE TABLE wallets (
+    address bytea CONSTRAINT wallet_has_one_account PRIMARY KEY,
+    account_id uuid NOT NULL,
+    created_at timestamptz NOT NULL,
+    CONSTRAINT address_has_20_bytes CHECK (octet_length(address) = 20)
+);
+CREATE INDEX wallets_by_account ON wallets (account_id);
+CREATE TABLE wallet_tokens (
+    jti text CONSTRAINT wallet_token_is_used_once PRIMARY KEY,
+    used_at timestamptz NOT NULL,
+    expires_at timestamptz NOT NULL
+);
+COMMENT ON TABLE wallet_tokens IS 'Used ones only, until no clock takes them for valid any more';
+"""
+
+CHARACTERS = """
+CREATE TABLE characters (
+    character_id uuid CONSTRAINT character_is_unique PRIMARY KEY,
+    account_id uuid NOT NULL,
+    lane int2 NOT NULL,
+    machine_id uuid NOT NULL,
+    created_at timestamptz NOT NULL,
+    updated_at timestamptz NOT NULL,
+    version int4 NOT NULL,
+    slug text NOT NULL,
+    name text NOT NULL,
+    description text NOT NULL,
+    greeting text NOT NULL,
+    system_prompt text NOT NULL,
+    multiplier text NOT NULL,
+    status text NOT NULL,
+    request_hash bytea,
+    request_fingerprint bytea,
+    CONSTRAINT slug_is_the_accounts_once UNIQUE (account_id, slug),
+    CONSTRAINT multiplier_is_listed CHECK (multiplier IN ('1.0', '1.1', '1.2', '10.0')),
+    CONSTRAINT character_has_a_status CHECK (status IN ('draft', 'published', 'withdrawn'))
+);
+COMMENT ON COLUMN characters.request_hash IS 'Of the Idempotency-Key it was created under';
+CREATE UNIQUE INDEX public_slug_means_one_character ON characters (slug)
+    WHERE status = 'published';
+CREATE UNIQUE INDEX character_is_created_once ON characters (account_id, request_hash)
+    WHERE request_hash IS NOT NULL;
+CREATE INDEX characters_by_account ON characters (account_id, character_id);
+CREATE INDEX characters_in_public ON characters (character_id) WHERE status = 'published';
+CREATE TABLE character_scenarios (
+    character_id uuid NOT NULL REFERENCES characters ON DELETE CASCADE,
+    place int2 NOT NULL,
+    slug text NOT NULL,
+    name text NOT NULL,
+    description text NOT NULL,
+    greeting text NOT NULL,
+    system_prompt text NOT NULL,
+    CONSTRAINT scenario_is_the_characters_once PRIMARY KEY (character_id, slug)
+);
+CREATE TABLE character_shelves (
+    account_id uuid CONSTRAINT account_has_one_shelf PRIMARY KEY,
+    characters int4 NOT NULL,
+    CONSTRAINT shelf_is_not_negative CHECK (characters >= 0)
+) WITH (fillfactor = 50);
+COMMENT ON TABLE character_shelves IS
+    'How many characters an account has; locked by whoever changes one of them';
+CREATE TABLE character_chats (
+    account_id uuid NOT NULL,
+    character_id uuid NOT NULL REFERENCES characters ON DELETE CASCADE,
+    last_at timestamptz NOT NULL,
+    scenario text NOT NULL,
+    via text NOT NULL,
+    CONSTRAINT account_chats_with_a_character_once PRIMARY KEY (account_id, character_id)
+);
+CREATE INDEX character_chats_by_time ON character_chats (account_id, last_at);
+CREATE INDEX character_chats_by_character ON character_chats (character_id);
+"""
+
+# No CHECK where a player's or a model's words are: its error would repeat the row to a log.
+SESSIONS = """
+CREATE TABLE character_sessions (
+    id int8 GENERATED ALWAYS AS IDENTITY CONSTRAINT session_is_numbered_once PRIMARY KEY,
+    session_id uuid NOT NULL CONSTRAINT session_is_unique UNIQUE,
+    account_id uuid NOT NULL,
+    character_id uuid NOT NULL REFERENCES characters ON DELETE CASCADE,
+    started_at timestamptz NOT NULL,
+    last_message_at timestamptz NOT NULL,
+    round int4 NOT NULL,
+    messages int4 NOT NULL,
+    score int4 NOT NULL,
+    current_state text NOT NULL,
+    outcome text,
+    user_session_id text NOT NULL,
+    player_name text NOT NULL,
+    player_gender text NOT NULL,
+    CONSTRAINT player_has_one_session UNIQUE (character_id, account_id, user_session_id)
+) WITH (fillfactor = 70);
+COMMENT ON COLUMN character_sessions.round IS
+    'Raised by a reset, so that a turn begun before it is not added after it';
+COMMENT ON COLUMN character_sessions.messages IS 'Number of the newest message of this round';
+CREATE INDEX character_sessions_by_time ON character_sessions (last_message_at);
+CREATE TABLE character_messages (
+    session int8 NOT NULL REFERENCES character_sessions ON DELETE CASCADE,
+    number int4 NOT NULL,
+    message_id uuid NOT NULL,
+    created_at timestamptz NOT NULL,
+    score_at_time int4 NOT NULL,
+    follow_up_triggered bool NOT NULL,
+    role text NOT NULL,
+    state_key_at_time text NOT NULL,
+    decision text,
+    content text NOT NULL,
+    CONSTRAINT message_is_numbered_once PRIMARY KEY (session, number)
+);
+CREATE INDEX character_messages_by_time ON character_messages (created_at);
+"""
+
+RESOURCES = """
+CREATE TABLE gateway_resources (
+    resource_id uuid NOT NULL,
+    account_id uuid NOT NULL,
+    parent_id uuid,
+    created_at timestamptz NOT NULL,
+    lane int2 NOT NULL,
+    kind text NOT NULL,
+    body text NOT NULL,
+    CONSTRAINT resource_is_unique PRIMARY KEY (lane, account_id, resource_id)
+);
+COMMENT ON COLUMN gateway_resources.body IS 'JSON; text, so that no error about it repeats it';
+CREATE INDEX gateway_resources_by_kind
+    ON gateway_resources (lane, account_id, kind, parent_id, resource_id);
+CREATE TABLE gateway_shelves (
+    account_id uuid NOT NULL,
+    lane int2 NOT NULL,
+    resources int4 NOT NULL,
+    CONSTRAINT account_has_one_gateway_shelf PRIMARY KEY (lane, account_id),
+    CONSTRAINT gateway_shelf_is_not_negative CHECK (resources >= 0)
+) WITH (fillfactor = 50);
+COMMENT ON TABLE gateway_shelves IS
+    'How much an account keeps; locked by whoever adds to it or takes away';
 """
 
 INLINE = """
@@ -305,7 +454,30 @@ CREATE TABLE unpriced_requests (
 );
 """
 
-BREACHES = """
+ALLOWANCES = """
+CREATE TABLE allowances (
+    account_id uuid NOT NULL,
+    lane int2 NOT NULL,
+    asset text NOT NULL,
+    amount text NOT NULL,
+    granted_through date,
+    CONSTRAINT account_has_one_allowance_of_an_asset PRIMARY KEY (lane, account_id, asset)
+);
+COMMENT ON COLUMN allowances.amount IS 'Granted anew each day of UTC; plain decimal';
+COMMENT ON COLUMN allowances.granted_through IS 'The last day whose lot is granted; NULL: none';
+"""
+
+BEHIND = """
+CREATE TABLE account_marks (
+    account_id uuid NOT NULL,
+    version int8 NOT NULL,
+    lane_seq int8 NOT NULL,
+    recorded_at timestamptz NOT NULL,
+    lane int2 NOT NULL,
+    CONSTRAINT mark_is_set_once PRIMARY KEY (lane, account_id, version)
+);
+COMMENT ON TABLE account_marks IS 'Every 256th event of an account: where to begin to read';
+
 CREATE TABLE limit_breaches (
     lane_seq int8 NOT NULL,
     recorded_at timestamptz NOT NULL,
@@ -381,7 +553,8 @@ GRANT EXECUTE ON FUNCTION create_events_partition(date) TO keyledger_app;
 GRANTS = """
 GRANT USAGE ON SCHEMA keyledger TO keyledger_app, keyledger_ro;
 GRANT SELECT ON ALL TABLES IN SCHEMA keyledger TO keyledger_app, keyledger_ro;
-REVOKE SELECT ON logins, refresh_tokens, key_secrets FROM keyledger_ro;
+REVOKE SELECT ON logins, refresh_tokens, key_secrets, attempts, characters, character_scenarios,
+    character_sessions, character_messages, gateway_resources FROM keyledger_ro;
 GRANT INSERT ON events, idempotency_keys, rate_cards TO keyledger_app;
 GRANT INSERT, UPDATE (last_seq) ON request_ids TO keyledger_app;
 GRANT INSERT, UPDATE ON lane_heads, account_heads, database_facts, projection_checkpoints,
@@ -389,12 +562,36 @@ GRANT INSERT, UPDATE ON lane_heads, account_heads, database_facts, projection_ch
     spend TO keyledger_app;
 GRANT INSERT, UPDATE, DELETE ON key_secrets, logins, refresh_tokens, reservations,
     unpriced_requests, limit_breaches TO keyledger_app;
+GRANT INSERT ON wallets TO keyledger_app;
+GRANT INSERT, DELETE ON wallet_tokens, account_marks TO keyledger_app;
+GRANT INSERT, UPDATE, DELETE ON attempts, characters, character_scenarios, character_shelves,
+    character_chats, character_sessions, character_messages, gateway_resources, gateway_shelves,
+    allowances TO keyledger_app;
+GRANT SELECT (character_id, account_id, lane, machine_id, created_at, updated_at, version, slug,
+    name, description, multiplier, status) ON characters TO keyledger_ro;
+GRANT SELECT (character_id, place, slug, name, description) ON character_scenarios
+    TO keyledger_ro;
+GRANT SELECT (resource_id, account_id, parent_id, created_at, lane, kind) ON gateway_resources
+    TO keyledger_ro;
 """
+
+SCHEMA = (
+    RECORD,
+    PEOPLE,
+    CHARACTERS,
+    SESSIONS,
+    RESOURCES,
+    INLINE,
+    ALLOWANCES,
+    BEHIND,
+    PROTECTION,
+    GRANTS,
+)
 
 
 def upgrade() -> None:
     """Create everything."""
     types = ", ".join(f"'{name}'" for name in EVENT_TYPES)
     op.execute(f"CREATE TYPE event_type AS ENUM ({types})")  # sql-ok: constants of this file
-    for statements in (RECORD, PEOPLE, INLINE, BREACHES, PROTECTION, GRANTS):
+    for statements in SCHEMA:
         op.execute(statements)
