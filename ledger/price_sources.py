@@ -17,6 +17,7 @@ from genai_prices import data_snapshot, types
 from ledger.clock import Instant
 from ledger.money import PICO_PER_UNIT
 from ledger.pricing import (
+    MODEL_TOKENS_MAX,
     ConditionPrice,
     InvalidRateCard,
     ModelPrice,
@@ -79,9 +80,24 @@ def _condition(terms: _Terms) -> ConditionPrice:
     return ConditionPrice(prices=prices, tiers=tuple(tiers))
 
 
-def _model_price(terms: _Terms, conditions: dict[str, ConditionPrice]) -> ModelPrice:
+def _model_price(
+    terms: _Terms, conditions: dict[str, ConditionPrice], *, output: object, context: object
+) -> ModelPrice:
     base = _condition(terms)
-    return ModelPrice(prices=base.prices, tiers=base.tiers, conditions=conditions)
+    return ModelPrice(
+        prices=base.prices,
+        tiers=base.tiers,
+        conditions=conditions,
+        max_output_tokens=_tokens(output),
+        context_window=_tokens(context),
+    )
+
+
+def _tokens(value: object) -> int:
+    """Take a number of tokens as the table has it; 0: it has none that a card could hold."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        return 0
+    return value if 0 < value <= MODEL_TOKENS_MAX else 0
 
 
 def _imported(card: RateCard, skipped: Iterable[Skipped]) -> Imported:
@@ -212,7 +228,10 @@ def _genai_model(
             continue
         merged = {**vars(standard), **vars(model.get_prices(at, variant.when))}
         conditions[condition] = _condition(_genai_terms(merged))
-    return _model_price(_genai_terms(vars(standard)), conditions)
+    terms = _genai_terms(vars(standard))
+    # The package knows what a model reads, and of most models not how much they write.
+    output = getattr(model, "max_output_tokens", None)
+    return _model_price(terms, conditions, output=output, context=model.context_window)
 
 
 def _genai_condition(when: Mapping[str, str]) -> str | None:
@@ -421,7 +440,17 @@ def _litellm_model(model: str, entry: Mapping[str, object], skipped: list[Skippe
             skipped.append(Skipped(model, reason))
             continue
         conditions[condition] = _condition(of_condition)
-    return _model_price(terms, conditions)
+    return _model_price(
+        terms,
+        conditions,
+        output=entry.get("max_output_tokens"),
+        context=_litellm_context(entry),
+    )
+
+
+def _litellm_context(entry: Mapping[str, object]) -> int:
+    """Take the larger of what a model reads and writes: the table often means both by one."""
+    return max(_tokens(entry.get("max_input_tokens")), _tokens(entry.get("max_output_tokens")))
 
 
 def _litellm_terms(

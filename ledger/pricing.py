@@ -34,6 +34,9 @@ STANDARD_CARD = "standard"
 OTHERS = "*"
 """Stands for every model that a card does not name."""
 
+MODEL_TOKENS_MAX = 10**9
+"""Largest answer or context window that a card may name, inclusive."""
+
 PRICE_LIMIT = 10**21
 """Largest price in pico per million, exclusive: 1,000 of the asset for a single unit."""
 
@@ -79,8 +82,10 @@ class ConditionPrice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Ascending by ``above_tokens``."""
 
 
-class ModelPrice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Prices of a model."""
+class ModelPrice(
+    msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True
+):
+    """Prices of a model, and how much it can read and write where that is known."""
 
     prices: Prices
     """Prices without a condition and below every tier."""
@@ -90,6 +95,12 @@ class ModelPrice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     conditions: dict[str, ConditionPrice] = {}
     """By name: ``batch``, ``priority``, ``flex``, … A request names at most one."""
+
+    max_output_tokens: Annotated[int, msgspec.Meta(ge=0, le=MODEL_TOKENS_MAX)] = 0
+    """Most tokens of one answer, thought included; 0: not known."""
+
+    context_window: Annotated[int, msgspec.Meta(ge=0, le=MODEL_TOKENS_MAX)] = 0
+    """Most tokens that one answer is made from, its own included; 0: not known."""
 
 
 class RateCard(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -369,6 +380,9 @@ _PRICE = re.compile(r"(0|[1-9]\d{0,8})(\.\d{0,11}[1-9])?", re.ASCII)
 
 def _check_model(path: str, model: str, price: ModelPrice) -> None:
     _check(_is_name(model), path, "is not 1 to 256 printable characters without spaces")
+    for field in ("max_output_tokens", "context_window"):
+        held = 0 <= getattr(price, field) <= MODEL_TOKENS_MAX
+        _check(held, f"{path}.{field}", f"is not 0 to {MODEL_TOKENS_MAX}")
     _check_terms(path, price)
     for condition, terms in price.conditions.items():
         place = f"{path}.conditions.{condition}"

@@ -116,6 +116,31 @@ def test_a_web_search_has_a_price_where_its_size_does_not_matter():
     assert other.prices == {"input": "1"}
 
 
+@pytest.mark.parametrize(
+    ("members", "bounds"),
+    [
+        ('"max_input_tokens": 272000, "max_output_tokens": 128000', (128_000, 272_000)),
+        ('"max_input_tokens": 8192, "max_output_tokens": 16384', (16_384, 16_384)),
+        ('"max_tokens": 4096', (0, 0)),
+        ('"max_output_tokens": 0, "max_input_tokens": -1', (0, 0)),
+        ('"max_output_tokens": "many", "max_input_tokens": true', (0, 0)),
+        ('"max_output_tokens": 1e9, "max_input_tokens": 1000000001', (0, 0)),
+    ],
+)
+def test_how_much_a_model_reads_and_writes_comes_with_its_prices(members, bounds):
+    """What is no plain number of tokens is not known; ``max_tokens`` alone may mean either."""
+    model = read(f'{{"m": {{"input_cost_per_token": 1e-06, {members}}}}}').card.models["m"]
+    assert (model.max_output_tokens, model.context_window) == bounds
+
+
+def test_the_package_knows_what_a_model_reads():
+    """genai-prices names context windows; where it names none the card does not either."""
+    card = from_genai_prices(at=AT, name="c", provider_ids=["openai"]).card
+    assert card.models["openai/gpt-4o"].context_window == 128_000
+    assert card.models["openai/gpt-4o"].max_output_tokens == 0
+    assert card.models["openai/whisper-1"].context_window == 0
+
+
 @pytest.mark.needs_shared
 @pytest.mark.skipif(not LITELLM.exists(), reason="needs ../shared")
 def test_the_real_litellm_table_is_read_exactly():

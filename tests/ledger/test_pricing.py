@@ -300,6 +300,14 @@ TIER = Tier(above_tokens=5, prices={"input": "1"})
             },
             "models.m.conditions.Batch!",
         ),
+        (
+            {"models": {"m": ModelPrice(prices={"input": "1"}, max_output_tokens=-1)}},
+            "models.m.max_output_tokens",
+        ),
+        (
+            {"models": {"m": ModelPrice(prices={"input": "1"}, context_window=10**9 + 1)}},
+            "models.m.context_window",
+        ),
         ({"aliases": {"mini": "mini"}}, "aliases.mini"),
         ({"aliases": {"other": "none"}}, "aliases.other"),
     ],
@@ -327,7 +335,7 @@ def test_a_cards_hash_is_of_its_content():
     assert content_hash(card) == content_hash(turned)
     content = (
         b'["standard","USD","2026-01-01T00:00:00Z",{"mini":{"prices":'
-        b'{"cache_read":"0.075","input":"0.15","output":"0.6"},"tiers":[],"conditions":{}}},{}]'
+        b'{"cache_read":"0.075","input":"0.15","output":"0.6"}}},{}]'
     )
     assert content_hash(a_card()) == hashlib.sha256(content).hexdigest()
     for changes in (
