@@ -89,9 +89,9 @@ def conninfo(url: str, role: str, **settings: str) -> str:
 
 
 def lane_conninfo(url: str) -> str:
-    """Give connection parameters for the writer of a lane.
+    """Give connection parameters for the writer of a lane, and for what follows it.
 
-    It asks for rows by their keys alone. A plan that reads a table from end to end, made while it
+    They ask for rows by their keys alone. A plan that reads a table from end to end, made while it
     was small, would be kept while it grows.
     """
     return conninfo(url, APP, enable_seqscan="off")

@@ -41,10 +41,12 @@ SESSION = {
     "statement_timeout": "0",
     "idle_in_transaction_session_timeout": "0",
     "max_parallel_workers_per_gather": "0",
+    "enable_seqscan": "off",
     "enable_bitmapscan": "off",
 }
-"""Events are to stream in the order of an index. The planner would rather have workers fetch and
-sort each chunk, which begins later and takes processors from other lanes."""
+"""Events are to stream in the order of an index. By its statistics the planner would rather read a
+partition from end to end for each chunk, or have workers fetch and sort the chunk, which begins
+later and takes processors from other lanes."""
 
 SNAPSHOT: LiteralString = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 COPY_ROWS: LiteralString = (

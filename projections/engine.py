@@ -264,7 +264,7 @@ async def catch_up_fully(
 
 async def catch_up_all(url: str, lanes: int) -> str:
     """Bring every projection of every lane up to now; tell in a few words what was done."""
-    info = database.conninfo(url, database.APP)
+    info = database.lane_conninfo(url)
     said: list[str] = []
     async with await AsyncConnection.connect(info, autocommit=True) as connection:
         for projection in CATCHING_UP:
