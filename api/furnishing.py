@@ -14,7 +14,8 @@ from ledger import clock
 from ledger import events as e
 from ledger.errors import AccountIsOpen
 from ledger.ids import OPERATOR_ACCOUNT
-from ledger.pricing import OTHERS, STANDARD_CARD, ConditionPrice, ModelPrice, RateCard
+from ledger.model_names import OTHERS
+from ledger.pricing import STANDARD_CARD, ConditionPrice, ModelPrice, RateCard
 
 PROVIDERS = (
     *("openai", "anthropic", "google", "mistral", "deepseek", "x-ai", "cohere", "groq"),

@@ -5,16 +5,17 @@ reported, and then the model is unpriced.
 """
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from datetime import UTC, datetime, time
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from fractions import Fraction
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 from genai_prices import data_snapshot, types
 
 from ledger.clock import Instant
+from ledger.model_names import Match, Pattern
 from ledger.money import PICO_PER_UNIT
 from ledger.pricing import (
     MODEL_TOKENS_MAX,
@@ -25,6 +26,7 @@ from ledger.pricing import (
     RateCard,
     Tier,
     check_card,
+    check_model,
     price_text,
 )
 
@@ -118,32 +120,35 @@ def from_genai_prices(
 ) -> Imported:
     """Make the card in force at ``at`` from the snapshot inside the genai-prices package.
 
-    ``provider_ids`` None means all. A model is named ``provider/model``; its bare name, and the
-    exact names the package lists for it, are aliases where they mean one model only. Conditions
-    are the package's ``processing``, ``service_tier`` and ``speed``.
+    ``provider_ids`` None means all. A model is named ``provider/model``. The package's own rules
+    for what a name means become the card's: exact names its aliases, all others its patterns, with
+    the provider in front or, where the package knows whose the name is, without. Conditions are
+    the package's ``processing``, ``service_tier`` and ``speed``, and times of day.
 
     Raises:
         InvalidRateCard: A provider is unknown.
     """
     models: dict[str, ModelPrice] = {}
     skipped: list[Skipped] = []
-    names = _Names()
-    for provider in _providers(provider_ids):
+    providers = _providers(provider_ids)
+    for provider in providers:
         for model in provider.models:
             full = f"{provider.id}/{model.id}"
             try:
-                models[full] = _genai_model(full, model, at, skipped)
-            except _Unusable as error:
+                price = _genai_model(full, model, at, skipped)
+                check_model(full, price)
+                models[full] = price
+            except (_Unusable, InvalidRateCard) as error:
                 skipped.append(Skipped(full, str(error)))
-                continue
-            names.add(full, provider.id, model)
+    names = _Names(providers, models)
     card = RateCard(
         name=name,
         version=version,
         asset=asset,
         effective_from=at,
         models=models,
-        aliases=names.unambiguous(models.keys()),
+        aliases=names.aliases(),
+        patterns=tuple(names.patterns()),
         source="genai-prices",
     )
     return _imported(card, skipped)
@@ -185,39 +190,132 @@ def _constraints(model: types.ModelInfo) -> Iterator[_Constraint]:
 
 
 class _Names:
-    """Which models each exact name could mean."""
+    """What the package's rules make of names, for the models that have a price here."""
 
-    def __init__(self) -> None:
-        self.meanings: dict[str, set[str]] = {}
+    def __init__(self, providers: Sequence[types.Provider], priced: Collection[str]) -> None:
+        self.providers = providers
+        self.priced = priced
+        self._full = {id(m): f"{p.id}/{m.id}" for p in providers for m in p.models}
 
-    def add(self, full: str, provider_id: str, model: types.ModelInfo) -> None:
-        for name in (model.id, *_exact_names(model.match)):
-            self.meanings.setdefault(name, set()).add(full)
-            self.meanings.setdefault(f"{provider_id}/{name}", set()).add(full)
+    def aliases(self) -> dict[str, str]:
+        """Find out what each exact name means, with its provider in front and without.
 
-    def unambiguous(self, models: Collection[str]) -> dict[str, str]:
-        return {
-            name: next(iter(meant))
-            for name, meant in sorted(self.meanings.items())
-            if len(meant) == 1 and name not in models
-        }
+        A bare name that the package gives to no provider means a model where one only has it.
+        """
+        found: dict[str, str] = {}
+        bare: dict[str, list[str]] = {}
+        for provider in self.providers:
+            names = {
+                name
+                for each in (provider, *self._lenders(provider))
+                for model in each.models
+                for name in _exact_names(model)
+            }
+            for name in names | {name.lower() for name in names}:
+                full = self._find(provider, name)
+                found[f"{provider.id}/{name}"] = full
+                if full.startswith(f"{provider.id}/"):
+                    bare.setdefault(name, []).append(full)
+        for name, meant in bare.items():
+            owned = self._find_owned(name) or (meant[0] if len(meant) == 1 else "")
+            found[name] = found.get(name) or owned
+        return {name: found[name] for name in sorted(found.keys() - self.priced) if found[name]}
+
+    def _find_owned(self, name: str) -> str:
+        """Find what a bare name means to the provider in front of it, or whose it is."""
+        front, _, rest = name.partition("/")
+        for provider in self.providers:
+            if provider.id == front and (full := self._find(provider, rest)):
+                return full
+        owner = _owner(name)
+        return self._find(owner, name) if owner in self.providers else ""
+
+    def _find(self, provider: types.Provider | None, name: str) -> str:
+        """Find a provider's model, or one that it lends of another; empty: none has a price."""
+        model = provider and provider.find_model(name, all_providers=[*self.providers])
+        full = "" if model is None else self._full[id(model)]
+        return full if full in self.priced else ""
+
+    def _lenders(self, provider: types.Provider) -> list[types.Provider]:
+        lenders = provider.fallback_model_providers or ()
+        return [each for each in self.providers if each.id in lenders]
+
+    def patterns(self) -> Iterator[Pattern]:
+        """Write all other rules, in the package's order: of a provider in front, then of none."""
+        for provider in self.providers:
+            for model, match in self._rules(provider, *self._lenders(provider)):
+                yield Pattern(model=model, match=match, after=f"{provider.id}/")
+        fronts = tuple(Match(starts_with=f"{provider.id}/") for provider in self.providers)
+        for place in range(0, len(fronts), _FRONTS):
+            yield Pattern(model="", match=Match(either=fronts[place : place + _FRONTS]))
+        for provider in self.providers:
+            if provider.model_match is not None:
+                whose = _match(provider.model_match)
+                for model, match in self._rules(provider):
+                    yield Pattern(model=model, match=Match(every=(whose, match)))
+
+    def _rules(self, *providers: types.Provider) -> Iterator[tuple[str, Match]]:
+        """Give the models that names mean beyond the exact ones; empty: one without a price.
+
+        Those stand among the others, so that theirs do not take another model's price.
+        """
+        for provider in providers:
+            for model in provider.models:
+                full = f"{provider.id}/{model.id}"
+                if full not in self.priced:
+                    yield "", _match(model.match)
+                elif (match := _inexact(model.match)) is not None:
+                    yield full, match
 
 
-def _exact_names(match: object) -> Iterator[str]:
-    """List names that are equal, never those that begin or contain: those would be guesses."""
-    if isinstance(match, types.ClauseEquals):
-        yield match.equals
-    if isinstance(match, types.ClauseOr):
-        for clause in match.or_:
-            yield from _exact_names(clause)
+_FRONTS = 32
+
+
+def _exact_names(model: types.ModelInfo) -> Iterator[str]:
+    yield model.id
+    match = model.match
+    for clause in match.or_ if isinstance(match, types.ClauseOr) else [match]:
+        if isinstance(clause, types.ClauseEquals):
+            yield clause.equals
+
+
+def _inexact(match: object) -> Match | None:
+    """Write what of a rule is more than exact names, which are aliases."""
+    clauses = match.or_ if isinstance(match, types.ClauseOr) else [match]
+    rest = [_match(each) for each in clauses if not isinstance(each, types.ClauseEquals)]
+    if len(rest) <= 1:
+        return rest[0] if rest else None
+    return Match(either=tuple(rest))
+
+
+def _owner(name: str) -> types.Provider | None:
+    """Find whose a bare name is by the package's rules, which ask every provider in order."""
+    for provider in _providers(None):
+        if provider.model_match is not None and provider.model_match.is_match(name.lower()):
+            return provider
+    return None
+
+
+def _match(clause: object) -> Match:
+    """Write a clause of the package's: its one field is named as in JSON but for ``_``."""
+    return msgspec.convert(_plain(clause), Match)
+
+
+def _plain(clause: object) -> dict[str, Any]:
+    ((field, value),) = vars(clause).items()
+    plain = list(map(_plain, value)) if isinstance(value, list) else value
+    return {field.rstrip("_"): plain}
 
 
 def _genai_model(
     full: str, model: types.ModelInfo, at: Instant, skipped: list[Skipped]
 ) -> ModelPrice:
     standard = _genai_standard(model, at)
-    conditions = {}
+    conditions = _genai_hours(model, at)
     for variant in model.price_variants or ():
+        if isinstance(variant.constraint, types.TimeOfDateConstraint):
+            skipped.append(Skipped(full, f"{variant.when} depends on the time of day."))
+            continue
         if variant.constraint is not None and not variant.constraint.active(at):
             continue
         condition = _genai_condition(variant.when)
@@ -242,15 +340,44 @@ def _genai_condition(when: Mapping[str, str]) -> str | None:
 
 
 def _genai_standard(model: types.ModelInfo, at: Instant) -> types.ModelPrice:
-    """Pick the last price whose date has come, as the package does."""
+    """Pick the last price whose date has come, as the package does, whatever the time of day."""
     if isinstance(model.prices, types.ModelPrice):
         return model.prices
     for price in reversed(model.prices):
         if isinstance(price.constraint, types.TimeOfDateConstraint):
-            raise _Unusable("Its price depends on the time of day.")
+            continue
         if price.constraint is None or price.constraint.active(at):
             return price.prices
     raise _Unusable("No price is in force yet.")
+
+
+def _genai_hours(model: types.ModelInfo, at: Instant) -> dict[str, ConditionPrice]:
+    """Give the prices by time of day that come before the standard one, named by their hours."""
+    found: dict[str, ConditionPrice] = {}
+    if isinstance(model.prices, types.ModelPrice):
+        return found
+    for price in reversed(model.prices):
+        constraint = price.constraint
+        if constraint is None or (
+            isinstance(constraint, types.StartDateConstraint) and constraint.active(at)
+        ):
+            break
+        if isinstance(constraint, types.TimeOfDateConstraint):
+            start, end = _utc(constraint.start_time), _utc(constraint.end_time)
+            terms = _condition(_genai_terms(vars(price.prices)))
+            name = f"from_{start}_to_{end}".replace(":", "")
+            found[name] = msgspec.structs.replace(terms, between=(start, end))
+    return found
+
+
+def _utc(of_day: time) -> str:
+    moved = datetime.combine(date.min + timedelta(days=1), of_day).replace(
+        tzinfo=of_day.tzinfo or UTC
+    )
+    in_utc = moved.astimezone(UTC).time()
+    if in_utc.second or in_utc.microsecond:
+        raise _Unusable("Its price changes within a minute.")
+    return f"{in_utc:%H:%M}"
 
 
 _HOUR = Fraction(1_000_000, 3_600)

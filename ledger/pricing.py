@@ -15,6 +15,14 @@ from typing import Annotated, NamedTuple
 import msgspec
 
 from ledger.clock import Instant, format_instant
+from ledger.model_names import (
+    OTHERS,
+    PATTERNS_MAX,
+    InvalidPattern,
+    Names,
+    Pattern,
+    check_match,
+)
 from ledger.money import (
     PICO_LIMIT,
     InvalidAmount,
@@ -30,9 +38,6 @@ UNITS_PER_PRICE = 10**6
 
 STANDARD_CARD = "standard"
 """Name of the card that prices keys and accounts which name no other."""
-
-OTHERS = "*"
-"""Stands for every model that a card does not name."""
 
 MODEL_TOKENS_MAX = 10**9
 """Largest answer or context window that a card may name, inclusive."""
@@ -62,7 +67,9 @@ Prices = dict[str, str]
 """Usage class to a plain decimal per million units, shortest form, at most twelve places."""
 
 
-class Tier(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Tier(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
+):
     """Prices of the whole request once its context is long."""
 
     above_tokens: int
@@ -72,14 +79,20 @@ class Tier(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Complete: nothing is inherited from below."""
 
 
-class ConditionPrice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Prices of a model under a condition such as ``batch``."""
+class ConditionPrice(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
+):
+    """Prices of a model under a condition such as ``batch``, or at a time of day."""
 
     prices: Prices
     """Complete: nothing is inherited from the model."""
 
     tiers: tuple[Tier, ...] = ()
     """Ascending by ``above_tokens``."""
+
+    between: tuple[str, str] | None = None
+    """Only from ``HH:MM`` (inclusive) to ``HH:MM`` (exclusive) of each day in UTC, over midnight
+    where the second is the earlier. A request that names no condition takes it then."""
 
 
 class ModelPrice(
@@ -103,7 +116,9 @@ class ModelPrice(
     """Most tokens that one answer is made from, its own included; 0: not known."""
 
 
-class RateCard(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class RateCard(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
+):
     """One effective-dated version of the prices of a set of models."""
 
     name: str
@@ -119,11 +134,13 @@ class RateCard(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """In force from this instant, inclusive, UTC."""
 
     models: dict[str, ModelPrice]
-    """By the exact name of the model; ``*`` prices every model that is not named. Names are never
-    matched by prefix: no price is guessed."""
+    """By the exact name of the model; ``*`` prices every model that nothing here names."""
 
     aliases: dict[str, str] = {}
-    """Other names, such as dated ones, to the name in ``models``."""
+    """Other exact names to the name in ``models``."""
+
+    patterns: tuple[Pattern, ...] = ()
+    """Names that are neither: the first pattern that takes one says which model it is."""
 
     source: str = ""
     """Where the prices come from. Not part of the content hash."""
@@ -157,6 +174,12 @@ class Quote(NamedTuple):
 
     prices: Prices
     """Unit prices used, after fall-back, of the classes with a quantity: enough to recompute."""
+
+    priced_as: str = ""
+    """The card's name of the model; empty: the name that was asked for."""
+
+    by_time: str = ""
+    """The condition that applied by the time of day; empty: none did."""
 
 
 class PriceChange(NamedTuple):
@@ -245,8 +268,42 @@ _Compiled = tuple[tuple[int, _Rates], ...]
 """Rates by the context they begin above, the longest first; the last begins above -1."""
 
 
+class _Priced(NamedTuple):
+    """The prices of a name."""
+
+    compiled: _Compiled
+    priced_as: str
+    """As in ``Quote``."""
+    by_time: str
+
+
+class _Hours(NamedTuple):
+    """A condition that applies at a time of day: minutes since midnight in UTC."""
+
+    start: int
+    end: int
+    priced: _Priced
+
+    def cover(self, at: Instant) -> bool:
+        minute = at.hour * 60 + at.minute
+        if self.start < self.end:
+            return self.start <= minute < self.end
+        return minute >= self.start or minute < self.end
+
+
+class _Found(NamedTuple):
+    """The prices of a name under a condition, or under none, at any time of day."""
+
+    hours: tuple[_Hours, ...]
+    otherwise: _Priced | None
+    """Outside of the hours; None: the named condition does not apply then."""
+
+
+_FOUND_MAX = 4_096
+
+
 class PriceBook:
-    """A card made fast: prices as integers, each model compiled when first used.
+    """A card made fast: names resolved once, prices as integers, each model compiled when used.
 
     Built once per card version. ``quote`` agrees with ``charge`` to the last pico.
     """
@@ -256,35 +313,52 @@ class PriceBook:
         self.card = card
         self.reference = f"{card.name}/{card.version}"
         """As events name it: ``standard/3``."""
+        self._names = Names(card.models, card.aliases, card.patterns)
+        self._found: dict[tuple[str, str | None], _Found] = {}
         self._compiled: dict[tuple[str, str | None], _Compiled] = {}
 
-    def quote(self, model: str, usage: Usage, condition: str | None = None) -> Quote | None:
-        """Price a usage.
+    def name_of(self, model: str) -> str | None:
+        """Find the card's name of a model; None means that nothing in the card prices it."""
+        return self._names.find(model)
 
-        None means unpriced: the card knows no such model, no such condition of it, or no price of
-        a class that was used.
+    def terms(self, model: str, condition: str | None = None) -> ModelPrice | ConditionPrice | None:
+        """Find the prices of a model; None means that the card has none, or no such condition."""
+        name = self._names.find(model)
+        found = None if name is None else self.card.models[name]
+        return found if found is None or condition is None else found.conditions.get(condition)
+
+    def quote(
+        self, model: str, usage: Usage, condition: str | None = None, at: Instant | None = None
+    ) -> Quote | None:
+        """Price a usage rendered ``at`` an instant; None: at no particular time of day.
+
+        None means unpriced: the card knows no such model, no such condition of it then, or no
+        price of a class that was used.
 
         Raises:
             InvalidAmount: The charge is beyond any amount.
         """
-        compiled = self._compiled.get((model, condition)) or self._compile(model, condition)
-        return None if compiled is None else _quote(compiled, usage)
+        rates = self._rates(model, condition or None, at)
+        return None if rates is None else _quote(rates, usage)
 
     def quotes(
-        self, model: str, usages: Sequence[Usage], condition: str | None = None
+        self,
+        model: str,
+        usages: Sequence[Usage],
+        condition: str | None = None,
+        at: Instant | None = None,
     ) -> list[Quote] | None:
         """Price several usages of one model; None: one of them at least is unpriced.
 
         Raises:
             InvalidAmount: A charge is beyond any amount.
         """
-        condition = condition or None
-        compiled = self._compiled.get((model, condition)) or self._compile(model, condition)
-        if compiled is None:
+        rates = self._rates(model, condition or None, at)
+        if rates is None:
             return None
         found = []
         for usage in usages:
-            quote = _quote(compiled, usage)
+            quote = _quote(rates, usage)
             if quote is None:
                 return None
             found.append(quote)
@@ -292,24 +366,62 @@ class PriceBook:
 
     def per_request(self, model: str, condition: str | None = None) -> bool:
         """Say whether the call itself has a price, so that its usage must hold ``requests=1``."""
-        terms = terms_of(self.card, model, condition)
+        terms = self.terms(model, condition)
         return terms is not None and "requests" in terms.prices
 
-    def _compile(self, model: str, condition: str | None) -> _Compiled | None:
-        """Compile and remember; an unknown name is not remembered, or a caller could fill us."""
-        if model != OTHERS and OTHERS in self.card.models and not _names(self.card, model):
-            return self._compiled.get((OTHERS, condition)) or self._compile(OTHERS, condition)
-        terms = terms_of(self.card, model, condition)
-        if terms is None:
+    def _rates(self, model: str, condition: str | None, at: Instant | None) -> _Priced | None:
+        found = self._found.get((model, condition)) or self._find(model, condition)
+        if found is None or not found.hours or at is None:
+            return found and found.otherwise
+        return next((each.priced for each in found.hours if each.cover(at)), found.otherwise)
+
+    def _find(self, model: str, condition: str | None) -> _Found | None:
+        """Find and remember; an unknown name is not remembered here, nor too many."""
+        name, terms = self._names.find(model), self.terms(model, condition)
+        if name is None or terms is None:
             return None
-        rising = [(-1, _Rates(terms.prices))]
-        rising += [(tier.above_tokens, _Rates(tier.prices)) for tier in terms.tiers]
-        compiled = tuple(reversed(rising))
-        self._compiled[model, condition] = compiled
+        priced_as = "" if name == model else name
+        otherwise: _Priced | None = _Priced(self._compile(name, condition), priced_as, "")
+        hours: tuple[_Hours, ...] = ()
+        if isinstance(terms, ModelPrice):
+            hours = tuple(
+                _hours(each.between, _Priced(self._compile(name, other), priced_as, other))
+                for other, each in terms.conditions.items()
+                if each.between is not None
+            )
+        elif terms.between is not None and otherwise is not None:
+            hours, otherwise = (_hours(terms.between, otherwise),), None
+        if len(self._found) >= _FOUND_MAX:
+            # Callers choose the names, and must not fill us.
+            self._found.clear()
+        found = self._found[model, condition] = _Found(hours, otherwise)
+        return found
+
+    def _compile(self, name: str, condition: str | None) -> _Compiled:
+        """Compile and remember the prices of a model by its name in the card."""
+        compiled = self._compiled.get((name, condition))
+        if compiled is None:
+            model = self.card.models[name]
+            terms = model if condition is None else model.conditions[condition]
+            rising = [(-1, _Rates(terms.prices))]
+            rising += [(tier.above_tokens, _Rates(tier.prices)) for tier in terms.tiers]
+            compiled = self._compiled[name, condition] = tuple(reversed(rising))
         return compiled
 
 
-def _quote(compiled: _Compiled, usage: Usage) -> Quote | None:
+def _hours(between: tuple[str, str], priced: _Priced) -> _Hours:
+    start, end = map(_minute, between)
+    return _Hours(start, end, priced)
+
+
+def _minute(text: str) -> int:
+    """Count the minutes from midnight to ``HH:MM``."""
+    hour, _, minute = text.partition(":")
+    return int(hour) * 60 + int(minute)
+
+
+def _quote(priced: _Priced, usage: Usage) -> Quote | None:
+    compiled, priced_as, by_time = priced
     quantities = msgspec.structs.astuple(usage)
     rates = compiled[0][1]
     if len(compiled) > 1:
@@ -319,7 +431,7 @@ def _quote(compiled: _Compiled, usage: Usage) -> Quote | None:
     if plan is None:
         return None
     total = sum(map(mul, plan.pico, filter(None, quantities)))
-    return Quote(_rounded(total), plan.prices.copy())
+    return Quote(_rounded(total), plan.prices.copy(), priced_as, by_time)
 
 
 def _rates_at(compiled: _Compiled, context: int) -> _Rates:
@@ -327,20 +439,6 @@ def _rates_at(compiled: _Compiled, context: int) -> _Rates:
         if context > above_tokens:
             return rates
     raise AssertionError("The last rates begin above -1.")
-
-
-def terms_of(
-    card: RateCard, model: str, condition: str | None = None
-) -> ModelPrice | ConditionPrice | None:
-    """Find the prices of a model by its exact name or alias; None means the card has none."""
-    found = card.models.get(card.aliases.get(model, model) if _names(card, model) else OTHERS)
-    if found is None or condition is None:
-        return found
-    return found.conditions.get(condition)
-
-
-def _names(card: RateCard, model: str) -> bool:
-    return model in card.models or model in card.aliases
 
 
 def check_card(card: RateCard) -> None:
@@ -357,11 +455,14 @@ def check_card(card: RateCard) -> None:
     except InvalidAmount as error:
         raise InvalidRateCard("asset", "is not an asset code") from error
     for model, price in card.models.items():
-        _check_model(f"models.{model}", model, price)
+        check_model(model, price)
     for alias, model in card.aliases.items():
         _check(_is_name(alias), f"aliases.{alias}", "is not a name")
         _check(alias not in card.models, f"aliases.{alias}", "is the name of a model too")
         _check(model in card.models, f"aliases.{alias}", f"means {model}, which has no price")
+    _check(len(card.patterns) <= PATTERNS_MAX, "patterns", f"are more than {PATTERNS_MAX}")
+    for place, pattern in enumerate(card.patterns):
+        _check_pattern(f"patterns[{place}]", pattern, card)
 
 
 def _check(holds: bool, field: str, message: str) -> None:  # noqa: FBT001 (an assertion reads so)
@@ -373,12 +474,32 @@ def _is_name(text: str) -> bool:
     return 1 <= len(text) <= _NAME_LENGTH and text.isprintable() and " " not in text
 
 
+def _check_pattern(path: str, pattern: Pattern, card: RateCard) -> None:
+    model, after = pattern.model, pattern.after
+    known = not model or model in card.models
+    _check(known, f"{path}.model", f"is {model}, which has no price")
+    _check(model != OTHERS, f"{path}.model", "is every model, which needs no pattern")
+    lower = len(after) <= _NAME_LENGTH and after.isprintable() and after == after.lower()
+    _check(lower, f"{path}.after", "is not up to 256 printable characters in lower case")
+    try:
+        check_match(pattern.match)
+    except InvalidPattern as error:
+        raise InvalidRateCard(f"{path}.match", str(error)) from error
+
+
 _NAME_LENGTH = 256
 _CONDITION = re.compile(r"[a-z][a-z0-9_]{0,31}", re.ASCII)
+_TIME = re.compile(r"([01]\d|2[0-3]):[0-5]\d", re.ASCII)
 _PRICE = re.compile(r"(0|[1-9]\d{0,8})(\.\d{0,11}[1-9])?", re.ASCII)
 
 
-def _check_model(path: str, model: str, price: ModelPrice) -> None:
+def check_model(model: str, price: ModelPrice) -> None:
+    """Hold the prices of a model to the rules of a card.
+
+    Raises:
+        InvalidRateCard: Which field breaks which.
+    """
+    path = f"models.{model}"
     _check(_is_name(model), path, "is not 1 to 256 printable characters without spaces")
     for field in ("max_output_tokens", "context_window"):
         held = 0 <= getattr(price, field) <= MODEL_TOKENS_MAX
@@ -388,6 +509,25 @@ def _check_model(path: str, model: str, price: ModelPrice) -> None:
         place = f"{path}.conditions.{condition}"
         _check(_CONDITION.fullmatch(condition) is not None, place, "is not a condition's name")
         _check_terms(place, terms)
+    _check_hours(path, price)
+
+
+def _check_hours(path: str, price: ModelPrice) -> None:
+    taken: dict[int, str] = {}
+    for condition, terms in price.conditions.items():
+        if terms.between is None:
+            continue
+        place = f"{path}.conditions.{condition}.between"
+        times = all(_TIME.fullmatch(time) for time in terms.between)
+        _check(times, place, "is not two times such as 16:30, in UTC")
+        start, end = map(_minute, terms.between)
+        _check(start != end, place, "begins and ends at the same time")
+        for minute in range(start, end if start < end else end + _DAY):
+            other = taken.setdefault(minute % _DAY, condition)
+            _check(other == condition, place, f"overlaps that of {other}")
+
+
+_DAY = 24 * 60
 
 
 def _check_terms(path: str, terms: ModelPrice | ConditionPrice) -> None:
@@ -418,7 +558,7 @@ def price_text(pico: int) -> str | None:
 def canonical(card: RateCard) -> bytes:
     """Write what a card means as bytes: fields in order, keys sorted, no version and no source."""
     start = format_instant(card.effective_from)
-    content = (card.name, card.asset, start, card.models, card.aliases)
+    content = (card.name, card.asset, start, card.models, card.aliases, card.patterns)
     return msgspec.json.encode(content, order="deterministic")
 
 

@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from typing import NamedTuple
 
+import msgspec
+
 from ledger import events as e
 from ledger.clock import LATEST, Instant
 from ledger.errors import InvalidField, PriceJumps
@@ -100,15 +102,7 @@ def publish(cards: RateCards, card: RateCard, *, by: str, confirm_jumps: bool) -
         PriceJumps: A unit price moved more than tenfold and nobody confirmed it (I6).
     """
     earlier = cards.versions(card.name)
-    numbered = RateCard(
-        name=card.name,
-        version=len(earlier) + 1,
-        asset=card.asset,
-        effective_from=card.effective_from,
-        models=card.models,
-        aliases=card.aliases,
-        source=card.source,
-    )
+    numbered = msgspec.structs.replace(card, version=len(earlier) + 1)
     try:
         check_card(numbered)
     except InvalidRateCard as error:

@@ -12,6 +12,7 @@ from api.problems import invalid
 from ledger import clock, usage
 from ledger import events as e
 from ledger.clock import Instant
+from ledger.model_names import Pattern
 from ledger.pricing import ModelPrice
 from ledger.usage import Usage
 
@@ -217,6 +218,7 @@ class RateCardBody(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
     asset: Word
     models: dict[str, ModelPrice]
     aliases: dict[str, str] = {}
+    patterns: tuple[Pattern, ...] = ()
     effective_from: Time | None = None
     """None: from now on."""
     source: Text = ""

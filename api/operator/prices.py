@@ -36,6 +36,7 @@ async def publish_rate_card(ask: Ask[bodies.RateCardBody]) -> Answer:
         effective_from=_effective(body.effective_from),
         models=body.models,
         aliases=body.aliases,
+        patterns=body.patterns,
         source=body.source,
     )
     done = await ask.services.ledger.prices.publish(

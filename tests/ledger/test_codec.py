@@ -20,6 +20,7 @@ from ledger import events as e
 from ledger.codec import GENESIS, UPCASTERS, decode, encode, envelope_bytes, event_hash
 from ledger.errors import LedgerCorrupt
 from ledger.ids import AccountId, KeyId
+from ledger.model_names import Match, Pattern
 from ledger.pricing import ConditionPrice, ModelPrice, RateCard, Tier
 from ledger.usage import Usage
 
@@ -190,10 +191,22 @@ INSTANCES: tuple[e.AnyEvent, ...] = (
                 "mini": ModelPrice(
                     prices={"output": "0.6", "input": "0.15"},
                     tiers=(Tier(above_tokens=200000, prices={"input": "0.3", "output": "1"}),),
-                    conditions={"batch": ConditionPrice(prices={"input": "0.075"})},
+                    conditions={
+                        "batch": ConditionPrice(prices={"input": "0.075"}),
+                        "night": ConditionPrice(
+                            prices={"input": "0.1"}, between=("16:30", "00:30")
+                        ),
+                    },
                 )
             },
             aliases={"mini-2026": "mini"},
+            patterns=(
+                Pattern(
+                    model="mini",
+                    after="acme/",
+                    match=Match(either=(Match(regex="^mini-"), Match(ends_with="-mini"))),
+                ),
+            ),
             source="hand",
         ),
     ),

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from genai_prices import data_snapshot
 
 from ledger.money import parse_pico
 from ledger.price_sources import (
-    Skipped,
     from_genai_prices,
     from_litellm,
     genai_effective_dates,
@@ -21,6 +21,7 @@ SHARED = Path(
     os.environ.get("KEYLEDGER_SHARED", Path(__file__).resolve().parents[2] / ".." / "shared")
 )
 LITELLM = SHARED / "data" / "prices" / "litellm_full_2026-07-24.json"
+SAMPLES = SHARED / "data" / "provider_usage" / "samples.json"
 AT = datetime(2026, 7, 24, tzinfo=UTC)
 
 
@@ -197,21 +198,80 @@ def test_genai_conditions_are_named_by_their_value():
     assert opus.conditions["batch"].prices["searches"] == "10000"
 
 
-def test_only_exact_and_unambiguous_names_are_aliases():
-    """A bare name means a model only where no other provider has it (C9)."""
+def test_a_bare_name_means_its_owners_model():
+    """The package says whose it is; else it means a model where one provider only has it (C9)."""
     one = from_genai_prices(at=AT, name="one", provider_ids={"openai"}).card
     assert one.aliases["gpt-4o-mini"] == "openai/gpt-4o-mini"
     both = from_genai_prices(at=AT, name="all").card
     assert all(target in both.models for target in both.aliases.values())
-    shared = {name for name in one.models if name.replace("openai/", "azure/", 1) in both.models}
-    assert not {name.removeprefix("openai/") for name in shared} & both.aliases.keys()
+    assert both.aliases["gpt-4o-mini"] == "openai/gpt-4o-mini"
+    nobodys = {name for name in both.models if name.startswith("together/")}
+    shared = {
+        name.removeprefix("together/")
+        for name in nobodys
+        if name.replace("together/", "novita/", 1) in both.models
+    }
+    assert shared
+    assert not shared & both.aliases.keys()
 
 
-def test_a_price_by_time_of_day_is_left_out():
-    """One card cannot hold two prices of one day (C9)."""
-    skipped = from_genai_prices(at=AT, name="deepseek", provider_ids={"deepseek"}).skipped
-    reason = "Its price depends on the time of day."
-    assert Skipped("deepseek/deepseek-chat", reason) in skipped
+def test_names_with_a_date_or_a_suffix_are_priced():
+    """What the package's own rules say of a name, the card says by itself."""
+    book = PriceBook(from_genai_prices(at=AT, name="all").card)
+    known = {
+        "gpt-4o-2024-08-06": "openai/gpt-4o",
+        "openai/gpt-4o-2024-08-06": "openai/gpt-4o",
+        "azure/gpt-4o-2024-08-06": "openai/gpt-4o",
+        "claude-sonnet-4-5-20250929": "anthropic/claude-sonnet-4-5",
+        "anthropic/claude-sonnet-4-5-20990101": "anthropic/claude-sonnet-4-5",
+        "openai/claude-sonnet-4-5": None,
+        "no-such-model": None,
+    }
+    assert {name: book.name_of(name) for name in known} == known
+
+
+def test_a_name_that_the_package_gives_to_an_unpriced_model_has_no_price():
+    """Another model's pattern does not take what belongs to one that could not be read (C9)."""
+    imported = from_genai_prices(at=AT, name="groq", provider_ids={"groq"})
+    assert "groq/whisper-large-v3" in {each.model for each in imported.skipped}
+    assert PriceBook(imported.card).name_of("groq/whisper-large-v3") is None
+
+
+@pytest.mark.needs_shared
+@pytest.mark.skipif(not SAMPLES.exists(), reason="needs ../shared")
+def test_nearly_every_sample_of_usage_has_a_price():
+    """Of the package's 2,278 priced samples 2,265 are priced, and as the model it says itself."""
+    book = PriceBook(from_genai_prices(at=AT, name="all").card)
+    providers = {each.id: each for each in data_snapshot._bundled_snapshot().providers}
+    cases = [
+        (sample["model"], extractor["provider_id"])
+        for sample in msgspec.json.decode(SAMPLES.read_bytes())
+        for extracted in sample["extracted"]
+        for extractor in extracted["extractors"]
+        if extractor.keys() & {"input_price", "output_price"}
+    ]
+    found = {case: book.name_of("{1}/{0}".format(*case)) for case in set(cases)}
+    priced = [case for case in cases if found[case]]
+    assert len(cases) == 2_278
+    assert len(priced) >= 2_265
+    for model, provider in set(priced):
+        own = providers[provider].find_model(model, all_providers=[*providers.values()])
+        assert found[model, provider].partition("/")[2] == own.id
+
+
+def test_prices_by_the_time_of_day_are_conditions():
+    """DeepSeek costs more by day; each of the hours is a condition with its times in UTC."""
+    card = from_genai_prices(at=AT, name="deepseek", provider_ids={"deepseek"}).card
+    chat = card.models["deepseek/deepseek-chat"]
+    assert chat.prices["input"] == "0.135"
+    (hours,) = chat.conditions.values()
+    assert (hours.between, hours.prices["input"]) == (("00:30", "16:30"), "0.27")
+    by_day, by_night = (
+        PriceBook(card).quote("deepseek-chat", Usage(input=10**6), at=AT.replace(hour=hour))
+        for hour in (12, 20)
+    )
+    assert (by_day.pico, by_day.by_time) == (parse_pico("0.27"), "from_0030_to_1630")
+    assert (by_night.pico, by_night.by_time) == (parse_pico("0.135"), "")
 
 
 def test_an_unknown_provider_is_refused():

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ledger.model_names import Match, Pattern
 from ledger.money import InvalidAmount, format_pico, parse_pico
 from ledger.pricing import (
     FALLBACKS,
@@ -120,7 +121,8 @@ def test_an_alias_is_another_exact_name():
     """A dated name costs what its model costs."""
     book = PriceBook(a_card(aliases={"mini-2026-01-01": "mini"}))
     usage = Usage(input=10)
-    assert book.quote("mini-2026-01-01", usage) == book.quote("mini", usage)
+    priced = book.quote("mini", usage)
+    assert book.quote("mini-2026-01-01", usage) == priced._replace(priced_as="mini")
 
 
 @pytest.mark.parametrize(
@@ -265,6 +267,17 @@ def test_a_price_is_a_plain_shortest_decimal(text):
 
 
 TIER = Tier(above_tokens=5, prices={"input": "1"})
+A = Match(starts_with="a")
+
+
+def by_hours(**hours) -> dict[str, ModelPrice]:
+    """Make the prices of a model that costs half within some hours."""
+    conditions = {
+        name: ConditionPrice(prices={"input": "1"}, between=between)
+        for name, between in hours.items()
+    }
+    batch = ConditionPrice(prices={"input": "0.5"})
+    return {"m": ModelPrice(prices={"input": "2"}, conditions={**conditions, "batch": batch})}
 
 
 @pytest.mark.parametrize(
@@ -310,6 +323,17 @@ TIER = Tier(above_tokens=5, prices={"input": "1"})
         ),
         ({"aliases": {"mini": "mini"}}, "aliases.mini"),
         ({"aliases": {"other": "none"}}, "aliases.other"),
+        ({"patterns": (Pattern(model="none", match=A),)}, "patterns[0].model"),
+        ({"patterns": (Pattern(model="*", match=A),)}, "patterns[0].model"),
+        ({"patterns": (Pattern(model="mini", match=A, after="Acme/"),)}, "patterns[0].after"),
+        ({"patterns": (Pattern(model="mini", match=Match()),)}, "patterns[0].match"),
+        ({"models": by_hours(night=("22:00", "24:00"))}, "models.m.conditions.night.between"),
+        ({"models": by_hours(night=("6:00", "22:00"))}, "models.m.conditions.night.between"),
+        ({"models": by_hours(night=("06:00", "06:00"))}, "models.m.conditions.night.between"),
+        (
+            {"models": by_hours(night=("22:00", "06:00"), dawn=("05:59", "07:00"))},
+            "models.m.conditions.dawn.between",
+        ),
     ],
 )
 def test_a_card_that_breaks_a_rule_is_refused_by_the_field(changes, field):
@@ -335,7 +359,7 @@ def test_a_cards_hash_is_of_its_content():
     assert content_hash(card) == content_hash(turned)
     content = (
         b'["standard","USD","2026-01-01T00:00:00Z",{"mini":{"prices":'
-        b'{"cache_read":"0.075","input":"0.15","output":"0.6"}}},{}]'
+        b'{"cache_read":"0.075","input":"0.15","output":"0.6"}}},{},[]]'
     )
     assert content_hash(a_card()) == hashlib.sha256(content).hexdigest()
     for changes in (
@@ -344,6 +368,7 @@ def test_a_cards_hash_is_of_its_content():
         {"effective_from": START + timedelta(microseconds=1)},
         {"models": {}},
         {"aliases": {"l": "long"}},
+        {"patterns": (Pattern(model="long", match=Match(contains="l")),)},
     ):
         assert content_hash(msgspec.structs.replace(card, **changes)) != content_hash(card)
 
@@ -407,3 +432,48 @@ def test_the_card_in_force_is_the_latest_begun():
     assert card_at([second, first], START) is first
     assert card_at([corrected, second, first], START + tick) is corrected
     assert card_at([], START) is None
+
+
+@pytest.mark.parametrize(
+    ("time", "charged", "by_time"),
+    [
+        ((16, 29, 59), 2, ""),
+        ((16, 30, 0), 1, "off_peak"),
+        ((23, 59, 59), 1, "off_peak"),
+        ((0, 0, 0), 1, "off_peak"),
+        ((0, 29, 59), 1, "off_peak"),
+        ((0, 30, 0), 2, ""),
+    ],
+)
+def test_a_price_by_the_time_of_day_applies_by_itself(time, charged, by_time):
+    """From its first minute until just before its last, over midnight too; the quote says so."""
+    book = PriceBook(a_card(by_hours(off_peak=("16:30", "00:30"))))
+    at = datetime(2026, 3, 1, *time, tzinfo=UTC)
+    quote = book.quote("m", Usage(input=10**6), at=at)
+    assert (quote.pico, quote.by_time) == (parse_pico(str(charged)), by_time)
+    assert book.quotes("m", [Usage(input=10**6)], at=at) == [quote]
+
+
+def test_a_named_condition_goes_before_the_time_of_day():
+    """A batch at night is a batch; a condition with hours has no price outside of them."""
+    book = PriceBook(a_card(by_hours(off_peak=("16:30", "00:30"))))
+    night, noon = datetime(2026, 3, 1, 20, tzinfo=UTC), datetime(2026, 3, 1, 12, tzinfo=UTC)
+    batch = book.quote("m", Usage(input=10**6), "batch", night)
+    assert (batch.pico, batch.by_time) == (parse_pico("0.5"), "")
+    assert book.quote("m", Usage(input=10**6), "off_peak", night).pico == parse_pico("1")
+    assert book.quote("m", Usage(input=10**6), "off_peak", noon) is None
+
+
+def test_a_quote_names_the_model_it_is_priced_as():
+    """An alias and a pattern name it, and so does the card's ``*``; an exact name says it all."""
+    card = a_card(
+        {"mini": a_card().models["mini"], "*": ModelPrice(prices={"input": "9"})},
+        aliases={"small": "mini"},
+        patterns=(Pattern(model="mini", match=Match(starts_with="mini-")),),
+    )
+    book = PriceBook(card)
+    named = {
+        name: book.quote(name, Usage(input=1)).priced_as
+        for name in ("mini", "small", "mini-2026", "maxi")
+    }
+    assert named == {"mini": "", "small": "mini", "mini-2026": "mini", "maxi": "*"}

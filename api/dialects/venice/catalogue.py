@@ -21,7 +21,7 @@ from api.wiring import Services
 from ledger import clock
 from ledger.clock import Instant
 from ledger.ids import OPERATOR_ACCOUNT, new_request_id
-from ledger.pricing import STANDARD_CARD, RateCard, terms_of, unit_price
+from ledger.pricing import STANDARD_CARD, PriceBook, unit_price
 
 KEPT_SECONDS = 30
 """A list of models is asked for anew after so long."""
@@ -73,13 +73,13 @@ async def offers(services: Services, caller: KeyCaller | None) -> Sequence[Offer
     Raises:
         Failure: No upstream answers.
     """
-    listed, card = await _listed(services), await _card(services, caller)
-    found = [] if card is None else [_offer(each, card) for each in listed]
+    listed, book = await _listed(services), await _book(services, caller)
+    found = [] if book is None else [_offer(each, book) for each in listed]
     return sorted((offer for offer in found if offer is not None), key=lambda offer: offer.id)
 
 
-def _offer(listed: _Listed, card: RateCard) -> Offer | None:
-    price = terms_of(card, listed.id)
+def _offer(listed: _Listed, book: PriceBook) -> Offer | None:
+    price = book.terms(listed.id)
     if price is None:
         return None
     prices = {
@@ -88,18 +88,17 @@ def _offer(listed: _Listed, card: RateCard) -> Offer | None:
         if (text := unit_price(price.prices, name)) is not None
     }
     owner = listed.owned_by or "keyledger"
-    return Offer(listed.id, listed.created or 0, owner, prices, card.asset)
+    return Offer(listed.id, listed.created or 0, owner, prices, book.card.asset)
 
 
-async def _card(services: Services, caller: KeyCaller | None) -> RateCard | None:
+async def _book(services: Services, caller: KeyCaller | None) -> PriceBook | None:
     """Find the card that a caller is charged by now; for who shows nothing, the standard one."""
     name = STANDARD_CARD
     if caller is not None:
         account, _ = await services.queries.account_state(caller.account_id)
         key = caller.key or (await services.queries.key_state(caller.key_id))[0]
         name = key.rate_card or account.rate_card
-    book = (await services.queries.refreshed_cards()).current(name, clock.now())
-    return None if book is None else book.card
+    return (await services.queries.refreshed_cards()).current(name, clock.now())
 
 
 async def _listed(services: Services) -> list[_Listed]:
