@@ -1,8 +1,9 @@
 """Daily allowances: what the operator lets an account have anew each day of UTC.
 
-A lot is granted for each day, once, by ``Credits.grant_for_day``: at once for the day on which the
-allowance is set, and some time ahead for the days after it, so that it is there at midnight. What
-is granted already stays: another amount counts from the next day that is not granted.
+A lot is granted for each day, once: at once for the day on which the allowance is set, and some
+time ahead for the days after it, so that it is there at midnight. Each is one command of the
+account's lane: event, row and grant are there together or not at all. What is granted already
+stays: another amount counts from the next day that is not granted.
 """
 
 from collections.abc import Sequence
@@ -13,13 +14,12 @@ from uuid import UUID
 import structlog
 from psycopg_pool import AsyncConnectionPool
 
-from api.operations import Ledger
+from api.operations import Asked, Ledger
 from ledger import clock
 from ledger.clock import Instant
 from ledger.errors import InvalidField, Refused
 from ledger.ids import AccountId
 from ledger.money import InvalidAmount, format_pico, parse_asset, parse_pico
-from ledger.store import Statement
 from projections import allowances as table
 
 log = structlog.get_logger("keyledger.api")
@@ -46,23 +46,15 @@ class Allowances:
         self._pool = pool
         self._ledger = ledger
 
-    async def set(self, account_id: AccountId, asset: str, amount: str) -> Allowance:
-        """Give an account an amount each day, from today on; zero ends it.
+    async def set(self, asked: Asked, account_id: AccountId, asset: str, amount: str) -> Allowance:
+        """Let an account have an amount each day, from today on; zero ends it.
 
         Raises:
             InvalidField: Asset or amount is none.
             Refused: The account cannot be granted anything.
         """
-        pico = _checked(asset, amount)
-        lane, text = self._ledger.lane_of(account_id), format_pico(pico)
-        if not pico:
-            await self._run(table.remove(lane, account_id, asset))
-            return Allowance(asset, text)
-        # First the lot: an account that cannot be granted anything has no allowance.
-        today = clock.now().date()
-        await self._ledger.credits.grant_for_day(account_id, asset, text, today)
-        await self._run(table.save(lane, account_id, asset, text))
-        await self._run(table.mark(lane, account_id, asset, today))
+        text = format_pico(_checked(asset, amount))
+        await self._ledger.credits.set_allowance(asked, account_id, asset, text, clock.now().date())
         return Allowance(asset, text)
 
     async def of(self, account_id: AccountId) -> Sequence[Allowance]:
@@ -107,17 +99,16 @@ class Allowances:
         self, lane: int, account_id: AccountId, asset: str, amount: str, day: date
     ) -> bool:
         try:
-            done = await self._ledger.credits.grant_for_day(account_id, asset, amount, day)
+            granted = await self._ledger.credits.grant_allowance(account_id, asset, amount, day)
         except Refused as refusal:
-            # A closed account, say: it is not tried again today.
+            # Closed meanwhile, or as many grants open as may be: the next run tries again.
             log.info("allowance_refused", asset=asset, code=refusal.code)
-            done = None
-        await self._run(table.mark(lane, account_id, asset, day))
-        return done is not None and not done.replayed
-
-    async def _run(self, statement: Statement) -> None:
-        async with self._pool.connection() as connection:
-            await connection.execute(*statement)
+            return False
+        if not granted:
+            # An allowance that was ended and set anew: its row does not know of the day's grant.
+            async with self._pool.connection() as connection:
+                await connection.execute(*table.mark(lane, account_id, asset, day))
+        return granted
 
 
 def _checked(asset: str, amount: str) -> int:

@@ -15,7 +15,7 @@ import psycopg
 from psycopg_pool import AsyncConnectionPool
 
 from ledger import secrets
-from ledger.errors import NoSuchKey
+from ledger.errors import LedgerUnavailable, NoSuchKey
 from ledger.ids import (
     AccountId,
     InvalidId,
@@ -135,6 +135,8 @@ class Resolver:
         self._proofs: Lru[bytes, Proof] = Lru(most)
         self._keys: Lru[str, Owned] = Lru(most)
         """By the id as callers write it: what it says need not be read again."""
+        self.rehashes: Callable[[Proof, str, bytes], Awaitable[object]]
+        """Renews what is kept of a secret. Set by the operations on keys, which append."""
         self._find_proof = Gathering(self._ask_proofs)
         self._find_account = Gathering(self._ask_accounts)
 
@@ -155,18 +157,16 @@ class Resolver:
             proof = await self._find_proof.find(hashed)
             if proof is not None:
                 if hashed != hashes[0]:
-                    await self._renew(hashed, hashes[0])
+                    await self._rehash(proof, text, hashed)
                 self._proofs.put(hashes[0], proof)
                 return proof
         raise NoSuchKey
 
-    async def _renew(self, old: bytes, new: bytes) -> None:
+    async def _rehash(self, proof: Proof, text: str, old: bytes) -> None:
         """Keep a secret under the newest pepper, so that the older one can be let go of."""
-        terms = (new, self._peppers.current, old)
-        # The proof holds all the same; the next use tries again.
-        with contextlib.suppress(psycopg.Error):
-            async with self._pool.connection() as connection:
-                await connection.execute(reads.RENEW_KEY_PROOF, terms)
+        # The proof holds all the same; another worker's next use tries again.
+        with contextlib.suppress(psycopg.Error, LedgerUnavailable):
+            await self.rehashes(proof, text, old)
 
     async def _ask_proofs(self, hashes: list[bytes]) -> dict[bytes, Proof]:
         async with self._pool.connection() as connection:

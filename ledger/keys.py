@@ -242,6 +242,7 @@ def rotate(
     grace: timedelta,
     by: str,
     at: Instant,
+    digest: str = "",
 ) -> list[e.AnyEvent]:
     """Give the key another secret; earlier ones work for ``grace`` more.
 
@@ -258,8 +259,31 @@ def rotate(
     working = [until for until in key.secrets.values() if until is None or until > at]
     if len(working) >= SECRETS_MAX:
         raise InvalidField("key_id", f"has {SECRETS_MAX} working secrets; let some retire")
-    number = max(key.secrets) + 1
-    return [e.KeyRotated(by=by, secret=number, earlier_until=at + grace, hint=hint)]
+    return [
+        e.KeyRotated(
+            by=by,
+            secret=next_secret(key),
+            earlier_until=at + grace,
+            hint=hint,
+            digest=digest,
+        )
+    ]
+
+
+def next_secret(key: Key) -> int:
+    """Return the number that the key's next secret gets."""
+    return max(key.secrets) + 1
+
+
+def rehash(key: Key | None, secret: int, digest: str, *, by: str) -> list[e.AnyEvent]:
+    """Note that a secret is kept under another pepper, whatever has become of its key.
+
+    Raises:
+        NoSuchKey: The key never had it.
+    """
+    if key is None or secret not in key.secrets:
+        raise NoSuchKey
+    return [e.KeySecretRehashed(by=by, secret=secret, digest=digest)]
 
 
 def suspend(key: Key | None, *, by: str, at: Instant) -> list[e.AnyEvent]:

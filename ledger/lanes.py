@@ -38,6 +38,7 @@ from ledger.batch import (
 from ledger.clock import Instant
 from ledger.codec import Recorded
 from ledger.errors import (
+    AccountIsOpen,
     LedgerCorrupt,
     LedgerUnavailable,
     LoginIsTaken,
@@ -65,7 +66,10 @@ CACHE_MAX = 50_000
 """Accounts, keys and reservations kept per lane and worker."""
 RETRIES_MAX = 5
 BACKOFF_SECONDS = 0.01
-CONSTRAINTS: Mapping[str | None, type[Refused]] = {"email_logs_in_once": LoginIsTaken}
+CONSTRAINTS: Mapping[str | None, type[Refused]] = {
+    "email_logs_in_once": LoginIsTaken,
+    "wallet_has_one_account": AccountIsOpen,
+}
 """Constraints of side tables that a caller may break, and what each then is told."""
 OWNED_AFTER = 20
 """Batches without a foreign append after which a lane loads only what its copy lacks."""

@@ -28,6 +28,7 @@ from ledger.errors import LedgerCorrupt
 from ledger.ids import OPERATOR_ACCOUNT, AccountId, lane_of_account, rating_id, request_hash
 from ledger.money import InvalidAmount
 from ledger.pricing import RateCard
+from ledger.side_rows import SideRows
 
 CHUNK = 20_000
 """Events read at a time."""
@@ -629,13 +630,17 @@ def verify_lane(url: str, role: str, lane: int, report: Progress) -> LaneReport:
         connection.execute(SNAPSHOT)
         head = store.read_head(connection, lane)
         walk = _Walk(lane, database.lanes_of(connection))
-        requests = _Requests(walk)
+        requests, beside = _Requests(walk), SideRows()
         for rows in read(connection, lane, 0, head.seq):
-            requests.take(connection, walk.take(list(map(row_of, rows))))
+            readable = walk.take(list(map(row_of, rows)))
+            requests.take(connection, readable)
+            for row, body in readable:
+                beside.take(row.lane_seq, row.account_id, row.key_id, body)
             report(lane, walk.seq, head.seq)
         requests.finish(connection)
         _check_heads(connection, walk, head)
         _check_cards(connection, walk)
+        beside.check(connection, lane, walk.lanes, walk.find)
     return LaneReport(
         lane=lane,
         events=walk.events,

@@ -1,6 +1,6 @@
-"""Daily allowances: what an account is granted anew each day of UTC. An ordinary table.
+"""Daily allowances: what an account is granted anew each day of UTC. Rows beside the events.
 
-What was granted stands in the ledger; here stands only what is to be granted.
+Amounts are what the newest ``allowance_set`` says; what was granted stands in the ledger.
 """
 
 from datetime import date
@@ -24,11 +24,12 @@ MARK: LiteralString = (
 LIST: LiteralString = (
     "SELECT asset, amount FROM allowances WHERE lane = %s AND account_id = %s ORDER BY asset"
 )
-# Few are due at a time: each becomes not due as it is granted.
+# Few are due at a time: each becomes not due as it is granted. A closed account's never is.
 DUE: LiteralString = (
-    "SELECT account_id, asset, amount FROM allowances"
-    " WHERE lane = %s AND (granted_through IS NULL OR granted_through < %s)"
-    " AND account_id > %s ORDER BY account_id, asset LIMIT %s"
+    "SELECT d.account_id, d.asset, d.amount FROM allowances d"
+    " JOIN accounts a ON a.lane = d.lane AND a.account_id = d.account_id"
+    " WHERE d.lane = %s AND d.granted_through < %s AND a.status <> 'closed'"
+    " AND d.account_id > %s ORDER BY d.account_id, d.asset LIMIT %s"
 )
 OF_DAY: LiteralString = (
     "SELECT coalesce(sum(amount), 0) FROM lots WHERE lane = %s AND account_id = %s AND asset = %s"
@@ -37,9 +38,9 @@ OF_DAY: LiteralString = (
 """What was granted for a day: lots that end with it, spent ones too."""
 
 
-def save(lane: int, account_id: AccountId, asset: str, amount: str) -> Statement:
-    """Give the statement that sets an allowance."""
-    return SAVE, (lane, account_id, asset, amount, None)
+def save(lane: int, account_id: AccountId, asset: str, amount: str, day: date) -> Statement:
+    """Give the statement that sets an allowance which is granted for a day."""
+    return SAVE, (lane, account_id, asset, amount, day)
 
 
 def remove(lane: int, account_id: AccountId, asset: str) -> Statement:

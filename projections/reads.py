@@ -15,11 +15,11 @@ from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool
 
-from ledger import arrays, store
+from ledger import arrays, secrets, store
 from ledger.batch import Inline, Wanted
 from ledger.clock import Instant
 from ledger.errors import LedgerCorrupt
-from ledger.ids import AccountId, lane_of_account
+from ledger.ids import AccountId, KeyId, lane_of_account
 from ledger.state import LaneState
 from ledger.store import Statement
 
@@ -32,8 +32,11 @@ INSERT_KEY_PROOF: LiteralString = (
 FIND_KEY_PROOF: LiteralString = (
     "SELECT secret_hash, account_id, key_id, number FROM key_secrets WHERE secret_hash = ANY(%s)"
 )
+# Of two renewals at once, under different peppers, the later one finds no row: its event must not
+# stand, so the division fails it.
 RENEW_KEY_PROOF: LiteralString = (
-    "UPDATE key_secrets SET secret_hash = %s, pepper_version = %s WHERE secret_hash = %s"
+    "WITH renewed AS (UPDATE key_secrets SET secret_hash = %s, pepper_version = %s"
+    " WHERE secret_hash = %s RETURNING number) SELECT 1 / count(*) FROM renewed"
 )
 COUNT_KEY_PROOFS: LiteralString = "SELECT count(*) FROM key_secrets WHERE pepper_version = %s"
 FIND_KEYS: LiteralString = (
@@ -56,8 +59,8 @@ PAGE_ACCOUNTS: LiteralString = (
     " AND account_id <> %(operator)s ORDER BY account_id DESC LIMIT %(most)s"
 )
 INSERT_LOGIN: LiteralString = (
-    "INSERT INTO logins (email, member_id, account_id, name, password_hash, active, created_at)"
-    " VALUES (%s, %s, %s, %s, %s, true, %s)"
+    "INSERT INTO logins (email, member_id, account_id, name, password_hash, active, created_at,"
+    " salt) VALUES (%s, %s, %s, %s, %s, true, %s, %s)"
 )
 DELETE_LOGIN: LiteralString = "DELETE FROM logins WHERE member_id = %s"
 ROLE: LiteralString = (
@@ -345,16 +348,49 @@ async def prepare(connection: AsyncConnection) -> None:
     arrays.register(connection)
 
 
-def secret_row(  # noqa: PLR0917
-    hashed: bytes, key_id: UUID, account_id: AccountId, lane: int, number: int, pepper: int
-) -> Statement:
-    """Give the row by which a secret is found."""
-    return INSERT_KEY_PROOF, (hashed, key_id, account_id, lane, number, pepper)
+class SecretRow(NamedTuple):
+    """The row by which a key's secret is found."""
+
+    key_id: KeyId
+    number: int
+    hashed: bytes
+    pepper: int
+    """Version of the pepper it is hashed under."""
+
+    @property
+    def digest(self) -> str:
+        """Return what binds the row to its event."""
+        key = self.key_id.bytes
+        return secrets.digest("key_secret", key, self.number, self.hashed, self.pepper)
+
+    def insert(self, account_id: AccountId, lane: int) -> Statement:
+        """Return the statement that adds the row."""
+        terms = (self.hashed, self.key_id, account_id, lane, self.number, self.pepper)
+        return INSERT_KEY_PROOF, terms
+
+    def renew(self, old: bytes) -> Statement:
+        """Return the statement that puts it in place of the row under an older pepper."""
+        return RENEW_KEY_PROOF, (self.hashed, self.pepper, old)
 
 
-def login_row(  # noqa: PLR0917
-    email: str, member_id: str, account_id: AccountId, name: str, password_hash: str, at: Instant
-) -> Statement:
-    """Give the row by which a person logs in."""
-    member = UUID(member_id.removeprefix("mbr_"))
-    return INSERT_LOGIN, (email, member, account_id, name, password_hash, at)
+class LoginRow(NamedTuple):
+    """The row by which a person logs in. Nothing of it but its digest stands in an event."""
+
+    salt: bytes
+    account_id: AccountId
+    member_id: UUID
+    email: str
+    name: str
+    password_hash: str
+
+    @property
+    def digest(self) -> str:
+        """Return what binds the row to its event; it tells nothing to anyone without the salt."""
+        salt, account_id, member_id, *texts = self
+        active = True
+        return secrets.digest("login", salt, account_id.bytes, member_id.bytes, *texts, active)
+
+    def insert(self, at: Instant) -> Statement:
+        """Return the statement that adds the row."""
+        salt, account_id, member_id, email, name, password_hash = self
+        return INSERT_LOGIN, (email, member_id, account_id, name, password_hash, at, salt)

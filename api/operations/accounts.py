@@ -23,6 +23,7 @@ from ledger.money import Amount, format_pico
 from ledger.state import LaneState, advance, evolve
 from ledger.store import Statement
 from projections import reads
+from projections.wallets import WalletRow
 
 OWN_WINDOW = "rolling:3600"
 """In which an account may limit its own spending: any hour."""
@@ -68,8 +69,9 @@ class Accounts:
         account_id: AccountId | None = None,
         welcome: bool = True,
         owner: Person | None = None,
+        wallet: WalletRow | None = None,
     ) -> Done:
-        """Open an account, with the welcome grant and its first owner in the same command."""
+        """Open an account, with the welcome grant and who owns it in the same command."""
         found = self.id_for(asked) if account_id is None else account_id
         lane = self._desk.lane_of(found)
         gifts = self._welcome if welcome else ()
@@ -78,6 +80,9 @@ class Accounts:
             made = accounts.open_account(facts.account, terms)
             if owner is not None:
                 made.append(e.MemberAdded(by=asked.by, member_id=owner.member_id, role="owner"))
+                made.append(owner.login_set(found, by=asked.by))
+            if wallet is not None:
+                made.append(e.WalletLinked(by=asked.by, digest=wallet.digest))
             made.extend(_welcome_event(lot, gift) for lot, gift in enumerate(gifts, 1))
             return made
 
@@ -86,8 +91,11 @@ class Accounts:
 
         def rows(recorded: list[Recorded]) -> list[Statement]:
             made: list[Statement] = [(reads.SAVE_PROFILE, (found, lane, name))]
+            at = recorded[0].envelope.recorded_at
             if owner is not None:
-                made.append(owner.row(found, recorded[0].envelope.recorded_at))
+                made.append(owner.login(found).insert(at))
+            if wallet is not None:
+                made.append(wallet.insert(at))
             return made
 
         done, _ = await self._desk.change(asked, found, rule, render, rows=rows)

@@ -6,6 +6,7 @@ from typing import Any
 from api import views
 from api.operations.asked import Asked, Done, fingerprint
 from api.operations.desk import Desk, Rule
+from ledger import accounts
 from ledger import credits as credit
 from ledger import events as e
 from ledger.clock import Instant
@@ -14,6 +15,8 @@ from ledger.errors import InvalidField
 from ledger.ids import AccountId
 from ledger.metering import Facts
 from ledger.money import Amount, format_pico
+from ledger.store import Statement
+from projections import allowances
 
 
 class Credits:
@@ -33,27 +36,55 @@ class Credits:
         )
         return done
 
-    async def grant_for_day(
+    async def set_allowance(
+        self, asked: Asked, account_id: AccountId, asset: str, amount: str, day: date
+    ) -> None:
+        """Let an account have an amount anew each day from this one on; ``0`` ends it.
+
+        The row and the day's grant come with the event, in one command. A day that is granted
+        already is not granted again.
+        """
+        lane, ends = self._desk.lane_of(account_id), amount == "0"
+        event = e.AllowanceSet(by=asked.by, asset=asset, amount=amount)
+
+        def alone(facts: Facts, at: Instant) -> list[e.AnyEvent]:  # noqa: ARG001
+            accounts.require_not_closed(facts.account)
+            return [event]
+
+        def granting(facts: Facts, at: Instant) -> list[e.AnyEvent]:
+            return [event, *_grant_of_day(facts, asset, amount, day, at)]
+
+        def rows(recorded: list[Recorded]) -> list[Statement]:  # noqa: ARG001
+            if ends:
+                return [allowances.remove(lane, account_id, asset)]
+            return [allowances.save(lane, account_id, asset, amount, day)]
+
+        if not ends:
+            done, _ = await self._desk.change(
+                _once(asset, day), account_id, granting, _balances, rows=rows
+            )
+            if not done.replayed:
+                return
+        # Granted for today it is already, or is to be no more.
+        await self._desk.change(Asked(asked.by), account_id, alone, _balances, rows=rows)
+
+    async def grant_allowance(
         self, account_id: AccountId, asset: str, amount: str, day: date
-    ) -> Done:
-        """Grant a daily allowance for a day of UTC, once however often it is asked for.
+    ) -> bool:
+        """Grant a daily allowance for a day of UTC, once; tell whether it was not granted yet.
 
         The lot is there from the day's first instant to its last; it may be granted ahead.
         """
-        start = datetime.combine(day, time.min, tzinfo=UTC)
-        # No caller can send a line feed in an Idempotency-Key.
-        asked = Asked("system", f"\nallowance/{asset}/{day}", fingerprint("allowance", asset))
-        terms = e.CreditGranted(
-            by="system",
-            lot=0,
-            asset=asset,
-            amount=amount,
-            kind="promotional",
-            effective_at=start,
-            expires_at=start + timedelta(days=1),
-            reason=f"Allowance of {day}",
-        )
-        return await self.grant(asked, account_id, terms)
+        lane = self._desk.lane_of(account_id)
+
+        def rule(facts: Facts, at: Instant) -> list[e.AnyEvent]:
+            return _grant_of_day(facts, asset, amount, day, at)
+
+        def rows(recorded: list[Recorded]) -> list[Statement]:  # noqa: ARG001
+            return [allowances.mark(lane, account_id, asset, day)]
+
+        done, _ = await self._desk.change(_once(asset, day), account_id, rule, _balances, rows=rows)
+        return not done.replayed
 
     async def void(self, asked: Asked, account_id: AccountId, lot: int, *, reason: str) -> Done:
         """Withdraw what is left of a grant."""
@@ -91,6 +122,28 @@ class Credits:
     async def _change(self, asked: Asked, account_id: AccountId, rule: Rule) -> Done:
         done, _ = await self._desk.change(asked, account_id, rule, _balances)
         return done
+
+
+def _once(asset: str, day: date) -> Asked:
+    # No caller can send a line feed in an Idempotency-Key.
+    return Asked("system", f"\nallowance/{asset}/{day}", fingerprint("allowance", asset))
+
+
+def _grant_of_day(
+    facts: Facts, asset: str, amount: str, day: date, at: Instant
+) -> list[e.AnyEvent]:
+    start = datetime.combine(day, time.min, tzinfo=UTC)
+    terms = e.CreditGranted(
+        by="system",
+        lot=0,
+        asset=asset,
+        amount=amount,
+        kind="promotional",
+        effective_at=start,
+        expires_at=start + timedelta(days=1),
+        reason=f"Allowance of {day}",
+    )
+    return credit.grant(facts.account, terms, at=at)
 
 
 def _balances(facts: Facts, recorded: list[Recorded], at: Instant) -> Any:  # noqa: ANN401

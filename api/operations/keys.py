@@ -19,13 +19,13 @@ from api.operations.issued import (
     Issued,
     first_state,
 )
-from api.resolve import CACHE_MAX, Lru, Resolver
+from api.resolve import CACHE_MAX, Lru, Proof, Resolver
 from ledger import events as e
 from ledger import keys, secrets
 from ledger.clock import Instant
 from ledger.codec import Recorded
 from ledger.errors import InvalidField, NoSuchKey
-from ledger.ids import AccountId, KeyId, new_key_id, parse_id
+from ledger.ids import AccountId, KeyId, format_id, new_key_id, parse_id
 from ledger.metering import Facts
 from ledger.ratecards import RateCards
 from ledger.state import Key
@@ -43,6 +43,7 @@ class Keys:
         self._desk = desk
         self._resolver = resolver
         self._peppers = peppers
+        resolver.rehashes = self.rehash
         self._of_sessions: Lru[tuple[AccountId, str], KeyId] = Lru(CACHE_MAX)
 
     async def issue(
@@ -59,14 +60,17 @@ class Keys:
         if not terms.limits and terms.dialect in KEY_LIMITS:
             terms = msgspec.structs.replace(terms, limits=KEY_LIMITS[terms.dialect])
         secret = secrets.generate(secrets.format_of(terms.dialect, admin=admin))
-        key_id = new_key_id(self._desk.lane_of(account_id))
-        hinted = msgspec.structs.replace(terms, hint=secrets.hint_of(secret))
+        lane = self._desk.lane_of(account_id)
+        key_id = new_key_id(lane)
+        row = self._secret_row(secret, key_id, 1)
+        hint = secrets.hint_of(secret)
+        terms = msgspec.structs.replace(terms, hint=hint, digest=row.digest)
 
         def rows(recorded: list[Recorded]) -> list[Statement]:  # noqa: ARG001
-            return [self._secret_row(secret, key_id, account_id, 1)]
+            return [row.insert(account_id, lane)]
 
         done, view = await self._desk.change(
-            asked, account_id, _issuing(hinted), _issued_view, key_id=key_id, rows=rows
+            asked, account_id, _issuing(terms), _issued_view, key_id=key_id, rows=rows
         )
         return Issued.of(done, view, secret)
 
@@ -131,24 +135,47 @@ class Keys:
     ) -> Issued:
         """Give a key another secret; earlier ones work for ``grace`` more."""
         account_id = await self._resolver.account_of(key_id)
-        made: dict[str, str] = {}
+        lane = self._desk.lane_of(account_id)
+        made: dict[str, tuple[str, reads.SecretRow]] = {}
 
         def rule(facts: Facts, at: Instant) -> list[e.AnyEvent]:
             key = keys.require_usable(_own(facts.key, only_of), at)
             admin = key.settings.get(SETTING_TYPE) == ADMIN_TYPE
-            made["secret"] = secrets.generate(secrets.format_of(key.dialect, admin=admin))
-            hint = secrets.hint_of(made["secret"])
-            return keys.rotate(facts.account, key, hint=hint, grace=grace, by=asked.by, at=at)
+            secret = secrets.generate(secrets.format_of(key.dialect, admin=admin))
+            row = self._secret_row(secret, key_id, keys.next_secret(key))
+            made["new"] = secret, row
+            hint, digest = secrets.hint_of(secret), row.digest
+            return keys.rotate(
+                facts.account, key, hint=hint, digest=digest, grace=grace, by=asked.by, at=at
+            )
 
-        def rows(recorded: list[Recorded]) -> list[Statement]:
-            body = recorded[0].body
-            assert isinstance(body, e.KeyRotated)
-            return [self._secret_row(made["secret"], key_id, account_id, body.secret)]
+        def rows(recorded: list[Recorded]) -> list[Statement]:  # noqa: ARG001
+            return [made["new"][1].insert(account_id, lane)]
 
         done, view = await self._desk.change(
             asked, account_id, rule, _view, key_id=key_id, rows=rows
         )
-        return Issued.of(done, view, made.get("secret", ""))
+        return Issued.of(done, view, made["new"][0] if made else "")
+
+    async def rehash(self, proof: Proof, secret: str, old: bytes) -> None:
+        """Keep a proven secret under the newest pepper instead of as ``old``, once.
+
+        Raises:
+            LedgerUnavailable: It could not be decided now.
+        """
+        account_id, key_id, number = proof
+        row = self._secret_row(secret, key_id, number)
+
+        def rule(facts: Facts, at: Instant) -> list[e.AnyEvent]:  # noqa: ARG001
+            return keys.rehash(facts.key, number, row.digest, by="system")
+
+        def rows(recorded: list[Recorded]) -> list[Statement]:  # noqa: ARG001
+            return [row.renew(old)]
+
+        # No caller can send a line feed in an Idempotency-Key.
+        once = f"\nrehash/{format_id('key', key_id)}/{number}/{row.pepper}"
+        asked = Asked("system", once, fingerprint("rehash"))
+        await self._desk.change(asked, account_id, rule, _view, key_id=key_id, rows=rows)
 
     async def suspend(self, asked: Asked, key_id: KeyId, *, only_of: str = "") -> Done:
         """Stop a key until it resumes."""
@@ -177,12 +204,8 @@ class Keys:
         done, _ = await self._desk.change(asked, account_id, rule, _view, key_id=key_id)
         return done
 
-    def _secret_row(
-        self, secret: str, key_id: KeyId, account_id: AccountId, number: int
-    ) -> Statement:
-        hashed, pepper = self._peppers.hash(secret), self._peppers.current
-        lane = self._desk.lane_of(account_id)
-        return reads.secret_row(hashed, key_id, account_id, lane, number, pepper)
+    def _secret_row(self, secret: str, key_id: KeyId, number: int) -> reads.SecretRow:
+        return reads.SecretRow(key_id, number, self._peppers.hash(secret), self._peppers.current)
 
 
 def _issuing(terms: e.KeyIssued) -> Rule:

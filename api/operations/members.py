@@ -12,6 +12,7 @@ from ledger.clock import Instant
 from ledger.codec import Recorded
 from ledger.ids import AccountId, format_id, new_member_id
 from ledger.metering import Facts
+from ledger.secrets import new_salt
 from ledger.store import Statement
 from projections import reads
 
@@ -23,17 +24,24 @@ class Person(NamedTuple):
     email: str
     name: str
     password_hash: str
+    salt: bytes
 
-    def row(self, account_id: AccountId, at: Instant) -> Statement:
-        """Give the row of their login."""
-        return reads.login_row(
-            self.email, self.member_id, account_id, self.name, self.password_hash, at
-        )
+    def login(self, account_id: AccountId) -> reads.LoginRow:
+        """Return the row of their login."""
+        member_id = UUID(self.member_id.removeprefix("mbr_"))
+        terms = (member_id, self.email, self.name, self.password_hash)
+        return reads.LoginRow(self.salt, account_id, *terms)
+
+    def login_set(self, account_id: AccountId, *, by: str) -> e.LoginSet:
+        """Return the event that binds the row of their login."""
+        digest = self.login(account_id).digest
+        return e.LoginSet(by=by, member_id=self.member_id, digest=digest)
 
 
 def new_person(email: str, name: str, password_hash: str) -> Person:
     """Make a person with a member id."""
-    return Person(format_id("mbr", new_member_id()), email, name, password_hash)
+    member_id = format_id("mbr", new_member_id())
+    return Person(member_id, email, name, password_hash, new_salt())
 
 
 class Members:
@@ -47,7 +55,8 @@ class Members:
         """Let a person join an account and log in."""
 
         def rule(facts: Facts, at: Instant) -> list[e.AnyEvent]:  # noqa: ARG001
-            return accounts.add_member(facts.account, person.member_id, role, by=asked.by)
+            made = accounts.add_member(facts.account, person.member_id, role, by=asked.by)
+            return [*made, person.login_set(account_id, by=asked.by)]
 
         def render(facts: Facts, recorded: list[Recorded], at: Instant) -> Any:  # noqa: ANN401, ARG001
             return views.MemberView(
@@ -55,7 +64,7 @@ class Members:
             )
 
         def rows(recorded: list[Recorded]) -> list[Statement]:
-            return [person.row(account_id, recorded[0].envelope.recorded_at)]
+            return [person.login(account_id).insert(recorded[0].envelope.recorded_at)]
 
         done, _ = await self._desk.change(asked, account_id, rule, render, rows=rows)
         return done

@@ -105,7 +105,7 @@ async def set_allowance(ask: Ask[bodies.AllowanceBody]) -> Answer:
     """Let an account have an amount of an asset anew each day of UTC; zero ends it."""
     account_id, asset = ask.account_id(), ask.call.path("asset")
     await ask.services.queries.account_state(account_id)
-    found = await ask.services.allowances.set(account_id, asset, ask.body.amount)
+    found = await ask.services.allowances.set(ask.asked(), account_id, asset, ask.body.amount)
     return found_answer(views.AllowanceView(asset=found.asset, amount=found.amount), None)
 
 

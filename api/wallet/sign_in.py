@@ -1,7 +1,6 @@
 """Lets wallets sign in: hands out tokens, has them used once, opens accounts."""
 
 import asyncio
-import contextlib
 import sys
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -9,14 +8,15 @@ from typing import TYPE_CHECKING
 from psycopg_pool import AsyncConnectionPool
 
 from api.opening import own_terms
-from api.operations import Asked, Ledger, fingerprint
+from api.operations import Asked, Ledger
 from api.settings import Settings
 from api.wallet.challenges import Challenge, Challenges
 from api.wallet.words import TokenIsUsed, WalletAddress, WalletUnavailable
 from ledger import clock
 from ledger.clock import Instant
 from ledger.errors import AccountIsOpen
-from ledger.ids import AccountId
+from ledger.ids import AccountId, new_account_id
+from ledger.secrets import new_salt
 from projections import wallets
 
 if TYPE_CHECKING:
@@ -103,18 +103,22 @@ class Wallets:
         return None if row is None else AccountId(row[0])
 
     async def _opened(self, address: WalletAddress) -> AccountId:
-        # The id follows from the address: whoever comes at the same time, or again because the
-        # process died before the row was written, opens the same account, which opens once.
-        # No caller can send a line feed in an Idempotency-Key.
-        asked = Asked("system", f"\nwallet/{address}", fingerprint("open_account", address))
-        account_id = self._ledger.accounts.id_for(asked)
-        with contextlib.suppress(AccountIsOpen):
+        # The account's id does not follow from the address, which its events would then tell. Of
+        # two that come at the same time the table of wallets takes one; the other finds its row.
+        account_id = new_account_id()
+        wallet = wallets.WalletRow(new_salt(), account_id, _bytes(address))
+        try:
             await self._ledger.accounts.open(
-                asked, own_terms("system"), name=address, account_id=account_id
+                Asked("system"),
+                own_terms("system"),
+                name=address,
+                account_id=account_id,
+                wallet=wallet,
             )
-        async with self._pool.connection() as connection:
-            terms = (_bytes(address), account_id, clock.now())
-            await connection.execute(wallets.INSERT_WALLET, terms)
+        except AccountIsOpen:
+            found = await self._known(address)
+            assert found is not None
+            return found
         return account_id
 
 

@@ -230,7 +230,7 @@ def _break(listener: Listener, service: rig.Service, given: list[str]) -> None:
     rig.until(service.is_ready, within=30)
     # A statement that fails is written to the server's own log: with nothing of ours in it.
     with psycopg.connect(server.url, autocommit=True) as connection:
-        connection.execute("DROP TABLE keyledger.key_secrets")
+        connection.execute("DROP TABLE keyledger.key_secrets CASCADE")
     listener.send("POST", "/keys/verify", json={"secret": given[0]})
     member = {"email": "z@example.com", "password": OTHER_PASSWORD, "name": "Z"}
     listener.send("POST", "/accounts", json={"name": "Z", "owner": member})

@@ -163,8 +163,11 @@ CREATE TABLE logins (
     name text NOT NULL,
     password_hash text NOT NULL,
     active bool NOT NULL DEFAULT false,
-    created_at timestamptz NOT NULL
+    created_at timestamptz NOT NULL,
+    salt bytea NOT NULL
 );
+COMMENT ON COLUMN logins.salt IS
+    'Of the digest in the event login_set: gone with the row, it tells nothing of the person';
 CREATE INDEX logins_by_account ON logins (account_id);
 CREATE TABLE refresh_tokens (
     token_hash bytea CONSTRAINT refresh_token_is_unique PRIMARY KEY,
@@ -184,8 +187,10 @@ CREATE TABLE wallets (
     address bytea CONSTRAINT wallet_has_one_account PRIMARY KEY,
     account_id uuid NOT NULL,
     created_at timestamptz NOT NULL,
+    salt bytea NOT NULL,
     CONSTRAINT address_has_20_bytes CHECK (octet_length(address) = 20)
 );
+COMMENT ON COLUMN wallets.salt IS 'Of the digest in the event wallet_linked';
 CREATE INDEX wallets_by_account ON wallets (account_id);
 CREATE TABLE wallet_tokens (
     jti text CONSTRAINT wallet_token_is_used_once PRIMARY KEY,
@@ -460,11 +465,31 @@ CREATE TABLE allowances (
     lane int2 NOT NULL,
     asset text NOT NULL,
     amount text NOT NULL,
-    granted_through date,
+    granted_through date NOT NULL,
     CONSTRAINT account_has_one_allowance_of_an_asset PRIMARY KEY (lane, account_id, asset)
 );
 COMMENT ON COLUMN allowances.amount IS 'Granted anew each day of UTC; plain decimal';
-COMMENT ON COLUMN allowances.granted_through IS 'The last day whose lot is granted; NULL: none';
+COMMENT ON COLUMN allowances.granted_through IS 'The last day whose lot is granted';
+"""
+
+# The checker compares these digests with those in events, and its role sees no hash and no person.
+SIDE_ROWS = """
+CREATE FUNCTION side_row_digest(VARIADIC parts bytea[]) RETURNS text
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog AS $$
+    SELECT encode(sha256(string_agg(int4send(length(part)) || part, ''::bytea ORDER BY place)),
+        'hex') FROM unnest(parts) WITH ORDINALITY AS p(part, place)
+$$;
+CREATE VIEW side_rows AS
+    SELECT 'key_secret' AS kind, lane, account_id, key_id AS subject_id, number::int4 AS number,
+        side_row_digest('key_secret', uuid_send(key_id), int8send(number), secret_hash,
+        int8send(pepper_version)) AS digest FROM key_secrets
+    UNION ALL SELECT 'login', NULL, account_id, member_id, 0, side_row_digest('login', salt,
+        uuid_send(account_id), uuid_send(member_id), convert_to(email, 'UTF8'),
+        convert_to(name, 'UTF8'), convert_to(password_hash, 'UTF8'), int8send(active::int))
+        FROM logins
+    UNION ALL SELECT 'wallet', NULL, account_id, account_id, 0,
+        side_row_digest('wallet', salt, uuid_send(account_id), address) FROM wallets;
+COMMENT ON VIEW side_rows IS 'Rows beside the events that decide, as digests in events bind them';
 """
 
 BEHIND = """
@@ -553,8 +578,9 @@ GRANT EXECUTE ON FUNCTION create_events_partition(date) TO keyledger_app;
 GRANTS = """
 GRANT USAGE ON SCHEMA keyledger TO keyledger_app, keyledger_ro;
 GRANT SELECT ON ALL TABLES IN SCHEMA keyledger TO keyledger_app, keyledger_ro;
-REVOKE SELECT ON logins, refresh_tokens, key_secrets, attempts, characters, character_scenarios,
-    character_sessions, character_messages, gateway_resources FROM keyledger_ro;
+REVOKE SELECT ON logins, refresh_tokens, key_secrets, wallets, attempts, characters,
+    character_scenarios, character_sessions, character_messages, gateway_resources
+    FROM keyledger_ro;
 GRANT INSERT ON events, idempotency_keys, rate_cards TO keyledger_app;
 GRANT INSERT, UPDATE (last_seq) ON request_ids TO keyledger_app;
 GRANT INSERT, UPDATE ON lane_heads, account_heads, database_facts, projection_checkpoints,
@@ -567,6 +593,7 @@ GRANT INSERT, DELETE ON wallet_tokens, account_marks TO keyledger_app;
 GRANT INSERT, UPDATE, DELETE ON attempts, characters, character_scenarios, character_shelves,
     character_chats, character_sessions, character_messages, gateway_resources, gateway_shelves,
     allowances TO keyledger_app;
+GRANT SELECT (address, account_id, created_at) ON wallets TO keyledger_ro;
 GRANT SELECT (character_id, account_id, lane, machine_id, created_at, updated_at, version, slug,
     name, description, multiplier, status) ON characters TO keyledger_ro;
 GRANT SELECT (character_id, place, slug, name, description) ON character_scenarios
@@ -583,6 +610,7 @@ SCHEMA = (
     RESOURCES,
     INLINE,
     ALLOWANCES,
+    SIDE_ROWS,
     BEHIND,
     PROTECTION,
     GRANTS,
