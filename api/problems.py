@@ -49,6 +49,7 @@ STATUS: Mapping[type[errors.LedgerError], int] = {
     errors.LedgerUnavailable: 503,
     errors.QueueIsFull: 503,
     errors.OutcomeIsUnknown: 503,
+    errors.ClockIsOff: 503,
 }
 """What each answers on the native API, where the operator asks about a key: 401 there would be
 about the operator's own secret. Dialects, whose callers are keys, answer 401 to ``UNPROVEN``."""
@@ -174,6 +175,8 @@ def _code(error: errors.LedgerError) -> str:
         return "outcome_is_unknown"
     if isinstance(error, errors.QueueIsFull):
         return "queue_is_full"
+    if isinstance(error, errors.ClockIsOff):
+        return "clock_is_off"
     if isinstance(error, errors.LedgerUnavailable):
         return "ledger_is_unavailable"
     return "internal_error"

@@ -145,6 +145,8 @@ class Supervisor:
         with contextlib.ExitStack() as stack:
             url, ensure_running = self._database(stack)
             database.upgrade(url, lanes=self.settings.lanes)
+            if self.settings.offset is not None:
+                database.set_clock_offset(url, self.settings.offset)
             environment = self._environment(url, stack)
             listening = stack.enter_context(self._listen())
             self._prepare(environment)

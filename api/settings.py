@@ -10,6 +10,7 @@ import os
 import re
 import secrets as random
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -25,6 +26,7 @@ WORKERS_MAX = 64
 SIGNUPS_MAX = 1_000
 """More an hour is no limit."""
 RETENTION_MAX_DAYS = 36_500
+OFFSET_MAX = timedelta(days=36_500)
 PEPPER_BYTES = 32
 CONNECT_SECONDS_MAX = 60
 UPSTREAM_SECONDS_MAX = 3_600
@@ -63,6 +65,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     trusted_proxies: str = ""
     signups_per_hour: int = 20
     retention_days: int = 30
+    clock_offset: str = ""
     web3_rpc_url: str = ""
     web3_contract: str = STAKED_VVV
     web3_chain_id: int = BASE_CHAIN_ID
@@ -81,6 +84,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def trusted_networks(self) -> Sequence[str]:
         """Give the networks whose word on a client's address is taken; empty: nobody's."""
         return _proxies(self.trusted_proxies)
+
+    @property
+    def offset(self) -> timedelta | None:
+        """Give how far the ledger's clock is to be ahead; None: as it is."""
+        return _offset(self.clock_offset) if self.clock_offset else None
 
     @property
     def welcome(self) -> tuple[Amount, ...]:
@@ -113,6 +121,8 @@ VARIABLES: Mapping[str, str] = {
     "KEYLEDGER_UPSTREAM_READ_SECONDS": "They may be silent for so long; default 120.",
     "KEYLEDGER_UPSTREAM_TOTAL_SECONDS": "For a whole request, retries included; default 600.",
     "KEYLEDGER_RETENTION_DAYS": "How long message text is kept; default 30; 0: not at all.",
+    "KEYLEDGER_CLOCK_OFFSET": "How far the ledger's clock is ahead of the database's: seconds, or"
+    " as P40D, -PT90M. Only of a database made by keyledger db upgrade --for-tests; kept there.",
     "KEYLEDGER_WEB3_RPC_URL": "JSON-RPC node for wallet sign-in (extra: wallet); unset: off.",
     "KEYLEDGER_WEB3_CONTRACT": "Where a wallet must hold a stake; default: staked VVV on Base.",
     "KEYLEDGER_WEB3_CHAIN_ID": "Chain of that node and contract; default 8453, which is Base.",
@@ -154,6 +164,7 @@ def from_environment(environment: Mapping[str, str]) -> Settings:
         trusted_proxies=get("KEYLEDGER_TRUSTED_PROXIES", ""),
         signups_per_hour=_signups(environment),
         retention_days=_whole(environment, "KEYLEDGER_RETENTION_DAYS", 30, 0, RETENTION_MAX_DAYS),
+        clock_offset=get("KEYLEDGER_CLOCK_OFFSET", ""),
         web3_rpc_url=_web3_url(get("KEYLEDGER_WEB3_RPC_URL", "")),
         web3_contract=_web3_contract(get("KEYLEDGER_WEB3_CONTRACT") or STAKED_VVV),
         web3_chain_id=_whole(
@@ -168,6 +179,7 @@ def from_environment(environment: Mapping[str, str]) -> Settings:
     _ = settings.dialects_of_hosts
     _ = settings.trusted_networks
     _ = settings.upstreams
+    _ = settings.offset
     if settings.jwt_secret and len(settings.jwt_secret) < PEPPER_BYTES:
         message = f"KEYLEDGER_JWT_SECRET must have {PEPPER_BYTES} characters or more."
         raise InvalidSetting(message)
@@ -225,6 +237,30 @@ def _network(text: str) -> IPv4Network | IPv6Network:
             f"KEYLEDGER_TRUSTED_PROXIES: {text!r} is everybody, and anybody can write a header."
         )
     return network
+
+
+def _offset(text: str) -> timedelta:
+    """Read seconds, or a duration of ISO 8601 without the months that differ in length."""
+    match = _DURATION.fullmatch(text)
+    if match is None or text.endswith(("P", "T")):
+        message = "KEYLEDGER_CLOCK_OFFSET must be seconds, or a duration such as P40D or -PT90M."
+        raise InvalidSetting(message)
+    sign, *parts = match.groups()
+    total, weeks, days, hours, minutes, seconds = (int(part or 0) for part in parts)
+    try:
+        offset = timedelta(
+            weeks=weeks, days=days, hours=hours, minutes=minutes, seconds=total + seconds
+        )
+    except OverflowError:
+        offset = timedelta.max
+    if offset > OFFSET_MAX:
+        raise InvalidSetting("KEYLEDGER_CLOCK_OFFSET must be at most 100 years.")
+    return -offset if sign == "-" else offset
+
+
+_DURATION = re.compile(
+    r"([+-]?)(?:(\d+)|P(?:(\d+)W)?(?:(\d+)D)?(?:T(?:(\d+)H)?(?:(\d+)M)?(?:(\d+)S)?)?)", re.ASCII
+)
 
 
 def _signups(environment: Mapping[str, str]) -> int:

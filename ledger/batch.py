@@ -1,6 +1,7 @@
 """One transaction's worth of decisions: commands in, events and rows to write out.
 
-Pure but for the state it is handed: no connection, no clock of its own beyond the one passed in.
+Pure but for the state it is handed: no connection, and no clock: all is decided at one instant,
+which is the database's when it gave the lane's lock.
 """
 
 import asyncio
@@ -288,11 +289,10 @@ class RefusalLog:
 class Batch:
     """Decides commands one after another on the evolving state of a lane."""
 
-    def __init__(
-        self, lane: int, state: LaneState, cards: RateCards, now: Callable[[], Instant]
-    ) -> None:
-        """Take the state as of the locked head."""
+    def __init__(self, lane: int, state: LaneState, cards: RateCards, at: Instant) -> None:
+        """Take the state as of the locked head, and when that was locked."""
         self.lane = lane
+        self.at = at
         self.state = state
         self.changes = Changes()
         self.known: dict[bytes, Known] = {}
@@ -300,7 +300,6 @@ class Batch:
         """Idempotency key hash → fingerprint and stored reply."""
         self.results: list[tuple[Command, Outcome | Exception]] = []
         self._cards = cards
-        self._now = now
         self._gaps: list[int] = []
         self._new_requests: dict[bytes, tuple[int, int]] = {}
         """Request hash → positions of its first event and of the one that closed it, or 0."""
@@ -418,7 +417,7 @@ class Batch:
         return key
 
     def _next_instant(self) -> Instant:
-        at, last = self._now(), self.state.last_recorded_at
+        at, last = self.at, self.state.last_recorded_at
         return at if last is None or at > last else last + TICK
 
     def _append(self, command: Command, facts: Facts, body: e.AnyEvent, at: Instant) -> Recorded:

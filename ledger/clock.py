@@ -1,10 +1,13 @@
-"""The one place that reads the clock, and the forms an instant takes.
+"""The one place that reads a clock, and the forms an instant takes.
 
-An ``Instant`` is an aware ``datetime`` in UTC with microseconds. Everything else takes time as an
-argument, so that any past can be replayed.
+An ``Instant`` is an aware ``datetime`` in UTC with microseconds. Decisions take time as an
+argument, so that any past can be replayed. What they are given is the database's clock, which
+comes with the lane's lock; what only reads has a ``DatabaseClock``. The host's own clock times
+input and output, and is held against the database's.
 """
 
 import re
+import time
 from datetime import UTC, datetime, timedelta
 
 Instant = datetime
@@ -25,8 +28,30 @@ class InvalidInstant(ValueError):
 
 
 def now() -> Instant:
-    """Read the wall clock."""
+    """Read this host's clock, by which nothing is decided and nothing recorded."""
     return datetime.now(UTC)
+
+
+class DatabaseClock:
+    """The database's clock as this process last heard it, and the seconds counted since.
+
+    For reads that have no statement of their own to ask it in: what is shown, and what is let
+    through before the lane decides. The host's clock has no part in it.
+    """
+
+    def __init__(self) -> None:
+        """Begin without having heard it."""
+        self._heard: Instant | None = None
+        self._counted: int = 0
+
+    def hear(self, at: Instant) -> None:
+        """Take what the database just said."""
+        self._heard, self._counted = at, time.monotonic_ns()
+
+    def now(self) -> Instant:
+        """Give what the database would say now."""
+        assert self._heard is not None, "Nobody asked the database yet."
+        return self._heard + timedelta(microseconds=(time.monotonic_ns() - self._counted) // 1_000)
 
 
 def microseconds(at: Instant) -> int:

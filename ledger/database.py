@@ -13,6 +13,7 @@ import contextlib
 import importlib.resources
 import os
 import socket
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 import psycopg
@@ -35,6 +36,10 @@ LANES_DEFAULT: Final = 2
 LANES_PER_MIGRATION_LOCK: Final = 7_310_582_461_973_140_225
 """Advisory lock under which one process migrates while others wait. Correctness of the ledger
 itself never rests on it."""
+TESTS_FACT: Final = "made_for_tests"
+"""Fact of a database whose clock may have an offset; entered when it is made, never later."""
+CLOCK_OFFSET_FACT: Final = "clock_offset"
+"""Fact that ``ledger_clock()`` adds to the server's own clock."""
 TABLES_FACT: Final = "tables"
 """Fact that names the tables as the last migration left them."""
 
@@ -120,20 +125,21 @@ def _script() -> "tuple[Config, ScriptDirectory]":
     return config, ScriptDirectory.from_config(config)
 
 
-def upgrade(url: str, *, lanes: int = LANES_DEFAULT) -> str:
+def upgrade(url: str, *, lanes: int = LANES_DEFAULT, for_tests: bool = False) -> str:
     """Bring the database to this version's schema; safe when several start at once.
 
-    ``lanes`` is fixed when the database is created and ignored later. Returns the revision.
+    ``lanes`` is fixed when the database is created and ignored later. ``for_tests``: make one whose
+    clock may be set by ``set_clock_offset``. Returns the revision.
 
     Raises:
         IncompatibleDatabase: Out of reach, read-only, too old a server, a newer or a damaged
-            schema, missing privileges.
+            schema, missing privileges; there already, and not made for tests.
     """
     if not 1 <= lanes <= LANES_MAX:
         message = f"KEYLEDGER_LANES must be 1 to {LANES_MAX}."
         raise IncompatibleDatabase(message)
     try:
-        return _upgrade(url, lanes)
+        return _upgrade(url, lanes, for_tests=for_tests)
     except psycopg.errors.InsufficientPrivilege as error:
         raise IncompatibleDatabase(_PRIVILEGES.format(error)) from error
     except (psycopg.OperationalError, psycopg.errors.ReadOnlySqlTransaction) as error:
@@ -141,7 +147,7 @@ def upgrade(url: str, *, lanes: int = LANES_DEFAULT) -> str:
         raise IncompatibleDatabase(message) from error
 
 
-def _upgrade(url: str, lanes: int) -> str:
+def _upgrade(url: str, lanes: int, *, for_tests: bool) -> str:
     import sqlalchemy  # noqa: PLC0415 - see above
 
     with psycopg.connect(url, autocommit=True, connect_timeout=10) as connection:
@@ -156,7 +162,7 @@ def _upgrade(url: str, lanes: int) -> str:
         try:
             _prepare(connection)
             revision = _migrate(url)
-            _settle_lanes(url, lanes)
+            _settle_lanes(url, lanes, for_tests=for_tests)
         except sqlalchemy.exc.DBAPIError as error:
             raise (error.orig or error) from error
         finally:
@@ -281,12 +287,18 @@ def _current(connection: "sqlalchemy.Connection") -> str | None:
     return found
 
 
-def _settle_lanes(url: str, lanes: int) -> None:
+def _settle_lanes(url: str, lanes: int, *, for_tests: bool) -> None:
     with psycopg.connect(conninfo(url, OWNER)) as connection:
-        connection.execute(
+        made = connection.execute(
             "INSERT INTO database_facts (name, value) VALUES ('lanes', %s) ON CONFLICT DO NOTHING",
             (str(lanes),),
         )
+        if for_tests and made.rowcount:
+            connection.execute(
+                "INSERT INTO database_facts (name, value) VALUES (%s, 'yes')", (TESTS_FACT,)
+            )
+        elif for_tests:
+            _require_made_for_tests(connection)
         count = lanes_of(connection)
         connection.execute(
             "INSERT INTO lane_heads (lane) SELECT generate_series(0, %s) ON CONFLICT DO NOTHING",
@@ -299,10 +311,41 @@ def create_partitions(connection: psycopg.Connection) -> int:
     """Create this month's partition of events and the next three; return how many were new."""
     row = connection.execute(
         "SELECT count(*) FILTER (WHERE create_events_partition("
-        " (date_trunc('month', now()) + ahead * interval '1 month')::date))"
+        " (date_trunc('month', ledger_clock()) + ahead * interval '1 month')::date))"
         " FROM generate_series(0, 3) AS ahead"
     ).fetchone()
     return int(row[0]) if row else 0
+
+
+def set_clock_offset(url: str, offset: timedelta) -> None:
+    """Set how far the ledger's clock is ahead of the server's own; negative: behind it.
+
+    For every process at once, from their next statement on. The months that it comes to get their
+    partitions of events.
+
+    Raises:
+        IncompatibleDatabase: The database was not made for tests.
+    """
+    with psycopg.connect(conninfo(url, APP)) as connection:
+        _require_made_for_tests(connection)
+        connection.execute(
+            "INSERT INTO database_facts (name, value) VALUES (%s, %s)"
+            " ON CONFLICT ON CONSTRAINT fact_has_one_value DO UPDATE SET value = EXCLUDED.value",
+            (CLOCK_OFFSET_FACT, f"{offset // timedelta(microseconds=1)} microseconds"),
+        )
+        create_partitions(connection)
+
+
+def _require_made_for_tests(connection: psycopg.Connection) -> None:
+    found = connection.execute(
+        "SELECT 1 FROM database_facts WHERE name = %s", (TESTS_FACT,)
+    ).fetchone()
+    if found is None:
+        message = (
+            "The database was not made for tests, so its clock has no offset. One that may have it"
+            " is made by: keyledger db upgrade --for-tests"
+        )
+        raise IncompatibleDatabase(message)
 
 
 def lanes_of(connection: psycopg.Connection) -> int:

@@ -255,6 +255,12 @@ class QueueIsFull(LedgerUnavailable):
     """The lane's queue is full."""
 
 
+class ClockIsOff(LedgerUnavailable):
+    """The database's clock is off; nothing is recorded until it is right again."""
+
+    retry_after_seconds: int = 5
+
+
 class OutcomeIsUnknown(LedgerUnavailable):
     """The connection broke while committing; repeat the request with the same id."""
 

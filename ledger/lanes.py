@@ -12,6 +12,7 @@ failure it is thrown away.
 import asyncio
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import timedelta
 from typing import LiteralString, NamedTuple
 
 import msgspec
@@ -35,10 +36,11 @@ from ledger.batch import (
     Wanted,
     runs,
 )
-from ledger.clock import Instant
+from ledger.clock import DatabaseClock, Instant, from_microseconds
 from ledger.codec import Recorded
 from ledger.errors import (
     AccountIsOpen,
+    ClockIsOff,
     LedgerCorrupt,
     LedgerUnavailable,
     LoginIsTaken,
@@ -75,24 +77,34 @@ OWNED_AFTER = 20
 """Batches without a foreign append after which a lane loads only what its copy lacks."""
 DUE_MAX = 500
 
+BEHIND_MAX = timedelta(seconds=5)
+"""By which the database's clock may stand behind a lane's head: one that was set right a little, or
+another server's after a failover. Events go on a microsecond apart meanwhile."""
+APART_MAX = timedelta(minutes=5)
+"""By which the clocks of database and host may differ: as much as usage may be early."""
+
 PAST: LiteralString = (
-    "SELECT 'request', NULL::uuid, NULL::uuid, request_hash, lane_seq, last_seq FROM request_ids"
+    "WITH clock AS MATERIALIZED (SELECT ledger_clock() AS at)"
+    " SELECT 'request', NULL::uuid, NULL::uuid, request_hash, lane_seq, last_seq FROM request_ids"
     " WHERE lane = $1 AND request_hash = ANY($2)"
     " UNION ALL (SELECT 'reservation', account_id, key_id, request_hash, NULL, NULL"
-    " FROM reservations"
-    " WHERE lane = $1 AND expires_at <= $3 ORDER BY expires_at LIMIT $4)"
+    " FROM reservations WHERE lane = $1 AND expires_at <= (SELECT at FROM clock)"
+    " ORDER BY expires_at LIMIT $3)"
     " UNION ALL (SELECT 'key', account_id, key_id, NULL, NULL, NULL FROM keys"
-    " WHERE lane = $1 AND expires_at <= $3 AND status IN ('active', 'suspended')"
-    " AND expires_at IS NOT NULL ORDER BY expires_at LIMIT $4)"
+    " WHERE lane = $1 AND expires_at <= (SELECT at FROM clock) AND expires_at IS NOT NULL"
+    " AND status IN ('active', 'suspended') ORDER BY expires_at LIMIT $3)"
     " UNION ALL (SELECT 'lot', account_id, NULL, NULL, NULL, NULL FROM lots"
-    " WHERE lane = $1 AND expires_at <= $3 AND status = 'open'"
-    " AND expires_at IS NOT NULL ORDER BY expires_at LIMIT $4)"
+    " WHERE lane = $1 AND expires_at <= (SELECT at FROM clock) AND status = 'open'"
+    " AND expires_at IS NOT NULL ORDER BY expires_at LIMIT $3)"
     " UNION ALL SELECT 'cards', NULL, NULL, NULL, count(*), NULL FROM rate_cards"
+    " UNION ALL SELECT 'clock', NULL, NULL, NULL, (1000000 * extract(epoch FROM at))::int8,"
+    " (1000000 * extract(epoch FROM statement_timestamp()))::int8 FROM clock"
 )
-"""Request ids that were used before; what ran out: reservations, keys, lots; how many rate cards.
+"""Request ids that were used before; what ran out: reservations, keys, lots; how many rate cards;
+what the clock says, the ledger's and the server's own, in microseconds since 1970.
 
 Asked once the head is locked, in a statement of its own: what waited for the lock sees only what
-was committed before it began to wait.
+was committed before it began to wait, and its clock may have been read before, too.
 """
 
 BEGIN: LiteralString = "BEGIN"
@@ -110,9 +122,9 @@ class Lane:
         connect: Connect,
         projections: Sequence[Inline],
         cards: RateCards,
-        now: Callable[[], Instant],
+        heard: DatabaseClock,
     ) -> None:
-        """Take how to connect and which inline projections move along."""
+        """Take how to connect, which inline projections move along, and who hears the clock."""
         self.lane = lane
         self.batches = 0
         self.commands = 0
@@ -125,7 +137,7 @@ class Lane:
         self._state: LaneState | None = None
         self._epoch = -1
         self._undisturbed = OWNED_AFTER
-        self._now = now
+        self._heard = heard
         self._refusals = RefusalLog()
         self._notes: list[Suppressed] = []
         """Refusals taken out of the log and not yet committed."""
@@ -310,12 +322,12 @@ class Lane:
     async def _load(self, line: Line, commands: list[Command]) -> Batch:
         """First round trip: lock the head and read what is not known already."""
         connection = line.connection
-        self._notes += self._refusals.due(None if self._closing else self._now())
         wanted = _wanted(commands, self._notes)
         copy = self._state
         owned = copy is not None and self._undisturbed >= OWNED_AFTER
         lacking = _lacking(copy, wanted) if owned and copy is not None else wanted
         asked = await self._ask(line, commands, self._loads(lacking))
+        self._heard.hear(asked.at)
         # From here on the copy is this batch's; it comes back when the batch is committed.
         self._state = None
         state = self._fenced(copy, asked.head)
@@ -327,12 +339,20 @@ class Lane:
                 load.absorb(state, rows)
         if asked.cards != self._cards.count:
             await load_cards(connection, self._cards)
-        batch = Batch(self.lane, state, self._cards, self._now)
+        batch = Batch(self.lane, state, self._cards, asked.at)
         batch.replies = {row[0]: (bytes(row[1]), row[2].encode()) for row in asked.replies}
         await self._know(connection, batch, asked.requests)
         await self._expire(connection, batch, asked.due)
-        batch.append_suppressed(self._notes)
+        await self._note(connection, batch)
         return batch
+
+    async def _note(self, connection: AsyncConnection, batch: Batch) -> None:
+        """Record refusals that a second held back; all of them at the end of the process."""
+        self._notes += self._refusals.due(None if self._closing else batch.at)
+        lacking = _lacking(batch.state, _wanted((), self._notes))
+        if any(lacking):
+            await self._fetch(connection, batch.state, lacking)
+        batch.append_suppressed(self._notes)
 
     async def _ask(self, line: Line, commands: list[Command], loads: list[Load]) -> "_Asked":
         requests = arrays.Byteas(c.request_hash for c in commands if c.request_hash)
@@ -341,7 +361,7 @@ class Lane:
             (BEGIN, ()),
             # First and by itself: what is read after it sees what was committed before it.
             (store.LOCK_HEAD, (self.lane,)),
-            (PAST, (self.lane, requests, self._now(), DUE_MAX)),
+            (PAST, (self.lane, requests, DUE_MAX)),
             *((load.sql, load.parameters) for load in loads),
         ]
         if any(command.idempotency for command in commands):
@@ -355,8 +375,22 @@ class Lane:
         replied = loaded.pop() if len(loaded) > len(loads) else []
         known = [row[3:] for row in found if row[0] == "request"]
         (cards,) = [row[4] for row in found if row[0] == "cards"]
-        due = [row[:4] for row in found if row[0] not in {"request", "cards"}]
-        return _Asked(head, cards, due, known, replied, list(zip(loads, loaded, strict=True)))
+        ((at, own),) = [map(from_microseconds, row[4:]) for row in found if row[0] == "clock"]
+        self._require_right(at, own, last)
+        due = [row[:4] for row in found if row[0] not in {"request", "cards", "clock"}]
+        return _Asked(at, head, cards, due, known, replied, list(zip(loads, loaded, strict=True)))
+
+    def _require_right(self, at: Instant, own: Instant, last: Instant | None) -> None:
+        """Refuse a clock that would put events before others, or windows where they are not.
+
+        Raises:
+            ClockIsOff: It stands behind the lane's head, or is far from the host's own.
+        """
+        host = clock.now()
+        if abs(own - host) <= APART_MAX and (last is None or at >= last - BEHIND_MAX):
+            return
+        log.error("clock_is_off", lane=self.lane, database=own, host=host, ledger=at, head=last)
+        raise ClockIsOff
 
     def _fenced(self, copy: LaneState | None, head: Head) -> LaneState:
         """Give the copy if it stands where the head stands, else a blank state."""
@@ -437,6 +471,8 @@ class _Stale(Exception):
 class _Asked(NamedTuple):
     """What the first round trip brought."""
 
+    at: Instant
+    """The ledger's clock once the head was locked."""
     head: Head
     cards: int
     """How many rate card versions there are."""
@@ -511,10 +547,11 @@ class Writer:
         connect: Connect,
         projections: Sequence[Inline],
         cards: RateCards,
-        now: Callable[[], Instant] = clock.now,
     ) -> None:
         """Take the number of lanes the database was created with."""
-        self.lanes = [Lane(lane, connect, projections, cards, now) for lane in range(lanes)]
+        self.clock = DatabaseClock()
+        """Heard with each batch."""
+        self.lanes = [Lane(lane, connect, projections, cards, self.clock) for lane in range(lanes)]
 
     def start(self) -> None:
         """Begin to write."""

@@ -246,7 +246,7 @@ END_RUN: LiteralString = "UPDATE job_runs SET finished_at = %s, outcome = %s WHE
 JOB_RUNS: LiteralString = "SELECT job, started_at, finished_at, outcome FROM job_runs ORDER BY job"
 CREATE_PARTITIONS: LiteralString = (
     "SELECT count(*) FILTER (WHERE create_events_partition("
-    " (date_trunc('month', now()) + ahead * interval '1 month')::date))"
+    " (date_trunc('month', ledger_clock()) + ahead * interval '1 month')::date))"
     " FROM generate_series(0, 3) AS ahead"
 )
 

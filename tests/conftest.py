@@ -148,7 +148,7 @@ def databases(server_url: str) -> Databases:
 def migrated_template(databases: Databases) -> Iterator[str]:
     """Give the name of a database with today's schema and nothing in it; 2 lanes."""
     name = databases.create()
-    database.upgrade(databases.url(name), lanes=2)
+    database.upgrade(databases.url(name), lanes=2, for_tests=True)
     yield name
     databases.drop(name)
 

@@ -27,12 +27,17 @@ def command() -> None:
 
 
 @command.command()
+@click.option(
+    "--for-tests",
+    is_flag=True,
+    help="Make one whose clock may be set ahead: KEYLEDGER_CLOCK_OFFSET. Never one to rely on.",
+)
 @json_option
-def upgrade(*, as_json: bool) -> None:
+def upgrade(*, for_tests: bool, as_json: bool) -> None:
     """Bring the schema to this version's; makes the database where there is none."""
     found = settings()
     with database_url(found, make=True) as url:
-        revision = database.upgrade(url, lanes=found.lanes)
+        revision = database.upgrade(url, lanes=found.lanes, for_tests=for_tests)
         with psycopg.connect(database.conninfo(url, database.READER)) as connection:
             lanes = database.lanes_of(connection)
     document = {"schema": revision, "lanes": lanes}

@@ -123,6 +123,7 @@ KINDS: Mapping[type[errors.LedgerError], Kind] = {
     errors.LedgerUnavailable: Kind.UNAVAILABLE,
     errors.QueueIsFull: Kind.UNAVAILABLE,
     errors.OutcomeIsUnknown: Kind.UNAVAILABLE,
+    errors.ClockIsOff: Kind.UNAVAILABLE,
 }
 """Every error that an operation may answer. ``NoSuchKey`` is about the caller's own: a route about
 another key raises ``NOT_FOUND`` itself."""

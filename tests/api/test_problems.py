@@ -80,3 +80,5 @@ def test_promise_13_an_unavailable_ledger_is_503_with_retry_after() -> None:
     for kind in (errors.LedgerUnavailable, errors.QueueIsFull, errors.OutcomeIsUnknown):
         problem = problems.of_error(kind())
         assert (problem.status, problem.headers["Retry-After"]) == (503, "1")
+    problem = problems.of_error(errors.ClockIsOff())
+    assert (problem.code, problem.headers["Retry-After"]) == ("clock_is_off", "5")

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import pytest
 
 from api import logs, serve, settings
 from api.settings import InvalidSetting, Settings, from_environment
-from ledger import secrets
+from ledger import database, secrets
 from ledger.secrets import REDACTED
 
 ADDRESS_WAIT_SECONDS = 60
@@ -159,9 +160,55 @@ def test_a_wrong_pepper_is_refused_at_start(furnished_url: str, tmp_path: Path) 
     assert "KEYLEDGER_PEPPER" in done.stderr
 
 
+def test_an_offset_of_the_clock_is_for_databases_made_for_tests(
+    databases: Any, tmp_path: Path
+) -> None:
+    """Any other does not start with one, and says how one is made that does."""
+    name = databases.create()
+    database.upgrade(databases.url(name), lanes=1)
+    environment = {
+        **os.environ,
+        "KEYLEDGER_HOME": str(tmp_path),
+        "KEYLEDGER_DATABASE_URL": databases.url(name),
+        "KEYLEDGER_CLOCK_OFFSET": "P40D",
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "api.serve"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        cwd=Path(__file__).parents[2],
+    )
+    databases.drop(name)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "keyledger db upgrade --for-tests" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("", None),
+        ("0", timedelta(0)),
+        ("86400", timedelta(days=1)),
+        ("-60", -timedelta(minutes=1)),
+        ("P40D", timedelta(days=40)),
+        ("-P1W2DT3H4M5S", -timedelta(days=9, hours=3, minutes=4, seconds=5)),
+    ],
+)
+def test_an_offset_is_seconds_or_a_duration(text: str, found: timedelta | None) -> None:
+    """As ISO 8601 writes them; nothing: it stays as it is in the database."""
+    assert from_environment({"KEYLEDGER_CLOCK_OFFSET": text}).offset == found
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
+        *(
+            ("KEYLEDGER_CLOCK_OFFSET", text)
+            for text in ("P", "PT", "P1DT", "P1M", "P1Y", "1.5", "40D", "P99999D", "9" * 30)
+        ),
         ("KEYLEDGER_PORT", "x"),
         ("KEYLEDGER_PORT", "70000"),
         ("KEYLEDGER_LANES", "0"),

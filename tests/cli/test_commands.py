@@ -2,10 +2,13 @@
 
 import json
 import re
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from ledger import database
 
 SECRET = re.compile(r"sk-bve-[0-9a-f]{64}")
 
@@ -141,3 +144,18 @@ def test_the_prices_of_genai_prices_are_imported(served_keyledger: Any) -> None:
     """One provider of the installed package becomes a version."""
     words = ("price", "import", "genai-prices", "--name", "genai", "--provider", "mistral")
     assert served_keyledger(*words, "--json").json["models"] > 0
+
+
+def test_a_database_for_tests_is_made_as_one(
+    keyledger: Any, databases: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes an offset of its clock; one that is there already does not become one."""
+    name, other = databases.create(), databases.create()
+    monkeypatch.setenv("KEYLEDGER_DATABASE_URL", databases.url(name))
+    keyledger("db", "upgrade", "--for-tests")
+    database.set_clock_offset(databases.url(name), timedelta(days=40))
+    monkeypatch.setenv("KEYLEDGER_DATABASE_URL", databases.url(other))
+    keyledger("db", "upgrade")
+    assert "not made for tests" in keyledger("db", "upgrade", "--for-tests", code=1).err
+    databases.drop(name)
+    databases.drop(other)

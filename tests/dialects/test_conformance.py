@@ -3,6 +3,7 @@
 import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping
+from datetime import timedelta
 from functools import cached_property
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -10,6 +11,7 @@ from uuid import UUID
 import httpx
 import pytest
 
+from ledger import database
 from ledger.errors import LedgerUnavailable
 
 CHAT = {"model": "keyledger-small", "messages": [{"role": "user", "content": "Hi"}]}
@@ -519,6 +521,29 @@ def test_a_ledger_that_is_gone_refuses_metered_requests_in_the_dialects_words(
     assert found.status_code == 503
     assert int(found.headers["retry-after"]) >= 1
     assert worded(driver, found)
+
+
+def test_a_clock_that_is_off_refuses_at_every_door_until_it_is_right(
+    driver: Driver, house: House, nobody: httpx.Client, ledger_url: str
+) -> None:
+    """Promise 13: 503 with Retry-After, in the dialect's words and natively; then all goes on."""
+    path, body = driver.talks(house)
+    made = driver.create(house)
+    shown = driver.show(made.secret)
+    natively = {"request_id": made.key_id, "key_id": f"key_{UUID(made.key_id).hex}", "model": "m"}
+    usage = {**natively, "usage": {"input": 1}, "delivered": True}
+    database.set_clock_offset(ledger_url, -timedelta(hours=1))
+    try:
+        found = nobody.post(path, json=body, headers=shown)
+        refused = house.operator.post("/ledger/v1/usage", json=usage)
+    finally:
+        database.set_clock_offset(ledger_url, timedelta(0))
+    assert (found.status_code, found.headers["retry-after"]) == (503, "5")
+    assert worded(driver, found)
+    assert (refused.status_code, refused.headers["retry-after"]) == (503, "5")
+    assert refused.json()["code"] == "clock_is_off"
+    assert nobody.post(path, json=body, headers=shown).status_code == 200
+    assert house.operator.post("/ledger/v1/usage", json=usage).status_code == 200
 
 
 def test_promise_15_accounts_do_not_see_each_others_keys(

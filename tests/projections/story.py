@@ -2,13 +2,14 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
+from datetime import timedelta
 from itertools import count
 from typing import Any
 
 import msgspec
 import psycopg
 
-from ledger import accounts, clock, database, keys
+from ledger import accounts, database, keys
 from ledger import events as e
 from ledger.batch import Command, Outcome
 from ledger.clock import Instant
@@ -57,14 +58,11 @@ class Ledger:
         """Take a migrated database."""
         self.url = url
         self._numbers = count(1)
-        self.skew_seconds = 0
-        """How far the writer's clock is ahead."""
 
     def now(self) -> Instant:
-        """Read the writer's clock."""
-        return clock.from_microseconds(
-            clock.microseconds(clock.now()) + self.skew_seconds * 1_000_000
-        )
+        """Read the ledger's clock."""
+        ((at,),) = self.rows("SELECT ledger_clock()")
+        return at
 
     def connect(self, role: str = database.READER) -> psycopg.Connection[Any]:
         """Connect as a role, each statement its own transaction."""
@@ -82,7 +80,7 @@ class Ledger:
                 info = database.lane_conninfo(self.url)
                 return await psycopg.AsyncConnection.connect(info, autocommit=True)
 
-            writer = Writer(LANES, connect, INLINE, RateCards(), self.now)
+            writer = Writer(LANES, connect, INLINE, RateCards())
             writer.start()
             try:
                 return await main(writer)
@@ -151,7 +149,7 @@ class Ledger:
         for event in unpriced:
             self.do(core.rate(event.envelope.account_id, event.envelope.key_id, event))
         # Reservations, keys and grants of the stories run out before this.
-        self.skew_seconds = 3_600
+        database.set_clock_offset(self.url, timedelta(hours=1))
         for name in NAMES:
             account = self.account(name)
             self.do(core.set_account_limits(account, *_limits("1000")))
@@ -159,7 +157,7 @@ class Ledger:
     def _tell(self, name: str) -> Recorded:
         account = self.account(name)
         bot, cli = self.key(account, f"{name}-bot"), self.key(account, f"{name}-cli")
-        soon = self.now() + clock.timedelta(seconds=60)
+        soon = self.now() + timedelta(seconds=60)
         self.do(
             core.open_account(
                 account,

@@ -26,7 +26,7 @@ async def writing(ledger: Ledger) -> AsyncIterator[Writer]:
             database.lane_conninfo(ledger.url), autocommit=True
         )
 
-    writer = Writer(LANES, connect, INLINE, RateCards(), ledger.now)
+    writer = Writer(LANES, connect, INLINE, RateCards())
     writer.start()
     try:
         yield writer

@@ -74,7 +74,7 @@ class Core:
     def submit(self, command: Command) -> Outcome | Refused:
         """Decide one command, after what ran out was recorded."""
         state, at = self.state, self.at
-        batch = Batch(0, state, self.cards, lambda: at)
+        batch = Batch(0, state, self.cards, at)
         batch.known = self._known
         batch.expire(
             [found for found, r in state.reservations.items() if r.expires_at <= at],

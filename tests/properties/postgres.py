@@ -4,13 +4,13 @@ Nothing here is a double: the schema is migrated, the roles are the service's ow
 """
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import asynccontextmanager, contextmanager
 
 import psycopg
 from psycopg import AsyncConnection
 
-from ledger import clock, database, store
+from ledger import database, store
 from ledger.batch import Command, Outcome
 from ledger.clock import Instant
 from ledger.codec import Recorded
@@ -40,9 +40,46 @@ def lanes_of(url: str) -> int:
         return database.lanes_of(connection)
 
 
-def writer_of(
-    url: str, cards: RateCards | None = None, now: Callable[[], Instant] = clock.now
-) -> Writer:
+def ledger_clock(url: str) -> Instant:
+    """Ask a database what its clock says."""
+    with connected(url) as connection:
+        return connection.execute("SELECT ledger_clock()").fetchone()[0]
+
+
+STILL = """
+    CREATE OR REPLACE FUNCTION keyledger.ledger_clock() RETURNS timestamptz LANGUAGE sql STABLE
+    RETURN (SELECT value::timestamptz FROM keyledger.database_facts WHERE name = 'still_clock')
+"""
+
+
+class StillClock:
+    """A database's clock that stands where the test puts it, to the microsecond.
+
+    For what happens exactly at an instant, and what is compared byte for byte. All else turns the
+    clock by its offset.
+    """
+
+    def __init__(self, url: str, at: Instant) -> None:
+        """Stop the clock of a database of this test's own."""
+        self._facts = psycopg.connect(database.conninfo(url, database.APP), autocommit=True)
+        self.stand(at)
+        with connected(url, database.OWNER) as connection:
+            connection.execute(STILL)
+
+    def stand(self, at: Instant) -> None:
+        """Put it there."""
+        self._facts.execute(
+            "INSERT INTO database_facts (name, value) VALUES ('still_clock', %s)"
+            " ON CONFLICT ON CONSTRAINT fact_has_one_value DO UPDATE SET value = EXCLUDED.value",
+            (at.isoformat(),),
+        )
+
+    def close(self) -> None:
+        """Let go of it."""
+        self._facts.close()
+
+
+def writer_of(url: str, cards: RateCards | None = None) -> Writer:
     """Make a writer over a database, not yet started."""
     info = database.lane_conninfo(url)
 
@@ -51,13 +88,13 @@ def writer_of(
         connection.prepare_threshold = 0
         return connection
 
-    return Writer(lanes_of(url), connect, INLINE, cards or RateCards(), now)
+    return Writer(lanes_of(url), connect, INLINE, cards or RateCards())
 
 
 @asynccontextmanager
-async def writing(url: str, now: Callable[[], Instant] = clock.now):
+async def writing(url: str):
     """Give a running writer."""
-    writer = writer_of(url, now=now)
+    writer = writer_of(url)
     writer.start()
     try:
         yield writer
@@ -87,12 +124,23 @@ class Stored:
     """A database driven command by command, with a clock that the test turns."""
 
     def __init__(self, url: str, at: Instant) -> None:
-        """Start a writer whose clock stands at ``at``."""
+        """Start a writer over a database whose clock stands at ``at``."""
         self.url = url
-        self.at = at
+        self._at = at
+        self._clock = StillClock(url, at)
         self._runner = asyncio.Runner()
-        self._writer = writer_of(url, now=lambda: self.at)
+        self._writer = writer_of(url)
         self._runner.run(self._start())
+
+    @property
+    def at(self) -> Instant:
+        """Tell where the clock stands."""
+        return self._at
+
+    @at.setter
+    def at(self, at: Instant) -> None:
+        self._at = at
+        self._clock.stand(at)
 
     async def _start(self) -> None:
         self._writer.start()
@@ -114,3 +162,4 @@ class Stored:
         """Stop the writer."""
         self._runner.run(self._writer.stop())
         self._runner.close()
+        self._clock.close()

@@ -126,7 +126,7 @@ def decided(
     for recorded in world.log:
         core.evolve(state, recorded.envelope, recorded.body)
         core.advance(state, recorded)
-    batch, refusals = Batch(0, state, world.cards, lambda: at), RefusalLog()
+    batch, refusals = Batch(0, state, world.cards, at), RefusalLog()
     for run in split(commands):
         batch.decide_run(run, refusals)
     answers = {command.request_id: told(result) for command, result in batch.results}

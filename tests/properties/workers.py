@@ -7,7 +7,9 @@ from collections import Counter
 
 import psycopg
 
+from ledger import clock
 from ledger.batch import Outcome
+from ledger.errors import ClockIsOff
 from ledger.usage import Usage
 from tests.properties import core
 from tests.properties.postgres import outcome_of, writer_of, writing
@@ -98,6 +100,20 @@ async def rotate_and_use(url, account, key, times) -> Counter:
     return seen
 
 
+async def use_with_clock(url, account, key, ahead, times) -> list[str]:
+    """Use a key from a process whose host's clock is ahead."""
+    right, seen = clock.now, []
+    clock.now = lambda: right() + ahead
+    async with writing(url) as writer:
+        for number in range(times):
+            command = core.record(account, key, f"ahead-{number}", USAGE)
+            try:
+                seen.append(code(await outcome_of(writer, command)))
+            except ClockIsOff:
+                seen.append("clock_is_off")
+    return seen
+
+
 async def hammer(url, accounts_and_keys, writers, count) -> Counter:
     """Write to hot accounts with many writers; every request touches another account."""
     own = [writer_of(url) for _ in range(writers)]
@@ -126,6 +142,7 @@ JOBS = {
     "use_until": use_until,
     "revoke_after": revoke_after,
     "rotate_and_use": rotate_and_use,
+    "use_with_clock": use_with_clock,
     "hammer": hammer,
 }
 

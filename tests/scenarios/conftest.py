@@ -15,7 +15,7 @@ MONTHS = ("2026-09-01", "2026-10-01", "2026-11-01", "2026-12-01", "2027-01-01", 
 def one_lane_template(databases) -> Iterator[str]:
     """Give the name of an empty database with one lane."""
     name = databases.create()
-    database.upgrade(databases.url(name), lanes=1)
+    database.upgrade(databases.url(name), lanes=1, for_tests=True)
     create_partitions(databases.url(name), *MONTHS)
     yield name
     databases.drop(name)

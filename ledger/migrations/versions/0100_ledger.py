@@ -55,6 +55,11 @@ CREATE TABLE database_facts (
     name text CONSTRAINT fact_has_one_value PRIMARY KEY,
     value text NOT NULL
 );
+CREATE FUNCTION ledger_clock() RETURNS timestamptz LANGUAGE sql STABLE RETURN
+    statement_timestamp() + coalesce(
+        (SELECT value::interval FROM database_facts WHERE name = 'clock_offset'), interval '0');
+COMMENT ON FUNCTION ledger_clock IS
+    'The one clock: when this statement began; of a database made for tests with its offset';
 CREATE TABLE lane_heads (
     lane int2 CONSTRAINT lane_has_one_head PRIMARY KEY,
     seq int8 NOT NULL DEFAULT 0,
