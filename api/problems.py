@@ -84,8 +84,13 @@ class Problem(Exception):
         self.members = members
 
 
+FIELD_SHOWN_MAX, PROBLEM_SHOWN_MAX = 255, 1_000
+"""Characters: either may repeat what was sent, and what was sent may be megabytes."""
+
+
 def invalid(field: str, problem: str) -> Problem:
     """Say which field is wrong and why."""
+    field, problem = field[:FIELD_SHOWN_MAX], problem[:PROBLEM_SHOWN_MAX]
     detail = f"{field}: {problem}" if field else problem
     errors_member = [{"field": field, "problem": problem}]
     return Problem(400, "invalid_field", detail, errors=errors_member)

@@ -153,7 +153,7 @@ def usage_of_cloud(raw: bytes) -> bodies.UsageBody:
         raise invalid("type", f"must be {CLOUD_TYPE}")
     if any(char.isspace() for char in event.source):
         raise invalid("source", "a URI reference, without spaces")
-    data = _cloud_data_of(bytes(event.data))
+    data = reading.decode(_cloud_data, bytes(event.data), "data.")
     named = data.key_id
     if isinstance(named, UnsetType) and isinstance(data.secret, UnsetType):
         named = event.subject
@@ -176,13 +176,6 @@ def usage_of_cloud(raw: bytes) -> bodies.UsageBody:
         delivered=data.delivered,
         estimated=data.estimated,
     )
-
-
-def _cloud_data_of(raw: bytes) -> bodies.CloudUsage:
-    try:
-        return _cloud_data.decode(raw)
-    except msgspec.ValidationError as error:
-        raise reading.worded(error, "data.") from error
 
 
 class _Part:
