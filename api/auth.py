@@ -125,7 +125,7 @@ class Caller(NamedTuple):
 
     role: str
     actor: str
-    """As events name it: ``operator`` or ``member:<id>``."""
+    """As events name it: ``operator``, or ``<role>:<member id>`` with the role of this moment."""
     account_id: AccountId | None = None
     """None: every account."""
     member_id: str = ""
@@ -212,7 +212,7 @@ class Gate:
         role = await self._role(account_id, member_id)
         if role is None:
             raise unauthenticated("The token is not valid.")
-        return Caller(role, f"member:{member_id}", account_id, member_id)
+        return Caller(role, f"{role}:{member_id}", account_id, member_id)
 
     def _claims(self, token: str) -> tuple[AccountId, str]:
         try:

@@ -58,7 +58,7 @@ class Signups:
         await self.admit(client, at)
         await self._logins.require_unknown(kept)
         person = new_person(kept, name, await self._logins.hash(password))
-        account_id, by = new_account_id(), f"member:{person.member_id}"
+        account_id, by = new_account_id(), f"owner:{person.member_id}"
         await self._ledger.accounts.open(
             Asked(by), own_terms(by), name=name, account_id=account_id, owner=person
         )

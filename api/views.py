@@ -315,6 +315,8 @@ class KeyView(msgspec.Struct, frozen=True, kw_only=True):
     limits: list[LimitView]
     settings: dict[str, str]
     secrets: list[SecretView]
+    parent: str | None
+    """The key that made it; null: no key did."""
     version: int
     secret: str | None = None
 
@@ -352,6 +354,7 @@ def key_view(key: Key, at: Instant) -> KeyView:
             for number, until in sorted(key.secrets.items())
             if until is None or until > at
         ],
+        parent=key.parent or None,
         version=key.version,
     )
 
@@ -411,6 +414,8 @@ class AccountView(msgspec.Struct, frozen=True, kw_only=True):
     limits: list[LimitView]
     balances: list[BalanceView]
     active_keys: int
+    test: bool
+    internal: bool
     lane: int
     version: int
     """How many events the account has: its ETag."""
@@ -432,6 +437,8 @@ def account_view(account: Account, name: str, lane: int, at: Instant) -> Account
         ),
         balances=balance_views(account, at),
         active_keys=account.active_keys,
+        test=account.test,
+        internal=account.internal,
         lane=lane,
         version=account.version,
     )
@@ -462,6 +469,10 @@ class GrantView(msgspec.Struct, frozen=True, kw_only=True):
     effective_at: str
     expires_at: str | None
     reason: str
+    cost: str | None
+    """What was paid for it, in ``currency``; null: not told."""
+    currency: str | None
+    payment_reference: str | None
 
 
 def grant_of_event(recorded: Recorded) -> GrantView:
@@ -482,6 +493,9 @@ def grant_of_event(recorded: Recorded) -> GrantView:
         effective_at=format_instant(body.effective_at or at),
         expires_at=instant(body.expires_at),
         reason=body.reason,
+        cost=body.cost or None,
+        currency=body.currency or None,
+        payment_reference=body.payment_reference or None,
     )
 
 
@@ -504,6 +518,9 @@ def grant_of_row(row: TupleRow) -> GrantView:
         effective_at=format_instant(row[9]),
         expires_at=instant(row[10]),
         reason=row[11],
+        cost=row[12] or None,
+        currency=row[13] or None,
+        payment_reference=row[14] or None,
     )
 
 

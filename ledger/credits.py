@@ -14,6 +14,7 @@ from ledger.state import OVERDRAFT_LOT, OVERDRAFT_UNLIMITED, Account, Lot
 LOTS_MAX = 1_000
 """Open lots an account may have."""
 PRIORITY_MAX = 1_000_000
+REFERENCE_MAX = 255
 KINDS = ("paid", "promotional", "adjustment")
 
 Parts = list[tuple[int, int]]
@@ -126,6 +127,7 @@ def grant(account: Account | None, terms: e.CreditGranted, *, at: Instant) -> li
     if terms.kind not in KINDS:
         raise InvalidField("kind", "must be one of " + ", ".join(KINDS))
     _check_reason(terms.reason)
+    cost = _check_payment(terms)
     if not 0 <= terms.priority <= PRIORITY_MAX:
         raise InvalidField("priority", f"0 to {PRIORITY_MAX}")
     effective_at = terms.effective_at or at
@@ -145,6 +147,9 @@ def grant(account: Account | None, terms: e.CreditGranted, *, at: Instant) -> li
             effective_at=terms.effective_at,
             expires_at=terms.expires_at,
             reason=terms.reason,
+            cost=cost,
+            currency=terms.currency,
+            payment_reference=terms.payment_reference,
             repaid=format_pico(repaid) if repaid else "",
         )
     ]
@@ -163,6 +168,25 @@ def _check_amount(asset: str, text: str) -> int:
     if amount == 0:
         raise InvalidField("amount", "must be more than zero")
     return amount
+
+
+def _check_payment(terms: e.CreditGranted) -> str:
+    """Check what was paid for a grant; return the cost as it is written."""
+    if bool(terms.cost) != bool(terms.currency):
+        raise InvalidField("currency" if terms.cost else "cost", "cost and currency go together")
+    if len(terms.payment_reference) > REFERENCE_MAX:
+        raise InvalidField("payment_reference", f"at most {REFERENCE_MAX} characters")
+    if not terms.cost:
+        return ""
+    try:
+        parse_asset(terms.currency)
+    except InvalidAmount as error:
+        raise InvalidField("currency", "such as EUR") from error
+    try:
+        return format_pico(parse_pico(terms.cost))
+    except InvalidAmount as error:
+        problem = "a plain decimal string, at most 12 places, no sign, no exponent"
+        raise InvalidField("cost", problem) from error
 
 
 def _check_reason(reason: str, *, required: bool = False) -> None:

@@ -39,6 +39,9 @@ class Lot(msgspec.Struct):
     effective_at: Instant
     expires_at: Instant | None
     reason: str = ""
+    cost: str = ""
+    currency: str = ""
+    payment_reference: str = ""
     closed: str = ""
     """``voided`` or ``expired``: what is still held lapses when it is freed. Empty: open."""
 
@@ -70,6 +73,8 @@ class Account(msgspec.Struct):
     members: dict[str, str] = {}
     """Member id → role."""
     active_keys: int = 0
+    test: bool = False
+    internal: bool = False
     version: int = 0
     hash: bytes = bytes(32)
     last_seq: int = 0
@@ -116,6 +121,8 @@ class Key(msgspec.Struct):
     """Secret number → refused from then on; None: no end."""
     counters: dict[str, Counter] = {}
     last_used_at: Instant | None = None
+    parent: str = ""
+    """Id of the key that made it; empty: no key did."""
     version: int = 0
     """How often the key's own terms changed: its ETag."""
 
@@ -356,6 +363,8 @@ def _opened(envelope: e.Envelope, body: e.AccountOpened) -> Account:
         unpriced=body.unpriced,
         rules=body.limits,
         limits=compile_rules(body.limits),
+        test=body.test,
+        internal=body.internal,
     )
 
 
@@ -418,6 +427,7 @@ def issued_key(envelope: e.Envelope, body: e.KeyIssued) -> Key:
         limits=compile_rules(body.limits),
         settings=dict(body.settings),
         secrets={1: None},
+        parent=body.parent,
         version=1,
     )
 
@@ -528,6 +538,9 @@ def _granted(account: Account, body: e.CreditGranted, at: Instant) -> None:
         effective_at=body.effective_at or at,
         expires_at=body.expires_at,
         reason=body.reason,
+        cost=body.cost,
+        currency=body.currency,
+        payment_reference=body.payment_reference,
     )
 
 

@@ -15,17 +15,19 @@ from ledger.store import Statement
 
 LOAD: LiteralString = (
     "SELECT account_id, opened_at, status, pays_with, rate_card, overdraft::text, unpriced,"
-    " limits::text, members::text, next_lot, active_keys FROM accounts"
+    " limits::text, members::text, next_lot, active_keys, test, internal FROM accounts"
     " WHERE lane = %s AND account_id = ANY(%s)"
 )
 SAVE: LiteralString = (
     "INSERT INTO accounts (lane, account_id, opened_at, status, pays_with, rate_card, overdraft,"
-    " unpriced, limits, members, next_lot, active_keys)"
+    " unpriced, limits, members, next_lot, active_keys, test, internal)"
     " SELECT %s, a.account_id, a.opened_at, a.status,"
     " ARRAY(SELECT json_array_elements_text(a.pays_with::json)), a.rate_card,"
-    " a.overdraft::json, a.unpriced, a.limits::json, a.members::json, a.next_lot, a.active_keys"
-    " FROM unnest(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s) AS a(account_id, opened_at, status,"
-    " pays_with, rate_card, overdraft, unpriced, limits, members, next_lot, active_keys)"
+    " a.overdraft::json, a.unpriced, a.limits::json, a.members::json, a.next_lot, a.active_keys,"
+    " a.test <> 0, a.internal <> 0"
+    " FROM unnest(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s) AS a(account_id, opened_at,"
+    " status, pays_with, rate_card, overdraft, unpriced, limits, members, next_lot, active_keys,"
+    " test, internal)"
     " ON CONFLICT ON CONSTRAINT account_is_unique DO UPDATE SET status = EXCLUDED.status,"
     " pays_with = EXCLUDED.pays_with, rate_card = EXCLUDED.rate_card,"
     " overdraft = EXCLUDED.overdraft, unpriced = EXCLUDED.unpriced, limits = EXCLUDED.limits,"
@@ -64,6 +66,8 @@ def _absorb(state: LaneState, rows: list[TupleRow]) -> None:
             members=_texts.decode(row[8]),
             next_lot=row[9],
             active_keys=row[10],
+            test=row[11],
+            internal=row[12],
         )
 
 
@@ -107,6 +111,8 @@ def save(lane: int, state: LaneState, changes: Changes) -> list[Statement]:
                 Texts(_json(account.members) for account in accounts),
                 Int4s(account.next_lot for account in accounts),
                 Int4s(account.active_keys for account in accounts),
+                Int4s(account.test for account in accounts),
+                Int4s(account.internal for account in accounts),
             ),
         )
     ]

@@ -11,7 +11,7 @@ from ledger.store import Statement
 
 LOAD_LOTS: LiteralString = (
     "SELECT account_id, number, asset, kind, priority, amount, remaining, held, granted_at,"
-    " effective_at, expires_at, reason, status FROM lots"
+    " effective_at, expires_at, reason, status, cost, currency, payment_reference FROM lots"
     " WHERE lane = %s AND account_id = ANY(%s) AND remaining > 0 ORDER BY account_id, number"
 )
 LOAD_BALANCES: LiteralString = (
@@ -20,12 +20,13 @@ LOAD_BALANCES: LiteralString = (
 )
 SAVE_LOTS: LiteralString = (
     "INSERT INTO lots (lane, account_id, number, asset, kind, priority, amount, remaining, held,"
-    " granted_at, effective_at, expires_at, reason, status)"
+    " granted_at, effective_at, expires_at, reason, status, cost, currency, payment_reference)"
     " SELECT %s, l.account_id, l.number, l.asset, l.kind, l.priority, l.amount::numeric,"
     " l.remaining::numeric, l.held::numeric, l.granted_at, l.effective_at, l.expires_at,"
-    " l.reason, l.status FROM unnest(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
+    " l.reason, l.status, l.cost, l.currency, l.payment_reference"
+    " FROM unnest(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
     " AS l(account_id, number, asset, kind, priority, amount, remaining, held, granted_at,"
-    " effective_at, expires_at, reason, status)"
+    " effective_at, expires_at, reason, status, cost, currency, payment_reference)"
     " ON CONFLICT ON CONSTRAINT lot_is_numbered_once DO UPDATE"
     " SET remaining = EXCLUDED.remaining, held = EXCLUDED.held, status = EXCLUDED.status"
 )
@@ -58,6 +59,9 @@ def _absorb_lots(state: LaneState, rows: list[TupleRow]) -> None:
             expires_at=row[10],
             reason=row[11],
             closed="" if status == "open" else status,
+            cost=row[13],
+            currency=row[14],
+            payment_reference=row[15],
         )
 
 
@@ -116,6 +120,9 @@ def _save_lots(lane: int, pairs: list[tuple[Account, Lot]]) -> Statement:
         Instants(lot.expires_at for lot in lots),
         Texts(lot.reason for lot in lots),
         Texts(_status(lot) for lot in lots),
+        Texts(lot.cost for lot in lots),
+        Texts(lot.currency for lot in lots),
+        Texts(lot.payment_reference for lot in lots),
     )
 
 

@@ -93,8 +93,9 @@ PAGE_KEYS: LiteralString = (
 )
 PAGE_GRANTS: LiteralString = (
     "SELECT number, asset, kind, status, priority, amount, remaining, held, granted_at,"
-    " effective_at, expires_at, reason FROM lots WHERE lane = %(lane)s"
-    " AND account_id = %(account)s AND number < %(before)s ORDER BY number DESC LIMIT %(most)s"
+    " effective_at, expires_at, reason, cost, currency, payment_reference"
+    " FROM lots WHERE lane = %(lane)s AND account_id = %(account)s AND number < %(before)s"
+    " ORDER BY number DESC LIMIT %(most)s"
 )
 BALANCES: LiteralString = (
     "SELECT asset, posted, pending, overdrawn, overdraft_held FROM balances"

@@ -34,6 +34,8 @@ def command() -> None:
     help="As for keys. Without any: 20 key creations a minute, 500 active keys.",
 )
 @click.option("--welcome/--no-welcome", default=True, help="Whether to add the welcome grant.")
+@click.option("--test", is_flag=True, help="Keep it in a book of its own, of tests.")
+@click.option("--internal", is_flag=True, help="The operator's own use: never invoiced.")
 @json_option
 def open_account(
     *,
@@ -44,6 +46,8 @@ def open_account(
     overdraft: tuple[str, ...],
     limits: tuple[dict[str, str | bool], ...],
     welcome: bool,
+    test: bool,
+    internal: bool,
     as_json: bool,
 ) -> None:
     """Open an account."""
@@ -54,6 +58,8 @@ def open_account(
         "unpriced": unpriced,
         "overdraft": dict(_pair(text) for text in overdraft),
         "welcome": welcome,
+        "test": test,
+        "internal": internal,
     }
     if limits:
         body["limits"] = list(limits)
@@ -134,6 +140,7 @@ def account_facts(account: Any) -> RenderableType | None:  # noqa: ANN401
                 "account": account["account_id"],
                 "name": account["name"],
                 "status": account["status"],
+                "kind": _kind(account),
                 "opened at": account["opened_at"],
                 "pays with": ", ".join(account["pays_with"]),
                 "rate card": account["rate_card"],
@@ -159,6 +166,10 @@ def print_limits(limits: Any) -> None:  # noqa: ANN401
     ]
     out.print()
     out.print(table("Limits", ("limit", "ceiling", "used", "pending", "remaining"), rows))
+
+
+def _kind(account: Any) -> str:  # noqa: ANN401
+    return ", ".join(kind for kind in ("test", "internal") if account[kind]) or "ordinary"
 
 
 def _overdrafts(account: Any) -> str:  # noqa: ANN401

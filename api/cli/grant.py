@@ -29,6 +29,8 @@ def command() -> None:
 @click.option("--effective-at", type=TimeWord())
 @click.option("--expires-at", type=TimeWord())
 @click.option("--reason", default="")
+@click.option("--cost", type=AmountWord(), help='What was paid for it, such as "20 EUR".')
+@click.option("--payment-reference", default="", help="The payment's own id.")
 @json_option
 def add(
     *,
@@ -39,6 +41,8 @@ def add(
     effective_at: str | None,
     expires_at: str | None,
     reason: str,
+    cost: dict[str, str] | None,
+    payment_reference: str,
     as_json: bool,
 ) -> None:
     """Add a lot of credit; AMOUNT is such as "25 USD"."""
@@ -49,7 +53,10 @@ def add(
         "effective_at": effective_at,
         "expires_at": expires_at,
         "reason": reason,
+        "payment_reference": payment_reference,
     }
+    if cost is not None:
+        body["cost"], body["currency"] = cost["amount"], cost["asset"]
     grant = connect().post(f"/accounts/{account_id}/grants", body)
     show(grant, as_json, lambda: facts({name: _text(grant[name]) for name in SHOWN}))
 

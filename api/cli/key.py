@@ -145,6 +145,7 @@ def _print_key(key: Any) -> None:  # noqa: ANN401
         "status": key["status"],
         "secret": key["hint"],
         "issued at": key["created_at"],
+        "issued by key": key["parent"] or "none",
         "expires at": key["expires_at"] or "never",
         "last used at": key["last_used_at"] or "never",
         "models": "every one" if key["allowed_models"] is None else _list(key["allowed_models"]),

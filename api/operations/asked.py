@@ -20,7 +20,7 @@ class Asked(NamedTuple):
     """Who asks, and under which ``Idempotency-Key`` for which request."""
 
     by: str
-    """operator, member:<id>, key:<id> or system."""
+    """``operator``, ``<role>:<member id>``, ``key:<key id>`` or ``system``."""
     idempotency_key: str = ""
     fingerprint: bytes = b""
 
@@ -35,9 +35,17 @@ class Done(NamedTuple):
     recorded: Sequence[Recorded] = ()
 
 
+_KEY = "key:"
+
+
 def actor_of_key(key_id: KeyId) -> str:
     """Name a key as events name who did something."""
-    return f"key:{format_id('key', key_id)}"
+    return _KEY + format_id("key", key_id)
+
+
+def key_of_actor(by: str) -> str:
+    """Return the id of the key that acts; empty: it is no key."""
+    return by.removeprefix(_KEY) if by.startswith(_KEY) else ""
 
 
 def fingerprint(operation: str, *parts: str, body: Any = None) -> bytes:  # noqa: ANN401

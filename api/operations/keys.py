@@ -8,7 +8,7 @@ import msgspec
 
 from api import views
 from api.opening import KEY_LIMITS
-from api.operations.asked import Asked, Done, fingerprint
+from api.operations.asked import Asked, Done, fingerprint, key_of_actor
 from api.operations.desk import Desk, Rule
 from api.operations.issued import (
     ADMIN_TYPE,
@@ -64,7 +64,8 @@ class Keys:
         key_id = new_key_id(lane)
         row = self._secret_row(secret, key_id, 1)
         hint = secrets.hint_of(secret)
-        terms = msgspec.structs.replace(terms, hint=hint, digest=row.digest)
+        made = {"hint": hint, "digest": row.digest, "parent": key_of_actor(asked.by)}
+        terms = msgspec.structs.replace(terms, **made)
 
         def rows(recorded: list[Recorded]) -> list[Statement]:  # noqa: ARG001
             return [row.insert(account_id, lane)]

@@ -33,6 +33,8 @@ async def open_account(ask: Ask[bodies.AccountBody]) -> Answer:
         overdraft=body.overdraft,
         unpriced=body.unpriced,
         limits=bodies.rules(body.limits),
+        test=body.test,
+        internal=body.internal,
     )
     done = await ask.services.ledger.accounts.open(
         asked, terms, name=body.name, welcome=body.welcome, owner=owner

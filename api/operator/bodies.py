@@ -94,6 +94,10 @@ class AccountBody(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Left out: 20 key creations in any minute and 500 active keys. Empty: none at all."""
     welcome: bool = True
     """Whether to add the welcome grant."""
+    test: bool = False
+    """A test account: kept in a book of its own."""
+    internal: bool = False
+    """The operator's own use: gets statements and never invoices."""
     owner: OwnerBody | None = None
 
 
@@ -194,6 +198,11 @@ class GrantBody(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
     effective_at: Time | None = None
     expires_at: Time | None = None
     reason: Text = ""
+    cost: Money = ""
+    """What was paid for it; with ``currency``."""
+    currency: Word = ""
+    payment_reference: Word = ""
+    """The payment's own id, such as that of a payment provider."""
 
 
 class AllowanceBody(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):

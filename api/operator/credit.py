@@ -33,6 +33,9 @@ async def grant(ask: Ask[bodies.GrantBody]) -> Answer:
         effective_at=bodies.instant_of("effective_at", body.effective_at),
         expires_at=bodies.instant_of("expires_at", body.expires_at),
         reason=body.reason,
+        cost=body.cost,
+        currency=body.currency,
+        payment_reference=body.payment_reference,
     )
     done = await ask.services.ledger.credits.grant(ask.asked(), account_id, terms)
     return done_answer(done, status=201)

@@ -341,6 +341,8 @@ CREATE TABLE accounts (
     members json NOT NULL,
     next_lot int4 NOT NULL,
     active_keys int4 NOT NULL,
+    test bool NOT NULL,
+    internal bool NOT NULL,
     CONSTRAINT account_is_unique PRIMARY KEY (lane, account_id)
 );
 CREATE TABLE keys (
@@ -363,6 +365,7 @@ CREATE TABLE keys (
     settings json NOT NULL,
     secrets json NOT NULL,
     version int4 NOT NULL,
+    parent text NOT NULL,
     CONSTRAINT key_is_unique PRIMARY KEY (lane, key_id)
 );
 CREATE INDEX keys_by_account ON keys (lane, account_id, created_at, key_id);
@@ -390,6 +393,9 @@ CREATE TABLE lots (
     remaining numeric(38,0) NOT NULL,
     held numeric(38,0) NOT NULL,
     reason text NOT NULL,
+    cost text NOT NULL,
+    currency text NOT NULL,
+    payment_reference text NOT NULL,
     CONSTRAINT lot_is_numbered_once PRIMARY KEY (lane, account_id, number),
     CONSTRAINT lot_is_never_overspent CHECK (remaining >= held AND held >= 0)
 ) WITH (fillfactor = 50);
