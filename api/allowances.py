@@ -15,8 +15,7 @@ import structlog
 from psycopg_pool import AsyncConnectionPool
 
 from api.operations import Asked, Ledger
-from ledger import clock
-from ledger.clock import Instant
+from ledger.clock import DatabaseClock, Instant
 from ledger.errors import InvalidField, Refused
 from ledger.ids import AccountId
 from ledger.money import InvalidAmount, format_pico, parse_asset, parse_pico
@@ -41,9 +40,10 @@ class Allowance(NamedTuple):
 class Allowances:
     """Sets allowances, and grants what is due."""
 
-    def __init__(self, pool: AsyncConnectionPool, ledger: Ledger) -> None:
-        """Take where they are kept, and what grants."""
+    def __init__(self, pool: AsyncConnectionPool, ledger: Ledger, clock: DatabaseClock) -> None:
+        """Take where they are kept, what grants, and what tells the day."""
         self._pool = pool
+        self._clock = clock
         self._ledger = ledger
 
     async def set(self, asked: Asked, account_id: AccountId, asset: str, amount: str) -> Allowance:
@@ -54,7 +54,9 @@ class Allowances:
             Refused: The account cannot be granted anything.
         """
         text = format_pico(_checked(asset, amount))
-        await self._ledger.credits.set_allowance(asked, account_id, asset, text, clock.now().date())
+        await self._ledger.credits.set_allowance(
+            asked, account_id, asset, text, self._clock.now().date()
+        )
         return Allowance(asset, text)
 
     async def of(self, account_id: AccountId) -> Sequence[Allowance]:

@@ -36,7 +36,6 @@ from api.problems import Problem
 from api.settings import Settings
 from api.surface.paths import Paths
 from api.wiring import UNREACHABLE, Services
-from ledger import clock
 from ledger.errors import LedgerCorrupt, LedgerError, LedgerUnavailable
 from ledger.ids import new_request_id
 
@@ -92,7 +91,7 @@ class Endpoint:
             return problem_answer(_unexpected())
         except LedgerError as error:
             lane = ask.lane if ask is not None else None
-            return problem_answer(problems.of_error(error, lane=lane, at=clock.now()))
+            return problem_answer(problems.of_error(error, lane=lane))
         except UNREACHABLE as error:
             log.warning("database_unreachable", operation=route.operation, error=str(error))
             return problem_answer(problems.of_error(LedgerUnavailable()))

@@ -11,7 +11,7 @@ import re
 import secrets as random
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import jwt
@@ -21,8 +21,7 @@ from psycopg_pool import AsyncConnectionPool
 
 from api.attempts import Attempts, Bound, site_of
 from api.problems import forbidden, invalid, unauthenticated
-from ledger import clock
-from ledger.clock import Instant
+from ledger.clock import DatabaseClock, Instant, microseconds
 from ledger.errors import LoginIsTaken
 from ledger.ids import AccountId, InvalidId, format_id, new_request_id, parse_id
 from projections import reads
@@ -141,6 +140,28 @@ NOBODY = Caller("nobody", "nobody")
 """Who asks on a public route."""
 
 
+_CLAIMS: jwt.types.Options = {
+    "require": ["exp", "iat", "sub", "jti", "aud", "iss", "acct"],
+    # By the ledger's clock instead, and ``exp`` alone bounds a token.
+    "verify_exp": False,
+    "verify_iat": False,
+}
+
+
+def require_unexpired(claims: Mapping[str, Any], at: Instant) -> None:
+    """Refuse a token's claims that ran out.
+
+    Raises:
+        InvalidTokenError: ``exp`` has passed, or is no number.
+    """
+    try:
+        ends = int(claims["exp"])
+    except (TypeError, ValueError) as error:
+        raise jwt.DecodeError from error
+    if microseconds(at) >= ends * 1_000_000:
+        raise jwt.ExpiredSignatureError
+
+
 def may(caller: Caller, operation: str) -> bool:
     """Tell whether the caller's role allows an operation."""
     return caller.role == OPERATOR or caller.role in PERMISSIONS[operation]
@@ -167,10 +188,16 @@ class Gate:
     """Tells who asks."""
 
     def __init__(
-        self, pool: AsyncConnectionPool, operator_digest: bytes, jwt_secret: str, lanes: int
+        self,
+        pool: AsyncConnectionPool,
+        operator_digest: bytes,
+        jwt_secret: str,
+        lanes: int,
+        clock: DatabaseClock,
     ) -> None:
-        """Take what proofs are checked against."""
+        """Take what proofs are checked against, and what tells whether they ran out."""
         self._pool = pool
+        self.clock = clock
         self._digest = operator_digest
         self._secret = jwt_secret
         self._lanes = lanes
@@ -222,8 +249,9 @@ class Gate:
                 algorithms=[ALGORITHM],
                 audience=AUDIENCE,
                 issuer=ISSUER,
-                options={"require": ["exp", "iat", "sub", "jti", "aud", "iss", "acct"]},
+                options=_CLAIMS,
             )
+            require_unexpired(claims, self.clock.now())
             account_id = AccountId(parse_id("acct", str(claims["acct"])))
             parse_id("mbr", str(claims["sub"]))
         except (jwt.InvalidTokenError, InvalidId) as error:
@@ -349,7 +377,7 @@ class Logins:
         Raises:
             Problem: 401: it is unknown, used or expired.
         """
-        hashed, at = _hash(token), clock.now()
+        hashed, at = _hash(token), self._gate.clock.now()
         async with self._pool.connection() as connection:
             rows = await connection.execute(reads.USE_REFRESH, (at, hashed))
             row = await rows.fetchone()
@@ -376,7 +404,7 @@ class Logins:
     async def _tokens(
         self, family: UUID, email: str, account_id: AccountId, member: UUID
     ) -> Tokens:
-        at = clock.now()
+        at = self._gate.clock.now()
         refresh = random.token_urlsafe(32)
         terms = (_hash(refresh), family, address(email), at + REFRESH)
         async with self._pool.connection() as connection:

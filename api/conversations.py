@@ -30,8 +30,7 @@ from api.characters import (
     ScenarioName,
 )
 from api.problems import Problem
-from ledger import clock
-from ledger.clock import Instant
+from ledger.clock import DatabaseClock, Instant
 from ledger.errors import (
     AccountIsClosed,
     IdempotencyKeyIsTaken,
@@ -192,9 +191,12 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
 class Conversations:
     """Everything that is asked and written of characters and conversations."""
 
-    def __init__(self, pool: AsyncConnectionPool, lanes: int, retention_days: int) -> None:
-        """Take where they are kept, and how long text is; 0 days: it is not."""
+    def __init__(
+        self, pool: AsyncConnectionPool, lanes: int, retention_days: int, clock: DatabaseClock
+    ) -> None:
+        """Take where they are kept, how long text is (0 days: it is not), what tells the time."""
         self._pool = pool
+        self._clock = clock
         self._lanes = lanes
         self._retention = timedelta(days=retention_days)
 
@@ -236,7 +238,7 @@ class Conversations:
                 "account": account_id,
                 "lane": lane_of_account(account_id, self._lanes),
                 "machine": new_row_id(),
-                "at": clock.now(),
+                "at": self._clock.now(),
                 "slug": draft.slug or await _free_slug(connection, account_id, draft.name),
                 "request_hash": hashed,
                 "request_fingerprint": None if once is None else once.fingerprint,
@@ -364,7 +366,7 @@ class Conversations:
             if expected_version not in {None, held.version}:
                 raise VersionIsOutdated
             draft = characters.checked(_changed(held.draft, changes))
-            slug, at = draft.slug or held.slug, clock.now()
+            slug, at = draft.slug or held.slug, self._clock.now()
             if held.status == PUBLISHED and slug != held.slug:
                 await connection.execute(sql.FREE_SLUG, {"slug": slug, "at": at})
             terms = {**_columns(draft), "character": character_id, "slug": slug, "at": at}
@@ -387,7 +389,7 @@ class Conversations:
             await self._require_open(connection, held.account_id)
             if held.status == PUBLISHED:
                 return held
-            at = clock.now()
+            at = self._clock.now()
             await connection.execute(sql.FREE_SLUG, {"slug": held.slug, "at": at})
             terms = {"character": character_id, "status": PUBLISHED, "at": at}
             await _write(connection, sql.SET_STATUS, terms)
@@ -406,7 +408,7 @@ class Conversations:
                 raise characters.CharacterIsNotPublished
             if held.status == WITHDRAWN:
                 return held
-            terms = {"character": character_id, "status": WITHDRAWN, "at": clock.now()}
+            terms = {"character": character_id, "status": WITHDRAWN, "at": self._clock.now()}
             await _write(connection, sql.SET_STATUS, terms)
             return await _found(connection, character=character_id)
 
@@ -442,7 +444,7 @@ class Conversations:
         terms = {
             "account": account_id,
             "character": character_id,
-            "at": clock.now(),
+            "at": self._clock.now(),
             "scenario": scenario,
             "via": via,
         }
@@ -479,7 +481,7 @@ class Conversations:
             "session": new_row_id(),
             "account": persona.account_id,
             "character": persona.character_id,
-            "at": clock.now(),
+            "at": self._clock.now(),
             "state": STATE,
             "user_session": characters.require_text(
                 "user_session_id", user_session_id, characters.NAME_MAX, least=1
@@ -518,7 +520,7 @@ class Conversations:
             "character": persona.character_id,
             "user_session": _known(user_session_id),
             "state": STATE,
-            "at": clock.now(),
+            "at": self._clock.now(),
         }
         async with self._pool.connection() as connection, connection.transaction():
             await connection.execute(sql.RESET_SESSION, terms)
@@ -538,7 +540,7 @@ class Conversations:
         """Give the newest messages of a session that are still kept, oldest first."""
         terms = {
             "session": session.number,
-            "since": clock.now() - self._retention,
+            "since": self._clock.now() - self._retention,
             "most": most,
             "bytes": HISTORY_MAX_BYTES,
         }
@@ -571,7 +573,7 @@ class Conversations:
         None: the session was begun afresh or reset since ``session`` was read, and has no place
         for the turn.
         """
-        at = clock.now()
+        at = self._clock.now()
         terms = {
             "session": session.session_id,
             "round": session.round,
@@ -598,7 +600,7 @@ class Conversations:
 
     async def forget(self) -> tuple[int, int]:
         """Delete messages older than they are kept, and idle sessions; give how many of each."""
-        at = clock.now()
+        at = self._clock.now()
         messages = await self._forget(sql.FORGET_MESSAGES, at - self._retention)
         return messages, await self._forget(sql.FORGET_SESSIONS, at - IDLE)
 

@@ -12,6 +12,7 @@ from api.operations import Asked
 from api.wiring import Services
 from ledger import clock
 from ledger import events as e
+from ledger.clock import Instant
 from ledger.errors import AccountIsOpen
 from ledger.ids import OPERATOR_ACCOUNT
 from ledger.model_names import OTHERS
@@ -44,7 +45,9 @@ async def furnish(services: Services) -> None:
     await open_operator(services)
     await price_dialects(services)
     if not services.cards.versions(STANDARD_CARD):
-        await services.ledger.prices.publish(Asked("system"), _standard(), first=True)
+        await services.ledger.prices.publish(
+            Asked("system"), _standard(services.clock.now()), first=True
+        )
 
 
 async def open_operator(services: Services) -> None:
@@ -100,13 +103,11 @@ def _foil() -> RateCard:
     return _card("foil", "USD", {OTHERS: ModelPrice(prices=free)})
 
 
-def _standard() -> RateCard:
+def _standard(at: Instant) -> RateCard:
     # Imported here, because the package's tables take 60 MB that a worker never needs.
     from ledger.price_sources import from_genai_prices  # noqa: PLC0415
 
-    card = from_genai_prices(
-        at=clock.now(), name=STANDARD_CARD, provider_ids=_known_providers()
-    ).card
+    card = from_genai_prices(at=at, name=STANDARD_CARD, provider_ids=_known_providers()).card
     return msgspec.structs.replace(card, models={**card.models, **SAMPLE_MODELS})
 
 

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import structlog
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
-from api.wiring import Services
+from api.wiring import Services, hear
 from ledger import clock, store
 from ledger import events as e
 from projections import engine, reads
@@ -52,7 +52,7 @@ async def create_partitions(services: Services) -> str:
 async def expire_what_is_due(services: Services) -> str:
     """Let idle lanes write down reservations, keys and grants that ran out."""
     async with services.pool.connection() as connection:
-        terms = {"at": clock.now()}
+        terms = {"at": services.clock.now()}
         rows = await (await connection.execute(reads.LANES_WITH_DUE, terms)).fetchall()
     for (lane,) in rows:
         services.writer.lanes[lane].nudge()
@@ -78,7 +78,7 @@ async def rate_unpriced(services: Services) -> str:
 
 
 async def _rate(services: Services, lane: int, seq: int, model: str) -> bool:
-    at = clock.now()
+    at = services.clock.now()
     # Most wait for a price that no card has: that is seen without asking the lane.
     if not any(
         (book := services.cards.current(name, at)) is not None
@@ -107,13 +107,13 @@ async def is_behind(services: Services) -> bool:
 
 async def grant_allowances(services: Services) -> str:
     """Grant daily allowances: today's, and soon before midnight tomorrow's."""
-    return f"{await services.allowances.grant_due(clock.now())} granted"
+    return f"{await services.allowances.grant_due(services.clock.now())} granted"
 
 
 async def forget_tokens(services: Services) -> str:
     """Delete refresh tokens that ran out."""
     async with services.pool.connection() as connection:
-        done = await connection.execute(reads.FORGET_REFRESH, (clock.now(),))
+        done = await connection.execute(reads.FORGET_REFRESH, (services.clock.now(),))
     return f"{done.rowcount} gone"
 
 
@@ -125,12 +125,12 @@ async def forget_conversations(services: Services) -> str:
 
 async def forget_attempts(services: Services) -> str:
     """Delete counts of sign-ups and failed logins that are over."""
-    return f"{await services.attempts.forget(clock.now())} gone"
+    return f"{await services.attempts.forget(services.clock.now())} gone"
 
 
 async def forget_wallet_tokens(services: Services) -> str:
     """Delete used sign-in tokens of wallets that ran out."""
-    return f"{await services.wallets.forget(clock.now())} gone"
+    return f"{await services.wallets.forget(services.clock.now())} gone"
 
 
 JOBS: Sequence[Job] = (
@@ -182,6 +182,8 @@ class Jobs:
         async with self._services.pool.connection() as connection:
             terms = {"me": self._me, "seconds": LEASE_SECONDS}
             row = await (await connection.execute(reads.LEAD, terms)).fetchone()
+            # Or a process that is asked nothing would go by what it heard long ago.
+            await hear(self._services.clock, connection)
         self.leads = row is not None
 
     async def _resign(self) -> None:
@@ -208,7 +210,7 @@ class Jobs:
         """Do a job now and write down how it went."""
         pool = self._services.pool
         async with pool.connection() as connection:
-            await connection.execute(reads.BEGIN_RUN, (job.name, clock.now()))
+            await connection.execute(reads.BEGIN_RUN, (job.name, self._services.clock.now()))
         outcome = "interrupted"
         try:
             outcome = await job.work(self._services)
@@ -217,5 +219,7 @@ class Jobs:
             raise
         finally:
             async with pool.connection() as connection:
-                await connection.execute(reads.END_RUN, (clock.now(), outcome, job.name))
+                await connection.execute(
+                    reads.END_RUN, (self._services.clock.now(), outcome, job.name)
+                )
         return outcome

@@ -158,7 +158,12 @@ def of_error(
     lane: int | None = None,
     at: Instant | None = None,
 ) -> Problem:
-    """Word a refusal, or an unavailable ledger. ``at`` is now, for Retry-After."""
+    """Word a refusal, or an unavailable ledger.
+
+    ``at`` is now, for the Retry-After of what no lane decided.
+    """
+    if isinstance(error, errors.Refused):
+        at = error.decided_at or at
     status = _status(error)
     members, headers = _members(error), _headers(error, at)
     code = getattr(error, "code", "") or _code(error)

@@ -14,9 +14,9 @@ from api import views
 from api.exchange import Position
 from api.problems import Problem
 from api.resolve import Resolver
-from ledger import clock, pricing, secrets, store
+from ledger import pricing, secrets, store
 from ledger.batch import Inline
-from ledger.clock import Instant
+from ledger.clock import DatabaseClock, Instant
 from ledger.codec import Recorded
 from ledger.errors import InvalidField, NoSuchAccount, NoSuchKey
 from ledger.events import Utc
@@ -144,8 +144,10 @@ class Queries:
         resolver: Resolver,
         peppers: secrets.Peppers,
         cards: RateCards,
+        clock: DatabaseClock,
     ) -> None:
-        """Take where to read."""
+        """Take where to read, and what tells the time."""
+        self._clock = clock
         self.pool = pool
         self.lanes = lanes
         self._inline = inline
@@ -158,7 +160,7 @@ class Queries:
 
     def at(self, lane: int) -> Any:  # noqa: ANN401 - an async context manager of Snapshot
         """Open a snapshot of a lane."""
-        return snapshot(self.pool, lane, self._inline)
+        return snapshot(self.pool, lane, self._inline, self._clock)
 
     async def account_of(self, key_id: KeyId) -> AccountId:
         """Find the account of a key.
@@ -186,7 +188,7 @@ class Queries:
             names = dict(await lane.rows(reads.FIND_PROFILES, ([account_id],)))
             position = Position(lane.lane, lane.seq)
         name = names.get(account_id, "")
-        return Found(views.account_view(account, name, position.lane, clock.now()), position)
+        return Found(views.account_view(account, name, position.lane, self._clock.now()), position)
 
     async def accounts(self, *, after: UUID | None, most: int) -> tuple[views.Page, list[Position]]:
         """List accounts, each as its lane stood."""
@@ -202,7 +204,7 @@ class Queries:
                 state = await lane.state(accounts=ids)
                 names = dict(await lane.rows(reads.FIND_PROFILES, (ids,)))
                 positions.append(Position(lane.lane, lane.seq))
-            at = clock.now()
+            at = self._clock.now()
             for account_id, account in state.accounts.items():
                 name = names.get(account_id, "")
                 found[account_id] = views.account_view(account, name, lane_number, at)
@@ -261,7 +263,7 @@ class Queries:
         key = state.keys.get(key_id)
         if key is None or (only_of and key.settings.get("member") != only_of):
             raise NoSuchKey
-        return Found(views.key_view(key, clock.now()), position)
+        return Found(views.key_view(key, self._clock.now()), position)
 
     async def key_state(self, key_id: KeyId) -> tuple[Key, Position]:
         """Give a key as decisions see it, for dialects that show it in their own words.
@@ -298,7 +300,7 @@ class Queries:
         found, has_more, position = await self.key_states(
             account_id, after=after, most=most, only_of=only_of
         )
-        at = clock.now()
+        at = self._clock.now()
         data = [views.key_view(key, at) for key in found]
         return Found(_page(data, has_more, lambda view: view.key_id), position)
 
@@ -331,7 +333,7 @@ class Queries:
             NoSuchAccount: There is none.
         """
         account, position = await self.account_state(account_id)
-        return Found({"balances": views.balance_views(account, clock.now())}, position)
+        return Found({"balances": views.balance_views(account, self._clock.now())}, position)
 
     async def grants(self, account_id: AccountId, *, before: int, most: int) -> Found:
         """List an account's grants, newest first.
@@ -486,13 +488,13 @@ class Queries:
         """
         lane = self._lane(account_id)
         terms = {"lane": lane, "account": account_id, "most": most}
-        deadline = clock.now() + BREACHES_WAIT
+        deadline = self._clock.now() + BREACHES_WAIT
         while True:
             await self._catch_up(limit_breaches.PROJECTION, lane, deadline)
             async with self.pool.connection() as connection:
                 found = await (await connection.execute(reads.RATE_BREACHES, terms)).fetchall()
             breaches = [Breach(*row) for row in found]
-            at = clock.now()
+            at = self._clock.now()
             settled_at = breaches[0].recorded_at + HELD_BACK if breaches else at
             if at >= min(settled_at, deadline):
                 return breaches
@@ -503,7 +505,7 @@ class Queries:
         while True:
             async with self.pool.connection() as connection:
                 progress = await engine.catch_up_fully(connection, projection, lane)
-            if not progress.taken or clock.now() >= deadline:
+            if not progress.taken or self._clock.now() >= deadline:
                 return
             await asyncio.sleep(CATCH_UP_PAUSE_SECONDS)
 
@@ -515,7 +517,7 @@ class Queries:
         lane = self._lane(account_id)
         found = await self._chapter(account_id, version, most, reach=most + MARKS_BEHIND_MAX)
         if found is None:
-            await self._catch_up(account_marks.PROJECTION, lane, clock.now() + BREACHES_WAIT)
+            await self._catch_up(account_marks.PROJECTION, lane, self._clock.now() + BREACHES_WAIT)
             found = await self._chapter(account_id, version, most, reach=None)
         assert found is not None
         return found
@@ -594,7 +596,7 @@ class Queries:
             row = await rows.fetchone()
         if row is None:
             return Found(unknown, Position(0, 0))
-        return Found(_verified(row, clock.now(), scope, model), Position(row[3], row[4]))
+        return Found(_verified(row, self._clock.now(), scope, model), Position(row[3], row[4]))
 
     # Rate cards are immutable and all in memory.
 

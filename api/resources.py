@@ -9,8 +9,7 @@ from uuid import UUID
 
 from psycopg_pool import AsyncConnectionPool
 
-from ledger import clock
-from ledger.clock import Instant
+from ledger.clock import DatabaseClock, Instant
 from ledger.ids import AccountId, lane_of_account, new_row_id
 from projections import resources as sql
 
@@ -38,9 +37,10 @@ class Resource(NamedTuple):
 class Resources:
     """Keeps them."""
 
-    def __init__(self, pool: AsyncConnectionPool, lanes: int) -> None:
-        """Take where to keep them."""
+    def __init__(self, pool: AsyncConnectionPool, lanes: int, clock: DatabaseClock) -> None:
+        """Take where to keep them, and what tells the time."""
         self._pool = pool
+        self._clock = clock
         self._lanes = lanes
 
     def _place(self, account_id: AccountId, **more: Any) -> Mapping[str, Any]:  # noqa: ANN401
@@ -90,7 +90,7 @@ class Resources:
             NoSuchResource: It belongs to one that there is not.
             TooMany: The account keeps as much as it may.
         """
-        made = Resource(new_row_id(), clock.now(), body)
+        made = Resource(new_row_id(), self._clock.now(), body)
         at_most = self._place(account_id, most=KEPT_MAX)
         belongs = self._place(account_id, kind=parent_kind, id=parent)
         row = self._place(

@@ -29,6 +29,7 @@ from api.settings import Settings
 from api.signup import Signups
 from api.wallet import Wallets
 from ledger import arrays, database
+from ledger.clock import DatabaseClock
 from ledger.database import Watched
 from ledger.errors import IncompatibleDatabase
 from ledger.lanes import Writer, load_cards
@@ -90,6 +91,11 @@ class Services:
         """Give the number of lanes."""
         return len(self.writer.lanes)
 
+    @property
+    def clock(self) -> DatabaseClock:
+        """Give the ledger's clock, for what no lane decides."""
+        return self.writer.clock
+
     @classmethod
     async def open(cls, settings: Settings, url: str) -> Self:
         """Connect, check that settings and database belong together, begin to write.
@@ -140,8 +146,11 @@ class Services:
             return connection
 
         writer = Writer(lanes, connect, INLINE, cards)
+        clock = writer.clock
+        async with pool.connection() as connection:
+            await hear(clock, connection)
         resolver = Resolver(pool, peppers, lanes)
-        gate = Gate(pool, digest, configured.jwt_secret(settings), lanes)
+        gate = Gate(pool, digest, configured.jwt_secret(settings), lanes, clock)
         ledger = Ledger(writer, resolver, peppers, settings.welcome)
         attempts = Attempts(pool, secret=configured.jwt_secret(settings))
         logins = Logins(pool, gate, attempts)
@@ -155,15 +164,15 @@ class Services:
             peppers=peppers,
             resolver=resolver,
             ledger=ledger,
-            queries=Queries(pool, INLINE, lanes, resolver, peppers, cards),
+            queries=Queries(pool, INLINE, lanes, resolver, peppers, cards, clock),
             gate=gate,
             attempts=attempts,
             logins=logins,
             signups=Signups(ledger, logins, attempts, per_hour=settings.signups_per_hour),
-            allowances=Allowances(pool, ledger),
-            conversations=Conversations(pool, lanes, settings.retention_days),
-            wallets=Wallets(pool, ledger, settings, configured.jwt_secret(settings)),
-            gateway=_gateway(settings, ledger.calls, Resources(pool, lanes)),
+            allowances=Allowances(pool, ledger, clock),
+            conversations=Conversations(pool, lanes, settings.retention_days, clock),
+            wallets=Wallets(pool, ledger, settings, configured.jwt_secret(settings), clock),
+            gateway=_gateway(settings, ledger.calls, Resources(pool, lanes, clock)),
             schema=schema,
         )
 
@@ -214,6 +223,13 @@ async def _check(connection: AsyncConnection) -> None:
     usual, connection.silence_seconds = connection.silence_seconds, CHECK_SILENCE_SECONDS
     await AsyncConnectionPool.check_connection(connection)
     connection.silence_seconds = usual
+
+
+async def hear(clock: DatabaseClock, connection: AsyncConnection) -> None:
+    """Ask the database what its clock says."""
+    row = await (await connection.execute(reads.CLOCK)).fetchone()
+    assert row is not None
+    clock.hear(row[0])
 
 
 async def facts_of(pool: AsyncConnectionPool) -> dict[str, str]:

@@ -322,7 +322,7 @@ class Batch:
             try:
                 outcome = self._decide(command)
             except Refused as refusal:
-                refusal.position = self.state.seq
+                refusal.position, refusal.decided_at = self.state.seq, self.at
                 self._note_refusal(command, refusal, refusals)
                 outcome = refusal
             self.results.append((command, outcome))

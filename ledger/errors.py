@@ -27,6 +27,8 @@ class Refused(LedgerError):
     code: ClassVar[str] = "refused"
     position: int = 0
     """Lane position the refusal was decided at: state after that many events of the lane."""
+    decided_at: Instant | None = None
+    """The ledger's clock at that position; None: no lane decided it."""
 
 
 class NoSuchAccount(Refused):

@@ -15,9 +15,9 @@ from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool
 
-from ledger import arrays, secrets, store
+from ledger import arrays, secrets
 from ledger.batch import Inline, Wanted
-from ledger.clock import Instant
+from ledger.clock import DatabaseClock, Instant
 from ledger.errors import LedgerCorrupt
 from ledger.ids import AccountId, KeyId, lane_of_account
 from ledger.state import LaneState
@@ -245,6 +245,8 @@ BEGIN_RUN: LiteralString = (
 )
 END_RUN: LiteralString = "UPDATE job_runs SET finished_at = %s, outcome = %s WHERE job = %s"
 JOB_RUNS: LiteralString = "SELECT job, started_at, finished_at, outcome FROM job_runs ORDER BY job"
+CLOCK: LiteralString = "SELECT ledger_clock()"
+HEAD: LiteralString = "SELECT seq, ledger_clock() FROM lane_heads WHERE lane = %s"
 CREATE_PARTITIONS: LiteralString = (
     "SELECT count(*) FILTER (WHERE create_events_partition("
     " (date_trunc('month', ledger_clock()) + ahead * interval '1 month')::date))"
@@ -286,18 +288,19 @@ class Snapshot:
 
 @asynccontextmanager
 async def snapshot(
-    pool: AsyncConnectionPool, lane: int, inline: Sequence[Inline]
+    pool: AsyncConnectionPool, lane: int, inline: Sequence[Inline], clock: DatabaseClock
 ) -> AsyncIterator[Snapshot]:
-    """Open a snapshot of a lane; its position is ``seq``."""
+    """Open a snapshot of a lane; its position is ``seq``, and its time is what ``clock`` hears."""
     async with pool.connection() as connection:
         await connection.execute(SNAPSHOT)
         try:
             found = Snapshot(connection, lane, inline)
-            rows = await found.rows(store.READ_HEAD, (lane,))
+            rows = await found.rows(HEAD, (lane,))
             if not rows:
                 message = f"Lane {lane} has no head."
                 raise LedgerCorrupt(message, lane=lane)
-            found.seq = rows[0][0]
+            found.seq, at = rows[0]
+            clock.hear(at)
             yield found
         finally:
             await connection.execute("COMMIT")

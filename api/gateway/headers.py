@@ -85,12 +85,13 @@ def _name(scope: str, limit_id: str) -> str:
     return '"' + shown.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
-def refused(limit: LimitIsReached, at: Instant) -> dict[str, str]:
+def refused(limit: LimitIsReached) -> dict[str, str]:
     """Give what a refusal by a limit on requests says of it: nothing is left until it fits."""
     if not limit.limit_id.startswith("requests"):
         return {}
     left = max(limit.ceiling - limit.used - limit.pending, 0)
-    reset = "" if limit.resets_at is None else f";t={seconds_until(limit.resets_at, at)}"
+    resets_at, at = limit.resets_at, limit.decided_at
+    reset = f";t={seconds_until(resets_at, at)}" if resets_at and at else ""
     return {"RateLimit": f"{_name(limit.scope, limit.limit_id)};r={left}{reset}"}
 
 

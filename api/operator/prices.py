@@ -8,7 +8,8 @@ from api.operations import rate_card_view
 from api.operator import bodies
 from api.operator.routing import Ask, done_answer, found_answer, route
 from api.problems import invalid
-from ledger import clock, pricing
+from api.wiring import Services
+from ledger import pricing
 from ledger.clock import Instant
 from ledger.pricing import InvalidRateCard, RateCard
 
@@ -33,7 +34,7 @@ async def publish_rate_card(ask: Ask[bodies.RateCardBody]) -> Answer:
         name=body.name,
         version=1,
         asset=body.asset,
-        effective_from=_effective(body.effective_from),
+        effective_from=_effective(ask.services, body.effective_from),
         models=body.models,
         aliases=body.aliases,
         patterns=body.patterns,
@@ -45,8 +46,8 @@ async def publish_rate_card(ask: Ask[bodies.RateCardBody]) -> Answer:
     return done_answer(done, status=201)
 
 
-def _effective(text: str | None) -> Instant:
-    return bodies.instant_of("effective_from", text) or clock.now()
+def _effective(services: Services, text: str | None) -> Instant:
+    return bodies.instant_of("effective_from", text) or services.clock.now()
 
 
 @route(
@@ -64,7 +65,7 @@ async def import_rate_card(ask: Ask[bodies.ImportBody]) -> Answer:
     from ledger import price_sources  # noqa: PLC0415
 
     body = ask.body
-    at = _effective(body.effective_from)
+    at = _effective(ask.services, body.effective_from)
     try:
         if body.source == "genai-prices":
             imported = price_sources.from_genai_prices(
@@ -98,7 +99,7 @@ async def list_rate_cards(ask: Ask[None]) -> Answer:
 async def get_rate_card(ask: Ask[None]) -> Answer:
     """Show the version in force now or at ``as_of``, with its prices."""
     query = ask.call.require_only("as_of")
-    at = bodies.instant_of("as_of", query.get("as_of")) or clock.now()
+    at = bodies.instant_of("as_of", query.get("as_of")) or ask.services.clock.now()
     card = await ask.services.queries.card_at(ask.call.path("name"), at)
     return found_answer(card, None, card.version)
 

@@ -6,7 +6,6 @@ from api.auth import Tokens
 from api.exchange import Answer
 from api.operator import bodies
 from api.operator.routing import Ask, route
-from ledger import clock
 
 
 class TokensView(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,7 +40,10 @@ def _answer(tokens: Tokens) -> Answer:
 async def login(ask: Ask[bodies.LoginBody]) -> Answer:
     """Log in with an address and a password."""
     tokens = await ask.services.logins.login(
-        ask.body.email, ask.body.password, client=ask.call.client_address, at=clock.now()
+        ask.body.email,
+        ask.body.password,
+        client=ask.call.client_address,
+        at=ask.services.clock.now(),
     )
     return _answer(tokens)
 

@@ -13,7 +13,7 @@ from api.operations import Asked, Done, Ledger, fingerprint
 from api.operator import bodies
 from api.operator.routing import Ask, done_answer, found_answer, route
 from api.problems import Problem, invalid
-from ledger import clock, metering
+from ledger import metering
 from ledger.batch import Command, Outcome
 from ledger.clock import Instant
 from ledger.errors import LedgerError, NoSuchRequest, Refused
@@ -252,7 +252,7 @@ async def _read(ask: Ask[object], items: list[bytes], *, cloud: bool) -> _Part:
 
 def _failure(error: Exception, *, lane: int | None = None) -> bytes:
     if isinstance(error, LedgerError):
-        problem = problems.of_error(error, lane=lane, at=clock.now())
+        problem = problems.of_error(error, lane=lane)
     elif isinstance(error, Problem):
         problem = error
     else:

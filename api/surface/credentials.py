@@ -17,7 +17,7 @@ from api.problems import Problem
 from api.surface.failure import Failure, Kind
 from api.surface.routing import Ask
 from api.wiring import Services
-from ledger import accounts, clock, keys, secrets
+from ledger import accounts, keys, secrets
 from ledger.errors import LedgerError, NoSuchKey
 from ledger.ids import AccountId, KeyId
 from ledger.state import Key
@@ -149,7 +149,7 @@ async def usable(services: Services, caller: KeyCaller) -> KeyCaller:
     key, _ = await services.queries.key_state(caller.key_id)
     account, _ = await services.queries.account_state(caller.account_id)
     try:
-        keys.require_usable(key, clock.now(), secret=caller.secret)
+        keys.require_usable(key, services.clock.now(), secret=caller.secret)
         accounts.require_open(account)
     except LedgerError:
         # Decided anew in the lane, where refusals are written down.

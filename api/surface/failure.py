@@ -141,10 +141,13 @@ _STATUSES: Mapping[int, Kind] = {
 }
 
 
-def of_error(error: errors.LedgerError, at: Instant) -> Failure:
-    """Make a failure of what the ledger says. ``at`` is now, for ``Retry-After``."""
+def of_error(error: errors.LedgerError, at: Instant | None = None) -> Failure:
+    """Make a failure of what the ledger says.
+
+    ``at`` is now, for the ``Retry-After`` of what no lane decided.
+    """
     if isinstance(error, errors.LimitIsReached):
-        return _of_limit(error, at)
+        return _of_limit(error, error.decided_at or at)
     kind = next((KINDS[each] for each in type(error).__mro__ if each in KINDS), Kind.INTERNAL)
     if isinstance(error, errors.InvalidField):
         return Failure(kind, error.problem, field=error.field, error=error)
@@ -154,7 +157,7 @@ def of_error(error: errors.LedgerError, at: Instant) -> Failure:
     return Failure(kind, str(error), headers=headers, error=error)
 
 
-def _of_limit(error: errors.LimitIsReached, at: Instant) -> Failure:
+def _of_limit(error: errors.LimitIsReached, at: Instant | None) -> Failure:
     if error.limit_id.startswith("spend"):
         kind = Kind.BUDGET_IS_EXHAUSTED
     elif error.limit_id.startswith("active_keys"):
@@ -162,7 +165,7 @@ def _of_limit(error: errors.LimitIsReached, at: Instant) -> Failure:
     else:
         kind = Kind.RATE_IS_LIMITED
     headers = {}
-    if error.resets_at is not None:
+    if error.resets_at is not None and at is not None:
         headers["Retry-After"] = str(wait_seconds(error.resets_at, at))
     return Failure(kind, str(error), headers=headers, limit=error, error=error)
 

@@ -10,7 +10,6 @@ from api.operations import Permits
 from api.surface.credentials import KeyCaller
 from api.surface.failure import Failure, Kind, of_error
 from api.surface.routing import Ask, Reply, require_json
-from ledger import clock
 from ledger.errors import LimitIsReached
 
 
@@ -60,9 +59,8 @@ async def forward(
     try:
         return await ask.services.gateway.serve(admission, work, wording=wording, decorate=decorate)
     except LimitIsReached as error:
-        at = clock.now()
-        failure = of_error(error, at)
-        failure.headers.update(headers.refused(error, at))
+        failure = of_error(error)
+        failure.headers.update(headers.refused(error))
         raise failure from error
 
 

@@ -16,7 +16,6 @@ from api.surface.failure import Failure, Kind, invalid, of_error, of_problem
 from api.surface.paths import Paths
 from api.surface.wording import OpenAIEnvelope
 from api.wiring import UNREACHABLE, Services
-from ledger import clock
 from ledger.errors import LedgerCorrupt, LedgerError, LedgerUnavailable
 from ledger.ids import new_request_id
 
@@ -313,9 +312,9 @@ def failure_of(error: BaseException) -> Failure:
         log.critical("ledger_corrupt", lane=error.lane, seq=error.seq, error=str(error))
         return Failure(Kind.INTERNAL)
     if isinstance(error, LedgerError):
-        return of_error(error, clock.now())
+        return of_error(error)
     log.warning("database_unreachable", error=str(error))
-    return of_error(LedgerUnavailable(), clock.now())
+    return of_error(LedgerUnavailable())
 
 
 async def body_of(ask: Ask[Any, Any], decoder: msgspec.json.Decoder[B]) -> B:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import jwt
 
-from api.auth import ALGORITHM, ISSUER
+from api.auth import ALGORITHM, ISSUER, require_unexpired
 from api.wallet.words import (
     TokenClaimsAreInvalid,
     TokenHasExpired,
@@ -29,7 +29,8 @@ TOKEN_MAX = 1_024
 _THREE_PARTS = re.compile(r"[\w-]+\.[\w-]+\.[\w-]*", re.ASCII)
 _CLAIMS: jwt.types.Options = {
     "require": ["exp", "iat", "jti", "aud", "iss"],
-    # It may come from a host whose clock is ahead; ``exp`` alone bounds it.
+    # By the ledger's clock instead, and ``exp`` alone bounds it.
+    "verify_exp": False,
     "verify_iat": False,
 }
 
@@ -59,7 +60,7 @@ class Challenges:
         }
         return jwt.encode(claims, self._secret, algorithm=ALGORITHM)
 
-    def read(self, token: str) -> Challenge:
+    def read(self, token: str, at: Instant) -> Challenge:
         """Read a token that came back.
 
         Raises:
@@ -76,6 +77,7 @@ class Challenges:
                 issuer=ISSUER,
                 options=_CLAIMS,
             )
+            require_unexpired(claims, at)
         except (jwt.InvalidSignatureError, jwt.InvalidAlgorithmError) as error:
             raise TokenSignatureIsInvalid from error
         except jwt.DecodeError as error:

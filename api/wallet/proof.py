@@ -19,6 +19,7 @@ from api.wallet.words import (
     WalletHasNoStake,
     WalletUnavailable,
 )
+from ledger.clock import Instant
 
 PROOFS_AT_ONCE = 32
 """Of one process; anybody may begin one."""
@@ -49,7 +50,7 @@ class Prover:
         """Let go of the node."""
         await self._node.close()
 
-    async def prove(self, address: str, signature: str, token: str) -> Proven:
+    async def prove(self, address: str, signature: str, token: str, at: Instant) -> Proven:
         """Check that a wallet signed this very token and holds a stake.
 
         Raises:
@@ -57,7 +58,7 @@ class Prover:
             WalletUnavailable: The chain cannot be asked.
         """
         wallet = ethereum.address_of(address)
-        challenge = self._challenges.read(token)
+        challenge = self._challenges.read(token, at)
         signed = ethereum.signature_of(signature)
         with self._place():
             try:

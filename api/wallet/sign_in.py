@@ -12,8 +12,7 @@ from api.operations import Asked, Ledger
 from api.settings import Settings
 from api.wallet.challenges import Challenge, Challenges
 from api.wallet.words import TokenIsUsed, WalletAddress, WalletUnavailable
-from ledger import clock
-from ledger.clock import Instant
+from ledger.clock import DatabaseClock, Instant
 from ledger.errors import AccountIsOpen
 from ledger.ids import AccountId, new_account_id
 from ledger.secrets import new_salt
@@ -23,17 +22,23 @@ if TYPE_CHECKING:
     from api.wallet.proof import Prover
 
 SKEW = timedelta(hours=1)
-"""By which hosts' clocks may differ at most."""
+"""More than what two processes heard of the clock may differ by."""
 
 
 class Wallets:
     """Sign-in by wallet, and the accounts that wallets opened."""
 
     def __init__(
-        self, pool: AsyncConnectionPool, ledger: Ledger, settings: Settings, jwt_secret: str
+        self,
+        pool: AsyncConnectionPool,
+        ledger: Ledger,
+        settings: Settings,
+        jwt_secret: str,
+        clock: DatabaseClock,
     ) -> None:
         """Take what it needs; no node is asked yet."""
         self._pool = pool
+        self._clock = clock
         self._ledger = ledger
         self._settings = settings
         self._challenges = Challenges(jwt_secret)
@@ -46,7 +51,7 @@ class Wallets:
 
     def challenge(self) -> str:
         """Make a token for a wallet to sign: it holds for 15 minutes and one sign-in."""
-        return self._challenges.issue(clock.now())
+        return self._challenges.issue(self._clock.now())
 
     async def prove(self, address: str, signature: str, token: str) -> WalletAddress:
         """Check that a wallet signed this very token and holds a stake, and use the token up.
@@ -59,7 +64,7 @@ class Wallets:
             WalletUnavailable: It cannot be checked here or now; the token still holds.
         """
         prover = await self._ready()
-        proven = await prover.prove(address, signature, token)
+        proven = await prover.prove(address, signature, token, self._clock.now())
         await self._use(proven.challenge)
         return proven.address
 
@@ -76,7 +81,7 @@ class Wallets:
         return self._prover
 
     async def _use(self, challenge: Challenge) -> None:
-        terms = (challenge.jti, clock.now(), challenge.expires_at)
+        terms = (challenge.jti, self._clock.now(), challenge.expires_at)
         async with self._pool.connection() as connection:
             done = await connection.execute(wallets.MARK_USED, terms)
         if not done.rowcount:

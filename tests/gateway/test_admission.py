@@ -348,4 +348,5 @@ def test_a_refusal_says_which_limit_and_when() -> None:
         requested=1,
         resets_at=AT + timedelta(seconds=7),
     )
-    assert headers.refused(limit, AT) == {"RateLimit": '"key:requests/rolling:60";r=0;t=7'}
+    limit.decided_at = AT
+    assert headers.refused(limit) == {"RateLimit": '"key:requests/rolling:60";r=0;t=7'}

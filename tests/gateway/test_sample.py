@@ -244,7 +244,8 @@ def test_how_much_is_kept_is_exact_under_concurrency(
     from api import resources  # noqa: PLC0415
 
     monkeypatch.setattr(resources, "KEPT_MAX", 5)
-    keeper = resources.Resources(built_in.services.pool, built_in.services.lanes)
+    services = built_in.services
+    keeper = resources.Resources(services.pool, services.lanes, services.clock)
     account = built_in.account()
 
     async def many() -> list[Any]:

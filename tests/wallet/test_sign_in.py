@@ -256,9 +256,12 @@ def test_a_token_that_is_not_ours_or_over_is_refused(run: Any, chain: Chain, nam
 def test_a_token_holds_for_15_minutes() -> None:
     """A second before the end it is good; the limit is the token's own."""
     challenges = Challenges(JWT_SECRET)
-    at = clock.now() - timedelta(minutes=14, seconds=58)
-    read = challenges.read(challenges.issue(at))
-    assert timedelta(0) <= at + timedelta(minutes=15) - read.expires_at < timedelta(seconds=1)
+    at = clock.now()
+    token, second = challenges.issue(at), timedelta(seconds=1)
+    read = challenges.read(token, at + timedelta(minutes=14, seconds=58))
+    assert timedelta(0) <= at + timedelta(minutes=15) - read.expires_at < second
+    with pytest.raises(TokenHasExpired):
+        challenges.read(token, at + timedelta(minutes=15) + second)
 
 
 def test_neither_token_passes_for_the_other(run: Any, chain: Chain) -> None:

@@ -9,7 +9,6 @@ from api.queries import UsageTerms
 from api.surface import account_keys
 from api.surface.routing import Ask, Routes
 from api.wiring import Services
-from ledger import clock
 from ledger import events as e
 from ledger.clock import format_milliseconds
 from ledger.ids import OPERATOR_ACCOUNT, KeyId
@@ -75,7 +74,7 @@ def _limits(body: bodies.CreateKey) -> tuple[e.LimitRule, ...]:
 @routes("GET", "/admin/api-keys", who=credentials.operator, answer=list[views.ListedKey])
 async def list_keys(ask: Ask[None, Caller]) -> Answer:
     """List all keys, newest first: active, suspended and revoked."""
-    at = clock.now()
+    at = ask.services.clock.now()
     return answer([views.listed(key, at) for key in await _keys(ask.services)])
 
 
@@ -119,7 +118,7 @@ async def get_usage(ask: Ask[None, Caller]) -> Answer:
     """Show what keys used by day and month of UTC: one key's, or the newest rows of all."""
     query = ask.query("key_id")
     one = await _key(ask.services, query["key_id"]) if "key_id" in query else None
-    terms = _of_all() if one is None else _of_one(one.key_id, clock.now().date())
+    terms = _of_all() if one is None else _of_one(one.key_id, ask.services.clock.now().date())
     found = await ask.services.queries.key_usage(OPERATOR_ACCOUNT, terms)
     return answer(views.usage(found))
 

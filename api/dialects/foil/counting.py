@@ -10,7 +10,6 @@ from api.problems import Problem
 from api.surface.credentials import KeyCaller
 from api.surface.failure import Failure, of_error
 from api.surface.routing import Ask, failure_of
-from ledger import clock
 from ledger.clock import Instant
 from ledger.errors import LedgerError, LimitIsReached
 from ledger.metering import Record
@@ -62,8 +61,7 @@ async def _count(ask: Ask[Any, KeyCaller], model: str) -> Mapping[str, str]:
             caller.account_id, caller.key_id, record, sees=sees
         )
     except LimitIsReached as error:
-        at = clock.now()
-        failure = of_error(error, at)
-        failure.headers.update(headers.refused(error, at))
+        failure = of_error(error)
+        failure.headers.update(headers.refused(error))
         raise failure from error
     return left

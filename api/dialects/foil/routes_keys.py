@@ -7,7 +7,6 @@ from api.operations import SETTING_MEMBER
 from api.surface import account_keys
 from api.surface.failure import Failure, Kind, invalid
 from api.surface.routing import Ask, Routes
-from ledger import clock
 from ledger import events as e
 from ledger.clock import Instant
 from ledger.state import Key
@@ -53,7 +52,7 @@ async def list_keys(ask: Ask[None, Caller]) -> Answer:
     found = await account_keys.keys_of(
         ask.services, ask.caller.account_id, "foil", only_of=ask.caller.only_own_keys
     )
-    at = clock.now()
+    at = ask.services.clock.now()
     return answer([views.listed(key) for key in found if _is_there(key, at)])
 
 
@@ -82,7 +81,7 @@ async def delete_key(ask: Ask[None, Caller]) -> Answer:
         missing="API key not found",
         only_of=ask.caller.only_own_keys,
     )
-    if not _is_there(key, clock.now()):
+    if not _is_there(key, ask.services.clock.now()):
         raise Failure(Kind.NOT_FOUND, "API key not found")
     await account_keys.revoke(ask.services, key, by=ask.caller.actor)
     return Answer(b"", status=204)

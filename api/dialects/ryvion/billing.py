@@ -9,7 +9,6 @@ from api.dialects.ryvion.credentials import Client
 from api.operations import OWN_WINDOW, Asked
 from api.queries import SpendLine, SpendTerms
 from api.wiring import Services
-from ledger import clock
 from ledger.clock import Instant
 from ledger.limits import total
 from ledger.money import format_pico
@@ -20,7 +19,7 @@ CURRENCY = "CAD"
 
 async def show(services: Services, client: Client) -> views.Billing:
     """Show balance, hourly limits, and this month's spend by key."""
-    at = clock.now()
+    at = services.clock.now()
     account, _ = await services.queries.account_state(client.account_id)
     since = at.date().replace(day=1)
     return views.Billing(

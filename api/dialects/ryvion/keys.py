@@ -6,7 +6,6 @@ from api.operations import SETTING_MEMBER
 from api.surface import account_keys
 from api.surface.failure import Failure, Kind
 from api.wiring import Services
-from ledger import clock
 from ledger import events as e
 
 MISSING = "API key not found"
@@ -45,7 +44,7 @@ async def all_of(services: Services, client: Client) -> list[views.ListedKey]:
     found = await account_keys.keys_of(
         services, client.account_id, DIALECT, only_of=client.only_own_keys
     )
-    at = clock.now()
+    at = services.clock.now()
     return [
         views.listed(key)
         for key in found

@@ -4,7 +4,6 @@ from api.dialects.ryvion import billing, bodies, credentials, keys, views
 from api.dialects.ryvion.credentials import Client
 from api.exchange import Answer, answer
 from api.surface.routing import Ask, Routes, anybody
-from ledger import clock
 from ledger.ids import format_id
 
 SECRET = {"Cache-Control": "no-store"}
@@ -24,7 +23,7 @@ routes = Routes()
 )
 async def sign_up(ask: Ask[bodies.SignUp, None]) -> Answer:
     """Open an account with the welcome grant and log its owner in."""
-    at, body = clock.now(), ask.body
+    at, body = ask.services.clock.now(), ask.body
     opened = await ask.services.signups.open(
         email=body.email,
         password=body.password,
@@ -51,7 +50,7 @@ async def sign_up(ask: Ask[bodies.SignUp, None]) -> Answer:
 )
 async def log_in(ask: Ask[bodies.LogIn, None]) -> Answer:
     """Log in; the token may stand wherever a key may."""
-    at, body = clock.now(), ask.body
+    at, body = ask.services.clock.now(), ask.body
     found = await ask.services.logins.proven(
         body.email, body.password, client=ask.call.client_address, at=at
     )

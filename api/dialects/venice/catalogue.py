@@ -98,7 +98,7 @@ async def _book(services: Services, caller: KeyCaller | None) -> PriceBook | Non
         account, _ = await services.queries.account_state(caller.account_id)
         key = caller.key or (await services.queries.key_state(caller.key_id))[0]
         name = key.rate_card or account.rate_card
-    return (await services.queries.refreshed_cards()).current(name, clock.now())
+    return (await services.queries.refreshed_cards()).current(name, services.clock.now())
 
 
 async def _listed(services: Services) -> list[_Listed]:

@@ -8,7 +8,7 @@ from api.surface import credentials
 from api.surface.credentials import KeyCaller, secured
 from api.surface.failure import Failure, Kind, of_error
 from api.surface.routing import Ask
-from ledger import clock, keys
+from ledger import keys
 from ledger.errors import LimitIsReached, Refused
 from ledger.ids import AccountId
 
@@ -114,7 +114,7 @@ async def _usable_key(ask: Ask[Any, Any]) -> KeyCaller:
     caller = await credentials.usable(services, caller)
     assert caller.key is not None
     try:
-        keys.require_failures_left(caller.key, clock.now())
+        keys.require_failures_left(caller.key, services.clock.now())
     except LimitIsReached:
         # Decided anew in the lane, where refusals are written down.
         await note_failure(ask, caller)
@@ -179,7 +179,7 @@ async def count_failure(ask: Ask[Any, Any], failure: Failure) -> Failure:
         caller = await credentials.proven(ask.services, shown, DIALECT)
         await note_failure(ask, caller)
     except LimitIsReached as refusal:
-        return of_error(refusal, clock.now())
+        return of_error(refusal)
     except Failure:
         return failure
     return failure

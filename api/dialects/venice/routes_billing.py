@@ -67,7 +67,7 @@ class UsageHistory(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 async def get_billing_balance(ask: Ask[None, Manager]) -> Answer:
     """Show what the account can spend, what pays next, and how much DIEM a day brings."""
     ask.query()
-    at = clock.now()
+    at = ask.services.clock.now()
     account, _ = await ask.services.queries.account_state(ask.caller.account_id)
     granted = await ask.services.allowances.granted_for_today(ask.caller.account_id, "DIEM", at)
     left = balances_of(account, at)
@@ -105,7 +105,7 @@ async def list_usage_history(ask: Ask[None, Manager]) -> Answer:
     entries, following = await _page(ask, walk)
     cursor = None if following is None else cursors.write(following, secret)
     if CSV in (ask.call.header(b"accept") or ""):
-        return _csv(entries, cursor)
+        return _csv(entries, cursor, ask.services.clock.now())
     return views.answer(UsageHistory(data=entries, next_cursor=cursor))
 
 
@@ -168,7 +168,7 @@ async def _page(ask: Ask[None, Manager], walk: Walk) -> tuple[list[Entry], Walk 
     return entries, walk
 
 
-def _csv(entries: Sequence[Entry], cursor: str | None) -> Answer:
+def _csv(entries: Sequence[Entry], cursor: str | None, at: Instant) -> Answer:
     """Write a page as CSV; where it goes on stands in a header."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\r\n")
@@ -178,7 +178,7 @@ def _csv(entries: Sequence[Entry], cursor: str | None) -> Answer:
     for entry in entries:
         *values, detail = msgspec.structs.astuple(entry)
         writer.writerow([*map(_cell, values), *map(_cell, msgspec.structs.astuple(detail))])
-    headers = {"Content-Disposition": f"attachment; filename={_file_name(clock.now())}"}
+    headers = {"Content-Disposition": f"attachment; filename={_file_name(at)}"}
     if cursor is not None:
         headers["x-next-cursor"] = cursor
     return Answer(
@@ -224,7 +224,7 @@ def _days(ask: Ask[None, Manager]) -> tuple[AnalyticsTerms, str]:
         name = query.get("lookback", f"{DAYS_DEFAULT}d")
         if _DAYS.fullmatch(name) is None or int(name[:-1]) > DAYS_MAX:
             raise invalid("lookback", f"must be a number of days such as 7d, at most {DAYS_MAX}d")
-        end = clock.now()
+        end = ask.services.clock.now()
         start = end - timedelta(days=int(name[:-1]) - 1)
     days = (end.date() - start.date()).days + 1
     if not 1 <= days <= DAYS_MAX:

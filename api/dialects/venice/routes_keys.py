@@ -22,7 +22,6 @@ from api.queries import SpendLine, SpendTerms
 from api.surface import account_keys
 from api.surface.failure import Failure, Kind, invalid
 from api.surface.routing import Ask, Routes
-from ledger import clock
 from ledger.clock import Instant
 from ledger.errors import KeyIsExpired, KeyIsRevoked, NoSuchKey
 from ledger.state import Key
@@ -45,7 +44,7 @@ _delete = msgspec.json.Decoder(bodies.DeleteKey)
 async def list_api_keys(ask: Ask[None, Manager]) -> Answer:
     """List the keys that are neither revoked nor expired, newest first."""
     ask.query()
-    at = clock.now()
+    at = ask.services.clock.now()
     found = await account_keys.keys_of(
         ask.services,
         ask.caller.account_id,
@@ -175,7 +174,7 @@ async def get_api_key(ask: Ask[None, Manager]) -> Answer:
     key = await _key(ask, ask.path("id"), KEY_NOT_FOUND)
     if key.status == "revoked":
         raise Failure(Kind.NOT_FOUND, KEY_NOT_FOUND)
-    at = clock.now()
+    at = ask.services.clock.now()
     week = await _week(ask, at)
     row = views.with_usage(key, week.get(key.key_id, ()), at)
     return views.answer(views.ApiKeyDetails(data=row))

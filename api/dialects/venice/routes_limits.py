@@ -14,7 +14,6 @@ from api.gateway.standing import DAY_SECONDS, balances_of
 from api.queries import Breach
 from api.surface.credentials import KeyCaller
 from api.surface.routing import Ask, Routes
-from ledger import clock
 from ledger.clock import Instant, format_milliseconds
 from ledger.state import Account, Key
 
@@ -110,7 +109,7 @@ async def get_rate_limits(ask: Ask[None, KeyCaller]) -> Answer:
     assert caller.key is not None
     account, _ = await ask.services.queries.account_state(caller.account_id)
     offered = await catalogue.offers(ask.services, caller)
-    at = clock.now()
+    at = ask.services.clock.now()
     left = _left(account, caller.key, at)
     expires_at = caller.key.expires_at
     view = RateLimits(
