@@ -108,7 +108,10 @@ def _standard(at: Instant) -> RateCard:
     from ledger.price_sources import from_genai_prices  # noqa: PLC0415
 
     card = from_genai_prices(at=at, name=STANDARD_CARD, provider_ids=_known_providers()).card
-    return msgspec.structs.replace(card, models={**card.models, **SAMPLE_MODELS})
+    # What was used before the first start may be told of later, and has to have a price.
+    return msgspec.structs.replace(
+        card, models={**card.models, **SAMPLE_MODELS}, effective_from=clock.EARLIEST
+    )
 
 
 def _known_providers() -> list[str]:

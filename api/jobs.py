@@ -18,8 +18,7 @@ import structlog
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
 from api.wiring import Services, hear
-from ledger import clock, store
-from ledger import events as e
+from ledger import clock, metering, store
 from projections import engine, reads
 
 log = structlog.get_logger("keyledger.jobs")
@@ -70,25 +69,18 @@ async def rate_unpriced(services: Services) -> str:
                 found = await connection.execute(reads.UNPRICED, (lane, after, RATE_AT_ONCE))
                 rows = await found.fetchall()
             for row in rows:
-                rated += await _rate(services, lane, row[0], row[3])
+                rated += await _rate(services, lane, row[0])
             if len(rows) < RATE_AT_ONCE:
                 break
             after = rows[-1][0]
     return f"{rated} rated"
 
 
-async def _rate(services: Services, lane: int, seq: int, model: str) -> bool:
-    at = services.clock.now()
-    # Most wait for a price that no card has: that is seen without asking the lane.
-    if not any(
-        (book := services.cards.current(name, at)) is not None
-        and (model in book.card.models or model in book.card.aliases)
-        for name in services.cards.names()
-    ):
-        return False
+async def _rate(services: Services, lane: int, seq: int) -> bool:
     async with services.pool.connection() as connection:
         found = await store.find_event(connection, lane, seq)
-    if found is None or not isinstance(found.recorded.body, e.RequestRecorded | e.RequestSettled):
+    # Most wait for a price that no card has: that is seen without asking the lane.
+    if found is None or not metering.ratable(services.cards, found.recorded):
         return False
     envelope = found.recorded.envelope
     return await services.ledger.requests.rate(envelope.account_id, envelope.key_id, found.recorded)
@@ -117,6 +109,17 @@ async def forget_tokens(services: Services) -> str:
     return f"{done.rowcount} gone"
 
 
+async def forget_reports(services: Services) -> str:
+    """Delete what providers reported, once it was kept for long enough."""
+    kept = timedelta(days=services.settings.raw_report_days)
+    gone = 0
+    async with services.pool.connection() as connection:
+        for lane in range(services.lanes):
+            done = await connection.execute(reads.FORGET_REPORTS, (lane, kept))
+            gone += done.rowcount
+    return f"{gone} gone"
+
+
 async def forget_conversations(services: Services) -> str:
     """Delete message text that was kept for long enough, and sessions long idle."""
     messages, sessions = await services.conversations.forget()
@@ -142,6 +145,7 @@ JOBS: Sequence[Job] = (
     Job("forget_tokens", timedelta(hours=1), forget_tokens),
     Job("forget_attempts", timedelta(hours=1), forget_attempts),
     Job("forget_wallet_tokens", timedelta(hours=1), forget_wallet_tokens),
+    Job("forget_reports", timedelta(hours=1), forget_reports),
     Job("forget_conversations", timedelta(minutes=10), forget_conversations),
 )
 

@@ -64,6 +64,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     hosts: str = ""
     trusted_proxies: str = ""
     signups_per_hour: int = 20
+    raw_report_days: int = 400
     retention_days: int = 30
     clock_offset: str = ""
     web3_rpc_url: str = ""
@@ -120,6 +121,7 @@ VARIABLES: Mapping[str, str] = {
     "KEYLEDGER_UPSTREAM_CONNECT_SECONDS": "For a connection to them; default 5.",
     "KEYLEDGER_UPSTREAM_READ_SECONDS": "They may be silent for so long; default 120.",
     "KEYLEDGER_UPSTREAM_TOTAL_SECONDS": "For a whole request, retries included; default 600.",
+    "KEYLEDGER_RAW_REPORT_DAYS": "How long providers' usage reports are kept; default 400.",
     "KEYLEDGER_RETENTION_DAYS": "How long message text is kept; default 30; 0: not at all.",
     "KEYLEDGER_CLOCK_OFFSET": "How far the ledger's clock is ahead of the database's: seconds, or"
     " as P40D, -PT90M. Only of a database made by keyledger db upgrade --for-tests; kept there.",
@@ -163,6 +165,9 @@ def from_environment(environment: Mapping[str, str]) -> Settings:
         hosts=get("KEYLEDGER_HOSTS", ""),
         trusted_proxies=get("KEYLEDGER_TRUSTED_PROXIES", ""),
         signups_per_hour=_signups(environment),
+        raw_report_days=_whole(
+            environment, "KEYLEDGER_RAW_REPORT_DAYS", 400, 0, RETENTION_MAX_DAYS
+        ),
         retention_days=_whole(environment, "KEYLEDGER_RETENTION_DAYS", 30, 0, RETENTION_MAX_DAYS),
         clock_offset=get("KEYLEDGER_CLOCK_OFFSET", ""),
         web3_rpc_url=_web3_url(get("KEYLEDGER_WEB3_RPC_URL", "")),

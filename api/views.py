@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any
 
 import msgspec
+from msgspec.structs import replace
 from psycopg.rows import TupleRow
 
 from api.characters import Character, CharacterLine
@@ -17,6 +18,7 @@ from ledger.codec import Recorded
 from ledger.credits import overdraft_left, spendable
 from ledger.ids import KeyId, format_id
 from ledger.limits import Counter, Limit, total
+from ledger.lines import ModelLines, lack_price, units_of
 from ledger.money import format_pico, parse_pico
 from ledger.state import Account, Key
 from ledger.store import Stored
@@ -46,7 +48,16 @@ class LotPart(msgspec.Struct, frozen=True, kw_only=True):
     amount: str
 
 
-class Receipt(msgspec.Struct, frozen=True, kw_only=True):
+class OtherUseView(msgspec.Struct, frozen=True, kw_only=True):
+    """What another model used inside a request."""
+
+    model: str
+    usage: dict[str, int]
+    prices: dict[str, str]
+    unpriced: list[str]
+
+
+class Receipt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What became of a request."""
 
     request_id: str
@@ -71,6 +82,21 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     occurred_at: Instant
     recorded_at: Instant
     position: PositionView
+    unpriced: list[str] = []
+    """Usage classes that had no price; ``charge`` is of the others."""
+    others: list[OtherUseView] = []
+    """What other models used inside the request."""
+    priced_as: str | None = None
+    """The rate card's name of the model, where that is another."""
+    time_condition: str | None = None
+    """Price condition that held because of the time of day."""
+    overage: str | None = None
+    """The part of the charge beyond what was held, or what credit and limits left."""
+    served_model: str | None = None
+    doubts: tuple[str, ...] = ()
+    """Fields of the provider's report that were not believed."""
+    rated_at: Instant | None = None
+    """When what had no price got it; ``charge`` holds it."""
 
 
 class RequestView(msgspec.Struct, frozen=True, kw_only=True):
@@ -111,29 +137,41 @@ _RECEIPT_STATUS: Mapping[type[e.Event], str] = {
 _encode = msgspec.json.Encoder().encode
 
 
-def receipt_bytes(recorded: Recorded) -> bytes:
+def receipt_bytes(recorded: Recorded, rated: Recorded | None = None) -> bytes:
     """Write a receipt."""
-    return _encode(receipt(recorded))
+    return _encode(receipt(recorded, rated))
 
 
-def receipt(recorded: Recorded) -> Receipt:
-    """Give the receipt of a stored event about a request."""
+def receipt(recorded: Recorded, rated: Recorded | None = None) -> Receipt:
+    """Return the receipt of a stored event about a request, and of its later rating."""
     envelope, body = recorded.envelope, recorded.body
     match body:
         case e.RequestRecorded() | e.RequestSettled():
-            charge, held = _money(body.charge, body.asset), None
-            category, flags, expires_at = body.category, body.flags, None
-            lots = _parts(body.lots, body.parts, body.charge)
+            found = _receipt(envelope, body, body.charge)
+            if body.others or body.overage or body.doubts or body.served_model:
+                found = replace(
+                    found,
+                    others=[_other(other) for other in body.others],
+                    overage=body.overage or None,
+                    served_model=body.served_model or None,
+                    doubts=body.doubts,
+                )
+            return found if rated is None else _rated(found, rated)
         case e.RequestReserved():
-            charge, held = None, _money(body.held, body.asset)
-            category, flags, expires_at = body.category, (), body.expires_at
-            lots = _parts(body.lots, body.parts, body.held)
+            return _receipt(envelope, body, body.held)
         case e.RequestRated():
-            charge, held = _money(body.charge, body.asset), None
-            category, flags, expires_at = "", (), None
-            lots = _parts(body.lots, body.parts, body.charge)
+            return _receipt(envelope, body, body.charge)
         case _:
             return _ended(recorded)
+
+
+def _receipt(
+    envelope: e.Envelope,
+    body: e.RequestRecorded | e.RequestReserved | e.RequestSettled | e.RequestRated,
+    amount: str,
+) -> Receipt:
+    lines, holds = body.lines, isinstance(body, e.RequestReserved)
+    money = _money(amount, body.asset)
     return Receipt(
         request_id=body.request_id,
         status=_RECEIPT_STATUS[type(body)],
@@ -141,19 +179,56 @@ def receipt(recorded: Recorded) -> Receipt:
         integration=body.integration,
         model=body.model,
         usage=body.usage,
-        category=category,
+        category=body.category,
         condition=body.condition,
-        charge=charge,
-        held=held,
-        lots=lots,
+        charge=None if holds else money,
+        held=money if holds else None,
+        lots=_parts(body.lots, body.parts, amount),
         rate_card=body.card or None,
-        prices=body.prices,
-        flags=flags,
-        expires_at=expires_at,
+        prices={name: price for name, (_, price) in lines.items() if price is not None},
+        flags=() if isinstance(body, e.RequestReserved | e.RequestRated) else body.flags,
+        expires_at=body.expires_at if isinstance(body, e.RequestReserved) else None,
         occurred_at=envelope.occurred_at,
         recorded_at=envelope.recorded_at,
         position=PositionView(lane=envelope.lane, seq=envelope.lane_seq),
+        unpriced=lack_price(lines),
+        priced_as=body.priced_as or None,
+        time_condition=body.by_time or None,
     )
+
+
+def _other(other: ModelLines) -> OtherUseView:
+    lines = other.lines
+    return OtherUseView(
+        model=other.model,
+        usage=units_of(lines),
+        prices={name: price for name, (_, price) in lines.items() if price is not None},
+        unpriced=lack_price(lines),
+    )
+
+
+def _rated(found: Receipt, rated: Recorded) -> Receipt:
+    """Add what had no price at first."""
+    body = rated.body
+    assert isinstance(body, e.RequestRated)
+    before = 0 if found.charge is None else parse_pico(found.charge.amount)
+    amount = format_pico(before + parse_pico(body.charge))
+    priced = {name: price for name, (_, price) in body.lines.items() if price is not None}
+    later = {other.model: _other(other) for other in body.others}
+    return replace(
+        found,
+        charge=MoneyView(amount=amount, asset=body.asset),
+        lots=[*found.lots, *_parts(body.lots, body.parts, body.charge)],
+        rate_card=found.rate_card or body.card,
+        prices=found.prices | priced,
+        unpriced=[name for name in found.unpriced if name not in priced],
+        others=[_merged(other, later.get(other.model)) for other in found.others],
+        rated_at=rated.envelope.recorded_at,
+    )
+
+
+def _merged(was: OtherUseView, now: OtherUseView | None) -> OtherUseView:
+    return was if now is None else replace(was, prices=was.prices | now.prices, unpriced=[])
 
 
 def _ended(recorded: Recorded) -> Receipt:
@@ -562,7 +637,7 @@ def event_view(found: Stored) -> EventView:
         account_id=format_id("acct", envelope.account_id),
         version=envelope.version,
         type=found.type,
-        schema_version=found.schema_version,
+        schema_version=recorded.body.schema_version,
         recorded_at=format_instant(envelope.recorded_at),
         occurred_at=format_instant(envelope.occurred_at),
         key_id=None if envelope.key_id is None else format_id("key", envelope.key_id),

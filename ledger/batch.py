@@ -125,6 +125,8 @@ class Outcome(NamedTuple):
     """Lane position the answer reflects."""
     reply: bytes | None = None
     """The stored reply, where the idempotency key was used before."""
+    rated: Recorded | None = None
+    """What gave the replayed request the prices that it lacked."""
 
 
 class Idempotency(NamedTuple):
@@ -167,7 +169,7 @@ class Command:
     __slots__ = (
         "account_id",
         "also",
-        "category",
+        "by",
         "closes",
         "decide",
         "idempotency",
@@ -177,8 +179,10 @@ class Command:
         "model",
         "occurred_at",
         "record",
+        "request",
         "request_hash",
         "request_id",
+        "secret",
         "ticket",
     )
 
@@ -191,18 +195,19 @@ class Command:
         request_id: str = "",
         closes: bool = False,
         metered: bool = False,
+        request: metering.Record | metering.Reserve | metering.Settle | None = None,
         model: str = "",
-        category: str = "",
+        by: str = metering.KEY,
+        secret: int | None = None,
         occurred_at: Instant | None = None,
-        record: metering.Record | None = None,
         idempotency: Idempotency | None = None,
         also: Callable[[list[Recorded]], list[Statement]] | None = None,
     ) -> None:
         """Say what to decide.
 
-        ``closes``: ends a reservation. ``metered``: its refusals are recorded. ``record``: what
-        ``decide`` decides is only this, so that it may be decided together with others of the key.
-        ``also``: further rows for side tables, written with the events.
+        ``closes``: ends a reservation. ``metered``: its refusals are recorded, with ``request``, or
+        with ``model``, ``by`` and ``secret`` where it is none. A ``Record`` may be decided together
+        with others of its key. ``also``: further rows for side tables, written with the events.
         """
         self.account_id = account_id
         self.decide = decide
@@ -211,10 +216,13 @@ class Command:
         self.request_hash = request_hash(account_id, request_id) if request_id else None
         self.closes = closes
         self.metered = metered
+        self.request = request
         self.model = model
-        self.category = category
+        self.by = by
+        self.secret = secret
         self.occurred_at = occurred_at
-        self.record = record if idempotency is None and also is None else None
+        alone = idempotency is not None or also is not None
+        self.record = request if isinstance(request, metering.Record) and not alone else None
         self.idempotency = idempotency
         self.also = also
         self.ticket: Ticket
@@ -271,7 +279,7 @@ class RefusalLog:
         if earlier is None:
             self._open[slot] = Suppressed(at, command.account_id, command.key_id, event)
             return True
-        first = earlier.event if earlier.times else event
+        first = _summed(earlier.event, event) if earlier.times else event
         self._open[slot] = earlier._replace(event=first, times=earlier.times + 1)
         return False
 
@@ -284,6 +292,16 @@ class RefusalLog:
         ]
         notes = [self._open.pop(slot) for slot in ended]
         return [note for note in notes if note.times]
+
+
+def _summed(first: e.RequestRefused, more: e.RequestRefused) -> e.RequestRefused:
+    """Add what one more refused request would have used."""
+    if not more.usage:
+        return first
+    sums = dict(first.usage)
+    for name, units in more.usage.items():
+        sums[name] = sums.get(name, 0) + units
+    return msgspec.structs.replace(first, usage=sums)
 
 
 class Batch:
@@ -307,6 +325,9 @@ class Batch:
         """The same of requests that were there before this batch."""
         self.also: list[Statement] = []
         """Rows of side tables."""
+        self._reports: list[tuple[bytes, AccountId, Instant, metering.Report]] = []
+        self._notes: list[tuple[bytes, AccountId, metering.Notes]] = []
+        """What stands beside requests, by their hashes."""
 
     def decide(self, commands: Iterable[Command], refusals: RefusalLog) -> None:
         """Decide each command; a refusal is an outcome like any other."""
@@ -364,7 +385,7 @@ class Batch:
         for command, body, at in zip(run, bodies, instants, strict=True):
             seq += 1
             version += 1
-            occurred_at = command.occurred_at or at
+            occurred_at = metering.service_at(command.occurred_at, at)
             envelope = e.Envelope(lane, seq, account_id, version, at, occurred_at, key_id)
             recorded = codec.record(envelope, body, hashed)
             hashed = recorded.hash
@@ -402,11 +423,13 @@ class Batch:
         if recorded:
             if hashed is not None:
                 self._note_request(command, hashed, recorded[0])
+                self._put_aside(command, hashed, recorded[0].envelope.recorded_at)
             if command.also is not None:
                 self.also.extend(command.also(recorded))
         if idempotency is not None:
             self._store_reply(idempotency, recorded or ([replay] if replay else []))
-        return Outcome(recorded, replay, state.seq)
+        rated = facts.known.rated if replay is not None and facts.known is not None else None
+        return Outcome(recorded, replay, state.seq, rated=rated)
 
     def _own_key(self, command: Command) -> Key | None:
         key = self.state.keys.get(command.key_id) if command.key_id is not None else None
@@ -426,7 +449,7 @@ class Batch:
         if account is None or key is None:
             # Perhaps an earlier event of the same command made them.
             account, key = self._about(account_id, key_id)
-        occurred_at, hashed = command.occurred_at or at, command.request_hash
+        occurred_at, hashed = _service_at(command, facts, at), command.request_hash
         return self._place(account_id, key_id, account, key, body, at, occurred_at, hashed)
 
     def _about(
@@ -483,6 +506,14 @@ class Batch:
         else:
             self.known[hashed] = Known(recorded)
             self._new_requests[hashed] = (seq, 0)
+
+    def _put_aside(self, command: Command, hashed: bytes, at: Instant) -> None:
+        """Keep what a request's event holds a digest of."""
+        asked = command.request
+        if isinstance(asked, metering.Record | metering.Settle) and asked.report is not None:
+            self._reports.append((hashed, command.account_id, at, asked.report))
+        if isinstance(asked, metering.Record | metering.Reserve) and asked.notes is not None:
+            self._notes.append((hashed, command.account_id, asked.notes))
 
     def _store_reply(self, idempotency: Idempotency, recorded: list[Recorded]) -> None:
         reply = idempotency.reply(recorded)
@@ -559,6 +590,10 @@ class Batch:
         if self._closed_requests:
             columns = _request_columns(self._closed_requests)
             made.append((store.CLOSE_REQUESTS, (lane, *columns)))
+        if self._reports:
+            made.append((store.INSERT_REPORTS, (lane, *self._report_columns())))
+        if self._notes:
+            made.append((store.INSERT_NOTES, (lane, *self._note_columns())))
         for projection in projections:
             made.extend(projection.save(lane, state, self.changes))
         # Not before: several projections ask what became of a lot.
@@ -567,6 +602,26 @@ class Batch:
             account.touched.clear()
             account.drained.clear()
         return store.combined(made) if made else None
+
+    def _report_columns(self) -> tuple[arrays.Array, ...]:
+        hashes, accounts, instants, reports = zip(*self._reports, strict=True)
+        return (
+            arrays.Byteas(hashes),
+            arrays.Uuids(accounts),
+            arrays.Instants(instants),
+            arrays.Texts(report.provider_request_id for report in reports),
+            arrays.Texts(report.text.encode() for report in reports),
+        )
+
+    def _note_columns(self) -> tuple[arrays.Array, ...]:
+        hashes, accounts, notes = zip(*self._notes, strict=True)
+        return (
+            arrays.Byteas(hashes),
+            arrays.Uuids(accounts),
+            arrays.Byteas(note.salt for note in notes),
+            arrays.Texts(note.metadata.encode() for note in notes),
+            arrays.Texts(note.end_user.encode() for note in notes),
+        )
 
     def _account_heads(self) -> Statement:
         accounts = [self.state.accounts[found] for found in self.changes.accounts]
@@ -610,6 +665,13 @@ def runs(commands: Iterable[Command]) -> list[list[Command]]:
     return found
 
 
+def _service_at(command: Command, facts: Facts, at: Instant) -> Instant:
+    """Return the service instant of what a command makes: a settlement's is its reservation's."""
+    if command.closes and facts.known is not None:
+        return facts.known.first.envelope.occurred_at
+    return metering.service_at(command.occurred_at, at)
+
+
 def _fills_failures(key: Key, event: e.RequestRefused, at: Instant) -> bool:
     """Tell whether a refusal counts against a limit on failures that is not reached yet."""
     if event.limit_id.startswith("failures"):
@@ -623,15 +685,32 @@ def _fills_failures(key: Key, event: e.RequestRefused, at: Instant) -> bool:
     return True
 
 
+def _refused(command: Command, refusal: Refused, integration: str) -> e.RequestRefused:
+    asked = command.request
+    if asked is None or isinstance(asked, metering.Settle):
+        return e.RequestRefused(
+            by=command.by,
+            secret=command.secret or 0,
+            request_id=command.request_id,
+            integration=integration,
+            model=command.model,
+            reason=refusal.code,
+        )
+    return e.RequestRefused(
+        by=asked.by,
+        secret=asked.secret or 0,
+        request_id=asked.request_id,
+        integration=integration,
+        model=asked.model,
+        category=asked.category,
+        reason=refusal.code,
+        usage=metering.units_asked(asked),
+    )
+
+
 def refused_event(command: Command, refusal: Refused, integration: str) -> e.RequestRefused:
     """Write a refusal down with the numbers it explains itself by."""
-    event = e.RequestRefused(
-        request_id=command.request_id,
-        integration=integration,
-        model=command.model,
-        category=command.category,
-        reason=refusal.code,
-    )
+    event = _refused(command, refusal, integration)
     if isinstance(refusal, LimitIsReached):
         write = format_pico if refusal.limit_id.startswith("spend") else str
         return msgspec.structs.replace(

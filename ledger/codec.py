@@ -22,17 +22,27 @@ GENESIS = bytes(32)
 _ENVELOPE_FORMAT = 1
 _NO_KEY = bytes(16)
 # Every field is preceded by its length, so that no two envelopes share their bytes.
-_pack = struct.Struct(">B HH HQ H16s HQ Hq Hq H16s HH H").pack
-_TYPES: dict[str, type[Event]] = {event.type: event for event in get_args(AnyEvent)}
-_DECODERS = {tag: msgspec.json.Decoder(event) for tag, event in _TYPES.items()}
+_pack = struct.Struct(">B HH HQ H16s HQ Hq Hq H16s H").pack
+
+
+def label_of(kind: type[Event]) -> str:
+    """Return how ``events.type`` names a type as it is written today.
+
+    The bare ``type`` in schema version 1, ``type@2`` in the second, and so on.
+    """
+    return kind.type if kind.schema_version == 1 else f"{kind.type}@{kind.schema_version}"
+
+
+_DECODERS = {label_of(kind): msgspec.json.Decoder(kind) for kind in get_args(AnyEvent)}
+_LABELS: dict[type[Event], str] = {kind: label_of(kind) for kind in get_args(AnyEvent)}
 _encoder = msgspec.json.Encoder(order="deterministic")
 
-type_names = tuple(_TYPES)
-"""Every stored ``type``, in the order of ``AnyEvent``."""
-
 Upcaster = Callable[[dict[str, object]], dict[str, object]]
-UPCASTERS: dict[tuple[str, int], Upcaster] = {}
-"""(type, schema version) → how to read that version as the next one."""
+UPCASTERS: dict[str, tuple[str, Upcaster]] = {}
+"""Label of an earlier version → the next version's label, and how to make its fields."""
+
+labels = (*_DECODERS, *UPCASTERS)
+"""Every label ever stored, today's in the order of ``AnyEvent``."""
 
 
 class Recorded(NamedTuple):
@@ -50,43 +60,41 @@ def encode(body: Event) -> bytes:
     return _encoder.encode(body)
 
 
-def decode(tag: str, schema_version: int, payload: bytes | str) -> AnyEvent:
+def label(body: Event) -> str:
+    """Return how an event is labelled when it is written today."""
+    return _LABELS[type(body)]
+
+
+def decode(labelled: str, payload: bytes | str) -> AnyEvent:
     """Read a payload of any schema version ever written as today's struct.
 
     Raises:
-        LedgerCorrupt: An unknown type or version, or bytes that are no such event.
+        LedgerCorrupt: An unknown label, or bytes that are no such event.
     """
-    decoder = _DECODERS.get(tag)
-    if decoder is None:
-        message = f"Unknown event type {tag!r}: written by a newer version?"
-        raise LedgerCorrupt(message)
-    current = _TYPES[tag].schema_version
+    decoder = _DECODERS.get(labelled)
     try:
-        if schema_version == current:
+        if decoder is not None:
             return cast("AnyEvent", decoder.decode(payload))
-        return _upcast(tag, schema_version, current, payload)
-    except msgspec.MsgspecError as error:
-        message = f"The payload is no {tag}: {error}"
+        return _upcast(labelled, payload)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        message = f"The payload is no {labelled}: {error}"
         raise LedgerCorrupt(message) from error
 
 
-def _upcast(tag: str, version: int, current: int, payload: bytes | str) -> AnyEvent:
-    fields = msgspec.json.decode(payload, type=dict[str, object])
-    while version < current:
-        upcaster = UPCASTERS.get((tag, version))
-        if upcaster is None:
-            message = f"{tag} never had schema version {version}."
-            raise LedgerCorrupt(message)
-        fields = upcaster(fields)
-        version += 1
-    if version != current:
-        message = f"{tag} has schema version {version}, newer than {current}."
+def _upcast(labelled: str, payload: bytes | str) -> AnyEvent:
+    if labelled not in UPCASTERS:
+        message = f"Unknown event type {labelled!r}: written by a newer version?"
         raise LedgerCorrupt(message)
-    return cast("AnyEvent", msgspec.convert(fields, _TYPES[tag]))
+    fields = msgspec.json.decode(payload, type=dict[str, object])
+    while labelled in UPCASTERS:
+        labelled, upcaster = UPCASTERS[labelled]
+        fields = upcaster(fields)
+    decoder = _DECODERS[labelled]
+    return cast("AnyEvent", decoder.decode(msgspec.json.encode(fields)))
 
 
-def envelope_bytes(envelope: Envelope, tag: str, schema_version: int) -> bytes:
-    """Give the envelope as length-prefixed big-endian fields, instants in µs since 1970."""
+def envelope_bytes(envelope: Envelope, labelled: str) -> bytes:
+    """Return the envelope as length-prefixed big-endian fields, instants in µs since 1970."""
     lane, lane_seq, account_id, version, recorded_at, occurred_at, key_id = envelope
     recorded = occurred = (recorded_at - EPOCH) // TICK
     if occurred_at is not recorded_at:
@@ -99,8 +107,7 @@ def envelope_bytes(envelope: Envelope, tag: str, schema_version: int) -> bytes:
         recorded,
         occurred,
         _NO_KEY if key_id is None else key_id.int.to_bytes(16),
-        schema_version,
-        tag.encode(),
+        labelled.encode(),
     )
 
 
@@ -112,17 +119,16 @@ def pack_envelope(  # noqa: PLR0917 (the fields in the order they are hashed)
     recorded_at: int,
     occurred_at: int,
     key_id: bytes,
-    schema_version: int,
-    name: bytes,
+    labelled: bytes,
 ) -> bytes:
-    """Give the bytes of an envelope from bare columns, as the checker reads them."""
+    """Return the bytes of an envelope from bare columns, as the checker reads them."""
     # fmt: off
     fields = _pack(
         _ENVELOPE_FORMAT, 2, lane, 8, lane_seq, 16, account_id, 8, version,
-        8, recorded_at, 8, occurred_at, 16, key_id, 2, schema_version, len(name),
+        8, recorded_at, 8, occurred_at, 16, key_id, len(labelled),
     )
     # fmt: on
-    return fields + name
+    return fields + labelled
 
 
 def event_hash(previous: bytes, envelope: bytes, payload: bytes) -> bytes:
@@ -139,5 +145,5 @@ def chain(previous: bytes, hashed: bytes) -> bytes:
 def record(envelope: Envelope, body: AnyEvent, previous: bytes) -> Recorded:
     """Turn a decided event into what is stored."""
     payload = _encoder.encode(body)
-    hashed = event_hash(previous, envelope_bytes(envelope, body.type, body.schema_version), payload)
+    hashed = event_hash(previous, envelope_bytes(envelope, label(body)), payload)
     return Recorded(envelope, body, payload, hashed)

@@ -64,6 +64,9 @@ def plan(account: Account, asset: str, pico: int, at: Instant) -> Parts:
     left = pico
     if left == 0:
         return parts
+    if account.status == "closed":
+        # What is told of it afterwards is owed: its credit was dealt with when it was closed.
+        return [(OVERDRAFT_LOT, left)]
     for lot in spendable(account, _paying(account, asset), at):
         take = min(left, lot.remaining - lot.held)
         parts.append((lot.number, take))
@@ -74,8 +77,10 @@ def plan(account: Account, asset: str, pico: int, at: Instant) -> Parts:
     return parts
 
 
-def lasts(account: Account, parts: Parts, until: Instant) -> bool:
-    """Tell whether the lots of a plan can still pay at a later instant."""
+def lasts(account: Account, parts: Parts, at: Instant, until: Instant) -> bool:
+    """Tell whether a plan made at an instant would be the same until a later one."""
+    if any(at < lot.effective_at <= until for lot in account.lots.values()):
+        return False
     lots = [account.lots[number] for number, _ in parts if number != OVERDRAFT_LOT]
     return all(lot.expires_at is None or until < lot.expires_at for lot in lots)
 
@@ -104,6 +109,14 @@ def require_covered(account: Account, asset: str, parts: Parts) -> None:
         pending=sum(map(account.pending, _paying(account, asset))),
         requested=requested,
     )
+
+
+def uncovered(account: Account, asset: str, parts: Parts) -> int:
+    """Return how much of a plan neither lots nor declared overdraft cover, in pico."""
+    if not parts or parts[-1][0] != OVERDRAFT_LOT:
+        return 0
+    left = overdraft_left(account, asset)
+    return 0 if left is None else max(parts[-1][1] - max(left, 0), 0)
 
 
 def written(parts: Parts) -> tuple[tuple[int, ...], tuple[str, ...]]:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from ledger import usage
 from ledger.errors import IncompatibleDatabase
 from ledger.ids import LANES_MAX
 
@@ -227,10 +228,30 @@ def _migrate(url: str) -> str:
             config.attributes["connection"] = connection
             alembic.command.upgrade(config, "head")
             connection.execute(text(_NOTE_TABLES), {"fact": TABLES_FACT})
+        _add_usage_classes(connection)
         connection.commit()
     return head
 
 
+def _add_usage_classes(connection: "sqlalchemy.Connection") -> None:
+    """Give the sums of usage a column for each class that they have none for yet.
+
+    So that a class which is added to ``usage.Usage`` needs nothing else.
+    """
+    from sqlalchemy import text  # noqa: PLC0415 - see above
+
+    found = set(connection.scalars(text(_SPEND_COLUMNS)))
+    for column in (usage.column_of(name) for name in usage.CLASSES):
+        if column not in found:
+            added = f"{column} int8 NOT NULL DEFAULT 0"
+            statement = f"ALTER TABLE keyledger.spend ADD COLUMN {added}"  # sql-ok: a class's name
+            connection.execute(text(statement))
+
+
+_SPEND_COLUMNS = (
+    "SELECT column_name FROM information_schema.columns"
+    " WHERE table_schema = 'keyledger' AND table_name = 'spend'"
+)
 _TABLES = (
     "SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
     " WHERE n.nspname = 'keyledger' AND c.relkind IN ('r', 'p') AND NOT c.relispartition"

@@ -4,9 +4,10 @@ An event says what was decided (the charge, the unit prices, the lots), so that 
 it up again. Where and when it happened, and the key it is about, stand in the ``Envelope``. The
 stored ``type`` is for ever. A new field gets a default; a new meaning gets a new event.
 
-Amounts are plain decimal strings, instants UTC, ``by`` names the actor: ``operator``,
-``member:<id>``, ``key:<id>`` or ``system``. ``lots`` name the grants that paid, in paying order,
-0 being the overdraft; ``parts`` their amounts where there is more than one.
+Amounts are plain decimal strings, instants UTC. ``by`` names the actor by role and id:
+``operator``, ``<role>:<member id>``, ``key:<key id>`` or ``system``; in events of requests ``key``
+is the key of the envelope, proven by ``secret``. ``lots`` name the grants that paid, in paying
+order, 0 being the overdraft; ``parts`` their amounts where there is more than one.
 """
 
 from datetime import datetime
@@ -16,6 +17,7 @@ import msgspec
 
 from ledger.clock import Instant
 from ledger.ids import AccountId, KeyId
+from ledger.lines import Lines, ModelLines, usage_of
 from ledger.pricing import RateCard
 from ledger.usage import Usage
 
@@ -404,63 +406,118 @@ class RequestRecorded(Event, frozen=True, kw_only=True, omit_defaults=True):
     """A request was admitted, priced and charged in one step."""
 
     type = "request_recorded"
+    by: str
+    secret: int = 0
+    """Number of the secret that proved the key; 0: none did, ``by`` vouches for it."""
     request_id: str
     integration: str
     """The key's name at that moment."""
     model: str
-    usage: Usage
+    """The one whose price counts."""
+    lines: Lines
+    others: tuple[ModelLines, ...] = ()
+    """What other models used inside the request."""
     category: str = ""
     condition: str = ""
     """Price condition, such as ``batch``."""
+    by_time: str = ""
+    """Price condition that held because of the time of day."""
     card: str = ""
-    """Rate card and version that priced it: ``standard/3``; empty: unpriced."""
-    prices: dict[str, str] = {}
-    """Unit prices used, per million."""
+    """Rate card and version that priced it: ``standard/3``; empty: none did."""
+    priced_as: str = ""
+    """The rate card's name of the model, where that is another."""
     asset: str = ""
     charge: str = ""
-    """Empty: unpriced. Zero is written ``0``."""
+    """Of the lines that have a price. Empty: none has. Zero is written ``0``."""
     lots: tuple[int, ...] = ()
     parts: tuple[str, ...] = ()
+    overage: str = ""
+    """The part of the charge beyond what credit, overdraft and limits on spending left."""
     flags: tuple[str, ...] = ()
-    """``late`` or ``early``: ``occurred_at`` outside the accepted window; ``delivered``: recorded
-    whatever the limits said; ``estimated``: the usage is an estimate."""
+    """``late`` or ``early``: told too long after, or ahead of time; ``delivered``: recorded
+    whatever the limits said; ``after_end``: told after the key or account ended, used before;
+    ``estimated``: part of the usage is an estimate; ``other_model``: see ``served_model``."""
+    doubts: tuple[str, ...] = ()
+    """Fields of the provider's report that were not believed."""
+    served_model: str = ""
+    """What the upstream says it served, where the rate card takes that for another model."""
+    report: str = ""
+    """SHA-256 of the provider's report, hexadecimal. Its text stands in a side table a while."""
+    told_at: Utc | None = None
+    """The service instant as it was told, where it was not taken: see ``early``."""
+    metadata: str = ""
+    """Digest of what the caller noted of the request, see ``RequestReserved``."""
+    end_user: str = ""
+
+    @property
+    def usage(self) -> Usage:
+        """What the model used."""
+        return usage_of(self.lines)
 
 
 class RequestReserved(Event, frozen=True, kw_only=True, omit_defaults=True):
     """The worst case of a request was held against credit and limits."""
 
     type = "request_reserved"
+    by: str
+    secret: int = 0
     request_id: str
     integration: str
     model: str
-    usage: Usage
-    """The worst case."""
+    """The one that was asked for."""
+    lines: Lines
+    """The worst case, at the dearest prices that the request allows."""
+    choices: tuple[str, ...] = ()
+    """Further models that may serve it."""
+    held_as: str = ""
+    """The model whose prices the lines hold, where that is one of ``choices``."""
     category: str = ""
     condition: str = ""
+    """The price condition that was asked for."""
+    held_at: str = ""
+    """The condition whose prices the lines hold, where that is another."""
+    by_time: str = ""
     card: str = ""
-    prices: dict[str, str] = {}
+    priced_as: str = ""
     asset: str = ""
     held: str = ""
     """Amount held; empty: unpriced."""
     lots: tuple[int, ...] = ()
     parts: tuple[str, ...] = ()
     expires_at: Utc
+    metadata: str = ""
+    """SHA-256 over a salt and what the caller noted of the request, hexadecimal. Salt and text
+    stand in a side table, so that they can be erased."""
+    end_user: str = ""
+    """The same of who the caller asks for."""
+
+    @property
+    def usage(self) -> Usage:
+        """What the model may use at most."""
+        return usage_of(self.lines)
 
 
 class RequestSettled(Event, frozen=True, kw_only=True, omit_defaults=True):
-    """A reserved request was charged what it used; the rest of the hold was freed."""
+    """A reserved request was charged what it used; the rest of the hold was freed.
+
+    ``occurred_at`` of its envelope is when it was reserved: the service instant.
+    """
 
     type = "request_settled"
+    by: str
     request_id: str
     reserved_seq: int
     """Lane position of the reservation."""
     integration: str
     model: str
-    usage: Usage
+    lines: Lines
+    others: tuple[ModelLines, ...] = ()
     category: str = ""
     condition: str = ""
+    """As it was served."""
+    by_time: str = ""
     card: str = ""
-    prices: dict[str, str] = {}
+    priced_as: str = ""
     asset: str = ""
     charge: str = ""
     lots: tuple[int, ...] = ()
@@ -470,13 +527,22 @@ class RequestSettled(Event, frozen=True, kw_only=True, omit_defaults=True):
     lapsed: tuple[tuple[int, str], ...] = ()
     """Freed parts of lots that had expired or been voided meanwhile."""
     flags: tuple[str, ...] = ()
-    """``late``: the reservation had expired; ``estimated``; ``interrupted``."""
+    """``late``: the reservation had expired; ``estimated``; ``interrupted``; ``other_model``."""
+    doubts: tuple[str, ...] = ()
+    served_model: str = ""
+    report: str = ""
+
+    @property
+    def usage(self) -> Usage:
+        """What the model used."""
+        return usage_of(self.lines)
 
 
 class RequestReleased(Event, frozen=True, kw_only=True, omit_defaults=True):
     """A reservation was given back unused."""
 
     type = "request_released"
+    by: str
     request_id: str
     reserved_seq: int
     reason: str = ""
@@ -496,14 +562,19 @@ class RequestRefused(Event, frozen=True, kw_only=True, omit_defaults=True):
     """A request was refused; ``count`` times in one second for the same reason."""
 
     type = "request_refused"
+    by: str
+    secret: int = 0
     request_id: str = ""
     """Of the first of them."""
     integration: str = ""
     model: str = ""
+    """Of the first of them."""
     category: str = ""
     reason: str
     """The refusal's code."""
     count: int = 1
+    usage: dict[str, int] = {}
+    """What they would have used together, by class."""
     limit_id: str = ""
     scope: str = ""
     ceiling: str = ""
@@ -513,26 +584,37 @@ class RequestRefused(Event, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class RequestRated(Event, frozen=True, kw_only=True, omit_defaults=True):
-    """An unpriced request got its price later."""
+    """What of a request had no price got it later.
+
+    ``occurred_at`` of its envelope is the request's own service instant: the day whose spend grows.
+    """
 
     type = "request_rated"
     by: str
     request_id: str
     rated_seq: int
-    """Lane position of the event that had no price."""
+    """Lane position of the event that lacked a price."""
+    rest: bool = False
+    """Whether the other classes had been priced before."""
     integration: str
     model: str
-    usage: Usage
+    lines: Lines
+    """Those rated now."""
+    others: tuple[ModelLines, ...] = ()
     category: str = ""
     condition: str = ""
+    by_time: str = ""
     card: str
-    prices: dict[str, str]
+    priced_as: str = ""
     asset: str
     charge: str
     lots: tuple[int, ...] = ()
     parts: tuple[str, ...] = ()
-    recorded_on: Utc
-    """When the unpriced event was recorded: the day whose spend grows."""
+
+    @property
+    def usage(self) -> Usage:
+        """What is rated of the model."""
+        return usage_of(self.lines)
 
 
 AnyEvent = (

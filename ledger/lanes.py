@@ -48,12 +48,12 @@ from ledger.errors import (
     QueueIsFull,
     Refused,
 )
-from ledger.ids import AccountId, lane_of_account
+from ledger.ids import AccountId, lane_of_account, rating_id, request_hash
 from ledger.metering import Known
 from ledger.pricing import RateCard
 from ledger.ratecards import RateCards
 from ledger.roundtrip import Line
-from ledger.state import LaneState, Reservation
+from ledger.state import LaneState, Reservation, is_unpriced
 from ledger.store import Head, Statement
 
 log = structlog.get_logger("keyledger.lanes")
@@ -424,6 +424,25 @@ class Lane:
                 batch.known[hashed] = Known(_as_recorded(self.lane, state.reservations[hashed]))
             else:
                 batch.known[hashed] = Known(events[first], events[last] if last else None)
+        await self._know_ratings(connection, batch)
+
+    async def _know_ratings(self, connection: AsyncConnection, batch: Batch) -> None:
+        """Bring what gave known requests the prices that they lacked."""
+        lacking: dict[bytes, bytes] = {}
+        for hashed, known in batch.known.items():
+            event = known.last or known.first
+            body = event.body
+            if isinstance(body, e.RequestRecorded | e.RequestSettled) and is_unpriced(body):
+                marker = rating_id(event.envelope.lane_seq)
+                lacking[request_hash(event.envelope.account_id, marker)] = hashed
+        if not lacking:
+            return
+        rows = await connection.execute(
+            store.FIND_REQUESTS, (self.lane, arrays.Byteas(lacking)), binary=True
+        )
+        rated = {row[1]: lacking[row[0]] for row in await rows.fetchall()}
+        for seq, event in (await self._events(connection, list(rated))).items():
+            batch.known[rated[seq]] = batch.known[rated[seq]]._replace(rated=event)
 
     async def _events(self, connection: AsyncConnection, seqs: list[int]) -> dict[int, Recorded]:
         rows = await connection.execute(

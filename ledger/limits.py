@@ -367,6 +367,16 @@ def forget_dropped(counters: Counters, limits: Mapping[str, Limit], at: Instant)
             del counters[name]
 
 
+def left(limit: Limit, counters: Counters, at: Instant, model: str = "") -> int:
+    """Return how much a limit leaves now; negative where more than its ceiling counts."""
+    name = name_of(limit, counters, model) if limit.each_model else limit.limit_id
+    counter = counters.get(name)
+    if counter is None:
+        return limit.ceiling
+    first = limit.window.first(at)
+    return limit.ceiling - total(counter.used, first) - total(counter.pending, first)
+
+
 def require(  # noqa: PLR0917 (each call names them alike)
     limit: Limit, counters: Counters, quantity: int, at: Instant, scope: str, model: str = ""
 ) -> None:

@@ -4,6 +4,7 @@ The order of checks is fixed: key, account, scope, model, price, limits, credit.
 reads a clock, a table or a price that was not passed in.
 """
 
+import hashlib
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import NamedTuple
@@ -16,25 +17,45 @@ from ledger.accounts import require_open
 from ledger.clock import Instant
 from ledger.codec import Recorded
 from ledger.errors import (
+    AccountIsClosed,
+    AccountIsSuspended,
     InvalidField,
+    KeyIsExpired,
+    KeyIsRevoked,
+    KeyIsSuspended,
     ModelIsUnpriced,
     NoSuchAccount,
-    NoSuchKey,
     NoSuchRequest,
     RequestIdIsTaken,
     RequestIsClosed,
 )
 from ledger.ids import REQUEST_ID_MAX, KeyId
 from ledger.keys import require_model, require_no_secret, require_scope, require_usable
-from ledger.limits import require
-from ledger.money import format_pico
+from ledger.limits import left, require
+from ledger.lines import Lines, ModelLines, charge_of, rounded, units_of, unpriced_lines, usage_of
+from ledger.model_names import OTHERS
+from ledger.money import InvalidAmount, format_pico
 from ledger.pricing import PriceBook
 from ledger.ratecards import RateCards
-from ledger.state import Account, Key, Reservation, by_asset, parts_of, quantity_of_all
-from ledger.usage import Usage
+from ledger.state import (
+    Account,
+    Key,
+    Reservation,
+    by_asset,
+    is_unpriced,
+    parts_of,
+    quantity_of_all,
+)
+from ledger.usage import Usage, tokens
 
 OCCURRED_BEFORE_MAX = timedelta(hours=72)
 OCCURRED_AFTER_MAX = timedelta(minutes=5)
+TOLD_AFTER_END_MAX = timedelta(hours=72)
+"""So long after a key or account ended it may be told what was served before."""
+KEY = "key"
+"""Actor of a request: the key itself, proven by a secret."""
+OPERATOR = "operator"
+SYSTEM = "system"
 TTL_SECONDS_DEFAULT = 600
 TTL_SECONDS_MAX = 86_400
 MODEL_MAX = 255
@@ -47,6 +68,8 @@ class Known(NamedTuple):
     """RequestRecorded or RequestReserved."""
     last: Recorded | None = None
     """RequestSettled, RequestReleased or RequestExpired; None: still open, or one step."""
+    rated: Recorded | None = None
+    """RequestRated, where what had no price got it since."""
 
 
 class Facts(NamedTuple):
@@ -59,21 +82,61 @@ class Facts(NamedTuple):
     reservation: Reservation | None
 
 
+class OtherUse(NamedTuple):
+    """What another model used inside a request."""
+
+    model: str
+    usage: Usage
+
+
+class Report(NamedTuple):
+    """What a provider reported, as it did: evidence for who reconciles."""
+
+    text: str
+    """Bounded, and no message's."""
+    provider_request_id: str = ""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the text, hexadecimal."""
+        return hashlib.sha256(self.text.encode()).hexdigest()
+
+
+class Notes(NamedTuple):
+    """What the caller notes of a request. Text that may be a person's: events hold digests."""
+
+    salt: bytes
+    metadata: str = ""
+    """A JSON object as text; empty: none."""
+    end_user: str = ""
+
+    def digest(self, text: str) -> str:
+        """SHA-256 over salt and text, hexadecimal; empty: there is no text."""
+        return hashlib.sha256(self.salt + text.encode()).hexdigest() if text else ""
+
+
 class Record(msgspec.Struct, frozen=True, kw_only=True):
     """One metered request in one step."""
 
     request_id: str
     model: str
     usage: Usage
+    others: tuple[OtherUse, ...] = ()
+    by: str = OPERATOR
     category: str = ""
     condition: str = ""
     scope: str = ""
     secret: int | None = None
-    """Number of the secret that proved the key; None: the operator vouches for it."""
+    """Number of the secret that proved the key; None: ``by`` vouches for it."""
     occurred_at: Instant | None = None
+    """The service instant, as told; None: now."""
     delivered: bool = False
     """The service was rendered already: record it whatever limits and credit say."""
     estimated: bool = False
+    doubts: tuple[str, ...] = ()
+    served_model: str = ""
+    report: Report | None = None
+    notes: Notes | None = None
 
 
 class Reserve(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,11 +145,17 @@ class Reserve(msgspec.Struct, frozen=True, kw_only=True):
     request_id: str
     model: str
     usage: Usage
+    choices: tuple[str, ...] = ()
+    """Further models that may serve it: the dearest is held."""
+    by: str = OPERATOR
     category: str = ""
     condition: str = ""
+    conditions: tuple[str, ...] = ()
+    """Further price conditions that may come to hold: the dearest is held."""
     scope: str = ""
     secret: int | None = None
     ttl_seconds: int = TTL_SECONDS_DEFAULT
+    notes: Notes | None = None
 
 
 class Settle(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,21 +163,38 @@ class Settle(msgspec.Struct, frozen=True, kw_only=True):
 
     request_id: str
     usage: Usage
+    others: tuple[OtherUse, ...] = ()
+    by: str = SYSTEM
     model: str = ""
-    """Must be the reserved one where it is given (A6)."""
+    """Must be the reserved one, or one of its choices, where it is given (A6)."""
+    condition: str | None = None
+    """As it was served, where the card has a price for that; None: as it was reserved."""
+    served_model: str = ""
+    """What the upstream says it served; empty: nothing, or the one it was asked for."""
     estimated: bool = False
     interrupted: bool = False
+    doubts: tuple[str, ...] = ()
+    report: Report | None = None
 
 
 class Release(msgspec.Struct, frozen=True, kw_only=True):
     """A reserved request that was not made."""
 
     request_id: str
+    by: str = SYSTEM
     reason: str = ""
 
 
 Made = tuple[list[e.AnyEvent], Recorded | None]
 """The events decided, and the stored event that answers instead where it was done before."""
+
+
+def service_at(told: Instant | None, at: Instant) -> Instant:
+    """Return the instant whose prices and day count for a request recorded at ``at``.
+
+    What is told too far ahead of time counts as of now.
+    """
+    return at if told is None or told > at + OCCURRED_AFTER_MAX else told
 
 
 def record(facts: Facts, command: Record, *, key_id: KeyId, at: Instant) -> Made:
@@ -120,30 +206,47 @@ def record(facts: Facts, command: Record, *, key_id: KeyId, at: Instant) -> Made
     """
     if facts.known is not None:
         return [], _replay_record(facts.known.first, command, key_id)
-    key, account = _require_admissible(facts, command, at)
-    integration = key.name
-    quote = _price(facts, account, key, command, at)
-    parts = credit.plan(account, quote.asset, quote.pico, at)
-    if not command.delivered:
-        _require_limits(account, key, (command,), parts, quote.asset, at)
-        credit.require_covered(account, quote.asset, parts)
+    key, account, after_end = _require_recordable(facts, command, at)
+    was_at = service_at(command.occurred_at, at)
+    cost = _cost(facts.cards.current(key.rate_card or account.rate_card, was_at), command, was_at)
+    if account.unpriced == "refuse" and not (command.delivered or after_end or cost.is_whole):
+        raise ModelIsUnpriced
+    parts = credit.plan(account, cost.asset, cost.pico, at)
+    over = 0
+    if command.delivered or after_end:
+        over = _overage(account, key, command, parts, cost, at)
+    else:
+        _require_limits(account, key, (command,), parts, cost.asset, at)
+        credit.require_covered(account, cost.asset, parts)
     lots, amounts = credit.written(parts)
-    event = e.RequestRecorded(
-        request_id=command.request_id,
-        integration=integration,
-        model=command.model,
-        usage=command.usage,
-        category=command.category,
-        condition=command.condition,
-        card=quote.card,
-        prices=quote.prices,
-        asset=quote.asset,
-        charge=quote.amount,
-        lots=lots,
-        parts=amounts,
-        flags=_flags(command, at),
-    )
-    return [event], None
+    return [
+        e.RequestRecorded(
+            by=command.by,
+            secret=command.secret or 0,
+            request_id=command.request_id,
+            integration=key.name,
+            model=command.model,
+            lines=cost.lines,
+            others=cost.others,
+            category=command.category,
+            condition=command.condition,
+            by_time=cost.by_time,
+            card=cost.card,
+            priced_as=cost.priced_as,
+            asset=cost.asset,
+            charge=cost.charge,
+            lots=lots,
+            parts=amounts,
+            overage=format_pico(over) if over else "",
+            flags=_flags(command, at, after_end=after_end),
+            doubts=command.doubts,
+            served_model=command.served_model,
+            report="" if command.report is None else command.report.digest,
+            told_at=_told(command.occurred_at, was_at),
+            metadata=_noted(command.notes, "metadata"),
+            end_user=_noted(command.notes, "end_user"),
+        )
+    ], None
 
 
 def alike(one: Record) -> tuple[str | int | None, ...]:
@@ -164,21 +267,24 @@ def record_together(
         Refused: As ``record`` where it is one request; of several, one at least may be refused.
     """
     first, last = instants[0], instants[-1]
-    if any(command.delivered for command in commands):
-        return None
     for command in commands:
+        if command.delivered or command.others or command.notes or command.report:
+            return None
         _require_writable(command)
     key, account = _require_allowed(facts, commands[0], last)
-    book = _book_throughout(facts.cards, key.rate_card or account.rate_card, first, last)
+    served = [service_at(each.occurred_at, at) for each, at in zip(commands, instants, strict=True)]
+    name = key.rate_card or account.rate_card
+    book = _book_throughout(facts.cards, name, min(served), max(served))
     if book is None:
         return None
-    quotes = book.quotes(commands[0].model, [c.usage for c in commands], commands[0].condition)
+    asked = commands[0]
+    quotes = book.quotes(asked.model, [c.usage for c in commands], asked.condition, served)
     if quotes is None:
         return None
     asset = book.card.asset
-    pico = sum([quote.pico for quote in quotes])
-    parts = credit.plan(account, asset, pico, first)
-    if len(parts) > 1 or not credit.lasts(account, parts, last):
+    charges = [quote.pico for quote in quotes]
+    parts = credit.plan(account, asset, sum(charges), first)
+    if len(parts) > 1 or not credit.lasts(account, parts, first, last):
         return None
     if key.limits or account.limits:
         if not _windows_stay(key, account, first, last):
@@ -189,20 +295,28 @@ def record_together(
     integration, card = key.name, book.reference
     return [
         e.RequestRecorded(
+            by=command.by,
+            secret=command.secret or 0,
             request_id=command.request_id,
             integration=integration,
             model=command.model,
-            usage=command.usage,
+            lines=quote.lines,
             category=command.category,
             condition=command.condition,
+            by_time=quote.by_time,
             card=card,
-            prices=quote.prices,
+            priced_as=quote.priced_as,
             asset=asset,
-            charge=format_pico(quote.pico),
-            lots=lots if quote.pico else (),
+            charge=format_pico(pico),
+            lots=lots if pico else (),
             flags=_flags(command, at),
+            doubts=command.doubts,
+            served_model=command.served_model,
+            told_at=_told(command.occurred_at, was_at),
         )
-        for command, quote, at in zip(commands, quotes, instants, strict=True)
+        for command, quote, pico, at, was_at in zip(
+            commands, quotes, charges, instants, served, strict=True
+        )
     ]
 
 
@@ -233,26 +347,40 @@ def reserve(facts: Facts, command: Reserve, *, key_id: KeyId, at: Instant) -> Ma
         return [], _replay_reserve(facts.known.first, command, key_id)
     if not 1 <= command.ttl_seconds <= TTL_SECONDS_MAX:
         raise InvalidField("ttl_seconds", f"1 to {TTL_SECONDS_MAX}")
-    key, account = _require_admissible(facts, command, at)
-    quote = _price(facts, account, key, command, at)
-    parts = credit.plan(account, quote.asset, quote.pico, at)
-    _require_limits(account, key, (command,), parts, quote.asset, at)
-    credit.require_covered(account, quote.asset, parts)
+    _require_writable(command)
+    key, account = _require_allowed(facts, command, at)
+    for choice in command.choices:
+        require_model(key, choice)
+    book = facts.cards.current(key.rate_card or account.rate_card, at)
+    model, condition, cost = _dearest(book, command, at)
+    if account.unpriced == "refuse" and not cost.is_whole:
+        raise ModelIsUnpriced
+    parts = credit.plan(account, cost.asset, cost.pico, at)
+    _require_limits(account, key, (command,), parts, cost.asset, at)
+    credit.require_covered(account, cost.asset, parts)
     lots, amounts = credit.written(parts)
     event = e.RequestReserved(
+        by=command.by,
+        secret=command.secret or 0,
         request_id=command.request_id,
         integration=key.name,
         model=command.model,
-        usage=command.usage,
+        lines=cost.lines,
+        choices=command.choices,
+        held_as="" if model == command.model else model,
         category=command.category,
         condition=command.condition,
-        card=quote.card,
-        prices=quote.prices,
-        asset=quote.asset,
-        held=quote.amount,
+        held_at="" if condition == command.condition else condition,
+        by_time=cost.by_time,
+        card=cost.card,
+        priced_as=cost.priced_as,
+        asset=cost.asset,
+        held=cost.charge,
         lots=lots,
         parts=amounts,
         expires_at=at + timedelta(seconds=command.ttl_seconds),
+        metadata=_noted(command.notes, "metadata"),
+        end_user=_noted(command.notes, "end_user"),
     )
     return [event], None
 
@@ -260,7 +388,7 @@ def reserve(facts: Facts, command: Reserve, *, key_id: KeyId, at: Instant) -> Ma
 def settle(facts: Facts, command: Settle, *, at: Instant) -> Made:
     """Charge a reserved request what it used and free the rest; late is recorded, not refused.
 
-    Priced with the rate card version pinned at reservation (C10).
+    Priced by the rate card version pinned at reservation, as of the reservation's instant (C10).
 
     Raises:
         NoSuchRequest: It was never reserved.
@@ -270,41 +398,83 @@ def settle(facts: Facts, command: Settle, *, at: Instant) -> Made:
     reserved = _reserved_event(facts, command.request_id)
     known = facts.known
     assert known is not None
-    if command.model and command.model != reserved.model:
+    if command.model not in {"", reserved.model, *reserved.choices}:
         raise InvalidField("model", f"{reserved.model} was reserved; reserve the other one")
     if known.last is not None and not isinstance(known.last.body, e.RequestExpired):
         return [], _replay_settle(known.last, command)
     account = _require(facts.account)
     late = facts.reservation is None
-    quote = _settled_price(facts, reserved, command.usage)
+    book = facts.cards.pinned(reserved.card) if reserved.card else None
+    model, served_model = _served(book, reserved, command)
+    condition = _served_condition(book, model, reserved, command)
+    was_at = known.first.envelope.occurred_at
+    cost = cost_of(book, model, command.usage, command.others, condition, was_at)
     held = [] if facts.reservation is None else parts_of(reserved)
-    parts = _settled_parts(account, held, quote.asset, quote.pico, at)
+    parts = settled_parts(account, held, cost.asset, cost.pico, at)
     lots, amounts = credit.written(parts)
-    over = quote.pico - sum(pico for _, pico in held)
+    over = cost.pico - sum(pico for _, pico in held)
     flags = (
         *(["late"] if late else []),
         *(["estimated"] if command.estimated else []),
         *(["interrupted"] if command.interrupted else []),
+        *(["other_model"] if served_model else []),
     )
     event = e.RequestSettled(
+        by=command.by,
         request_id=command.request_id,
         reserved_seq=known.first.envelope.lane_seq,
         integration=reserved.integration,
-        model=reserved.model,
-        usage=command.usage,
+        model=model,
+        lines=cost.lines,
+        others=cost.others,
         category=reserved.category,
-        condition=reserved.condition,
-        card=quote.card,
-        prices=quote.prices,
-        asset=quote.asset,
-        charge=quote.amount,
+        condition=condition,
+        by_time=cost.by_time,
+        card=cost.card,
+        priced_as=cost.priced_as,
+        asset=cost.asset,
+        charge=cost.charge,
         lots=lots,
         parts=amounts,
         overage=format_pico(over) if over > 0 else "",
         lapsed=credit.lapse(account, held, parts),
         flags=flags,
+        doubts=command.doubts,
+        served_model=served_model,
+        report="" if command.report is None else command.report.digest,
     )
     return [event], None
+
+
+def _served(
+    book: PriceBook | None, reserved: e.RequestReserved, command: Settle
+) -> tuple[str, str]:
+    """Return the model whose price counts, and what was served where that is another.
+
+    The served model's price counts where the client named it among its choices, else that of the
+    one it asked for.
+    """
+    served = command.model or command.served_model
+    if served in {"", reserved.model}:
+        return reserved.model, ""
+    for named in (reserved.model, *reserved.choices):
+        name = None if book is None else book.name_of(named)
+        if served == named or (
+            book is not None and name and book.name_of(served) == name != OTHERS
+        ):
+            return named, ""
+    return reserved.model, served
+
+
+def _served_condition(
+    book: PriceBook | None, model: str, reserved: e.RequestReserved, command: Settle
+) -> str:
+    """Return the price condition that counts: the one served, where the card has a price of it."""
+    served = command.condition
+    if served is None or served == reserved.condition:
+        return reserved.condition
+    known = served == "" or (book is not None and book.terms(model, served) is not None)
+    return served if known else reserved.condition
 
 
 def release(facts: Facts, command: Release) -> Made:
@@ -323,6 +493,7 @@ def release(facts: Facts, command: Release) -> Made:
         return [], known.last
     account = _require(facts.account)
     event = e.RequestReleased(
+        by=command.by,
         request_id=command.request_id,
         reserved_seq=known.first.envelope.lane_seq,
         reason=command.reason,
@@ -341,56 +512,176 @@ def expire(account: Account, reservation: Reservation) -> e.RequestExpired:
 
 
 def rate(facts: Facts, unpriced: Recorded, *, by: str, at: Instant) -> list[e.AnyEvent]:
-    """Price an unpriced request now that its price has come; quiet when it cannot be or was.
+    """Price what of a request had no price; quiet while one is lacking, or when it was rated.
 
-    The service was delivered, so the overdraft is drawn where credit does not cover it.
-    ``facts.known`` is of the rating itself, so that two jobs at once rate once.
+    By the card in force at the service instant, as known now. The service was delivered, so the
+    overdraft is drawn where credit does not cover it. ``facts.known`` is of the rating itself, so
+    that two jobs at once rate once.
     """
     body = unpriced.body
     if facts.known is not None or not isinstance(body, e.RequestRecorded | e.RequestSettled):
         return []
-    account = _require(facts.account)
-    key = facts.key
-    name = (key.rate_card if key else "") or account.rate_card
-    book = facts.cards.current(name, at)
-    quote = book.quote(body.model, body.usage, body.condition or None) if book else None
-    if book is None or quote is None or body.charge:
+    if not is_unpriced(body):
         return []
-    parts = credit.plan(account, book.card.asset, quote.pico, at)
+    account, key = _require(facts.account), facts.key
+    was_at = unpriced.envelope.occurred_at
+    name = body.card.rpartition("/")[0] or (key.rate_card if key else "") or account.rate_card
+    book = facts.cards.current(name, was_at)
+    if book is None:
+        return []
+    cost = cost_of(book, body.model, body.usage, _uses(body.others), body.condition, was_at)
+    if not cost.is_whole:
+        return []
+    lacking = _rest(body.lines, cost.lines)
+    lacking_others = tuple(
+        msgspec.structs.replace(now, lines=rest)
+        for was, now in zip(body.others, cost.others, strict=True)
+        if (rest := _rest(was.lines, now.lines))
+    )
+    pico = charge_of(lacking, lacking_others)
+    parts = credit.plan(account, cost.asset, pico, at)
     lots, amounts = credit.written(parts)
     return [
         e.RequestRated(
             by=by,
             request_id=body.request_id,
             rated_seq=unpriced.envelope.lane_seq,
+            rest=bool(body.charge),
             integration=body.integration,
             model=body.model,
-            usage=body.usage,
+            lines=lacking,
+            others=lacking_others,
             category=body.category,
             condition=body.condition,
-            card=book.reference,
-            prices=quote.prices,
-            asset=book.card.asset,
-            charge=format_pico(quote.pico),
+            by_time=cost.by_time,
+            card=cost.card,
+            priced_as=cost.priced_as,
+            asset=cost.asset,
+            charge=format_pico(pico),
             lots=lots,
             parts=amounts,
-            recorded_on=unpriced.envelope.occurred_at,
         )
     ]
 
 
-class _Price(NamedTuple):
+def ratable(cards: RateCards, unpriced: Recorded) -> bool:
+    """Tell whether any rate card may price what a request lacks, without asking its lane."""
+    body, was_at = unpriced.body, unpriced.envelope.occurred_at
+    if not isinstance(body, e.RequestRecorded | e.RequestSettled):
+        return False
+    own = body.card.rpartition("/")[0]
+    books = [cards.current(name, was_at) for name in ([own] if own else cards.names())]
+    others = _uses(body.others)
+    return any(
+        book is not None
+        and cost_of(book, body.model, body.usage, others, body.condition, was_at).is_whole
+        for book in books
+    )
+
+
+def _rest(was: Lines, now: Lines) -> Lines:
+    """Return the lines, as priced now, of what had no price."""
+    return {name: now[name] for name, (_, price) in was.items() if price is None}
+
+
+class Cost(NamedTuple):
+    """What a request costs."""
+
     pico: int
-    card: str
-    asset: str
-    prices: dict[str, str]
+    """Of what has a price."""
+    lines: Lines
+    others: tuple[ModelLines, ...]
+    is_whole: bool
+    """Whether everything has a price."""
+    card: str = ""
+    """Empty: nothing has a price."""
+    asset: str = ""
+    priced_as: str = ""
+    by_time: str = ""
 
     @property
-    def amount(self) -> str:
+    def charge(self) -> str:
+        """The amount as events hold it; empty: nothing has a price."""
         return format_pico(self.pico) if self.card else ""
 
 
-_UNPRICED = _Price(0, "", "", {})
+def _cost(book: PriceBook | None, command: Record, at: Instant) -> Cost:
+    return cost_of(book, command.model, command.usage, command.others, command.condition, at)
+
+
+def cost_of(  # noqa: PLR0917 (private, and each call names them alike)
+    book: PriceBook | None,
+    model: str,
+    usage: Usage,
+    others: Sequence[OtherUse],
+    condition: str,
+    at: Instant,
+) -> Cost:
+    """Price what a request used, at a service instant.
+
+    ``book`` None: no rate card is in force.
+
+    Raises:
+        InvalidField: It would cost more than any amount.
+    """
+    quotes = [
+        None if book is None else book.quote(each.model, each.usage, condition, at)
+        for each in (OtherUse(model, usage), *others)
+    ]
+    own, *rest = quotes
+    lines = unpriced_lines(usage) if own is None else own.lines
+    parts = tuple(
+        ModelLines(model=other.model, lines=unpriced_lines(other.usage))
+        if quote is None
+        else ModelLines(model=other.model, lines=quote.lines, priced_as=quote.priced_as)
+        for other, quote in zip(others, rest, strict=True)
+    )
+    priced = [quote for quote in quotes if quote is not None]
+    if book is None or not priced:
+        return Cost(0, lines, parts, is_whole=False)
+    try:
+        pico = rounded(sum(quote.product for quote in priced))
+    except InvalidAmount as error:
+        raise InvalidField("usage", "costs more than any amount") from error
+    return Cost(
+        pico,
+        lines,
+        parts,
+        is_whole=len(priced) == len(quotes) and all(quote.is_whole for quote in priced),
+        card=book.reference,
+        asset=book.card.asset,
+        priced_as=own.priced_as if own is not None else "",
+        by_time=own.by_time if own is not None else "",
+    )
+
+
+def _dearest(book: PriceBook | None, command: Reserve, at: Instant) -> tuple[str, str, Cost]:
+    """Find the model and the condition that a request may come to cost most by.
+
+    What one of them has no price for is unpriced, since it may be what is used.
+    """
+    found: tuple[str, str, Cost] | None = None
+    for model in (command.model, *command.choices):
+        for condition in (command.condition, *command.conditions):
+            if condition != command.condition and (
+                book is None or book.terms(model, condition) is None
+            ):
+                continue
+            cost = cost_of(book, model, command.usage, (), condition, at)
+            if not cost.is_whole:
+                return model, condition, cost
+            if found is None or cost.pico > found[2].pico:
+                found = model, condition, cost
+    assert found is not None
+    return found
+
+
+def _told(told: Instant | None, was_at: Instant) -> Instant | None:
+    return None if told is None or told == was_at else told
+
+
+def _noted(notes: Notes | None, name: str) -> str:
+    return "" if notes is None else notes.digest(getattr(notes, name))
 
 
 def _require(account: Account | None) -> Account:
@@ -399,16 +690,45 @@ def _require(account: Account | None) -> Account:
     return account
 
 
-def _require_admissible(
-    facts: Facts, command: Record | Reserve, at: Instant
-) -> tuple[Key, Account]:
+def _require_recordable(facts: Facts, command: Record, at: Instant) -> tuple[Key, Account, bool]:
+    """Return key and account if a request may be recorded, and whether they ended after it."""
     _require_writable(command)
-    if isinstance(command, Record) and command.delivered:
-        # Delivered already: a key that ended since does not undo what was used.
-        if facts.key is None:
-            raise NoSuchKey
-        return facts.key, _require(facts.account)
-    return _require_allowed(facts, command, at)
+    try:
+        key, account = _require_allowed(facts, command, at)
+    except (KeyIsRevoked, KeyIsExpired, KeyIsSuspended, AccountIsSuspended, AccountIsClosed):
+        if facts.key is None or command.secret is not None:
+            # A secret that no longer works proves nothing, not even the past.
+            raise
+        key, account = facts.key, _require(facts.account)
+        after_end = _ended_after(key, account, command, at)
+        if not (after_end or command.delivered):
+            raise
+        require_scope(key, command.scope)
+        require_model(key, command.model)
+        return key, account, after_end
+    return key, account, False
+
+
+def _ended_after(key: Key, account: Account, command: Record, at: Instant) -> bool:
+    """Tell whether a request was served before its key or account ended, of late."""
+    ends = [end for end in (key.ended_at(at), account.ended_at) if end is not None]
+    told = command.occurred_at
+    return (
+        told is not None
+        and bool(ends)
+        and told < min(ends)
+        and at - min(ends) <= TOLD_AFTER_END_MAX
+    )
+
+
+def _overage(  # noqa: PLR0917 (private, and called once)
+    account: Account, key: Key, command: Record, parts: credit.Parts, cost: Cost, at: Instant
+) -> int:
+    """Return how much of a delivered request goes beyond credit, overdraft and spending limits."""
+    return max(
+        credit.uncovered(account, cost.asset, parts),
+        spending_beyond(account, key, command.category, command.model, parts, cost.asset, at),
+    )
 
 
 def _require_writable(command: Record | Reserve) -> None:
@@ -428,26 +748,24 @@ def _require_allowed(facts: Facts, command: Record | Reserve, at: Instant) -> tu
     return key, account
 
 
-def _price(
-    facts: Facts, account: Account, key: Key, command: Record | Reserve, at: Instant
-) -> _Price:
-    book = facts.cards.current(key.rate_card or account.rate_card, at)
-    quote = book.quote(command.model, command.usage, command.condition or None) if book else None
-    if book is None or quote is None:
-        if account.unpriced == "refuse" and not (isinstance(command, Record) and command.delivered):
-            raise ModelIsUnpriced
-        return _UNPRICED
-    card = book.card
-    return _Price(quote.pico, book.reference, card.asset, quote.prices)
-
-
-def _settled_price(facts: Facts, reserved: e.RequestReserved, usage: Usage) -> _Price:
-    book = facts.cards.pinned(reserved.card) if reserved.card else None
-    quote = book.quote(reserved.model, usage, reserved.condition or None) if book else None
-    if book is None or quote is None:
-        return _UNPRICED
-    card = book.card
-    return _Price(quote.pico, reserved.card, card.asset, quote.prices)
+def spending_beyond(  # noqa: PLR0917 (each call names them alike)
+    account: Account,
+    key: Key,
+    category: str,
+    model: str,
+    parts: credit.Parts,
+    asset: str,
+    at: Instant,
+) -> int:
+    """Return by how much an amount goes beyond the tightest limit on spending, in pico."""
+    most = 0
+    spent = by_asset(account, parts, asset)
+    for subject in (key, account):
+        for limit in subject.limits.values():
+            if limit.kind == "spend" and limit.covers(category, model):
+                quantity = quantity_of_all(limit, 1, 0, spent)
+                most = max(most, min(quantity, quantity - left(limit, subject.counters, at, model)))
+    return most
 
 
 def _require_limits(  # noqa: PLR0917 (private, and each call names them alike)
@@ -462,7 +780,7 @@ def _require_limits(  # noqa: PLR0917 (private, and each call names them alike)
         return
     spent = by_asset(account, parts, asset)
     category, model = commands[0].category, commands[0].model
-    usages = [command.usage for command in commands]
+    used = sum(_tokens(command) for command in commands)
     for scope, subject in (("key", key), ("account", account)):
         for limit in subject.limits.values():
             if limit.kind in {"key_creations", "active_keys"}:
@@ -471,40 +789,60 @@ def _require_limits(  # noqa: PLR0917 (private, and each call names them alike)
                 continue
             # Any request may become a failure.
             fails = limit.kind == "failures"
-            quantity = 1 if fails else quantity_of_all(limit, len(usages), usages, spent)
+            quantity = 1 if fails else quantity_of_all(limit, len(commands), used, spent)
             require(limit, subject.counters, quantity, at, scope, model)
 
 
-def _flags(command: Record, at: Instant) -> tuple[str, ...]:
-    if command.occurred_at is None and not (command.delivered or command.estimated):
+def units_asked(command: Record | Reserve) -> dict[str, int]:
+    """Return what a request uses, or may use at most, by class; other models' included."""
+    units = units_of(unpriced_lines(command.usage))
+    for other in command.others if isinstance(command, Record) else ():
+        for name, more in units_of(unpriced_lines(other.usage)).items():
+            units[name] = units.get(name, 0) + more
+    return units
+
+
+def _tokens(command: Record | Reserve) -> int:
+    count = tokens(command.usage)
+    if isinstance(command, Record) and command.others:
+        count += sum(tokens(other.usage) for other in command.others)
+    return count
+
+
+def _flags(command: Record, at: Instant, *, after_end: bool = False) -> tuple[str, ...]:
+    told = command.occurred_at
+    if told is None and not (command.delivered or command.estimated or command.served_model):
         return ()
-    flags = []
-    if command.occurred_at is not None:
-        if command.occurred_at < at - OCCURRED_BEFORE_MAX:
-            flags.append("late")
-        elif command.occurred_at > at + OCCURRED_AFTER_MAX:
-            flags.append("early")
-    if command.delivered:
-        flags.append("delivered")
-    if command.estimated:
-        flags.append("estimated")
-    return tuple(flags)
+    raised = {
+        "late": told is not None and told < at - OCCURRED_BEFORE_MAX,
+        "early": told is not None and told > at + OCCURRED_AFTER_MAX,
+        "delivered": command.delivered,
+        "after_end": after_end,
+        "estimated": command.estimated,
+        "other_model": bool(command.served_model),
+    }
+    return tuple(name for name, holds in raised.items() if holds)
 
 
 def _replay_record(first: Recorded, command: Record, key_id: KeyId) -> Recorded:
-    body = first.body
+    body, envelope = first.body, first.envelope
     if (
         not isinstance(body, e.RequestRecorded)
         or body.request_id != command.request_id
-        or first.envelope.key_id != key_id
+        or envelope.key_id != key_id
         or body.model != command.model
         or body.usage != command.usage
+        or _uses(body.others) != command.others
         or body.category != command.category
         or body.condition != command.condition
-        or command.occurred_at not in {None, first.envelope.occurred_at}
+        or command.occurred_at not in {None, body.told_at or envelope.occurred_at}
     ):
         raise RequestIdIsTaken
     return first
+
+
+def _uses(others: Sequence[ModelLines]) -> tuple[OtherUse, ...]:
+    return tuple(OtherUse(other.model, usage_of(other.lines)) for other in others)
 
 
 def _replay_reserve(first: Recorded, command: Reserve, key_id: KeyId) -> Recorded:
@@ -514,6 +852,7 @@ def _replay_reserve(first: Recorded, command: Reserve, key_id: KeyId) -> Recorde
         or body.request_id != command.request_id
         or first.envelope.key_id != key_id
         or body.model != command.model
+        or body.choices != command.choices
         or body.usage != command.usage
         or body.category != command.category
         or body.condition != command.condition
@@ -526,7 +865,7 @@ def _replay_settle(last: Recorded, command: Settle) -> Recorded:
     if isinstance(last.body, e.RequestReleased):
         raise RequestIsClosed
     assert isinstance(last.body, e.RequestSettled)
-    if last.body.usage != command.usage:
+    if last.body.usage != command.usage or _uses(last.body.others) != command.others:
         raise RequestIdIsTaken
     return last
 
@@ -538,9 +877,10 @@ def _reserved_event(facts: Facts, request_id: str) -> e.RequestReserved:
     return reserved
 
 
-def _settled_parts(
+def settled_parts(
     account: Account, held: credit.Parts, asset: str, pico: int, at: Instant
 ) -> credit.Parts:
+    """Choose what pays a settled charge: first what was held for it, then what is free."""
     parts: credit.Parts = []
     left = pico
     for number, amount in held:

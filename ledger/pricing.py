@@ -8,13 +8,14 @@ import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
-from itertools import compress
+from itertools import compress, zip_longest
 from operator import mul
 from typing import Annotated, NamedTuple
 
 import msgspec
 
 from ledger.clock import Instant, format_instant
+from ledger.lines import Lines, rounded
 from ledger.model_names import (
     OTHERS,
     PATTERNS_MAX,
@@ -23,18 +24,8 @@ from ledger.model_names import (
     Pattern,
     check_match,
 )
-from ledger.money import (
-    PICO_LIMIT,
-    InvalidAmount,
-    divide_round_half_even,
-    format_pico,
-    parse_asset,
-    parse_pico,
-)
+from ledger.money import InvalidAmount, format_pico, parse_asset, parse_pico
 from ledger.usage import CLASSES, INPUT_TOKENS, Usage
-
-UNITS_PER_PRICE = 10**6
-"""A price is for a million units of its class, whatever the class."""
 
 STANDARD_CARD = "standard"
 """Name of the card that prices keys and accounts which name no other."""
@@ -157,29 +148,34 @@ class InvalidRateCard(ValueError):
         """Which rule."""
 
 
-class PriceMissing(LookupError):
-    """A used class has no price."""
-
-    def __init__(self, usage_class: str) -> None:
-        super().__init__(f"{usage_class} is used and has no price.")
-        self.usage_class = usage_class
-        """Which one."""
-
-
 class Quote(NamedTuple):
     """What a usage costs, and by which prices."""
 
-    pico: int
-    """Of the card's asset, rounded once."""
+    product: int
+    """Pico × 10⁶ of the card's asset, exact: what classes with a price cost together."""
 
-    prices: Prices
-    """Unit prices used, after fall-back, of the classes with a quantity: enough to recompute."""
+    lines: Lines
+    """What was used, each with its unit price after fall-back; None: the card has none for it."""
 
     priced_as: str = ""
-    """The card's name of the model; empty: the name that was asked for."""
+    """The card's name of the model, where that is another."""
 
     by_time: str = ""
-    """The condition that applied by the time of day; empty: none did."""
+    """The condition that held because of the time of day."""
+
+    @property
+    def pico(self) -> int:
+        """What it costs, rounded.
+
+        Raises:
+            InvalidAmount: The charge is beyond any amount.
+        """
+        return rounded(self.product)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every class has a price."""
+        return all(price is not None for _, price in self.lines.values())
 
 
 class PriceChange(NamedTuple):
@@ -205,37 +201,12 @@ def unit_price(prices: Mapping[str, str], usage_class: str) -> str | None:
     return None
 
 
-def charge(usage: Usage, prices: Mapping[str, str]) -> int:
-    """Recompute the charge in pico from the unit prices that an event carries.
-
-    Slow and plain, to check the fast way by. Rounded once, half to even.
-
-    Raises:
-        PriceMissing: A used class has no price among them; there is no fall-back here.
-        InvalidAmount: The charge is beyond any amount.
-    """
-    total = 0
-    for name in CLASSES:
-        quantity = getattr(usage, name)
-        if quantity:
-            if name not in prices:
-                raise PriceMissing(name)
-            total += quantity * parse_pico(prices[name])
-    return _rounded(total)
-
-
-def _rounded(total: int) -> int:
-    pico = divide_round_half_even(total, UNITS_PER_PRICE)
-    if pico >= PICO_LIMIT:
-        raise InvalidAmount("The charge is beyond any amount.")
-    return pico
-
-
 class _Plan(NamedTuple):
     pico: tuple[int, ...]
-    """Per million units, in the order of the used classes."""
-    prices: Prices
-    """The same as text, by class."""
+    """Per million units, in the order of the used classes; 0 where there is no price."""
+    prices: tuple[str | None, ...]
+    """The same as text."""
+    is_whole: bool
 
 
 class _Rates:
@@ -245,15 +216,11 @@ class _Rates:
         self.prices = prices
         self.plans: dict[tuple[str, ...], _Plan] = {}
 
-    def plan(self, used: tuple[str, ...]) -> _Plan | None:
-        """Find the prices of the used classes; None means that one has none."""
-        prices: Prices = {}
-        for name in used:
-            text = unit_price(self.prices, name)
-            if text is None:
-                return None
-            prices[name] = text
-        plan = _Plan(tuple(map(parse_pico, prices.values())), prices)
+    def plan(self, used: tuple[str, ...]) -> _Plan:
+        """Find the prices of the used classes."""
+        texts = tuple(unit_price(self.prices, name) for name in used)
+        pico = tuple(0 if text is None else parse_pico(text) for text in texts)
+        plan = _Plan(pico, texts, None not in texts)
         if len(self.plans) < _PLANS_MAX:
             self.plans[used] = plan
         return plan
@@ -305,7 +272,7 @@ _FOUND_MAX = 4_096
 class PriceBook:
     """A card made fast: names resolved once, prices as integers, each model compiled when used.
 
-    Built once per card version. ``quote`` agrees with ``charge`` to the last pico.
+    Built once per card version. ``quote`` agrees with ``lines.charge_of`` to the last pico.
     """
 
     def __init__(self, card: RateCard) -> None:
@@ -332,11 +299,8 @@ class PriceBook:
     ) -> Quote | None:
         """Price a usage rendered ``at`` an instant; None: at no particular time of day.
 
-        None means unpriced: the card knows no such model, no such condition of it then, or no
-        price of a class that was used.
-
-        Raises:
-            InvalidAmount: The charge is beyond any amount.
+        Classes without a price are in the lines without one. None: the card knows no such model,
+        or no such condition of it then.
         """
         rates = self._rates(model, condition or None, at)
         return None if rates is None else _quote(rates, usage)
@@ -346,28 +310,16 @@ class PriceBook:
         model: str,
         usages: Sequence[Usage],
         condition: str | None = None,
-        at: Instant | None = None,
+        ats: Sequence[Instant] = (),
     ) -> list[Quote] | None:
-        """Price several usages of one model; None: one of them at least is unpriced.
-
-        Raises:
-            InvalidAmount: A charge is beyond any amount.
-        """
-        rates = self._rates(model, condition or None, at)
-        if rates is None:
-            return None
-        found = []
-        for usage in usages:
-            quote = _quote(rates, usage)
-            if quote is None:
+        """Price several usages of one model; None: a price of one of them at least is lacking."""
+        quotes: list[Quote] = []
+        for usage, at in zip_longest(usages, ats):
+            quote = self.quote(model, usage, condition, at)
+            if quote is None or not quote.is_whole:
                 return None
-            found.append(quote)
-        return found
-
-    def per_request(self, model: str, condition: str | None = None) -> bool:
-        """Say whether the call itself has a price, so that its usage must hold ``requests=1``."""
-        terms = self.terms(model, condition)
-        return terms is not None and "requests" in terms.prices
+            quotes.append(quote)
+        return quotes
 
     def _rates(self, model: str, condition: str | None, at: Instant | None) -> _Priced | None:
         found = self._found.get((model, condition)) or self._find(model, condition)
@@ -420,7 +372,7 @@ def _minute(text: str) -> int:
     return int(hour) * 60 + int(minute)
 
 
-def _quote(priced: _Priced, usage: Usage) -> Quote | None:
+def _quote(priced: _Priced, usage: Usage) -> Quote:
     compiled, priced_as, by_time = priced
     quantities = msgspec.structs.astuple(usage)
     rates = compiled[0][1]
@@ -428,10 +380,9 @@ def _quote(priced: _Priced, usage: Usage) -> Quote | None:
         rates = _rates_at(compiled, sum(quantities[:_INPUTS]))
     used = tuple(compress(CLASSES, quantities))
     plan = rates.plans.get(used) or rates.plan(used)
-    if plan is None:
-        return None
-    total = sum(map(mul, plan.pico, filter(None, quantities)))
-    return Quote(_rounded(total), plan.prices.copy(), priced_as, by_time)
+    units = tuple(filter(None, quantities))
+    lines = dict(zip(used, zip(units, plan.prices, strict=True), strict=True))
+    return Quote(sum(map(mul, plan.pico, units)), lines, priced_as, by_time)
 
 
 def _rates_at(compiled: _Compiled, context: int) -> _Rates:

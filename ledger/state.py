@@ -16,8 +16,8 @@ from ledger.codec import Recorded, chain
 from ledger.errors import LedgerCorrupt
 from ledger.ids import AccountId, KeyId, request_hash
 from ledger.limits import Counter, Limit, claim, compile_rules, forget_dropped
+from ledger.lines import lack_price, tokens_of
 from ledger.money import parse_pico
-from ledger.usage import Usage, tokens
 
 OVERDRAFT_LOT = 0
 OVERDRAFT_UNLIMITED = "unlimited"
@@ -53,6 +53,8 @@ class Account(msgspec.Struct):
     opened_at: Instant
     status: str = "open"
     """open, suspended or closed."""
+    ended_at: Instant | None = None
+    """Since when it is suspended or closed; None: it is open."""
     pays_with: tuple[str, ...] = ("USD",)
     rate_card: str = "standard"
     overdraft: dict[str, str] = {}
@@ -113,6 +115,8 @@ class Key(msgspec.Struct):
     default_character: str = ""
     expires_at: Instant | None = None
     revoked_at: Instant | None = None
+    suspended_at: Instant | None = None
+    """Since when it is suspended; None: it is not."""
     rate_card: str = ""
     rules: tuple[e.LimitRule, ...] = ()
     limits: Mapping[str, Limit] = {}
@@ -125,6 +129,12 @@ class Key(msgspec.Struct):
     """Id of the key that made it; empty: no key did."""
     version: int = 0
     """How often the key's own terms changed: its ETag."""
+
+    def ended_at(self, at: Instant) -> Instant | None:
+        """Return since when the key does not work, as of an instant; None: it works."""
+        expired_at = None if self.expires_at is None or at < self.expires_at else self.expires_at
+        ends = (self.revoked_at, self.suspended_at, expired_at)
+        return min((end for end in ends if end is not None), default=None)
 
 
 class Hold(msgspec.Struct):
@@ -188,26 +198,38 @@ def by_asset(account: Account, parts: list[tuple[int, int]], asset: str) -> dict
     return sums
 
 
-def quantity_of(limit: Limit, usage: Usage, spent: dict[str, int]) -> int:
-    """Tell how much a request counts for against a limit: a number, tokens, or pico."""
-    return quantity_of_all(limit, 1, (usage,), spent)
+def quantity_of(limit: Limit, tokens: int, spent: dict[str, int]) -> int:
+    """Return how much a request counts for against a limit: a number, tokens, or pico."""
+    return quantity_of_all(limit, 1, tokens, spent)
 
 
-def quantity_of_all(
-    limit: Limit, requests: int, usages: Sequence[Usage], spent: dict[str, int]
-) -> int:
-    """Tell how much requests count for together, by all they used and all they spent."""
+def quantity_of_all(limit: Limit, requests: int, tokens: int, spent: dict[str, int]) -> int:
+    """Return how much requests count for together, by all they used and all they spent."""
     match limit.kind:
         case "requests":
             return requests
         case "tokens":
-            return sum(map(tokens, usages))
+            return tokens
         case "spend":
             if not limit.assets:
                 return sum(spent.values())
             return sum(spent.get(asset, 0) for asset in limit.assets)
         case _:
             return 0
+
+
+def is_unpriced(body: e.RequestRecorded | e.RequestSettled) -> bool:
+    """Tell whether something of a request has no price yet."""
+    if not body.charge or lack_price(body.lines):
+        return True
+    return any(lack_price(other.lines) for other in body.others)
+
+
+def tokens_used(body: Metered) -> int:
+    """Count the tokens of a request, those of other models included."""
+    if isinstance(body, e.RequestReserved) or not body.others:
+        return tokens_of(body.lines)
+    return tokens_of(body.lines) + sum(tokens_of(other.lines) for other in body.others)
 
 
 def evolve(state: LaneState, envelope: e.Envelope, body: e.AnyEvent) -> None:
@@ -307,14 +329,14 @@ def change_together(
     that their sums change the state as they do one after another. ``at`` is the last one's.
     """
     body = bodies[0]
-    usages = [each.usage for each in bodies]
+    tokens = sum(map(tokens_used, bodies))
     if len(bodies) == 1:
         spent = _spend(account, body)
     else:
         pico = sum([parse_pico(each.charge) for each in bodies])
         spent = _spend_sum(account, {lot for each in bodies for lot in each.lots}, body.asset, pico)
     about = (body.category, body.model)
-    _count(account, key, *about, requests=len(bodies), usages=usages, spent=spent, at=at)
+    _count(account, key, *about, requests=len(bodies), tokens=tokens, spent=spent, at=at)
     return spent
 
 
@@ -328,12 +350,12 @@ def change_by_sums(
     lots: Collection[int],
     requests: int,
     pico: int,
-    usage: Usage,
+    tokens: int,
     at: Instant,
 ) -> dict[str, int]:
     """Do what ``change_together`` does, for who has summed charges and usage already."""
     spent = _spend_sum(account, lots, asset, pico)
-    _count(account, key, category, model, requests=requests, usages=(usage,), spent=spent, at=at)
+    _count(account, key, category, model, requests=requests, tokens=tokens, spent=spent, at=at)
     return spent
 
 
@@ -395,11 +417,12 @@ def _account(account: Account, body: AccountEvent, at: Instant) -> None:  # noqa
             account.limits = compile_rules(body.limits)
             forget_dropped(account.counters, account.limits, at)
         case e.AccountSuspended():
-            account.status = "suspended"
+            account.status, account.ended_at = "suspended", at
         case e.AccountResumed():
-            account.status = "open"
+            account.status, account.ended_at = "open", None
         case e.AccountClosed():
-            account.status = "closed"
+            # Suspended before it was closed: it ended then.
+            account.status, account.ended_at = "closed", account.ended_at or at
         case e.MemberAdded() | e.MemberRoleChanged():
             account.members[body.member_id] = body.role
         case e.MemberRemoved():
@@ -478,9 +501,9 @@ def _key(account: Account, key: Key, body: KeyEvent, at: Instant) -> None:  # no
         case e.KeySettingsSet():
             key.settings = dict(body.settings)
         case e.KeySuspended():
-            key.status = "suspended"
+            key.status, key.suspended_at = "suspended", at
         case e.KeyResumed():
-            key.status = "active"
+            key.status, key.suspended_at = "active", None
         case e.KeyRotated():
             _rotated(key, body)
         case e.KeyRevoked():
@@ -601,7 +624,7 @@ def _count(
     model: str,
     *,
     requests: int,
-    usages: Sequence[Usage],
+    tokens: int,
     spent: dict[str, int],
     at: Instant,
 ) -> None:
@@ -611,7 +634,7 @@ def _count(
         for limit in subject.limits.values():
             if limit.narrow and not limit.covers(category, model):
                 continue
-            quantity = quantity_of_all(limit, requests, usages, spent)
+            quantity = quantity_of_all(limit, requests, tokens, spent)
             if quantity:
                 _add_used(subject.counters, limit, quantity, at, model)
     if key is not None:
@@ -627,7 +650,7 @@ def _count_rated(
             continue
         for limit in subject.limits.values():
             if limit.kind == "spend" and limit.covers(body.category, body.model):
-                quantity = quantity_of(limit, body.usage, spent)
+                quantity = quantity_of(limit, tokens_used(body), spent)
                 if quantity:
                     _add_used(subject.counters, limit, quantity, at, body.model)
 
@@ -685,7 +708,7 @@ def _hold(
         for limit in subject.limits.values():
             if not limit.covers(body.category, body.model):
                 continue
-            quantity = quantity_of(limit, body.usage, spent)
+            quantity = quantity_of(limit, tokens_used(body), spent)
             if quantity:
                 counters, name = subject.counters, limit.limit_id
                 if limit.each_model:
@@ -753,7 +776,7 @@ def _settled(
             continue
         for limit in subject.limits.values():
             if limit.covers(body.category, body.model):
-                quantity = quantity_of(limit, body.usage, spent)
+                quantity = quantity_of(limit, tokens_used(body), spent)
                 if quantity:
                     now = envelope.recorded_at
                     _add_settled(subject.counters, limit, quantity, at, now, body.model)

@@ -11,12 +11,11 @@ from uuid import UUID
 
 from psycopg import AsyncConnection, Connection
 
-from ledger.arrays import Byteas, Instants, Int2s, Int4s, Int8s, Texts, Uuids
+from ledger.arrays import Byteas, Instants, Int4s, Int8s, Texts, Uuids
 from ledger.clock import Instant
-from ledger.codec import Recorded, decode
+from ledger.codec import Recorded, decode, label
 from ledger.events import Envelope
 from ledger.ids import AccountId, KeyId
-from ledger.money import parse_pico
 
 NO_KEY = UUID(int=0)
 GAP_MAX = 2**31 - 1
@@ -44,11 +43,11 @@ INSERT_REPLY: LiteralString = (
 )
 INSERT_EVENTS: LiteralString = (
     "INSERT INTO events (lane, lane_seq, recorded_at, occurred_at, version, type, gap,"
-    " schema_version, account_id, key_id, hash, amount, payload)"
+    " account_id, key_id, hash, payload)"
     " SELECT %s, e.seq, e.recorded_at, e.occurred_at, e.version, e.type::event_type, e.gap,"
-    " e.schema_version, e.account_id, e.key_id, e.hash, e.amount::numeric, e.payload::json"
-    " FROM unnest(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s) AS e(seq, recorded_at,"
-    " occurred_at, version, type, gap, schema_version, account_id, key_id, hash, amount, payload)"
+    " e.account_id, e.key_id, e.hash, e.payload::json"
+    " FROM unnest(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s) AS e(seq, recorded_at,"
+    " occurred_at, version, type, gap, account_id, key_id, hash, payload)"
 )
 INSERT_REQUESTS: LiteralString = (
     "INSERT INTO request_ids (lane, request_hash, lane_seq, last_seq)"
@@ -60,6 +59,17 @@ CLOSE_REQUESTS: LiteralString = (
     "INSERT INTO request_ids (lane, request_hash, lane_seq, last_seq)"
     " SELECT %s, r.* FROM unnest(%s, %s, %s) AS r(hash, seq, last)"
     " ON CONFLICT ON CONSTRAINT request_id_charges_once DO UPDATE SET last_seq = EXCLUDED.last_seq"
+)
+INSERT_REPORTS: LiteralString = (
+    "INSERT INTO provider_reports (lane, request_hash, account_id, recorded_at,"
+    " provider_request_id, report) SELECT %s, r.* FROM unnest(%s, %s, %s, %s, %s)"
+    " AS r(request_hash, account_id, recorded_at, provider_request_id, report)"
+    " ON CONFLICT ON CONSTRAINT request_has_one_report DO NOTHING"
+)
+INSERT_NOTES: LiteralString = (
+    "INSERT INTO request_notes (lane, request_hash, account_id, salt, metadata, end_user)"
+    " SELECT %s, n.* FROM unnest(%s, %s, %s, %s, %s)"
+    " AS n(request_hash, account_id, salt, metadata, end_user)"
 )
 SAVE_ACCOUNT_HEADS: LiteralString = (
     "INSERT INTO account_heads (lane, account_id, version, last_seq, hash)"
@@ -73,12 +83,12 @@ LOAD_ACCOUNT_HEADS: LiteralString = (
 )
 FIND_EVENTS: LiteralString = (
     "SELECT lane, lane_seq, account_id, version, recorded_at, occurred_at, key_id, type::text,"
-    " schema_version, payload::text, hash, amount, gap FROM events"
+    " payload::text, hash, gap FROM events"
     " WHERE lane = %s AND lane_seq = ANY(%s)"
 )
 BETWEEN: LiteralString = (
     "SELECT lane, lane_seq, account_id, version, recorded_at, occurred_at, key_id, type::text,"
-    " schema_version, payload::text, hash, amount, gap FROM events"
+    " payload::text, hash, gap FROM events"
     " WHERE lane = %s AND lane_seq > %s AND lane_seq <= %s"
 )
 """Events of a lane between two positions, in no order yet."""
@@ -125,8 +135,6 @@ class Stored(NamedTuple):
 
     recorded: Recorded
     type: str
-    schema_version: int
-    amount: int | None
     gap: int
 
 
@@ -137,7 +145,7 @@ def stored(row: Sequence[Any]) -> Stored:
         LedgerCorrupt: Its type, version or payload cannot be read.
     """
     lane, seq, account, version, recorded_at, occurred_at, key, *rest = row
-    tag, schema_version, payload, hashed, amount, gap = rest
+    tag, payload, hashed, gap = rest
     envelope = Envelope(
         lane,
         seq,
@@ -148,20 +156,9 @@ def stored(row: Sequence[Any]) -> Stored:
         None if key == NO_KEY else KeyId(key),
     )
     raw = payload.encode()
-    body = decode(tag, schema_version, raw)
+    body = decode(tag, raw)
     recorded = Recorded(envelope, body, raw, bytes(hashed))
-    return Stored(recorded, tag, schema_version, None if amount is None else int(amount), gap)
-
-
-def amount_of(body: Any) -> int | None:  # noqa: ANN401
-    """Derive the typed amount of an event from its payload, in pico."""
-    text = getattr(body, "charge", None) or getattr(body, "amount", None)
-    return parse_pico(text) if text else None
-
-
-def _amount_text(body: Any) -> str | None:  # noqa: ANN401
-    pico = amount_of(body)
-    return None if pico is None else str(pico)
+    return Stored(recorded, tag, gap)
 
 
 def insert_events(lane: int, events: Sequence[Recorded], gaps: Iterable[int]) -> Statement:
@@ -176,13 +173,11 @@ def insert_events(lane: int, events: Sequence[Recorded], gaps: Iterable[int]) ->
         Instants(recorded_ats),
         Instants(occurred_ats),
         Int8s(versions),
-        Texts([body.type for body in bodies]),
+        Texts(map(label, bodies)),
         Int4s(gaps),
-        Int2s([body.schema_version for body in bodies]),
         Uuids(account_ids),
         Uuids([key_id or NO_KEY for key_id in key_ids]),
         Byteas(hashes),
-        Texts([_amount_text(body) for body in bodies]),
         Texts(payloads),
     )
 

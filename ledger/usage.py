@@ -99,6 +99,11 @@ _INPUTS = slice(len(INPUT_TOKENS))
 _OUTPUTS = slice(len(INPUT_TOKENS), len(INPUT_TOKENS) + len(OUTPUT_TOKENS))
 
 
+def column_of(usage_class: str) -> str:
+    """Name the column that sums a class: its own name, but beside a number of requests."""
+    return "units" if usage_class == "requests" else usage_class
+
+
 class InvalidUsage(ValueError):
     """The usage is not a set of whole quantities that add up."""
 

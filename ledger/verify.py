@@ -25,9 +25,17 @@ from ledger import events as e
 from ledger.clock import from_microseconds
 from ledger.codec import GENESIS
 from ledger.errors import LedgerCorrupt
-from ledger.ids import OPERATOR_ACCOUNT, AccountId, lane_of_account, rating_id, request_hash
-from ledger.money import InvalidAmount
+from ledger.ids import (
+    OPERATOR_ACCOUNT,
+    AccountId,
+    KeyId,
+    lane_of_account,
+    rating_id,
+    request_hash,
+)
 from ledger.pricing import RateCard
+from ledger.ratecards import RateCards
+from ledger.recount import Recount
 from ledger.side_rows import SideRows
 
 CHUNK = 20_000
@@ -51,12 +59,11 @@ later and takes processors from other lanes."""
 
 SNAPSHOT: LiteralString = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 COPY_ROWS: LiteralString = (
-    "COPY (SELECT lane_seq, recorded_at, occurred_at, version, gap, schema_version, account_id,"
-    " key_id, hash, type, amount::text, payload FROM events"
+    "COPY (SELECT lane_seq, recorded_at, occurred_at, version, gap, account_id,"
+    " key_id, hash, type, payload FROM events"
     " WHERE lane = %s AND lane_seq > %s AND lane_seq <= %s ORDER BY lane_seq, recorded_at)"
     " TO STDOUT (FORMAT binary)"
 )
-COPY_ROWS_WITHOUT_AMOUNTS: LiteralString = COPY_ROWS.replace("amount", "NULL")
 HEADS: LiteralString = "SELECT lane, seq FROM lane_heads ORDER BY lane"
 BEYOND: LiteralString = (
     "SELECT lane_seq FROM events WHERE lane = %s AND lane_seq > %s ORDER BY lane_seq LIMIT %s"
@@ -75,13 +82,11 @@ RATE_CARDS: LiteralString = (
 )
 
 # Tuples of COPY: the number of fields, then each preceded by its length.
-HEAD = struct.Struct(">2x4xq4xq4xq4xq4xi4xh4x16s4x16si32si")
+HEAD = struct.Struct(">2x4xq4xq4xq4xq4xi4x16s4x16si32si")
 """All of a tuple up to its type: the fields of a ``Row`` in their order, the length of the hash
 before the hash, and the length of the type after it. Any other length of the hash than
 ``HASH_BYTES``, which only a hand can have stored, makes the rest meaningless."""
 HASH_BYTES = 32
-NO_AMOUNT = 8
-"""Bytes of a NULL amount and of the payload's length."""
 _BEFORE_HASH = struct.Struct(HEAD.format.removesuffix("32si"))
 _COPY_HEADER_BYTES = 19
 _COPY_END_BYTES = 2
@@ -103,12 +108,10 @@ class Row(NamedTuple):
     occurred_at: int
     version: int
     gap: int
-    schema_version: int
     account_id: bytes
     key_id: bytes
     hash: bytes
     type: bytes
-    amount: bytes | None
     payload: bytes
 
 
@@ -141,6 +144,10 @@ class LaneReport(msgspec.Struct, frozen=True, kw_only=True):
     findings: tuple[Finding, ...]
     more: int
     """Findings beyond those kept."""
+    charges: int = 0
+    """Requests whose cost was computed again from their usage and the pinned rate card."""
+    movements: int = 0
+    """Events whose lots were chosen again by the rules."""
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
@@ -159,6 +166,16 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         return sum(lane.events for lane in self.lanes)
 
     @property
+    def charges(self) -> int:
+        """How many requests were priced again."""
+        return sum(lane.charges for lane in self.lanes)
+
+    @property
+    def movements(self) -> int:
+        """How many movements of lots were decided again."""
+        return sum(lane.movements for lane in self.lanes)
+
+    @property
     def intact(self) -> bool:
         """Whether nothing was found."""
         return not any(lane.findings for lane in self.lanes)
@@ -168,17 +185,15 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read(
-    connection: psycopg.Connection[Any], lane: int, after: int, upto: int, *, amounts: bool = True
+    connection: psycopg.Connection[Any], lane: int, after: int, upto: int
 ) -> Iterator[Generator[bytes]]:
     """Give a lane's events in order of position, in chunks, whatever is missing of them.
 
     As tuples of binary COPY, which ``HEAD`` or ``row_of`` reads: most are only hashed. Each chunk
-    must be read to its end, or closed, before the connection is used for anything else. Without
-    ``amounts`` there is none in any: ``NO_AMOUNT`` bytes lie between type and payload.
+    must be read to its end, or closed, before the connection is used for anything else.
     """
-    query = COPY_ROWS if amounts else COPY_ROWS_WITHOUT_AMOUNTS
     for start in range(after, upto, CHUNK):
-        yield _copied(connection, query, (lane, start, min(start + CHUNK, upto)))
+        yield _copied(connection, COPY_ROWS, (lane, start, min(start + CHUNK, upto)))
 
 
 def _copied(
@@ -198,9 +213,8 @@ def row_of(raw: bytes) -> Row:
     if hash_bytes != HASH_BYTES:
         return _odd_row_of(raw)
     tag, place = _field(raw, HEAD.size, length)
-    amount, place = _field(raw, *_sized(raw, place))
     payload, _ = _field(raw, *_sized(raw, place))
-    return Row._make([*head, hashed, tag or b"", amount, payload or b""])
+    return Row._make([*head, hashed, tag or b"", payload or b""])
 
 
 def _odd_row_of(raw: bytes) -> Row:
@@ -208,11 +222,11 @@ def _odd_row_of(raw: bytes) -> Row:
     *head, length = _BEFORE_HASH.unpack_from(raw)
     hashed, place = _field(raw, _BEFORE_HASH.size, length)
     fields = []
-    for _ in range(3):
+    for _ in range(2):
         field, place = _field(raw, *_sized(raw, place))
         fields.append(field)
-    tag, amount, payload = fields
-    return Row._make([*head, hashed or b"", tag or b"", amount, payload or b""])
+    tag, payload = fields
+    return Row._make([*head, hashed or b"", tag or b"", payload or b""])
 
 
 def _sized(raw: bytes, place: int) -> tuple[int, int]:
@@ -227,12 +241,12 @@ def _field(raw: bytes, start: int, length: int) -> tuple[bytes | None, int]:
 
 def hash_of(lane: int, row: Row, previous: bytes) -> bytes:
     """Recompute an event's hash from its stored bytes; empty: no event can have such columns."""
-    seq, recorded_at, occurred_at, version, _, schema_version, account, key, _, name, _, raw = row
+    seq, recorded_at, occurred_at, version, _, account, key, _, name, raw = row
     recorded_at += _POSTGRES_EPOCH
     occurred_at += _POSTGRES_EPOCH
     try:
         packed = codec.pack_envelope(
-            lane, seq, account, version, recorded_at, occurred_at, key, schema_version, name
+            lane, seq, account, version, recorded_at, occurred_at, key, name
         )
     except struct.error:
         return b""
@@ -266,7 +280,7 @@ _START = _Place(0, 0, GENESIS)
 class _Walk:
     """One lane, from its first event on."""
 
-    def __init__(self, lane: int, lanes: int) -> None:
+    def __init__(self, lane: int, lanes: int, cards: RateCards) -> None:
         self.lane = lane
         self.lanes = lanes
         self.findings: list[Finding] = []
@@ -276,6 +290,7 @@ class _Walk:
         self.recorded_at: int | None = None
         self.chain = GENESIS
         self.places: dict[bytes, _Place] = {}
+        self.recount = Recount(cards)
         self.cards: dict[tuple[str, int], tuple[int, e.RateCardPublished]] = {}
 
     def find(
@@ -305,11 +320,24 @@ class _Walk:
             self._check_position(row)
             self._check_chain(row)
             body = self._read(row)
-            if body is not None:
-                self._check_body(row, body)
-                readable.append((row, body))
+            if body is None:
+                self.recount.lose(AccountId(UUID(bytes=row.account_id)))
+                continue
+            self._check_body(row, body)
+            self._count_again(row, body)
+            readable.append((row, body))
         self.events += len(rows)
         return readable
+
+    def _count_again(self, row: Row, body: e.AnyEvent) -> None:
+        try:
+            envelope = _envelope(self.lane, row)
+        except OverflowError:
+            self.recount.lose(AccountId(UUID(bytes=row.account_id)))
+            self.find(row.lane_seq, "instant_is_none", column="occurred_at", row=row)
+            return
+        for what, stored, expected in self.recount.take(envelope, body):
+            self.find(row.lane_seq, what, stored=stored, expected=expected, row=row)
 
     def _check_position(self, row: Row) -> None:
         seq, recorded_at = row.lane_seq, row.recorded_at
@@ -375,8 +403,8 @@ class _Walk:
 
     def _read(self, row: Row) -> e.AnyEvent | None:
         try:
-            return codec.decode(row.type.decode(), row.schema_version, row.payload)
-        except (LedgerCorrupt, KeyError) as error:  # KeyError: of no version there ever was
+            return codec.decode(row.type.decode(), row.payload)
+        except LedgerCorrupt as error:
             self.find(
                 row.lane_seq,
                 "payload_cannot_be_read",
@@ -390,7 +418,7 @@ class _Walk:
     def _check_body(self, row: Row, body: e.AnyEvent) -> None:
         seq = row.lane_seq
         # Bytes of an older schema version were canonical in theirs; today's struct writes others.
-        if row.schema_version == body.schema_version and codec.encode(body) != row.payload:
+        if row.type.decode() == codec.label(body) and codec.encode(body) != row.payload:
             self.find(
                 seq,
                 "payload_is_not_canonical",
@@ -399,24 +427,23 @@ class _Walk:
                 column="payload",
                 row=row,
             )
-        try:
-            pico = store.amount_of(body)
-        except InvalidAmount:
-            self.find(seq, "payload_cannot_be_read", stored="amount", column="payload", row=row)
-            return
-        expected = None if pico is None else str(pico)
-        stored = None if row.amount is None else row.amount.decode()
-        if expected != stored:
-            self.find(
-                seq,
-                "column_differs",
-                stored=stored,
-                expected=expected,
-                column="amount",
-                row=row,
-            )
         if isinstance(body, e.RateCardPublished):
             self.cards[body.card.name, body.card.version] = (seq, body)
+
+
+def _envelope(lane: int, row: Row) -> e.Envelope:
+    return e.Envelope(
+        lane,
+        row.lane_seq,
+        AccountId(UUID(bytes=row.account_id)),
+        row.version,
+        from_microseconds(since_1970(row.recorded_at)),
+        from_microseconds(since_1970(row.occurred_at)),
+        None if row.key_id == _NO_KEY else KeyId(UUID(bytes=row.key_id)),
+    )
+
+
+_NO_KEY = bytes(16)
 
 
 def _excerpt(payload: bytes) -> str:
@@ -523,7 +550,7 @@ def _taken(
     for found in connection.execute(store.FIND_EVENTS, (lane, seqs), binary=True):
         try:
             event = store.stored(found).recorded
-        except (LedgerCorrupt, KeyError):
+        except LedgerCorrupt:
             continue  # found already, at its position
         hashed = _opened(event.envelope.account_id, event.body)
         if hashed is not None:
@@ -622,6 +649,12 @@ def _check_cards(connection: psycopg.Connection[Any], walk: _Walk) -> None:
             walk.find(0, "rate_card_is_of_no_event", stored=f"{name}/{version}")
 
 
+def _cards(connection: psycopg.Connection[Any]) -> RateCards:
+    """Read every version: ``_check_cards`` holds them against their events."""
+    rows = connection.execute(RATE_CARDS, binary=True).fetchall()
+    return RateCards(msgspec.json.decode(row[6], type=RateCard) for row in rows)
+
+
 def verify_lane(url: str, role: str, lane: int, report: Progress) -> LaneReport:
     """Walk one lane in one snapshot."""
     info = database.conninfo(url, role, **SESSION)
@@ -629,7 +662,7 @@ def verify_lane(url: str, role: str, lane: int, report: Progress) -> LaneReport:
         arrays.register(connection)
         connection.execute(SNAPSHOT)
         head = store.read_head(connection, lane)
-        walk = _Walk(lane, database.lanes_of(connection))
+        walk = _Walk(lane, database.lanes_of(connection), _cards(connection))
         requests, beside = _Requests(walk), SideRows()
         for rows in read(connection, lane, 0, head.seq):
             readable = walk.take(list(map(row_of, rows)))
@@ -648,6 +681,8 @@ def verify_lane(url: str, role: str, lane: int, report: Progress) -> LaneReport:
         chain=walk.chain.hex(),
         findings=tuple(sorted(walk.findings, key=lambda finding: finding.seq)),
         more=walk.more,
+        charges=walk.recount.charges,
+        movements=walk.recount.movements,
     )
 
 

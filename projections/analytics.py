@@ -2,6 +2,8 @@
 
 from typing import LiteralString
 
+from projections.spend import TOKENS
+
 BY_DAY: LiteralString = (
     "SELECT day, asset, sum(amount) FROM spend WHERE lane = %(lane)s"
     " AND account_id = %(account)s AND day >= %(from)s AND day < %(to)s"
@@ -10,18 +12,14 @@ BY_DAY: LiteralString = (
 # A request that several assets paid has its tokens in one of the lines only.
 BY_MODEL: LiteralString = (
     "SELECT model, asset, sum(amount),"
-    " sum(input + cache_read + cache_write + cache_write_1h + audio_input + audio_cache_read"
-    " + image_input + image_cache_read + video_input + video_cache_read + output + reasoning"
-    " + audio_output + image_output + video_output)"
+    f" {TOKENS}"  # sql-ok: columns of spend
     " FROM spend WHERE lane = %(lane)s"
     " AND account_id = %(account)s AND day >= %(from)s AND day < %(to)s"
     " AND asset = ANY(%(assets)s) GROUP BY model, asset"
 )
 BY_KEY: LiteralString = (
     "SELECT key_id, asset, sum(amount),"
-    " sum(input + cache_read + cache_write + cache_write_1h + audio_input + audio_cache_read"
-    " + image_input + image_cache_read + video_input + video_cache_read + output + reasoning"
-    " + audio_output + image_output + video_output), max(integration)"
+    f" {TOKENS}, max(integration)"  # sql-ok: columns of spend
     " FROM spend"
     " WHERE lane = %(lane)s AND account_id = %(account)s AND day >= %(from)s AND day < %(to)s"
     " AND asset = ANY(%(assets)s) GROUP BY key_id, asset"

@@ -17,7 +17,7 @@ from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 
 from ledger import arrays, database, store
-from ledger.codec import Recorded, type_names
+from ledger.codec import Recorded, labels
 from projections import account_marks, limit_breaches
 from projections.base import Projection
 
@@ -201,7 +201,7 @@ async def _read(
 ) -> tuple[list[Recorded], _Unreadable | None]:
     """Read what a projection looks at, up to the first event that cannot be read."""
     sql = _feed(projection.takes)
-    cursor = await connection.execute(sql, (lane, *between, list(type_names)), binary=True)
+    cursor = await connection.execute(sql, (lane, *between, list(labels)), binary=True)
     events: list[Recorded] = []
     for row in await cursor.fetchall():
         try:

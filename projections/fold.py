@@ -22,10 +22,11 @@ from ledger.codec import Recorded
 from ledger.errors import LedgerCorrupt
 from ledger.ids import AccountId, KeyId
 from ledger.limits import Window
+from ledger.lines import Lines, lack_price
 from ledger.money import parse_pico
 from ledger.state import Account, Key, LaneState, advance_over, change, change_by_sums
 from ledger.store import Statement
-from ledger.usage import Usage
+from ledger.usage import Usage, tokens
 from projections import spend
 from projections.base import Projection
 
@@ -41,6 +42,8 @@ LINES_MAX = 20_000
 _SINCE = verify.since_1970(0)
 _EPOCH = from_microseconds(_SINCE)
 _DAY = 86_400_000_000
+_SIZE = 4
+"""Bytes of a payload's length, which lie before it."""
 _NEVER = 2**63
 _REQUESTS = (
     e.RequestRecorded,
@@ -50,8 +53,7 @@ _REQUESTS = (
     e.RequestExpired,
     e.RequestRefused,
 )
-_RECORDED = e.RequestRecorded.type.encode()
-_VERSION = e.RequestRecorded.schema_version
+_RECORDED = codec.label_of(e.RequestRecorded).encode()
 
 
 class _Recorded(msgspec.Struct, gc=False):
@@ -59,7 +61,8 @@ class _Recorded(msgspec.Struct, gc=False):
 
     integration: str
     model: str
-    usage: dict[str, int]
+    lines: Lines
+    others: tuple[msgspec.Raw, ...] = ()
     category: str = ""
     asset: str = ""
     charge: str = ""
@@ -196,10 +199,10 @@ class Fold:
         gathers = self._projection is None
         for raw in rows:
             # fmt: off
-            (seq, at, occurred_at, version, _, schema_version, account_id, key_id, _, hashed,
+            (seq, at, occurred_at, version, _, account_id, key_id, _, hashed,
              length) = _head_of(raw)
             # fmt: on
-            tag, payload = raw[start : start + length], raw[start + length + verify.NO_AMOUNT :]
+            tag, payload = raw[start : start + length], raw[start + length + _SIZE :]
             own = owns.get(account_id)
             before, previous = 0, codec.GENESIS
             if own is not None:
@@ -207,18 +210,17 @@ class Fold:
             if seq != state.seq + 1 or version != before + 1 or at <= self._last:
                 self._stop(state.seq + 1, f"is not in its place: version {version} stands at {seq}")
             packed = codec.pack_envelope(
-                lane, seq, account_id, version, at + _SINCE, occurred_at + _SINCE, key_id,
-                schema_version, tag,
+                lane, seq, account_id, version, at + _SINCE, occurred_at + _SINCE, key_id, tag,
             )  # fmt: skip
             if codec.event_hash(previous, packed, payload) != hashed:
                 self._stop(seq, "is not what its hash says")
             self._last = at
-            if gathers and own is not None and tag == _RECORDED and schema_version == _VERSION:
+            if gathers and own is not None and tag == _RECORDED:
                 try:
                     body = _recorded_of(payload)
                 except msgspec.MsgspecError as error:
                     self._stop(seq, f"cannot be read: {error}", error)
-                if body.charge and not body.parts:
+                if body.charge and not (body.parts or body.others or lack_price(body.lines)):
                     about = (
                         key_id, occurred_at // _DAY,
                         body.integration, body.model, body.category, body.asset, body.lots,
@@ -230,7 +232,7 @@ class Fold:
                     run.requests += 1
                     run.pico += parse_pico(body.charge)
                     used = run.usage
-                    for name, units in body.usage.items():
+                    for name, (units, _) in body.lines.items():
                         used[name] = used.get(name, 0) + units
                     account = own.account
                     account.version, account.hash, account.last_seq = version, hashed, seq
@@ -248,7 +250,7 @@ class Fold:
                 _instant(occurred_at),
                 None if about_key is store.NO_KEY else KeyId(about_key),
             )
-            folded = self._fold(own, envelope, tag, schema_version, payload=payload, hashed=hashed)
+            folded = self._fold(own, envelope, tag, payload=payload, hashed=hashed)
             changes.note(folded)
 
     def _fold(
@@ -256,7 +258,6 @@ class Fold:
         own: _Own | None,
         envelope: e.Envelope,
         tag: bytes,
-        schema_version: int,
         *,
         payload: bytes,
         hashed: bytes,
@@ -266,7 +267,7 @@ class Fold:
         account = own.account if own is not None else None
         key = state.keys.get(key_id) if key_id is not None else None
         try:
-            body = codec.decode(tag.decode(), schema_version, payload)
+            body = codec.decode(tag.decode(), payload)
             change(state, account, key, envelope, body)
         except (LedgerCorrupt, LookupError, AssertionError, ValueError) as error:
             self._cannot_be(envelope.lane_seq, error)
@@ -332,7 +333,7 @@ class Fold:
                     lots=lots,
                     requests=run.requests,
                     pico=run.pico,
-                    usage=Usage(**run.usage),
+                    tokens=tokens(Usage(**run.usage)),
                     at=_instant(run.last),
                 )
             except (LookupError, AssertionError, TypeError, ValueError) as error:

@@ -15,28 +15,30 @@ from ledger.store import Statement
 LOAD: LiteralString = (
     "SELECT key_id, account_id, name, dialect, created_at, updated_at, status, hint, scopes,"
     " allowed_models, default_character, expires_at, revoked_at, rate_card, limits::text,"
-    " settings::text, secrets::text, version, parent FROM keys WHERE lane = %s AND key_id = ANY(%s)"
+    " settings::text, secrets::text, version, parent, suspended_at FROM keys"
+    " WHERE lane = %s AND key_id = ANY(%s)"
 )
 SAVE: LiteralString = (
     "INSERT INTO keys (lane, key_id, account_id, created_at, updated_at, expires_at, revoked_at,"
     " name, dialect, status, hint, scopes, allowed_models, default_character, rate_card, limits,"
-    " settings, secrets, version, parent)"
+    " settings, secrets, version, parent, suspended_at)"
     " SELECT %s, k.key_id, k.account_id, k.created_at, k.updated_at, k.expires_at, k.revoked_at,"
     " k.name, k.dialect, k.status, k.hint, ARRAY(SELECT json_array_elements_text(k.scopes::json)),"
     " CASE WHEN k.allowed_models IS NOT NULL"
     " THEN ARRAY(SELECT json_array_elements_text(k.allowed_models::json)) END,"
     " k.default_character, k.rate_card, k.limits::json, k.settings::json, k.secrets::json,"
-    " k.version, k.parent"
-    " FROM unnest(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
+    " k.version, k.parent, k.suspended_at FROM unnest("
+    " %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
     " AS k(key_id, account_id, created_at, updated_at, expires_at, revoked_at, name, dialect,"
     " status, hint, scopes, allowed_models, default_character, rate_card, limits, settings,"
-    " secrets, version, parent)"
+    " secrets, version, parent, suspended_at)"
     " ON CONFLICT ON CONSTRAINT key_is_unique DO UPDATE SET updated_at = EXCLUDED.updated_at,"
     " expires_at = EXCLUDED.expires_at, revoked_at = EXCLUDED.revoked_at, name = EXCLUDED.name,"
     " status = EXCLUDED.status, hint = EXCLUDED.hint, scopes = EXCLUDED.scopes,"
     " allowed_models = EXCLUDED.allowed_models,"
     " default_character = EXCLUDED.default_character, limits = EXCLUDED.limits,"
-    " settings = EXCLUDED.settings, secrets = EXCLUDED.secrets, version = EXCLUDED.version"
+    " settings = EXCLUDED.settings, secrets = EXCLUDED.secrets, version = EXCLUDED.version,"
+    " suspended_at = EXCLUDED.suspended_at"
 )
 TABLES = ("keys",)
 
@@ -72,6 +74,7 @@ def _absorb(state: LaneState, rows: list[TupleRow]) -> None:
             secrets=_secrets.decode(row[16]),
             version=row[17],
             parent=row[18],
+            suspended_at=row[19],
         )
 
 
@@ -119,6 +122,7 @@ def save(lane: int, state: LaneState, changes: Changes) -> list[Statement]:
                 Texts(_json({str(n): end for n, end in key.secrets.items()}) for key in keys),
                 Int4s(key.version for key in keys),
                 Texts(key.parent for key in keys),
+                Instants(key.suspended_at for key in keys),
             ),
         )
     ]

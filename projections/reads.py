@@ -22,6 +22,8 @@ from ledger.errors import LedgerCorrupt
 from ledger.ids import AccountId, KeyId, lane_of_account
 from ledger.state import LaneState
 from ledger.store import Statement
+from ledger.usage import CLASSES
+from projections import spend
 
 # Side tables: what must never stand in an event.
 
@@ -103,25 +105,14 @@ BALANCES: LiteralString = (
 )
 # One statement for every grouping: what is not asked for is NULL in each row, hence one group.
 SPEND: LiteralString = (
-    "SELECT CASE WHEN %(day)s THEN day END AS by_day,"
+    "SELECT CASE WHEN %(day)s THEN day END AS by_day,"  # sql-ok: columns of spend
     " CASE WHEN %(integration)s THEN integration END AS by_integration,"
     " CASE WHEN %(model)s THEN model END AS by_model, CASE WHEN %(key)s THEN key_id END AS by_key,"
-    " asset, sum(requests), sum(unpriced), sum(amount), sum(units), sum(input), sum(cache_read),"
-    " sum(cache_write), sum(cache_write_1h), sum(audio_input), sum(audio_cache_read),"
-    " sum(image_input), sum(image_cache_read), sum(video_input), sum(video_cache_read),"
-    " sum(output), sum(reasoning), sum(audio_output), sum(image_output), sum(video_output),"
-    " sum(images), sum(characters), sum(seconds), sum(searches)"
+    f" asset, sum(requests), sum(unpriced), sum(amount), {spend.summed_each()}"
     " FROM spend WHERE lane = %(lane)s AND account_id = %(account)s"
     " AND (%(from)s::date IS NULL OR day >= %(from)s) AND (%(to)s::date IS NULL OR day < %(to)s)"
     " GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2, 3, 4, 5 LIMIT %(most)s"
 )
-SPEND_CLASSES = (
-    *("requests", "input", "cache_read", "cache_write", "cache_write_1h", "audio_input"),
-    *("audio_cache_read", "image_input", "image_cache_read", "video_input", "video_cache_read"),
-    *("output", "reasoning", "audio_output", "image_output", "video_output", "images"),
-    *("characters", "seconds", "searches"),
-)
-"""Usage classes of ``SPEND`` from its ninth column on; the class ``requests`` is ``units``."""
 
 
 def _usage_by(period: LiteralString) -> LiteralString:
@@ -140,12 +131,9 @@ def _usage_by(period: LiteralString) -> LiteralString:
         " ORDER BY newest.first DESC, k.key_id DESC LIMIT %(most)s)"
         " SELECT used.first, own.key_id, used.requests, used.prompt, used.completion"
         f" FROM own CROSS JOIN LATERAL (SELECT {period} AS first,"
-        " sum(s.requests)::int8 AS requests,"
-        " sum(s.input + s.cache_read + s.cache_write + s.cache_write_1h + s.audio_input"
-        " + s.audio_cache_read + s.image_input + s.image_cache_read + s.video_input"
-        " + s.video_cache_read)::int8 AS prompt,"
-        " sum(s.output + s.reasoning + s.audio_output + s.image_output + s.video_output)::int8"
-        " AS completion FROM spend s WHERE s.lane = %(lane)s AND s.account_id = %(account)s"
+        f" sum(s.requests)::int8 AS requests, {spend.PROMPT}::int8 AS prompt,"
+        f" {spend.COMPLETION}::int8 AS completion FROM spend s"
+        " WHERE s.lane = %(lane)s AND s.account_id = %(account)s"
         " AND s.key_id = own.key_id AND (%(from)s::date IS NULL OR s.day >= %(from)s)"
         " GROUP BY 1 ORDER BY 1 DESC LIMIT %(most)s) AS used"
         " ORDER BY used.first DESC, own.key_id DESC LIMIT %(most)s"
@@ -159,15 +147,15 @@ USAGE_BY_MONTH = _usage_by("date_trunc('month', s.day::timestamp)::date")
 ACCOUNT_EVENTS: LiteralString = (
     "WITH RECURSIVE chain AS ("
     " SELECT e.lane, e.lane_seq, e.account_id, e.version, e.recorded_at, e.occurred_at, e.key_id,"
-    " e.type::text AS type, e.schema_version, e.payload::text AS payload, e.hash, e.amount, e.gap,"
+    " e.type::text AS type, e.payload::text AS payload, e.hash, e.gap,"
     " 1 AS place FROM events e WHERE e.lane = %(lane)s AND e.lane_seq = %(start)s"
     " UNION ALL"
     " SELECT e.lane, e.lane_seq, e.account_id, e.version, e.recorded_at, e.occurred_at, e.key_id,"
-    " e.type::text, e.schema_version, e.payload::text, e.hash, e.amount, e.gap, chain.place + 1"
+    " e.type::text, e.payload::text, e.hash, e.gap, chain.place + 1"
     " FROM chain JOIN events e ON e.lane = %(lane)s AND e.lane_seq = chain.lane_seq - chain.gap"
     " WHERE chain.gap > 0 AND chain.place < %(most)s)"
     " SELECT lane, lane_seq, account_id, version, recorded_at, occurred_at, key_id, type,"
-    " schema_version, payload, hash, amount, gap FROM chain ORDER BY place"
+    " payload, hash, gap FROM chain ORDER BY place"
 )
 ACCOUNT_HEAD: LiteralString = (
     "SELECT last_seq, version FROM account_heads WHERE lane = %s AND account_id = %s"
@@ -219,6 +207,16 @@ VERIFY: LiteralString = (
     " JOIN keys k ON k.lane = s.lane AND k.key_id = s.key_id"
     " JOIN accounts a ON a.lane = s.lane AND a.account_id = s.account_id"
     " JOIN lane_heads h ON h.lane = s.lane WHERE s.secret_hash = ANY(%s) LIMIT 1"
+)
+
+REPORT: LiteralString = (
+    "SELECT provider_request_id, report FROM provider_reports WHERE lane = %s AND request_hash = %s"
+)
+NOTES: LiteralString = (
+    "SELECT metadata, end_user FROM request_notes WHERE lane = %s AND request_hash = %s"
+)
+FORGET_REPORTS: LiteralString = (
+    "DELETE FROM provider_reports WHERE lane = %s AND recorded_at < clock_timestamp() - %s"
 )
 
 # The service itself.
@@ -335,7 +333,7 @@ class UsageLine(NamedTuple):
 def spend_line(row: TupleRow) -> SpendLine:
     """Turn a row of ``SPEND`` into sums."""
     sums = map(int, row[8:])
-    usage = {name: units for name, units in zip(SPEND_CLASSES, sums, strict=True) if units}
+    usage = {name: units for name, units in zip(CLASSES, sums, strict=True) if units}
     day, integration, model, key_id, asset, requests, unpriced, amount = row[:8]
     counts = int(requests), int(unpriced), int(amount)
     return SpendLine(day, integration, model, key_id, asset, *counts, usage)

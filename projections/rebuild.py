@@ -269,7 +269,7 @@ def _no_collector() -> Iterator[None]:
 
 def _fold_to(connection: _CONNECTION, fold: Fold, seq: int, progress: Progress) -> None:
     with _no_collector():
-        for rows in verify.read(connection, fold.lane, fold.seq, seq, amounts=False):
+        for rows in verify.read(connection, fold.lane, fold.seq, seq):
             # An event that cannot be folded leaves the rest of its chunk unread.
             with closing(rows):
                 statements = fold.take(rows)

@@ -1,25 +1,24 @@
 """Spend per key, day, integration, model and asset: sums of events, and of nothing else.
 
 The day is the UTC day of ``occurred_at``. A request whose lots are of several assets counts once,
-with its tokens, in the asset its price is in, and adds amounts to each asset that paid.
+with its tokens, in the asset its price is in, and adds amounts to each asset that paid. What other
+models used inside a request stands in lines of theirs, which no request is counted in.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import date
 from functools import lru_cache
-from operator import add, sub
 from typing import LiteralString, NamedTuple
 from uuid import UUID
-
-from msgspec.structs import astuple
 
 from ledger import events as e
 from ledger.arrays import Array, Dates, Int8s, Texts, Uuids
 from ledger.batch import Changes, Load, Wanted
 from ledger.codec import Recorded
-from ledger.state import LaneState, parts_of
+from ledger.lines import Lines, product_of, split
+from ledger.state import Account, LaneState, is_unpriced, parts_of
 from ledger.store import NO_KEY, Statement
-from ledger.usage import CLASSES, Usage
+from ledger.usage import CLASSES, INPUT_TOKENS, OUTPUT_TOKENS, column_of
 
 TABLES = ("spend",)
 KINDS = (e.RequestRecorded, e.RequestSettled, e.RequestRated)
@@ -27,9 +26,24 @@ KINDS = (e.RequestRecorded, e.RequestSettled, e.RequestRated)
 UNPRICED = ""
 """Stands where the asset would: nothing has paid yet."""
 
-_COLUMNS: dict[str, LiteralString] = {name: name for name in CLASSES}
-_COLUMNS["requests"] = "units"
+COLUMNS: dict[str, LiteralString] = {name: column_of(name) for name in CLASSES}
+"""Usage class → its column. Whatever reads the table takes its classes from here."""
 _PLACES = {name: place for place, name in enumerate(CLASSES)}
+
+
+def summed(classes: Iterable[str], prefix: LiteralString = "") -> LiteralString:
+    """Write the sum of usage classes over rows, all in one: ``sum(input + cache_read …)``."""
+    return f"sum({' + '.join(prefix + COLUMNS[name] for name in classes)})"  # sql-ok: columns
+
+
+def summed_each(prefix: LiteralString = "") -> LiteralString:
+    """Write the sums of the usage classes over rows, one by one, in the order of ``CLASSES``."""
+    return ", ".join(f"sum({prefix}{column})::int8" for column in COLUMNS.values())  # sql-ok
+
+
+PROMPT: LiteralString = summed(INPUT_TOKENS)
+COMPLETION: LiteralString = summed(OUTPUT_TOKENS)
+TOKENS: LiteralString = summed((*INPUT_TOKENS, *OUTPUT_TOKENS))
 
 
 class Line(NamedTuple):
@@ -56,10 +70,10 @@ class Sums:
         self.usage = [0] * len(CLASSES)
         """In the order of ``CLASSES``."""
 
-    def add(self, usage: Usage) -> None:
-        """Count one request with its quantities."""
-        self.requests += 1
-        self.usage = list(map(add, self.usage, astuple(usage)))
+    def add(self, lines: Lines) -> None:
+        """Add quantities."""
+        for name, (units, _) in lines.items():
+            self.usage[_PLACES[name]] += units
 
     def add_all(self, requests: int, usage: Mapping[str, int]) -> None:
         """Count requests with what they used together, by class."""
@@ -67,10 +81,10 @@ class Sums:
         for name, units in usage.items():
             self.usage[_PLACES[name]] += units
 
-    def take_out(self, usage: Usage) -> None:
-        """Count one request the less."""
-        self.requests -= 1
-        self.usage = list(map(sub, self.usage, astuple(usage)))
+    def take_out(self, lines: Lines) -> None:
+        """Take quantities away."""
+        for name, (units, _) in lines.items():
+            self.usage[_PLACES[name]] -= units
 
 
 def sums_of(
@@ -100,20 +114,38 @@ def sums_of(
                 line = _line(event, body, envelope.occurred_at.date(), body.asset)
                 pair = lines[bare] = (line, _at(sums, line))
             line, found = pair
-            found.add(body.usage)
-            if not body.charge:
+            found.requests += 1
+            found.add(body.lines)
+            if not body.charge or is_unpriced(body):
                 found.unpriced += 1
+            _add_others(sums, line, body)
             _add_amounts(sums, line, found, body, state)
         elif isinstance(body, e.RequestRated):
-            day = body.recorded_on.date()
-            unpriced = _at(sums, _line(event, body, day, UNPRICED))
-            unpriced.take_out(body.usage)
-            unpriced.unpriced -= 1
-            line = _line(event, body, day, body.asset)
-            found = _at(sums, line)
-            found.add(body.usage)
-            _add_amounts(sums, line, found, body, state)
+            _add_rated(sums, event, body, state)
     return sums
+
+
+def _add_rated(
+    sums: dict[Line, Sums], event: Recorded, body: e.RequestRated, state: LaneState
+) -> None:
+    day = event.envelope.occurred_at.date()
+    line = _line(event, body, day, body.asset)
+    found = _at(sums, line)
+    if body.rest:
+        # Its quantities stand there already, beside what was priced at once.
+        found.unpriced -= 1
+    else:
+        waited = line._replace(asset=UNPRICED)
+        unpriced = _at(sums, waited)
+        unpriced.requests -= 1
+        unpriced.unpriced -= 1
+        unpriced.take_out(body.lines)
+        found.requests += 1
+        found.add(body.lines)
+        for other in body.others:
+            _at(sums, waited._replace(model=other.model)).take_out(other.lines)
+        _add_others(sums, line, body)
+    _add_amounts(sums, line, found, body, state)
 
 
 def add_together(
@@ -148,20 +180,49 @@ def _at(sums: dict[Line, Sums], line: Line) -> Sums:
     return found
 
 
+def _add_others(sums: dict[Line, Sums], line: Line, body: _Charged) -> None:
+    for other in body.others:
+        _at(sums, line._replace(model=other.model)).add(other.lines)
+
+
 def _add_amounts(
     sums: dict[Line, Sums], line: Line, found: Sums, body: _Charged, state: LaneState
 ) -> None:
     account = state.accounts[line.account_id]
+    if body.others:
+        _add_amounts_by_model(sums, line, body, account)
+        return
     for number, pico in parts_of(body):
         asset = account.asset_of(number) or line.asset
         paid = found if asset == line.asset else _at(sums, line._replace(asset=asset))
         paid.amount += pico
 
 
+def _add_amounts_by_model(
+    sums: dict[Line, Sums], line: Line, body: _Charged, account: Account
+) -> None:
+    """Share a charge among the models that made it; the lots pay for them in order."""
+    models = [line.model, *(other.model for other in body.others)]
+    weights = [product_of(lines) for lines in (body.lines, *(o.lines for o in body.others))]
+    parts = parts_of(body)
+    shares = split(sum(pico for _, pico in parts), weights)
+    paying = iter(parts)
+    number, left = next(paying, (0, 0))
+    for model, share in zip(models, shares, strict=True):
+        due = share
+        while due:
+            taken = min(due, left)
+            asset = account.asset_of(number) or line.asset
+            _at(sums, line._replace(model=model, asset=asset)).amount += taken
+            due, left = due - taken, left - taken
+            if not left:
+                number, left = next(paying, (0, due))
+
+
 @lru_cache(maxsize=256)
 def _statement(classes: tuple[str, ...]) -> LiteralString:
     """Write the upsert for the usage classes that occur, nearly always two or three."""
-    names = [_COLUMNS[name] for name in classes]
+    names = [COLUMNS[name] for name in classes]
     columns = ["account_id", "key_id", "day", "integration", "model", "asset", "requests"]
     columns += ["unpriced", "amount", *names]
     given = ", ".join(columns)

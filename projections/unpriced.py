@@ -5,7 +5,7 @@ from typing import LiteralString
 from ledger import events as e
 from ledger.arrays import Int8s, Texts, Uuids
 from ledger.batch import Changes, Load, Wanted
-from ledger.state import LaneState
+from ledger.state import LaneState, is_unpriced
 from ledger.store import NO_KEY, Statement
 
 INSERT: LiteralString = (
@@ -27,7 +27,7 @@ def save(lane: int, state: LaneState, changes: Changes) -> list[Statement]:  # n
     waiting = {
         event.envelope.lane_seq: (event.envelope, event.body)
         for event in changes.of(e.RequestRecorded, e.RequestSettled)
-        if isinstance(event.body, e.RequestRecorded | e.RequestSettled) and not event.body.charge
+        if isinstance(event.body, e.RequestRecorded | e.RequestSettled) and is_unpriced(event.body)
     }
     rated = [
         event.body.rated_seq

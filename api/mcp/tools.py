@@ -156,8 +156,8 @@ async def explain_charge(
         known, _ = await services.ledger.requests.find(client.account_id, asked.request_id)
     except NoSuchRequest as error:
         raise Failure(Kind.NOT_FOUND, "No such request.", error=error) from error
-    first = receipt(known.first)
-    last = first if known.last is None else receipt(known.last)
+    first = receipt(known.first, known.rated)
+    last = first if known.last is None else receipt(known.last, known.rated)
     usage = {} if last.usage is None else msgspec.structs.asdict(last.usage)
     return forms.Explanation(
         request_id=last.request_id,

@@ -7,7 +7,7 @@ written.
 import contextlib
 from collections.abc import Callable
 
-from api.operations.decisions import Sees, reserving, shown, within_amounts
+from api.operations.decisions import Sees, reserving, shown
 from ledger import accounts, keys, metering
 from ledger.batch import Command
 from ledger.clock import Instant
@@ -44,7 +44,8 @@ class Calls:
             keys.require_scope(key, scope)
             return [], None
 
-        await self._writer.submit_one(Command(account_id, decide, key_id=key_id, metered=True))
+        command = Command(account_id, decide, key_id=key_id, metered=True, secret=secret)
+        await self._writer.submit_one(command)
 
     async def note_failure(
         self, account_id: AccountId, key_id: KeyId, *, secret: int | None, model: str = ""
@@ -64,7 +65,9 @@ class Calls:
             keys.require_failures_left(key, at)
             raise RequestFailed
 
-        command = Command(account_id, decide, key_id=key_id, metered=True, model=model)
+        command = Command(
+            account_id, decide, key_id=key_id, metered=True, model=model, secret=secret
+        )
         with contextlib.suppress(RequestFailed):
             await self._writer.submit_one(command)
 
@@ -96,8 +99,7 @@ class Calls:
             key_id=key_id,
             request_id=reserve.request_id,
             metered=True,
-            model=reserve.model,
-            category=reserve.category,
+            request=reserve,
             also=also,
         )
         outcome = await self._writer.submit_one(command)
@@ -113,14 +115,18 @@ class Calls:
     ) -> None:
         """End what ``hold`` held: charge what was used, or give it back."""
 
-        @within_amounts
         def decide(facts: Facts, at: Instant) -> Made:
             if isinstance(ending, metering.Release):
                 return metering.release(facts, ending)
             return metering.settle(facts, ending, at=at)
 
         command = Command(
-            account_id, decide, key_id=key_id, request_id=ending.request_id, closes=True
+            account_id,
+            decide,
+            key_id=key_id,
+            request_id=ending.request_id,
+            closes=True,
+            request=ending if isinstance(ending, metering.Settle) else None,
         )
         await self._writer.submit_one(command)
 
@@ -170,4 +176,5 @@ def _has_price(
     book = cards.current(key.rate_card or account.rate_card, at)
     if book is None:
         return False
-    return book.quote(reserve.model, reserve.usage, reserve.condition or None) is not None
+    quote = book.quote(reserve.model, reserve.usage, reserve.condition or None, at)
+    return quote is not None and quote.is_whole

@@ -1,4 +1,4 @@
-"""What decisions about requests and calls share: costs beyond any amount, states shown on the way.
+"""What decisions about requests and calls share: states shown on the way.
 
 Nothing here decides; it stands around the functions of ``ledger.metering``, which do.
 """
@@ -8,10 +8,8 @@ from collections.abc import Callable
 from ledger import metering
 from ledger.clock import Instant
 from ledger.codec import Recorded
-from ledger.errors import InvalidField
 from ledger.ids import KeyId
 from ledger.metering import Facts, Made
-from ledger.money import InvalidAmount
 from ledger.state import Account, Key
 from ledger.store import Statement
 
@@ -22,22 +20,9 @@ Sees = Callable[[Account, Key, Instant], None]
 """Is shown the state that a request was admitted into."""
 
 
-def within_amounts(decide: Decide) -> Decide:
-    """Word it as a refusal of the usage where that costs more than any amount."""
-
-    def decided(facts: Facts, at: Instant) -> Made:
-        try:
-            return decide(facts, at)
-        except InvalidAmount as error:
-            raise InvalidField("usage", "costs more than any amount") from error
-
-    return decided
-
-
 def reserving(reserve: metering.Reserve, key_id: KeyId) -> Decide:
     """Give the decision to hold the worst case of a request."""
 
-    @within_amounts
     def decide(facts: Facts, at: Instant) -> Made:
         return metering.reserve(facts, reserve, key_id=key_id, at=at)
 

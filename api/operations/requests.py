@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Sequence
 from api import views
 from api.exchange import Position
 from api.operations.asked import Asked, Done, check_reason, idempotency
-from api.operations.decisions import Decide, Sees, reserving, shown, within_amounts
+from api.operations.decisions import Decide, Sees, reserving, shown
 from ledger import events as e
 from ledger import metering
 from ledger.batch import Command, Idempotency, Outcome
@@ -38,7 +38,6 @@ class Requests:
     ) -> Command:
         """Make the command that records a request in one step."""
 
-        @within_amounts
         def decide(facts: Facts, at: Instant) -> Made:
             return metering.record(facts, record, key_id=key_id, at=at)
 
@@ -49,10 +48,8 @@ class Requests:
             key_id=key_id,
             request_id=record.request_id,
             metered=True,
-            model=record.model,
-            category=record.category,
+            request=record,
             occurred_at=record.occurred_at,
-            record=record,
             idempotency=None if asked is None else _receipts(asked, account_id),
             also=also,
         )
@@ -108,8 +105,7 @@ class Requests:
             key_id=key_id,
             request_id=reserve.request_id,
             metered=True,
-            model=reserve.model,
-            category=reserve.category,
+            request=reserve,
             idempotency=None if asked is None else _receipts(asked, account_id),
         )
         return await self._submit(command)
@@ -123,12 +119,11 @@ class Requests:
     ) -> Done:
         """Charge a reserved request what it used."""
 
-        @within_amounts
         def decide(facts: Facts, at: Instant) -> Made:
             _require_same_key(facts, key_id)
             return metering.settle(facts, settle, at=at)
 
-        return await self._close(account_id, key_id, settle.request_id, decide, asked)
+        return await self._close(account_id, key_id, settle, decide, asked)
 
     async def release(
         self,
@@ -144,13 +139,13 @@ class Requests:
             _require_same_key(facts, key_id)
             return metering.release(facts, release)
 
-        return await self._close(account_id, key_id, release.request_id, decide, asked)
+        return await self._close(account_id, key_id, release, decide, asked)
 
     async def _close(
         self,
         account_id: AccountId,
         key_id: KeyId | None,
-        request_id: str,
+        ending: metering.Settle | metering.Release,
         decide: Decide,
         asked: Asked | None,
     ) -> Done:
@@ -158,8 +153,9 @@ class Requests:
             account_id,
             decide,
             key_id=key_id,
-            request_id=request_id,
+            request_id=ending.request_id,
             closes=True,
+            request=ending if isinstance(ending, metering.Settle) else None,
             idempotency=None if asked is None else _receipts(asked, account_id),
         )
         return await self._submit(command)
@@ -221,7 +217,8 @@ class Requests:
         if outcome.reply is not None:
             return Done(outcome.reply, position, replayed=True)
         assert outcome.replay is not None
-        return Done(views.receipt_bytes(outcome.replay), position, replayed=True)
+        receipt = views.receipt_bytes(outcome.replay, outcome.rated)
+        return Done(receipt, position, replayed=True)
 
 
 def _receipts(asked: Asked, account_id: AccountId) -> Idempotency | None:

@@ -396,7 +396,7 @@ async def get_request(ask: Ask[None]) -> Answer:
     if key is not None and known.first.envelope.key_id != key:
         raise NoSuchRequest
     view = views.RequestView(
-        first=views.receipt(known.first),
-        last=None if known.last is None else views.receipt(known.last),
+        first=views.receipt(known.first, known.rated if known.last is None else None),
+        last=None if known.last is None else views.receipt(known.last, known.rated),
     )
     return found_answer(view, position)

@@ -12,20 +12,17 @@ import pyarrow as pa
 
 from ledger.ids import format_id
 from ledger.money import decimal_of
+from ledger.usage import INPUT_TOKENS, OUTPUT_TOKENS
+from projections.spend import COLUMNS, summed_each
 
 AMOUNT = pa.decimal128(38, 12)
 GROUPS = ("account", "integration", "dialect", "model", "day", "key")
 """What spend can be summed by."""
 
-CLASSES = (
-    *("input", "cache_read", "cache_write", "cache_write_1h", "audio_input", "audio_cache_read"),
-    *("image_input", "image_cache_read", "video_input", "video_cache_read", "output"),
-    *("reasoning", "audio_output", "image_output", "video_output", "images", "characters"),
-    *("seconds", "searches", "units"),
-)
+CLASSES = tuple(COLUMNS.values())
 """Usage classes as columns; ``units`` are calls that are billed themselves."""
 
-TOKEN_CLASSES = CLASSES[: CLASSES.index("images")]
+TOKEN_CLASSES = (*INPUT_TOKENS, *OUTPUT_TOKENS)
 """Those that are tokens."""
 
 # One statement for every grouping: what is not asked for is NULL in each row, hence one group.
@@ -36,13 +33,7 @@ _SPEND: LiteralString = (
     " CASE WHEN %(dialect)s THEN coalesce(k.dialect, '') END,"
     " CASE WHEN %(model)s THEN s.model END, CASE WHEN %(day)s THEN s.day END,"
     " CASE WHEN %(key)s THEN s.key_id END, s.asset, sum(s.requests)::int8,"
-    " sum(s.unpriced)::int8, sum(s.amount), sum(s.input)::int8, sum(s.cache_read)::int8,"
-    " sum(s.cache_write)::int8, sum(s.cache_write_1h)::int8, sum(s.audio_input)::int8,"
-    " sum(s.audio_cache_read)::int8, sum(s.image_input)::int8, sum(s.image_cache_read)::int8,"
-    " sum(s.video_input)::int8, sum(s.video_cache_read)::int8, sum(s.output)::int8,"
-    " sum(s.reasoning)::int8, sum(s.audio_output)::int8, sum(s.image_output)::int8,"
-    " sum(s.video_output)::int8, sum(s.images)::int8, sum(s.characters)::int8,"
-    " sum(s.seconds)::int8, sum(s.searches)::int8, sum(s.units)::int8"
+    f" sum(s.unpriced)::int8, sum(s.amount), {summed_each('s.')}"  # sql-ok: columns of spend
     " FROM spend s LEFT JOIN keys k ON k.lane = s.lane AND k.key_id = s.key_id"
     " LEFT JOIN account_profiles p ON p.account_id = s.account_id"
     " WHERE (%(of_account)s::uuid IS NULL OR s.account_id = %(of_account)s)"
@@ -66,10 +57,10 @@ _BALANCES: LiteralString = (
 # From the events themselves: the roll-up knows days only. A request that was priced later counts
 # in the minute in which it happened, as it does in the roll-up's day.
 _MINUTES: LiteralString = (
-    "SELECT date_trunc('minute', CASE WHEN e.type = 'request_rated'"
-    " THEN (e.payload ->> 'recorded_on')::timestamptz ELSE e.occurred_at END),"
-    " coalesce(p.name, ''), e.payload ->> 'integration', e.payload ->> 'asset',"
-    " count(*) FILTER (WHERE e.type <> 'request_rated'), coalesce(sum(e.amount), 0)"
+    "SELECT date_trunc('minute', e.occurred_at),"
+    " coalesce(p.name, ''), e.payload ->> 'integration', coalesce(e.payload ->> 'asset', ''),"
+    " count(*) FILTER (WHERE e.type <> 'request_rated'),"
+    " coalesce(trunc(sum((e.payload ->> 'charge')::numeric * 1000000000000)), 0)"
     " FROM events e LEFT JOIN account_profiles p ON p.account_id = e.account_id"
     " WHERE e.type IN ('request_recorded', 'request_settled', 'request_rated')"
     " AND (%(of_account)s::uuid IS NULL OR e.account_id = %(of_account)s)"

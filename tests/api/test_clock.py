@@ -81,7 +81,11 @@ def test_a_price_is_in_force_by_the_ledgers_clock(played: Played) -> None:
     key: dict[str, Any] = world.key(world.account())
     starts = clock.format_instant(clock.now() + ahead)
     card = {"name": "standard", "asset": "USD", "effective_from": starts}
-    world.post("/rate-cards", {**card, "models": {"m": {"prices": {"input": "2", "cache_read": "0.1"}}}}, 201)
+    world.post(
+        "/rate-cards",
+        {**card, "models": {"m": {"prices": {"input": "2", "cache_read": "0.1"}}}},
+        201,
+    )
     assert world.record(key, "r1")["charge"]["amount"] == "0.001"
     played.turn(ahead + DAY)
     assert world.get("/rate-cards/standard")["version"] == 2

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -150,7 +151,7 @@ def test_an_unpriced_request_is_rated_once_when_its_price_comes(
             name="standard",
             version=1,
             asset="USD",
-            effective_from=clock.now(),
+            effective_from=clock.now() - timedelta(hours=1),
             models={"new": ModelPrice(prices={"input": "3"})},
         )
         await services.ledger.prices.publish(Asked("operator"), card)

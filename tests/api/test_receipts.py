@@ -12,7 +12,6 @@ from ledger import codec
 from ledger import events as e
 from ledger.clock import Instant, format_instant
 from ledger.ids import AccountId, KeyId
-from ledger.usage import Usage
 
 AT = datetime(2026, 11, 21, 2, 0, 0, 123456, tzinfo=UTC)
 ACCOUNT = AccountId(UUID("019363d0-c5a0-7b3f-9c0e-000000000001"))
@@ -20,9 +19,8 @@ KEY = KeyId(UUID("019363d0-c5a0-7b3f-9c0e-000000000002"))
 PRICED: dict[str, Any] = {
     "integration": "bot",
     "model": "m",
-    "usage": Usage(input=1000, output=5),
+    "lines": {"input": (1000, "1"), "output": (5, "2")},
     "card": "standard/1",
-    "prices": {"input": "1", "output": "2"},
     "asset": "USD",
 }
 
@@ -39,7 +37,13 @@ def receipt(body: e.AnyEvent, at: Instant = AT, occurred_at: Instant = AT) -> di
 def test_a_recorded_request_shows_charge_and_lots() -> None:
     """One lot pays all, or each its part; flags and times are the event's."""
     body = e.RequestRecorded(
-        request_id="r", charge="0.00101", lots=(4,), flags=("late",), category="chat", **PRICED
+        by="operator",
+        request_id="r",
+        charge="0.00101",
+        lots=(4,),
+        flags=("late",),
+        category="chat",
+        **PRICED,
     )
     assert receipt(body) == {
         "request_id": "r",
@@ -71,10 +75,16 @@ def test_a_recorded_request_shows_charge_and_lots() -> None:
 def test_an_unpriced_request_shows_no_charge() -> None:
     """Unknown is null, never zero; zero is written."""
     body = e.RequestRecorded(
-        request_id="r", integration="bot", model="m", usage=Usage(input=1), charge=""
+        by="operator",
+        request_id="r",
+        integration="bot",
+        model="m",
+        lines={"input": (1, None)},
+        charge="",
     )
     found = receipt(body)
     assert (found["charge"], found["rate_card"], found["lots"]) == (None, None, [])
+    assert found["unpriced"] == ["input"]
     free = receipt(msgspec.structs.replace(body, charge="0", asset="USD"))
     assert free["charge"] == {"amount": "0", "asset": "USD"}
 
@@ -83,7 +93,7 @@ def test_a_reservation_holds_and_a_settlement_charges() -> None:
     """What is held is no charge; when it runs out stands there."""
     until = AT + timedelta(seconds=600)
     held = receipt(
-        e.RequestReserved(request_id="r", held="2", lots=(1,), expires_at=until, **PRICED)
+        e.RequestReserved(by="key", request_id="r", held="2", lots=(1,), expires_at=until, **PRICED)
     )
     assert (held["status"], held["charge"]) == ("reserved", None)
     assert held["held"] == {"amount": "2", "asset": "USD"}
@@ -91,7 +101,13 @@ def test_a_reservation_holds_and_a_settlement_charges() -> None:
     assert held["expires_at"] == "2026-11-21T02:10:00.123456Z"
     settled = receipt(
         e.RequestSettled(
-            request_id="r", reserved_seq=5, charge="1", lots=(1,), flags=("estimated",), **PRICED
+            by="system",
+            request_id="r",
+            reserved_seq=5,
+            charge="1",
+            lots=(1,),
+            flags=("estimated",),
+            **PRICED,
         )
     )
     assert (settled["status"], settled["held"], settled["expires_at"]) == ("settled", None, None)
@@ -101,7 +117,7 @@ def test_a_reservation_holds_and_a_settlement_charges() -> None:
 @pytest.mark.parametrize(
     ("body", "status"),
     [
-        (e.RequestReleased(request_id="r", reserved_seq=5), "released"),
+        (e.RequestReleased(by="system", request_id="r", reserved_seq=5), "released"),
         (e.RequestExpired(request_id="r", reserved_seq=5), "expired"),
     ],
 )
@@ -124,7 +140,7 @@ def test_a_reservation_that_ended_shows_what_ended(body: e.AnyEvent, status: str
 )
 def test_times_are_written_as_everywhere(at: Instant) -> None:
     """With Z, and a fraction only where there is one: a replay gives the same bytes."""
-    body = e.RequestReleased(request_id="r", reserved_seq=5)
+    body = e.RequestReleased(by="system", request_id="r", reserved_seq=5)
     found = receipt(body, at, at - timedelta(hours=1))
     assert found["recorded_at"] == format_instant(at)
     assert found["occurred_at"] == format_instant(at - timedelta(hours=1))

@@ -39,7 +39,8 @@ def book(url: str) -> dict[str, list[Booked]]:
             found.setdefault(body["request_id"], [])
         elif name in {"settled", "released", "expired"}:
             charge, flags = body.get("charge", ""), tuple(body.get("flags", ()))
-            ended = Booked(name, body.get("usage", {}), charge, flags)
+            usage = {name: units for name, (units, _) in body.get("lines", {}).items()}
+            ended = Booked(name, usage, charge, flags)
             found[body["request_id"]].append(ended)
     return found
 

@@ -26,8 +26,9 @@ from ledger.errors import (
     ScopeIsDenied,
     SecretIsRetired,
 )
+from ledger.lines import charge_of
 from ledger.money import PICO_PER_UNIT
-from ledger.pricing import ConditionPrice, ModelPrice, charge
+from ledger.pricing import ConditionPrice, ModelPrice
 from ledger.ratecards import RateCards
 from ledger.usage import QUANTITY_MAX, Usage
 from tests.properties import core
@@ -64,18 +65,18 @@ def test_a_request_is_priced_charged_and_explained() -> None:
     usage = Usage(input=1_000, output=10)
     (made,) = world.do(core.record(A, K, "r1", usage, category="chat"))
     assert made == e.RequestRecorded(
+        by="operator",
         request_id="r1",
         integration="bot",
         model="mini",
-        usage=usage,
+        lines={"input": (1_000, "0.15"), "output": (10, "0.6")},
         category="chat",
         card="standard/1",
-        prices={"input": "0.15", "output": "0.6"},
         asset="USD",
         charge="0.000156",
         lots=(1,),
     )
-    assert charge(usage, made.prices) == 156_000_000
+    assert charge_of(made.lines) == 156_000_000
     assert balance(world) == PICO_PER_UNIT - 156_000_000
     assert world.state.keys[K].last_used_at == START + timedelta(microseconds=3)
 
@@ -244,7 +245,9 @@ def test_usage_from_outside_the_accepted_time_is_flagged(hours, flags) -> None:
         at += timedelta(seconds=1)
     (made,) = world.do(core.record(A, K, "r1", MILLION, occurred_at=at))
     assert made.flags == flags
-    assert world.log[-1].envelope.occurred_at == (at or world.log[-1].envelope.recorded_at)
+    envelope = world.log[-1].envelope
+    taken = envelope.recorded_at if at is None or "early" in flags else at
+    assert (envelope.occurred_at, made.told_at) == (taken, at if "early" in flags else None)
 
 
 def test_unpriced_usage_is_refused_or_recorded_as_the_account_says() -> None:
@@ -440,10 +443,8 @@ def test_a_price_that_comes_later_is_charged_once() -> None:
     (made,) = world.do(core.rate(A, K, unpriced))
     assert (made.charge, made.card) == ("0.2", "standard/2")
     assert (made.lots, made.parts) == ((1, 0), ("0.1", "0.1"))
-    assert (made.rated_seq, made.recorded_on) == (
-        unpriced.envelope.lane_seq,
-        unpriced.envelope.occurred_at,
-    )
+    assert made.rated_seq == unpriced.envelope.lane_seq
+    assert world.log[-1].envelope.occurred_at == unpriced.envelope.occurred_at
     assert world.do(core.rate(A, K, unpriced)) == []
     key = world.state.keys[K]
     assert sum(key.counters["requests/day"].used.values()) == 1
@@ -508,11 +509,13 @@ def test_a_refusal_is_written_with_its_numbers() -> None:
     world.do(core.record(A, K, "r1", MILLION))
     world.submit(core.record(A, K, "r2", MILLION, category="chat"))
     assert world.log[-1].body == e.RequestRefused(
+        by="operator",
         request_id="r2",
         integration="bot",
         model="mini",
         category="chat",
         reason="limit_is_reached",
+        usage={"input": 1_000_000},
         limit_id="spend/day",
         scope="key",
         ceiling="0.2",

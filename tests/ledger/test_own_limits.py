@@ -122,4 +122,4 @@ def test_its_bytes_are_frozen() -> None:
         b'{"kind":"spend","window":"rolling:3600","ceiling":"5","assets":["CAD"]},'
         b'{"kind":"spend","window":"rolling:3600","ceiling":"2","assets":["CAD"],"own":true}]}'
     )
-    assert decode(event.type, event.schema_version, encode(event)) == event
+    assert decode(event.type, encode(event)) == event

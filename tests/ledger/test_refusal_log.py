@@ -14,7 +14,7 @@ SECOND = timedelta(seconds=1)
 
 def refused(number: int, reason: str = "key_is_revoked") -> e.RequestRefused:
     """Make a refusal."""
-    return e.RequestRefused(request_id=f"r{number}", reason=reason)
+    return e.RequestRefused(by="key", request_id=f"r{number}", reason=reason, usage={"input": 2})
 
 
 def counts(log: RefusalLog, at) -> list[tuple[str, int]]:
@@ -28,7 +28,8 @@ def test_the_first_is_recorded_and_the_rest_of_a_second_counted() -> None:
     assert [log.admit(COMMAND, refused(n), START) for n in range(4)] == [True, False, False, False]
     assert log.admit(COMMAND, refused(9, "model_is_denied"), START)
     assert counts(log, START + SECOND / 2) == []
-    assert counts(log, START + SECOND) == [("r1", 3)]
+    (note,) = log.due(START + SECOND)
+    assert (note.event.request_id, note.times, note.event.usage) == ("r1", 3, {"input": 6})
     assert len(log) == 0
     assert log.admit(COMMAND, refused(5), START + SECOND)
 

@@ -18,9 +18,8 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.exceptions import MCPError
 
 from api.mcp.tools import TOOLS
+from ledger.lines import charge_of
 from ledger.money import parse_pico
-from ledger.pricing import charge
-from ledger.usage import Usage
 from tests.conftest import Served, settings_for
 
 KEYS = "/api/v1/auth/api-keys"
@@ -262,8 +261,10 @@ def test_a_charge_is_explained_to_the_last_digit(buyer: Buyer) -> None:
     units = {part["usage_class"]: part["units"] for part in found["parts"]}
     assert units["input"] + units.get("cache_read", 0) == usage["prompt_tokens"]
     assert units["output"] == usage["completion_tokens"]
-    prices = {part["usage_class"]: part["price_per_million"] for part in found["parts"]}
-    assert parse_pico(found["charge"]["amount"]) == charge(Usage(**units), prices)
+    lines = {
+        part["usage_class"]: (part["units"], part["price_per_million"]) for part in found["parts"]
+    }
+    assert parse_pico(found["charge"]["amount"]) == charge_of(lines)
     summed = sum(parse_pico(part["amount"]) for part in found["parts"])
     assert summed == parse_pico(found["charge"]["amount"])
     assert sum(parse_pico(lot["amount"]) for lot in found["lots"]) == summed

@@ -121,12 +121,11 @@ def tuples(log: list[Recorded]) -> Iterator[bytes]:
         )
         key = envelope.key_id or NO_KEY
         numbers = ((">q", envelope.lane_seq), (">q", at), (">q", occurred_at))
-        numbers += ((">q", envelope.version), (">i", 0), (">h", body.schema_version))
+        numbers += ((">q", envelope.version), (">i", 0))
         fields = [struct.pack(kind, number) for kind, number in numbers]
         fields += [envelope.account_id.bytes, key.bytes, hashed, body.type.encode()]
         written = b"".join(struct.pack(">i", len(field)) + field for field in fields)
-        amount = struct.pack(">i", -1)
-        yield b"\0\x0c" + written + amount + struct.pack(">i", len(payload)) + payload
+        yield b"\0\x0a" + written + struct.pack(">i", len(payload)) + payload
 
 
 def folded(log: list[Recorded], chunk: int) -> Fold:

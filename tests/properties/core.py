@@ -47,6 +47,7 @@ def a_card(
     asset: str = "USD",
     version: int = 1,
     effective_from: Instant = EARLIEST,
+    aliases: dict[str, str] | None = None,
 ) -> RateCard:
     """Make a rate card; by default one model, ``mini``."""
     prices = {"mini": PRICES} if models is None else models
@@ -56,6 +57,7 @@ def a_card(
         asset=asset,
         effective_from=effective_from,
         models={model: ModelPrice(prices=found) for model, found in prices.items()},
+        aliases=aliases or {},
     )
 
 
@@ -73,6 +75,11 @@ class Core:
 
     def submit(self, command: Command) -> Outcome | Refused:
         """Decide one command, after what ran out was recorded."""
+        (outcome,) = self.submit_all([command])
+        return outcome
+
+    def submit_all(self, commands: list[Command]) -> list[Outcome | Refused]:
+        """Decide commands in one batch, after what ran out was recorded."""
         state, at = self.state, self.at
         batch = Batch(0, state, self.cards, at)
         batch.known = self._known
@@ -82,7 +89,7 @@ class Core:
             list(state.accounts),
         )
         batch.append_suppressed(self._refusals.due(at))
-        batch.decide([command], self._refusals)
+        batch.decide(commands, self._refusals)
         self._refusals.keep()
         self.log += batch.changes.events
         for event in batch.changes.events:
@@ -91,9 +98,10 @@ class Core:
         for account in state.accounts.values():
             account.touched.clear()
             account.drained.clear()
-        ((_, outcome),) = batch.results
-        assert isinstance(outcome, Outcome | Refused)
-        return outcome
+        outcomes = {id(command): outcome for command, outcome in batch.results}
+        found = [outcomes[id(command)] for command in commands]
+        assert all(isinstance(outcome, Outcome | Refused) for outcome in found)
+        return found
 
     def do(self, command: Command) -> list[e.AnyEvent]:
         """Decide one command that must not be refused; give its events."""
@@ -192,6 +200,16 @@ def revoke(account: AccountId, key: KeyId) -> Command:
     return change(account, lambda facts, at: keys.revoke(facts.key, by="operator"), key)  # noqa: ARG005
 
 
+def suspend_key(account: AccountId, key: KeyId) -> Command:
+    """Suspend a key."""
+    return change(account, lambda facts, at: keys.suspend(facts.key, by="operator", at=at), key)
+
+
+def close(account: AccountId) -> Command:
+    """Close an account."""
+    return change(account, lambda facts, at: accounts.close(facts.account, by="operator"))  # noqa: ARG005
+
+
 def rotate(account: AccountId, key: KeyId, grace_seconds: int = 0) -> Command:
     """Give a key another secret."""
     grace = timedelta(seconds=grace_seconds)
@@ -231,10 +249,8 @@ def record(account: AccountId, key: KeyId, request_id: str, usage: Usage, **more
         key_id=key,
         request_id=request_id,
         metered=True,
-        model=asked.model,
-        category=asked.category,
+        request=asked,
         occurred_at=asked.occurred_at,
-        record=asked,
     )
 
 
@@ -247,8 +263,7 @@ def reserve(account: AccountId, key: KeyId, request_id: str, usage: Usage, **mor
         key_id=key,
         request_id=request_id,
         metered=True,
-        model=asked.model,
-        category=asked.category,
+        request=asked,
     )
 
 

@@ -11,8 +11,9 @@ from ledger import events as e
 from ledger import limits as rules
 from ledger.batch import Outcome
 from ledger.errors import CreditIsExhausted, LimitIsReached, Refused
+from ledger.lines import charge_of
 from ledger.money import format_pico, parse_pico
-from ledger.pricing import charge
+from ledger.pricing import PriceBook
 from ledger.usage import Usage
 from tests.properties import core
 from tests.properties.audit import (
@@ -164,7 +165,7 @@ class Ledger(RuleBasedStateMachine):
             assert outcome.used + outcome.pending + outcome.requested > outcome.ceiling
         else:
             assert outcome.requested > outcome.available
-            asked = charge(usage, PRICED_LATER[model])
+            asked = charge_of(PriceBook(a_card(PRICED_LATER)).quote(model, usage).lines)
             assert outcome.requested == asked
             account = self.core.state.accounts[A]
             now = max(self.core.at, self.core.state.last_recorded_at)

@@ -125,8 +125,8 @@ def _costs(body: Charged) -> Sequence[tuple[str, int, int, int]]:
     found = []
     left = parse_pico(body.charge)
     for name in CLASSES:
-        quantity = getattr(body.usage, name)
-        price = parse_pico(body.prices.get(name, "0"))
+        quantity, text = body.lines.get(name, (0, None))
+        price = parse_pico(text or "0")
         if quantity and price:
             cost = min(divide_round_half_even(quantity * price, MILLION), left)
             found.append((name, quantity, price, cost))

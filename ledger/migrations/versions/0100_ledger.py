@@ -86,18 +86,16 @@ CREATE TABLE events (
     type event_type NOT NULL,
     gap int4 NOT NULL,
     lane int2 NOT NULL,
-    schema_version int2 NOT NULL,
     account_id uuid NOT NULL,
     key_id uuid NOT NULL,
     hash bytea NOT NULL,
-    amount numeric(38,0),
     payload json NOT NULL,
     CONSTRAINT event_has_a_position CHECK (lane_seq > 0 AND version > 0)
 ) PARTITION BY RANGE (recorded_at);
 COMMENT ON COLUMN events.gap IS
     'Lane positions back to the account''s previous event; 0: none, or too far';
 COMMENT ON COLUMN events.key_id IS 'All zeros: about no key';
-COMMENT ON COLUMN events.amount IS 'Pico charged, granted or reduced, as the payload says';
+COMMENT ON COLUMN events.type IS 'Schema version 1 by the bare name, later ones as name@2 …';
 CREATE TABLE request_ids (
     lane_seq int8 NOT NULL,
     last_seq int8,
@@ -105,6 +103,29 @@ CREATE TABLE request_ids (
     request_hash bytea NOT NULL,
     CONSTRAINT request_id_charges_once PRIMARY KEY (lane, request_hash)
 ) WITH (fillfactor = 100);
+CREATE TABLE provider_reports (
+    recorded_at timestamptz NOT NULL,
+    account_id uuid NOT NULL,
+    lane int2 NOT NULL,
+    request_hash bytea NOT NULL,
+    provider_request_id text NOT NULL,
+    report text NOT NULL,
+    CONSTRAINT request_has_one_report PRIMARY KEY (lane, request_hash)
+);
+COMMENT ON TABLE provider_reports IS
+    'What providers reported of requests, as they did; the event holds its SHA-256';
+CREATE INDEX provider_reports_by_age ON provider_reports (lane, recorded_at);
+CREATE TABLE request_notes (
+    account_id uuid NOT NULL,
+    lane int2 NOT NULL,
+    request_hash bytea NOT NULL,
+    salt bytea NOT NULL,
+    metadata text NOT NULL,
+    end_user text NOT NULL,
+    CONSTRAINT request_has_one_note PRIMARY KEY (lane, request_hash)
+);
+COMMENT ON TABLE request_notes IS
+    'What callers noted of requests; the event holds digests, which mean nothing without the salt';
 CREATE TABLE idempotency_keys (
     lane int2 NOT NULL,
     key_hash bytea NOT NULL,
@@ -332,6 +353,7 @@ CREATE TABLE accounts (
     lane int2 NOT NULL,
     account_id uuid NOT NULL,
     opened_at timestamptz NOT NULL,
+    ended_at timestamptz,
     status text NOT NULL,
     pays_with text[] NOT NULL,
     rate_card text NOT NULL,
@@ -353,6 +375,7 @@ CREATE TABLE keys (
     updated_at timestamptz NOT NULL,
     expires_at timestamptz,
     revoked_at timestamptz,
+    suspended_at timestamptz,
     name text NOT NULL,
     dialect text NOT NULL,
     status text NOT NULL,
@@ -435,30 +458,11 @@ CREATE TABLE spend (
     asset text NOT NULL,
     requests int8 NOT NULL,
     unpriced int8 NOT NULL,
-    units int8 NOT NULL DEFAULT 0,
-    input int8 NOT NULL DEFAULT 0,
-    cache_read int8 NOT NULL DEFAULT 0,
-    cache_write int8 NOT NULL DEFAULT 0,
-    cache_write_1h int8 NOT NULL DEFAULT 0,
-    audio_input int8 NOT NULL DEFAULT 0,
-    audio_cache_read int8 NOT NULL DEFAULT 0,
-    image_input int8 NOT NULL DEFAULT 0,
-    image_cache_read int8 NOT NULL DEFAULT 0,
-    video_input int8 NOT NULL DEFAULT 0,
-    video_cache_read int8 NOT NULL DEFAULT 0,
-    output int8 NOT NULL DEFAULT 0,
-    reasoning int8 NOT NULL DEFAULT 0,
-    audio_output int8 NOT NULL DEFAULT 0,
-    image_output int8 NOT NULL DEFAULT 0,
-    video_output int8 NOT NULL DEFAULT 0,
-    images int8 NOT NULL DEFAULT 0,
-    characters int8 NOT NULL DEFAULT 0,
-    seconds int8 NOT NULL DEFAULT 0,
-    searches int8 NOT NULL DEFAULT 0,
     amount numeric(38,0) NOT NULL,
     CONSTRAINT spend_is_summed_once
         PRIMARY KEY (lane, account_id, key_id, day, integration, model, asset)
 ) WITH (fillfactor = 50);
+COMMENT ON TABLE spend IS 'And a column for each usage class: those there are now, made at start';
 CREATE TABLE unpriced_requests (
     lane_seq int8 NOT NULL,
     lane int2 NOT NULL,
@@ -590,7 +594,7 @@ GRANTS = """
 GRANT USAGE ON SCHEMA keyledger TO keyledger_app, keyledger_ro;
 GRANT SELECT ON ALL TABLES IN SCHEMA keyledger TO keyledger_app, keyledger_ro;
 REVOKE SELECT ON logins, refresh_tokens, key_secrets, wallets, attempts, characters,
-    character_scenarios, character_sessions, character_messages, gateway_resources
+    character_scenarios, character_sessions, character_messages, gateway_resources, request_notes
     FROM keyledger_ro;
 GRANT INSERT ON events, idempotency_keys, rate_cards TO keyledger_app;
 GRANT INSERT, UPDATE (last_seq) ON request_ids TO keyledger_app;
@@ -600,7 +604,8 @@ GRANT INSERT, UPDATE ON lane_heads, account_heads, database_facts, projection_ch
 GRANT INSERT, UPDATE, DELETE ON key_secrets, logins, refresh_tokens, reservations,
     unpriced_requests, limit_breaches TO keyledger_app;
 GRANT INSERT ON wallets TO keyledger_app;
-GRANT INSERT, DELETE ON wallet_tokens, account_marks TO keyledger_app;
+GRANT INSERT, DELETE ON wallet_tokens, account_marks, provider_reports, request_notes
+    TO keyledger_app;
 GRANT INSERT, UPDATE, DELETE ON attempts, characters, character_scenarios, character_shelves,
     character_chats, character_sessions, character_messages, gateway_resources, gateway_shelves,
     allowances TO keyledger_app;
