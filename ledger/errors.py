@@ -29,6 +29,17 @@ class Refused(LedgerError):
     """Lane position the refusal was decided at: state after that many events of the lane."""
     decided_at: Instant | None = None
     """The ledger's clock at that position; None: no lane decided it."""
+    room: int | None = None
+    """Tokens of an answer that would fit, where its length was left open; None: it was not."""
+    least: int = 0
+    """Tokens of the shortest answer that was worth it."""
+
+    def __str__(self) -> str:
+        """Return the message, and what would fit where that is known."""
+        text = super().__str__()
+        if self.room is None:
+            return text
+        return f"{text} An answer of {self.room} tokens would fit, and {self.least} are the least."
 
 
 class NoSuchAccount(Refused):

@@ -29,6 +29,7 @@ from ledger.errors import (
     RequestIdIsTaken,
     RequestIsClosed,
 )
+from ledger.fitting import Alike, dearest
 from ledger.ids import REQUEST_ID_MAX, KeyId
 from ledger.keys import require_model, require_no_secret, require_scope, require_usable
 from ledger.limits import left, require
@@ -152,6 +153,8 @@ class Reserve(msgspec.Struct, frozen=True, kw_only=True):
     condition: str = ""
     conditions: tuple[str, ...] = ()
     """Further price conditions that may come to hold: the dearest is held."""
+    alike: Alike = {}
+    """Classes as which the same units may be charged: the dearest is held."""
     scope: str = ""
     secret: int | None = None
     ttl_seconds: int = TTL_SECONDS_DEFAULT
@@ -667,7 +670,11 @@ def _dearest(book: PriceBook | None, command: Reserve, at: Instant) -> tuple[str
                 book is None or book.terms(model, condition) is None
             ):
                 continue
-            cost = cost_of(book, model, command.usage, (), condition, at)
+            usage = command.usage
+            if book is not None and command.alike:
+                prices = book.prices(model, usage, condition, at)
+                usage = dearest(prices, usage, command.alike)
+            cost = cost_of(book, model, usage, (), condition, at)
             if not cost.is_whole:
                 return model, condition, cost
             if found is None or cost.pico > found[2].pico:

@@ -25,7 +25,7 @@ from ledger.model_names import (
     check_match,
 )
 from ledger.money import InvalidAmount, format_pico, parse_asset, parse_pico
-from ledger.usage import CLASSES, INPUT_TOKENS, Usage
+from ledger.usage import CLASSES, Usage, context_tokens
 
 STANDARD_CARD = "standard"
 """Name of the card that prices keys and accounts which name no other."""
@@ -229,8 +229,6 @@ class _Rates:
 _PLANS_MAX = 256
 """Sets of used classes remembered per model: real ones are few, and callers must not fill us."""
 
-_INPUTS = len(INPUT_TOKENS)
-
 _Compiled = tuple[tuple[int, _Rates], ...]
 """Rates by the context they begin above, the longest first; the last begins above -1."""
 
@@ -305,6 +303,13 @@ class PriceBook:
         rates = self._rates(model, condition or None, at)
         return None if rates is None else _quote(rates, usage)
 
+    def prices(
+        self, model: str, usage: Usage, condition: str | None = None, at: Instant | None = None
+    ) -> Prices:
+        """Return all unit prices by which ``quote`` would price such a usage; none: unpriced."""
+        rates = self._rates(model, condition or None, at)
+        return {} if rates is None else _rates_of(rates.compiled, usage).prices
+
     def quotes(
         self,
         model: str,
@@ -375,14 +380,16 @@ def _minute(text: str) -> int:
 def _quote(priced: _Priced, usage: Usage) -> Quote:
     compiled, priced_as, by_time = priced
     quantities = msgspec.structs.astuple(usage)
-    rates = compiled[0][1]
-    if len(compiled) > 1:
-        rates = _rates_at(compiled, sum(quantities[:_INPUTS]))
+    rates = _rates_of(compiled, usage)
     used = tuple(compress(CLASSES, quantities))
     plan = rates.plans.get(used) or rates.plan(used)
     units = tuple(filter(None, quantities))
     lines = dict(zip(used, zip(units, plan.prices, strict=True), strict=True))
     return Quote(sum(map(mul, plan.pico, units)), lines, priced_as, by_time)
+
+
+def _rates_of(compiled: _Compiled, usage: Usage) -> _Rates:
+    return compiled[0][1] if len(compiled) == 1 else _rates_at(compiled, context_tokens(usage))
 
 
 def _rates_at(compiled: _Compiled, context: int) -> _Rates:

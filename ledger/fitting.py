@@ -1,0 +1,117 @@
+"""How much of an answer fits, and what a request costs at most. Pure: no clock, table or state.
+
+Where a caller leaves the length of an answer open, a reservation holds as much of it as credit and
+every limit leave room for, and the upstream is told that bound. What is held is the dearest that
+the request allows, so each unit is held as the dearest class that it may be charged as.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Generic, NamedTuple, TypeVar
+
+import msgspec
+
+from ledger.errors import CreditIsExhausted, LimitIsReached, Refused
+from ledger.money import parse_pico
+from ledger.pricing import Prices, unit_price
+from ledger.usage import Usage
+
+TOO_MUCH = (CreditIsExhausted, LimitIsReached)
+"""What says that less may fit."""
+
+Held = TypeVar("Held")
+
+
+class Open(NamedTuple):
+    """An answer whose length the caller leaves open. Tokens of one answer."""
+
+    most: int
+    """Longest that is wanted: the usage of the reservation holds as much."""
+    least: int
+    """Shortest that is still worth it."""
+    answers: int = 1
+    """As many are made, each as long as the others at most."""
+
+    def shortened(self, usage: Usage, tokens: int) -> Usage:
+        """Return the usage with answers of so many tokens instead of ``most``."""
+        less = (self.most - tokens) * self.answers
+        return msgspec.structs.replace(usage, output=usage.output - less)
+
+
+class Fitted(NamedTuple, Generic[Held]):
+    """What was held in the end."""
+
+    held: Held
+    tokens: int
+    """Of one answer."""
+    why: str
+    """What left no room for more: ``credit`` or ``limit``; empty: all that was wanted is held."""
+
+
+def fit(hold: Callable[[int], Held], most: int, least: int) -> Fitted[Held]:
+    """Hold an answer of ``most`` tokens, or the longest that fits, ``least`` at least.
+
+    ``hold`` decides about an answer of so many tokens without changing anything; of what it holds
+    it must hold every shorter answer too.
+
+    Raises:
+        CreditIsExhausted, LimitIsReached: Not even ``least`` fits; ``room`` says what would.
+    """
+    least = min(least, most)
+    try:
+        return Fitted(hold(most), most, "")
+    except TOO_MUCH as refusal:
+        why = refusal
+    try:
+        held = hold(least)
+    except TOO_MUCH as refusal:
+        refusal.room, refusal.least = _room(hold, least), least
+        raise
+    low, high = least, most
+    while high - low > 1:
+        middle = (low + high) // 2
+        try:
+            held, low = hold(middle), middle
+        except TOO_MUCH as refusal:
+            why, high = refusal, middle
+    return Fitted(held, low, _name(why))
+
+
+def _name(refusal: Refused) -> str:
+    return "credit" if isinstance(refusal, CreditIsExhausted) else "limit"
+
+
+def _room(hold: Callable[[int], object], least: int) -> int:
+    """Return the longest answer that fits where ``least`` does not; 0: none does."""
+    for tokens in range(least - 1, 0, -1):
+        try:
+            hold(tokens)
+        except TOO_MUCH:
+            continue
+        return tokens
+    return 0
+
+
+Alike = Mapping[str, tuple[str, ...]]
+"""Usage class to others that the same units may be charged as."""
+
+
+def dearest(prices: Prices, usage: Usage, alike: Alike) -> Usage:
+    """Return the usage with each unit in the dearest of the classes that it may be charged as.
+
+    A class without a price of its own is charged as the wider one around it, so it changes nothing.
+    """
+    moved: dict[str, int] = {}
+    for name, others in alike.items():
+        units = getattr(usage, name)
+        own = [other for other in others if other in prices]
+        if units and own:
+            found = max((name, *own), key=lambda each: _pico(prices, each))
+            if found != name:
+                moved[name] = moved.get(name, units) - units
+                moved[found] = moved.get(found, getattr(usage, found)) + units
+    return msgspec.structs.replace(usage, **moved) if moved else usage
+
+
+def _pico(prices: Mapping[str, str], usage_class: str) -> int:
+    price = unit_price(prices, usage_class)
+    return -1 if price is None else parse_pico(price)
