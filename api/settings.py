@@ -19,6 +19,7 @@ import msgspec
 
 from ledger.keys import DIALECTS
 from ledger.money import Amount, InvalidAmount, parse_amount
+from ledger.pricing import MODEL_TOKENS_MAX
 from ledger.secrets import Peppers
 
 PORT_MAX = 65_535
@@ -30,6 +31,7 @@ OFFSET_MAX = timedelta(days=36_500)
 PEPPER_BYTES = 32
 CONNECT_SECONDS_MAX = 60
 UPSTREAM_SECONDS_MAX = 3_600
+TOOL_USES_MAX = 1_000
 CHAIN_ID_MAX = 2**63 - 1
 BASE_CHAIN_ID = 8453
 STAKED_VVV = "0x321b7ff75154472B18EDb199033fF4D116F340Ff"
@@ -61,6 +63,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     upstream_connect_seconds: int = 5
     upstream_read_seconds: int = 120
     upstream_total_seconds: int = 600
+    max_output_tokens: int = 0
+    context_tokens: int = 131_072
+    tool_uses: int = 8
     hosts: str = ""
     trusted_proxies: str = ""
     signups_per_hour: int = 20
@@ -122,6 +127,12 @@ VARIABLES: Mapping[str, str] = {
     "KEYLEDGER_UPSTREAM_READ_SECONDS": "They may be silent for so long; default 120.",
     "KEYLEDGER_UPSTREAM_TOTAL_SECONDS": "For a whole request, retries included; default 600.",
     "KEYLEDGER_RAW_REPORT_DAYS": "How long providers' usage reports are kept; default 400.",
+    "KEYLEDGER_MAX_OUTPUT_TOKENS": "Longest answer that an upstream is asked for; default 0: as"
+    " long as the model answers at most.",
+    "KEYLEDGER_CONTEXT_TOKENS": "Held for context that an upstream keeps, where the rate card does"
+    " not know the model's window; default 131072.",
+    "KEYLEDGER_TOOL_USES": "Held for a tool that an upstream runs, where the request does not say"
+    " how often; default 8.",
     "KEYLEDGER_RETENTION_DAYS": "How long message text is kept; default 30; 0: not at all.",
     "KEYLEDGER_CLOCK_OFFSET": "How far the ledger's clock is ahead of the database's: seconds, or"
     " as P40D, -PT90M. Only of a database made by keyledger db upgrade --for-tests; kept there.",
@@ -162,6 +173,13 @@ def from_environment(environment: Mapping[str, str]) -> Settings:
         upstream_total_seconds=_whole(
             environment, "KEYLEDGER_UPSTREAM_TOTAL_SECONDS", 600, 1, UPSTREAM_SECONDS_MAX
         ),
+        max_output_tokens=_whole(
+            environment, "KEYLEDGER_MAX_OUTPUT_TOKENS", 0, 0, MODEL_TOKENS_MAX
+        ),
+        context_tokens=_whole(
+            environment, "KEYLEDGER_CONTEXT_TOKENS", 131_072, 1, MODEL_TOKENS_MAX
+        ),
+        tool_uses=_whole(environment, "KEYLEDGER_TOOL_USES", 8, 1, TOOL_USES_MAX),
         hosts=get("KEYLEDGER_HOSTS", ""),
         trusted_proxies=get("KEYLEDGER_TRUSTED_PROXIES", ""),
         signups_per_hour=_signups(environment),

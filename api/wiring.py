@@ -17,6 +17,7 @@ from api.allowances import Allowances
 from api.attempts import Attempts
 from api.auth import Gate, Logins
 from api.conversations import Conversations
+from api.gateway.bounds import Figures
 from api.gateway.forward import Bounds, Gateway
 from api.gateway.sample import SMALL
 from api.gateway.store import BuiltIn
@@ -190,8 +191,13 @@ def _gateway(settings: Settings, calls: Calls, resources: Resources) -> Gateway:
     """Open the gateway to the upstreams of the settings, or to the built-in one."""
     upstreams = _remote(settings) if settings.upstreams else [BuiltIn(resources)]
     bounds = Bounds(total_seconds=settings.upstream_total_seconds)
+    figures = Figures(
+        output_tokens=settings.max_output_tokens,
+        context_tokens=settings.context_tokens,
+        tool_uses=settings.tool_uses,
+    )
     model = settings.upstream_model or SMALL
-    return Gateway(calls, upstreams, bounds=bounds, default_model=model)
+    return Gateway(calls, upstreams, bounds=bounds, figures=figures, default_model=model)
 
 
 def _remote(settings: Settings) -> list[Upstream]:

@@ -3,9 +3,10 @@
 From it come the bound that is reserved and the estimate that is charged where nobody reports usage.
 A byte-level tokenizer never makes more tokens of a text than the text has bytes; what a message
 costs beside its text is bounded by a few tokens. Media are bounded by estimate: more is overage.
+What is only pointed to has no bound here: a file or an answer that the upstream keeps.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -23,13 +24,17 @@ MEDIA_TOKENS = 512
 MEDIA_BYTES_PER_TOKEN = 64
 """Bytes of encoded media that make a token at most."""
 
-_MEDIA = frozenset(
-    {
-        *("image_url", "input_image", "image", "image_file"),
-        *("input_audio", "audio", "video_url", "input_video"),
-        *("file", "input_file", "document"),
-    }
-)
+_MEDIA: Mapping[str, str] = {
+    **dict.fromkeys(("image_url", "input_image", "image", "image_file"), "image_input"),
+    **dict.fromkeys(("input_audio", "audio"), "audio_input"),
+    **dict.fromkeys(("video_url", "input_video"), "video_input"),
+    **dict.fromkeys(("file", "input_file", "document"), "image_input"),
+}
+"""Part of a message to the usage class that it may be counted in, beside ``input``."""
+_POINTERS = frozenset({"file_id", "file_url"})
+_DOCUMENTS = frozenset({"document", "file", "input_file"})
+_KEPT_TYPES = frozenset({"item_reference", "container_upload", "compaction"})
+"""Parts that stand for something which the upstream has, however short they are."""
 _FRAME = frozenset({"role", "content", "type", "id", "status", "cache_control"})
 """Members of a message that are no text of their own."""
 
@@ -39,16 +44,20 @@ _encode = msgspec.json.Encoder().encode
 class Content:
     """What a request holds for the model to read."""
 
-    __slots__ = ("made", "media", "messages", "texts")
+    __slots__ = ("elsewhere", "is_kept", "made", "media", "messages", "texts")
 
     def __init__(self) -> None:
         """Begin with nothing."""
         self.texts: list[str] = []
         self.messages = 0
-        self.media: list[int] = []
-        """Bytes of each picture, sound or file as it was sent."""
+        self.media: list[tuple[str, int]] = []
+        """Of each picture, sound or file its usage class and its bytes as it was sent."""
         self.made = 0
         """Tokens that came as numbers."""
+        self.is_kept = False
+        """Whether it points to something that the upstream has and we cannot measure."""
+        self.elsewhere = 0
+        """Tokens held for what is not in the body: kept by the upstream, brought by its tools."""
 
     def add(self, value: Any) -> None:  # noqa: ANN401 - any part of a body
         """Take in a text, a message, a part, or a list of them."""
@@ -63,8 +72,16 @@ class Content:
             self.made += 1
 
     def _add_object(self, value: Mapping[str, Any]) -> None:
-        if value.get("type") in _MEDIA:
-            self.media.append(len(_encode(value)))
+        spoken = value.get("audio")
+        if isinstance(spoken, dict) and "id" in spoken:
+            self.is_kept = True
+        kind = value.get("type")
+        if isinstance(kind, str) and kind in _MEDIA:
+            self.is_kept = self.is_kept or any(_points(kind, part) for part in objects(value))
+            self.media.append((_MEDIA[kind], len(_encode(value))))
+        elif isinstance(kind, str) and kind in _KEPT_TYPES:
+            self.is_kept = True
+            self.add_json(value)
         elif "content" in value:
             self.messages += 1
             self.add(value["content"])
@@ -85,18 +102,47 @@ class Content:
             self.texts.append(_encode(value).decode())
 
     @property
+    def text_bound(self) -> int:
+        """Return what its texts come to at most, in tokens."""
+        return sum(map(_bytes, self.texts)) + self.messages * MESSAGE_TOKENS_MAX + self.made
+
+    def media_bounds(self) -> dict[str, int]:
+        """Return what its pictures, sounds and films come to at most, in tokens by usage class."""
+        found: dict[str, int] = {}
+        for usage_class, size in self.media:
+            held = max(MEDIA_TOKENS_MIN, size // MEDIA_BYTES_PER_TOKEN)
+            found[usage_class] = found.get(usage_class, 0) + held
+        return found
+
+    @property
     def bound(self) -> int:
-        """Give what it comes to at most, in tokens."""
-        held = sum(map(_bytes, self.texts)) + self.messages * MESSAGE_TOKENS_MAX + self.made
-        return held + sum(
-            max(MEDIA_TOKENS_MIN, size // MEDIA_BYTES_PER_TOKEN) for size in self.media
-        )
+        """Return what it comes to at most, in tokens, what stands elsewhere included."""
+        return self.text_bound + sum(self.media_bounds().values()) + self.elsewhere
 
     @property
     def estimate(self) -> int:
         """Give what it comes to, about, in tokens."""
         held = sum(map(tokens.count, self.texts)) + self.messages * MESSAGE_TOKENS + self.made
         return held + len(self.media) * MEDIA_TOKENS
+
+
+def objects(value: Any) -> Iterator[Mapping[str, Any]]:  # noqa: ANN401
+    """Yield an object and every object in it."""
+    if isinstance(value, dict):
+        yield value
+        for each in value.values():
+            yield from objects(each)
+    elif isinstance(value, list):
+        for each in value:
+            yield from objects(each)
+
+
+def _points(kind: str, part: Mapping[str, Any]) -> bool:
+    """Tell whether a part of media stands for what is not in the body, of whatever length."""
+    if any(part.get(name) for name in _POINTERS) or str(part.get("file_data")).startswith("http"):
+        return True
+    # A picture by address is bounded like one that came along; a document may have any length.
+    return kind in _DOCUMENTS and part.get("type") == "url"
 
 
 def _bytes(text: str) -> int:

@@ -19,6 +19,7 @@ from litestar.types import Receive, Send
 from api import metrics
 from api.exchange import Answer
 from api.gateway import meters, sse, standing, wishes
+from api.gateway.bounds import Asking, Figures, Told
 from api.gateway.meters import Settled, Tally
 from api.gateway.settlement import Ending, Settlements
 from api.gateway.standing import Standing
@@ -130,6 +131,7 @@ class Exchange:
         "_settlements",
         "admission",
         "headers",
+        "told",
         "wish",
         "wording",
         "work",
@@ -144,12 +146,14 @@ class Exchange:
         headers: Mapping[str, str],
         settlements: Settlements,
         *,
+        told: Told | None,
         held: bool,
     ) -> None:
-        """Begin."""
+        """Begin. ``told``: what a request to a model is held to; None: it is a call."""
         self.admission = admission
         self.work = work
         self.wish = wish
+        self.told = told
         self.wording = wording
         self.headers = headers
         self._settlements = settlements
@@ -381,6 +385,7 @@ class Gateway:
         upstreams: Sequence[Upstream],
         *,
         bounds: Bounds = Bounds(),  # noqa: B008 - immutable
+        figures: Figures = Figures(),  # noqa: B008 - immutable
         default_model: str = "",
     ) -> None:
         """Take the upstreams in the order in which they are asked."""
@@ -390,6 +395,7 @@ class Gateway:
         self._calls = calls
         self._upstreams = list(upstreams)
         self._bounds = bounds
+        self._figures = figures
         self._open: set[Streaming] = set()
         self._rests_until: dict[Upstream, float] = {}
 
@@ -427,7 +433,12 @@ class Gateway:
     ) -> Exchange:
         entry = work.entry
         document = work.document or _NOTHING
-        wish = entry.meter.read(document)
+        if work.shown_model:
+            # The operator says which model speaks for a character, and no other.
+            document = {n: each for n, each in document.items() if n not in wishes.CHOOSES_MODELS}
+            work = work._replace(document=document)
+        heard = {"model": work.upstream_model} if work.upstream_model else _NOTHING
+        wish = entry.meter.read({**document, **heard} if heard else document)
         is_call = not entry.meter.format
         model = work.model or (entry.category if is_call else wishes.model_of(document))
         reserve = Reserve(
@@ -441,11 +452,17 @@ class Gateway:
             ttl_seconds=self._bounds.total_seconds + EXPIRY_SECONDS,
         )
         look = None if decorate is None else _Look(admission.permits, reserve)
+        asking = (
+            None
+            if is_call
+            else Asking(wish, reserve, self._figures, upstream_model=work.upstream_model)
+        )
         try:
             held = await self._calls.hold(
                 admission.account_id,
                 admission.key_id,
                 reserve,
+                asks=None if asking is None else asking.in_lane,
                 permits=admission.permits if look is None else look.before,
                 sees=None if look is None else look.after,
                 if_priced=is_call,
@@ -456,7 +473,20 @@ class Gateway:
             self.settlements.later(Ending(admission.account_id, admission.key_id, how))
             raise
         headers = {} if look is None or decorate is None else decorate(look.standing)
-        return Exchange(admission, work, wish, wording, headers, self.settlements, held=held)
+        told = None
+        if asking is not None and held is not None:
+            told = asking.told(held.fitted)
+            wish, headers = told.wish, {**headers, **told.headers}
+        return Exchange(
+            admission,
+            work,
+            wish,
+            wording,
+            headers,
+            self.settlements,
+            told=told,
+            held=held is not None,
+        )
 
     async def _answer(self, exchange: Exchange, got: Got) -> Answer:
         incoming, work = got.incoming, exchange.work
@@ -487,6 +517,9 @@ class Gateway:
                 for upstream, following in zip(turns, [*turns[1:], None], strict=True):
                     try:
                         got = await self._measured(upstream, outgoing, exchange)
+                        if _refuses_bound(got, exchange):
+                            outgoing = _outgoing(exchange)
+                            got = await self._measured(upstream, outgoing, exchange)
                     except (UpstreamFailed, UpstreamBroke) as error:
                         timed_out = isinstance(error, UpstreamTimedOut)
                         self._note_failure(upstream, exchange, error)
@@ -599,6 +632,21 @@ class _Look:
         self.standing = Standing(at, tuple(limits), self._balances)
 
 
+def _refuses_bound(got: Got, exchange: Exchange) -> bool:
+    """Tell whether an upstream refuses the field of a bound that we added; name it otherwise then.
+
+    Behind a name of the operator's may stand any model, and OpenAI's differ.
+    """
+    told = exchange.told
+    if told is None or got.incoming.status < FIRST_OTHER:
+        return False
+    error = _error_of(got.body.decode(errors="replace"))
+    if not told.refused_by(got.incoming.status, error.param):
+        return False
+    exchange.told = told.elsewise()
+    return True
+
+
 def _outgoing(exchange: Exchange) -> Outgoing:
     work, wish = exchange.work, exchange.wish
     document = work.document
@@ -607,6 +655,8 @@ def _outgoing(exchange: Exchange) -> Outgoing:
         if hides:
             options = {**(document.get("stream_options") or {}), "include_usage": True}
             document = {**document, "stream_options": options}
+        if exchange.told is not None:
+            document = exchange.told.document(document)
         if work.upstream_model:
             document = {**document, "model": work.upstream_model}
     return Outgoing(

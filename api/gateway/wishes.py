@@ -1,32 +1,70 @@
-"""What the body of a request asks for: model, stream or not, and its worst case.
+"""What the body of a request asks for: model, stream or not, and the most that it allows.
 
-Only what metering needs is read and checked; everything else is the upstream's to judge.
+Only what metering needs is read and checked; everything else is the upstream's to judge. What it
+comes to with a certain model and account is ``bounds``.
 """
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, NamedTuple, TypeVar
 
 import msgspec
 
 from api import reading
-from api.gateway.content import Content
+from api.gateway.content import Content, objects
 from api.problems import Problem
 from api.surface.failure import Failure, Kind, invalid, of_problem
 from ledger.usage import Usage
 
-OUTPUT_DEFAULT = 4_096
-"""Tokens reserved for an answer whose length the request leaves open."""
+COMPLETION_DEFAULT = 16
+"""Tokens of a legacy completion whose length is left open: what OpenAI's page says of it."""
 OUTPUT_MAX = 10_000_000
 """Largest ``max_tokens`` taken."""
 CHOICES_MAX = 128
 INPUTS_MAX = 2_048
 MODEL_MAX = 255
+MODELS_MAX = 16
+"""Further models that a request may name."""
+USES_MAX = 1_000
+"""Largest number of uses of a server tool taken."""
 
 Tokens = Annotated[int, msgspec.Meta(ge=1, le=OUTPUT_MAX)] | None
 Choices = Annotated[int, msgspec.Meta(ge=1, le=CHOICES_MAX)] | None
 Object = dict[str, Any]
 
 Document = Mapping[str, Any]
+
+
+class Tool(NamedTuple):
+    """Something that the upstream does by itself while it answers."""
+
+    name: str
+    usage_class: str
+    """What a use is charged as; ``input``: as the tokens that it brings, and no more; empty: as
+    something that no rate card has a price for."""
+    uses: int | None
+    """Most uses that the request allows; None: it does not say."""
+    units: int = 1
+    """Of the class, for a use."""
+    answers: bool = False
+    """Whether a use is a run of a model whose answer is charged beside the others."""
+
+
+class Allows(NamedTuple):
+    """What a request allows beside one answer of its model to what stands in it."""
+
+    models: tuple[str, ...] = ()
+    """Others that may answer instead."""
+    conditions: tuple[str, ...] = ()
+    """Price conditions under which it may be served; the first is what it asks for. Empty text: the
+    usual prices."""
+    tools: tuple[Tool, ...] = ()
+    writes_cache: bool = True
+    """Whether input may be charged as written to a cache."""
+    makes: tuple[str, ...] = ()
+    """Usage classes beside text and thought that an answer may be made of."""
+    extra_output: int = 0
+    """Tokens of output that no bound of an answer holds: a prediction that does not come true."""
 
 
 class Wish(NamedTuple):
@@ -37,12 +75,24 @@ class Wish(NamedTuple):
     """Whether the client wants to see the usage of a stream."""
     content: Content
     output: int
-    """Tokens the answer may have at most."""
+    """Tokens that all answers may have at most; 0 where the request leaves that open, until it is
+    held."""
+    answers: int = 1
+    """As many are made, each as long as the others at most."""
+    most: int | None = None
+    """Tokens of one answer as the client bounds it; None: it is left open."""
+    default: int = 0
+    """Tokens that the API's page says an answer left open has at most; 0: it says nothing."""
+    field: str = ""
+    """Of the body, by which the upstream is told how long an answer may be."""
+    allows: Allows = Allows()
 
     @property
     def worst(self) -> Usage:
-        """Give the usage to reserve."""
-        return Usage(input=self.content.bound, output=self.output)
+        """Return the most that the body itself says: nothing of an answer that it leaves open."""
+        content = self.content
+        read = content.text_bound + content.elsewhere
+        return Usage(input=read, output=self.output, **content.media_bounds())
 
 
 class _StreamOptions(msgspec.Struct):
@@ -58,6 +108,7 @@ class _Chat(msgspec.Struct):
     messages: Annotated[list[_Message], msgspec.Meta(min_length=1)]
     max_tokens: Tokens = None
     max_completion_tokens: Tokens = None
+    prediction: Object | None = None
     n: Choices = None
     stream: bool | None = None
     stream_options: _StreamOptions | None = None
@@ -132,8 +183,16 @@ def of_chat(document: Document) -> Wish:
     content.add(document["messages"])
     for more in (asked.tools, asked.functions, asked.response_format):
         content.add_json(more)
-    most = asked.max_completion_tokens or asked.max_tokens or OUTPUT_DEFAULT
-    return _wish(asked, content, most * (asked.n or 1))
+    # Where both are given, an upstream may keep to either.
+    given = [most for most in (asked.max_completion_tokens, asked.max_tokens) if most is not None]
+    field = "max_tokens"
+    if asked.max_completion_tokens is not None or (not given and counts_thought(document)):
+        field = "max_completion_tokens"
+    foreseen = Content()
+    foreseen.add(asked.prediction and asked.prediction.get("content"))
+    allows = _allows(document, writes_cache=True)._replace(extra_output=foreseen.text_bound)
+    most = max(given, default=None)
+    return _wish(asked, content, field, most, asked.n or 1, allows)
 
 
 def of_completion(document: Document) -> Wish:
@@ -143,9 +202,10 @@ def of_completion(document: Document) -> Wish:
     content = Content()
     content.add(asked.prompt)
     content.add(asked.suffix)
-    most = asked.max_tokens or OUTPUT_DEFAULT
-    choices = max(asked.n or 1, asked.best_of or 1)
-    return _wish(asked, content, most * choices * prompts)
+    answers = max(asked.n or 1, asked.best_of or 1) * prompts
+    allows = _allows(document, writes_cache=True)
+    wish = _wish(asked, content, "max_tokens", asked.max_tokens, answers, allows)
+    return wish._replace(default=COMPLETION_DEFAULT)
 
 
 def of_response(document: Document) -> Wish:
@@ -158,11 +218,15 @@ def of_response(document: Document) -> Wish:
         content.add(each)
     for more in (asked.tools, asked.text):
         content.add_json(more)
+    content.is_kept = content.is_kept or any(document.get(name) for name in _KEPT_BY_UPSTREAM)
     return Wish(
         bool(asked.stream),
         usage_asked=True,
         content=content,
-        output=asked.max_output_tokens or OUTPUT_DEFAULT,
+        output=asked.max_output_tokens or 0,
+        most=asked.max_output_tokens,
+        field="max_output_tokens",
+        allows=_allows(document, writes_cache=True),
     )
 
 
@@ -172,7 +236,8 @@ def of_embedding(document: Document) -> Wish:
     _prompts("input", asked.input)
     content = Content()
     content.add(asked.input)
-    return Wish(stream=False, usage_asked=True, content=content, output=0)
+    allows = _allows(document, writes_cache=False)
+    return Wish(stream=False, usage_asked=True, content=content, output=0, allows=allows)
 
 
 def of_messages(document: Document) -> Wish:
@@ -184,7 +249,18 @@ def of_messages(document: Document) -> Wish:
     for each in (asked.system, document["messages"]):
         content.add(each)
     content.add_json(asked.tools)
-    return Wish(bool(asked.stream), usage_asked=True, content=content, output=asked.max_tokens)
+    content.is_kept = content.is_kept or bool(document.get("container"))
+    return Wish(
+        bool(asked.stream),
+        usage_asked=True,
+        content=content,
+        output=asked.max_tokens,
+        most=asked.max_tokens,
+        field="max_tokens",
+        allows=_allows(
+            document, writes_cache=any("cache_control" in each for each in objects(document))
+        ),
+    )
 
 
 def of_call(document: Document) -> Wish:  # noqa: ARG001 - as every reader
@@ -192,10 +268,190 @@ def of_call(document: Document) -> Wish:  # noqa: ARG001 - as every reader
     return Wish(stream=False, usage_asked=True, content=Content(), output=0)
 
 
-def _wish(asked: _Chat | _Completion, content: Content, most: int) -> Wish:
+def _wish(  # noqa: PLR0917 (private, and both calls name them alike)
+    asked: _Chat | _Completion,
+    content: Content,
+    field: str,
+    most: int | None,
+    answers: int,
+    allows: Allows,
+) -> Wish:
     options = asked.stream_options
-    shown = options is not None and bool(options.include_usage)
-    return Wish(bool(asked.stream), usage_asked=shown, content=content, output=most)
+    return Wish(
+        bool(asked.stream),
+        usage_asked=options is not None and bool(options.include_usage),
+        content=content,
+        output=(most or 0) * answers,
+        answers=answers,
+        most=most,
+        field=field,
+        allows=allows,
+    )
+
+
+_COUNTS_THOUGHT = re.compile(r"(?:[\w.-]+/)*(?:o\d|gpt-[5-9]|gpt-\d\d|codex-)", re.ASCII)
+
+
+def counts_thought(document: Document) -> bool:
+    """Tell whether a chat's model is one of OpenAI's that refuse ``max_tokens``.
+
+    All other servers take it, and many know nothing else: Ollama 0.32, llamafile and Mistral's API
+    ignore or refuse ``max_completion_tokens``.
+    """
+    return _COUNTS_THOUGHT.match(str(document.get("model", "")).lower()) is not None
+
+
+_KEPT_BY_UPSTREAM = ("previous_response_id", "conversation", "prompt")
+"""Members of a response that stand for context which the upstream has."""
+
+
+def _allows(document: Document, *, writes_cache: bool) -> Allows:
+    """Read what else a request allows; most allow nothing."""
+    return Allows(
+        models=tuple(_models(document)),
+        conditions=_conditions(document),
+        tools=tuple(_tools(document)),
+        writes_cache=writes_cache,
+        makes=_makes(document),
+    )
+
+
+MODEL_LISTS = ("models", "fallbacks")
+CHOOSES_MODELS = frozenset({*MODEL_LISTS, "route", "provider"})
+"""Members by which a client chooses among models, in OpenRouter's words and LiteLLM's."""
+
+
+def _models(document: Document) -> Iterator[str]:
+    """List the models that may answer instead, as OpenRouter's and LiteLLM's pages name them."""
+    for field in MODEL_LISTS:
+        named = document.get(field)
+        if named is None:
+            continue
+        if not isinstance(named, list) or len(named) > MODELS_MAX:
+            raise invalid(field, f"must be a list of at most {MODELS_MAX} models")
+        for each in named:
+            name = each.get("model") if isinstance(each, dict) else each
+            if not isinstance(name, str) or not 1 <= len(name) <= MODEL_MAX:
+                raise invalid(field, f"must name models by at most {MODEL_MAX} characters")
+            yield name
+    for _, tool in _listed(document):
+        # Anthropic's advisor is a model of its own, asked on the way.
+        if str(tool.get("type")).startswith("advisor_") and isinstance(tool.get("model"), str):
+            yield tool["model"]
+
+
+_TIERS: Mapping[object, tuple[str, ...]] = {
+    # Left out, it means auto: whichever the operator's project with the provider is set to.
+    None: ("", "priority", "flex"),
+    "auto": ("", "priority", "flex"),
+    "default": ("",),
+    "standard": ("",),
+    "standard_only": ("",),
+    # A tier that has no room left is served as usual.
+    "flex": ("flex", ""),
+    "priority": ("priority", ""),
+}
+
+
+def _conditions(document: Document) -> tuple[str, ...]:
+    """List the price conditions that the request may be served under, first the one it asks for."""
+    tier = document.get("service_tier")
+    named = tier is None or isinstance(tier, str)
+    found = list(_TIERS.get(tier) or (str(tier), *_TIERS[None])) if named else list(_TIERS[None])
+    for field in ("speed", "inference_geo"):
+        asked = document.get(field)
+        if isinstance(asked, str) and asked not in _USUAL:
+            found.insert(0, asked)
+    return tuple(dict.fromkeys(found))
+
+
+_USUAL = frozenset({"", "standard", "default", "global", "auto"})
+
+
+_CLIENTS_OWN = frozenset(
+    {
+        *("", "function", "custom", "bash", "text_editor", "computer", "memory", "local_shell"),
+        *("computer_use_preview", "apply_patch", "namespace"),
+    }
+)
+"""Tools that the client runs: what they bring comes by another request."""
+_OF_UPSTREAM: Mapping[str, str] = {
+    **dict.fromkeys(("web_search", "web_search_preview", "x_search", "file_search"), "searches"),
+    **dict.fromkeys(("web_fetch", "mcp", "mcp_toolset", "code_execution", "advisor"), "input"),
+    **dict.fromkeys(("tool_search", "tool_search_tool_regex", "tool_search_tool_bm25"), "input"),
+}
+"""Tools that the upstream runs, and what a use is charged as. Of others nobody knows."""
+_DATE = re.compile(r"(?:_\d{8}|_\d{4}_\d\d_\d\d)$", re.ASCII)
+RESULTS_DEFAULT = 20
+"""Results that a search by xAI's ``search_parameters`` finds at most, if they do not say."""
+
+
+def _tools(document: Document) -> Iterator[Tool]:
+    """List what the upstream may do by itself, as OpenAI, Anthropic, xAI and OpenRouter name it."""
+    in_all = _whole(document, "max_tool_calls", "max_tool_calls")
+    for place, each in _listed(document):
+        name = undated(str(each.get("type") or ""))
+        if name not in _CLIENTS_OWN:
+            uses = _whole(each, "max_uses", f"tools[{place}].max_uses")
+            usage_class = _OF_UPSTREAM.get(name, "")
+            yield Tool(name, usage_class, uses or in_all, answers=name == "advisor")
+    if document.get("mcp_servers"):
+        yield Tool("mcp", "input", None)
+    if document.get("web_search_options") is not None:
+        yield Tool("web_search", "searches", 1)
+    search = document.get("search_parameters")
+    if isinstance(search, dict) and search.get("mode") != "off":
+        most = _whole(search, "max_search_results", "search_parameters.max_search_results")
+        yield Tool("web_search", "searches", 1, units=most or RESULTS_DEFAULT)
+    plugins = document.get("plugins")
+    if isinstance(plugins, list) and any(_is(each, "id", "web") for each in plugins):
+        yield Tool("web_search", "searches", 1, units=RESULTS_DEFAULT)
+    if any(_is_compaction(each) for each in objects(document.get("context_management"))):
+        # One more run over the same context, whose summary is charged as an answer is.
+        yield Tool("compaction", "input", 1, answers=True)
+
+
+def undated(kind: str) -> str:
+    """Return the name of a tool without the date of its version."""
+    return _DATE.sub("", kind)
+
+
+def _listed(document: Document) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    tools = document.get("tools")
+    if isinstance(tools, list):
+        yield from ((place, each) for place, each in enumerate(tools) if isinstance(each, dict))
+
+
+def _is(value: object, name: str, text: str) -> bool:
+    return isinstance(value, dict) and value.get(name) == text
+
+
+def _is_compaction(value: Mapping[str, Any]) -> bool:
+    return str(value.get("type")).startswith("compact")
+
+
+def _whole(value: Mapping[str, Any], name: str, field: str) -> int | None:
+    """Read a number of uses.
+
+    Raises:
+        Failure: It is none.
+    """
+    number = value.get(name)
+    if number is None:
+        return None
+    if not isinstance(number, int) or isinstance(number, bool) or not 1 <= number <= USES_MAX:
+        raise invalid(field, f"must be a whole number, 1 to {USES_MAX}")
+    return number
+
+
+_MADE_OF = {"audio": "audio_output", "image": "image_output"}
+
+
+def _makes(document: Document) -> tuple[str, ...]:
+    named = document.get("modalities")
+    if not isinstance(named, list):
+        return ()
+    return tuple(made for name, made in _MADE_OF.items() if name in named)
 
 
 def _prompts(field: str, value: Prompt) -> int:

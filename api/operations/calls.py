@@ -6,20 +6,36 @@ written.
 
 import contextlib
 from collections.abc import Callable
+from typing import NamedTuple
 
-from api.operations.decisions import Sees, reserving, shown
+import msgspec
+
+from api.operations.decisions import Sees, shown
 from ledger import accounts, keys, metering
+from ledger import events as e
 from ledger.batch import Command
 from ledger.clock import Instant
 from ledger.errors import RequestFailed, RequestIdIsTaken
+from ledger.fitting import Fitted, Open, fit
 from ledger.ids import AccountId, KeyId
 from ledger.lanes import Writer
-from ledger.metering import Facts, Made
-from ledger.ratecards import RateCards
+from ledger.metering import Facts, Made, Reserve
+from ledger.pricing import PriceBook
 from ledger.state import Account, Key
 
 Permits = Callable[[Account, Key, Instant], None]
 """Raises a refusal where a key may not do what is asked; sees the state before it is admitted."""
+Asks = Callable[[PriceBook | None, Account, Key], tuple[Reserve, Open | None]]
+"""Returns what to hold and how far its answer may be shortened, once rate card, account and key are
+known; None: not at all."""
+
+
+class Held(NamedTuple):
+    """What is held of a request."""
+
+    event: e.RequestReserved
+    fitted: Fitted[Made] | None
+    """How much of an answer left open; None: it was not."""
 
 
 class Calls:
@@ -75,24 +91,25 @@ class Calls:
         self,
         account_id: AccountId,
         key_id: KeyId,
-        reserve: metering.Reserve,
+        reserve: Reserve,
         *,
+        asks: Asks | None = None,
         permits: Permits | None = None,
         sees: Sees | None = None,
         if_priced: bool = False,
-    ) -> bool:
-        """Hold the worst case of a request about to be forwarded; tell whether anything is held.
+    ) -> Held | None:
+        """Hold the worst case of a request about to be forwarded; None: nothing is held.
 
-        ``permits`` is asked in the lane whether this key may do this; ``sees`` is shown the state
-        that the request was admitted into. ``if_priced``: what the rate card has no price for is
-        admitted and not metered.
+        ``asks`` completes ``reserve`` in the lane. ``permits`` is asked there whether this key may
+        do this; ``sees`` is shown the state that the request was admitted into. ``if_priced``: what
+        the rate card has no price for is admitted and not metered.
 
         Raises:
             RequestIdIsTaken: A request of this id was admitted before: it is not made again.
             Refused: Key, account, scope, model, price, limit or credit say no.
         """
-        held = _Hold(key_id, reserve, permits, sees, if_priced=if_priced)
-        decide, also = shown(held.decide, sees)
+        hold = _Hold(key_id, reserve, asks, permits, sees, if_priced=if_priced)
+        decide, also = shown(hold.decide, sees)
         command = Command(
             account_id,
             decide,
@@ -105,7 +122,11 @@ class Calls:
         outcome = await self._writer.submit_one(command)
         if outcome.replay is not None:
             raise RequestIdIsTaken
-        return bool(outcome.events)
+        if not outcome.events:
+            return None
+        body = outcome.events[0].body
+        assert isinstance(body, e.RequestReserved)
+        return Held(body, hold.fitted)
 
     async def finish(
         self,
@@ -134,46 +155,62 @@ class Calls:
 class _Hold:
     """A reservation on its way through the lane, and what else is asked and seen there."""
 
-    __slots__ = ("_if_priced", "_permits", "_reserve", "_reserving", "_sees")
+    __slots__ = ("_asks", "_if_priced", "_key_id", "_permits", "_reserve", "_sees", "fitted")
 
     def __init__(
         self,
         key_id: KeyId,
-        reserve: metering.Reserve,
+        reserve: Reserve,
+        asks: Asks | None,
         permits: Permits | None,
         sees: Sees | None,
         *,
         if_priced: bool,
     ) -> None:
+        self._key_id = key_id
         self._reserve = reserve
+        self._asks = asks
         self._permits = permits
         self._sees = sees
         self._if_priced = if_priced
-        self._reserving = reserving(reserve, key_id)
+        self.fitted: Fitted[Made] | None = None
 
     def decide(self, facts: Facts, at: Instant) -> Made:
-        if (self._permits is not None or self._if_priced) and self._is_free(facts, at):
-            return [], None
-        return self._reserving(facts, at)
-
-    def _is_free(self, facts: Facts, at: Instant) -> bool:
-        """Ask what else may refuse, and tell whether the request is admitted without metering."""
-        key = keys.require_usable(facts.key, at, secret=self._reserve.secret)
+        reserve = self._reserve
+        key = keys.require_usable(facts.key, at, secret=reserve.secret)
         account = accounts.require_open(facts.account)
-        keys.require_scope(key, self._reserve.scope)
+        keys.require_scope(key, reserve.scope)
         if self._permits is not None:
             self._permits(account, key, at)
-        if not self._if_priced or _has_price(facts.cards, account, key, self._reserve, at):
-            return False
-        if self._sees is not None:
-            self._sees(account, key, at)
-        return True
+        book = facts.cards.current(key.rate_card or account.rate_card, at)
+        if self._if_priced and not _has_price(book, reserve, at):
+            if self._sees is not None:
+                self._sees(account, key, at)
+            return [], None
+        if self._asks is None:
+            return metering.reserve(facts, reserve, key_id=self._key_id, at=at)
+        keys.require_model(key, reserve.model)
+        reserve, open_ = self._asks(book, account, key)
+        if open_ is None:
+            return metering.reserve(facts, reserve, key_id=self._key_id, at=at)
+        self.fitted = fit(
+            lambda tokens: metering.reserve(
+                facts, _shortened(reserve, open_, tokens), key_id=self._key_id, at=at
+            ),
+            open_.most,
+            open_.least,
+        )
+        return self.fitted.held
 
 
-def _has_price(
-    cards: RateCards, account: Account, key: Key, reserve: metering.Reserve, at: Instant
-) -> bool:
-    book = cards.current(key.rate_card or account.rate_card, at)
+def _shortened(reserve: Reserve, open_: Open, tokens: int) -> Reserve:
+    if tokens == open_.most:
+        return reserve
+    usage = open_.shortened(reserve.usage, tokens)
+    return msgspec.structs.replace(reserve, usage=usage)
+
+
+def _has_price(book: PriceBook | None, reserve: Reserve, at: Instant) -> bool:
     if book is None:
         return False
     quote = book.quote(reserve.model, reserve.usage, reserve.condition or None, at)

@@ -23,6 +23,9 @@ ADMIN_TYPE = "ADMIN"
 FIXED_SETTINGS = frozenset({SETTING_MEMBER, SETTING_SESSION, SETTING_TYPE})
 """Given when a key is issued, and never changed: they say what its holder may do."""
 
+SETTING_OUTPUT = "max_output_tokens"
+"""Setting that bounds every answer that a key is given, in tokens; only the operator sets it."""
+
 
 class Issued(NamedTuple):
     """A key with its secret; no secret where the reply was replayed."""

@@ -1,6 +1,6 @@
 """Keys: issue, change, rotate, suspend, resume, revoke; and those that login sessions act by."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -14,6 +14,7 @@ from api.operations.issued import (
     ADMIN_TYPE,
     FIXED_SETTINGS,
     SETTING_MEMBER,
+    SETTING_OUTPUT,
     SETTING_SESSION,
     SETTING_TYPE,
     Issued,
@@ -26,7 +27,8 @@ from ledger.clock import Instant
 from ledger.codec import Recorded
 from ledger.errors import InvalidField, NoSuchKey
 from ledger.ids import AccountId, KeyId, format_id, new_key_id, parse_id
-from ledger.metering import Facts
+from ledger.metering import OPERATOR, Facts
+from ledger.pricing import MODEL_TOKENS_MAX
 from ledger.ratecards import RateCards
 from ledger.state import Key
 from ledger.store import Statement
@@ -59,6 +61,7 @@ class Keys:
             raise InvalidField("dialect", "must be one of " + ", ".join(keys.DIALECTS))
         if not terms.limits and terms.dialect in KEY_LIMITS:
             terms = msgspec.structs.replace(terms, limits=KEY_LIMITS[terms.dialect])
+        _check_output(terms.settings)
         secret = secrets.generate(secrets.format_of(terms.dialect, admin=admin))
         lane = self._desk.lane_of(account_id)
         key_id = new_key_id(lane)
@@ -123,7 +126,7 @@ class Keys:
             return keys.change(
                 facts.account,
                 key,
-                _keeping_fixed(key, made),
+                _keeping_fixed(key, made, by=asked.by),
                 by=asked.by,
                 at=at,
                 expected_version=expected_version,
@@ -240,10 +243,19 @@ def _own(key: Key | None, only_of: str) -> Key | None:
     return key
 
 
-def _keeping_fixed(key: Key, changes: keys.Changes) -> keys.Changes:
-    """Keep what no change of settings may touch."""
+def _keeping_fixed(key: Key, changes: keys.Changes, *, by: str) -> keys.Changes:
+    """Keep what no change of settings may touch, or none but the operator's."""
     if changes.settings is msgspec.UNSET:
         return changes
-    settings = {name: v for name, v in changes.settings.items() if name not in FIXED_SETTINGS}
-    settings.update((name, v) for name, v in key.settings.items() if name in FIXED_SETTINGS)
+    fixed = FIXED_SETTINGS if by == OPERATOR else FIXED_SETTINGS | {SETTING_OUTPUT}
+    settings = {name: v for name, v in changes.settings.items() if name not in fixed}
+    settings.update((name, v) for name, v in key.settings.items() if name in fixed)
+    _check_output(settings)
     return msgspec.structs.replace(changes, settings=settings)
+
+
+def _check_output(settings: Mapping[str, str]) -> None:
+    text = settings.get(SETTING_OUTPUT, "1")
+    if not text.isascii() or not text.isdecimal() or not 1 <= int(text) <= MODEL_TOKENS_MAX:
+        problem = f"must be a whole number as text, 1 to {MODEL_TOKENS_MAX}"
+        raise InvalidField(f"settings.{SETTING_OUTPUT}", problem)

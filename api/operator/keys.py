@@ -8,7 +8,7 @@ from msgspec import UnsetType
 from api import views
 from api.characters import NoSuchCharacter
 from api.exchange import Answer
-from api.operations import ADMIN_TYPE, FIXED_SETTINGS, SETTING_MEMBER, SETTING_TYPE
+from api.operations import ADMIN_TYPE, FIXED_SETTINGS, SETTING_MEMBER, SETTING_OUTPUT, SETTING_TYPE
 from api.operator import bodies
 from api.operator.routing import Ask, done_answer, found_answer, route
 from ledger import events as e
@@ -37,6 +37,8 @@ async def issue_key(ask: Ask[bodies.KeyBody]) -> Answer:
     """Issue a key; its secret is in this answer and nowhere else."""
     account_id, body, caller = ask.account_id(), ask.body, ask.caller
     kept = {SETTING_TYPE, *(body.settings.keys() - FIXED_SETTINGS)}
+    if caller.member_id:
+        kept.discard(SETTING_OUTPUT)
     settings = {name: text for name, text in body.settings.items() if name in kept}
     admin = settings.get(SETTING_TYPE) == ADMIN_TYPE
     if admin and caller.only_own_keys:

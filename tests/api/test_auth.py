@@ -143,6 +143,29 @@ def test_promise_15_a_member_sees_only_keys_that_it_issued(people: People) -> No
     assert client.post(f"/ledger/v1/keys/{made.json()['key_id']}/revoke").status_code == 200
 
 
+def test_only_the_operator_bounds_the_answers_of_a_key(people: People, operator: Any) -> None:
+    """A member neither sets, raises nor drops the bound; a wrong one is refused by its field."""
+    keys = f"/ledger/v1/accounts/{people.account}/keys"
+    body = {"name": "mine", "dialect": "bve", "settings": {"max_output_tokens": "900", "a": "b"}}
+    owner = people.clients["owner"]
+    made = owner.post(keys, json=body).json()
+    assert "max_output_tokens" not in made["settings"]
+    key = f"/ledger/v1/keys/{made['key_id']}"
+    bounded = operator.patch(key, json={"settings": {"max_output_tokens": "500"}})
+    assert bounded.json()["settings"]["max_output_tokens"] == "500"
+    for settings in ({}, {"max_output_tokens": "90000"}):
+        kept = owner.patch(key, json={"settings": settings})
+        assert kept.json()["settings"]["max_output_tokens"] == "500"
+    assert "max_output_tokens" not in operator.patch(key, json={"settings": {}}).json()["settings"]
+    for text in ("0", "many", "-1", "1e3", "1000000001"):
+        for reply in (
+            operator.patch(key, json={"settings": {"max_output_tokens": text}}),
+            operator.post(keys, json={**body, "settings": {"max_output_tokens": text}}),
+        ):
+            assert reply.status_code == 400
+            assert reply.json()["errors"][0]["field"] == "settings.max_output_tokens"
+
+
 def test_a_removed_member_is_out_at_once(people: People, served: Any) -> None:
     """A token says who, never what they may: a removal bites before it expires."""
     email = f"gone-{secrets.token_hex(4)}@example.com"

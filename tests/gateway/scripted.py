@@ -1,7 +1,9 @@
 """A real upstream on a real socket that does what it is told, and counts what it says it made.
 
 What it is to do stands in a request's last message, as JSON: ``{"tokens": 5, "die_after": 3}``.
-A token is one piece of text; each is an event of its own, written and flushed.
+A token is one piece of text; each is an event of its own, written and flushed. ``"as_told": 0`` is
+an answer as long as the request bounds it, ``"as_told": 3`` one that is three tokens longer, and
+``"within": 5`` one of five tokens at most.
 """
 
 import asyncio
@@ -90,6 +92,13 @@ def plan_of(document: dict[str, Any]) -> dict[str, Any]:
     return {}
 
 
+def bound_of(document: dict[str, Any]) -> int:
+    """Read how long the answer may be; of several choices all together."""
+    fields = ("max_tokens", "max_completion_tokens", "max_output_tokens")
+    (bound,) = {document[field] for field in fields if document.get(field) is not None}
+    return bound * (document.get("n") or 1)
+
+
 class Answer:
     """One answer."""
 
@@ -98,12 +107,19 @@ class Answer:
         self.server, self.asked, self.document, self.plan = server, asked, document, plan
         self.writer = writer
         self.tokens = plan.get("tokens", 4)
+        if "as_told" in plan:
+            self.tokens = bound_of(document) + plan["as_told"]
+        elif "within" in plan:
+            self.tokens = min(bound_of(document), plan["within"])
 
     async def give(self) -> bool:
         """Answer; tell whether the connection goes on."""
         plan = self.plan
         if plan["attempt"] <= plan.get("fail_first", 0):
             return await self.fail(plan.get("how", "500"))
+        if self.document.get(plan.get("refuses")) is not None:
+            error = {"message": "Unsupported parameter", "param": plan["refuses"]}
+            return await self.whole({"error": error}, 400, {})
         if "status" in plan:
             body = plan.get("body", {"error": {"message": f"no: {KEY}", "type": "x"}})
             body = plan["raw"].encode("latin-1") if "raw" in plan else body

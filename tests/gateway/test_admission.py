@@ -79,7 +79,7 @@ def test_what_cannot_be_paid_is_not_asked(gateway: Rig, upstream: Scripted) -> N
     """A12: the worst case is held before anything is made; what does not fit is refused."""
     account = gateway.account(credit="0.001 USD")
     with gateway.client(gateway.key(account)[1]) as client:
-        dear, fits = chat(client), chat(client, max_tokens=300)
+        dear, fits = chat(client, max_tokens=4_096), chat(client, max_tokens=300)
     assert (dear.status_code, fits.status_code) == (402, 200)
     assert "retry-after" not in dear.headers
     assert upstream.calls[dear.headers["x-request-id"]] == 0

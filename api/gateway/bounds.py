@@ -1,0 +1,356 @@
+"""The most that a request comes to, with a certain rate card, account and key. Pure.
+
+Asked in the lane, by the command that holds it: only there are card, account and key known as they
+are. What the client left open is bounded here, and the upstream is told exactly that bound.
+"""
+
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import msgspec
+
+from api.gateway.wishes import Tool, Wish, undated
+from api.operations import SETTING_OUTPUT
+from ledger.errors import ModelIsUnpriced
+from ledger.fitting import Alike, Fitted, Open
+from ledger.metering import Reserve
+from ledger.pricing import ModelPrice, PriceBook, Prices, unit_price
+from ledger.state import Account, Key
+from ledger.usage import Usage
+
+OUTPUT_DEFAULT = 16_384
+"""Tokens of an answer that neither the client nor anybody else bounds."""
+OUTPUT_LEAST = 16
+"""A shorter answer is refused instead: nobody can use it, and OpenAI's responses take no smaller
+bound."""
+CONTEXT_DEFAULT = 131_072
+"""Tokens of context that the upstream keeps, where the card does not know the model's window."""
+USES_DEFAULT = 8
+"""Uses of a server tool whose number the request leaves open."""
+TOOL_TOKENS = 16_384
+"""What one use of a server tool brings for the model to read."""
+HEADER = "Keyledger-Output-Bound"
+
+_WRITES: tuple[tuple[re.Pattern[str], int], ...] = tuple(
+    (re.compile(name, re.ASCII), tokens)
+    for name, tokens in (
+        (r"gpt-3\.5|gpt-4-|gpt-4$|gpt-4o-2024-05-13", 4_096),
+        (r"gpt-4\.1", 32_768),
+        (r"gpt-oss|gpt-4|gpt-audio|gpt-[\d.]+-chat|chatgpt-", 16_384),
+        (r"gpt-\d", 128_000),
+        (r"o1-mini", 65_536),
+        (r"o1-preview", 32_768),
+        (r"o\d|codex-", 100_000),
+        (r"claude-(?:2|3-[a-z])", 4_096),
+        (r"claude-3-5", 8_192),
+        (r"claude-opus-4-(?:0|1|2025)", 32_000),
+        (r"claude-", 64_000),
+        (r"gemini-(?:1|2\.0)", 8_192),
+        (r"gemini-", 65_535),
+        (r"deepseek-reasoner", 65_536),
+        (r"deepseek-", 8_192),
+    )
+)
+"""How many tokens models write at most, by how their names begin: the first that fits counts.
+Providers refuse a bound above it. It is asked only where the rate card does not say."""
+
+
+def writes(model: str) -> int:
+    """Return how many tokens a model writes at most, as far as its name tells."""
+    name = model.lower().rpartition("/")[2]
+    return next((tokens for begins, tokens in _WRITES if begins.match(name)), OUTPUT_DEFAULT)
+
+
+class Figures(NamedTuple):
+    """What the operator says where neither the request nor the rate card does."""
+
+    output_tokens: int = 0
+    """Longest answer that anybody is given; 0: as the model's own maximum."""
+    context_tokens: int = CONTEXT_DEFAULT
+    tool_uses: int = USES_DEFAULT
+
+
+class Bound(NamedTuple):
+    """How long an answer may be."""
+
+    tokens: int
+    why: str
+    """Who says so: ``client``, ``model``, ``operator``, ``credit`` or ``limit``."""
+
+
+class Asked(NamedTuple):
+    """What is to be held of a request, before it is asked what fits."""
+
+    bound: Bound
+    usage: Usage
+    elsewhere: int
+    """Input held for what does not stand in the body."""
+    tools: tuple[tuple[Tool, int], ...]
+    """The server tools that the request allows, and how often each is used at most."""
+    alike: Alike
+    answers: int
+    """How many are charged, each as long as the bound at most."""
+
+
+def ask(
+    wish: Wish,
+    model: str,
+    known: ModelPrice,
+    *,
+    may_be_unpriced: bool,
+    figures: Figures,
+    key_tokens: int = 0,
+) -> Asked:
+    """Work out the most that a request comes to. ``known`` is what the card says of the model.
+
+    Raises:
+        ModelIsUnpriced: It allows a tool that has neither a bound nor a price, and the account
+            refuses what has no price.
+    """
+    allows = wish.allows
+    tools = tuple(
+        (tool, _uses(tool, known.prices, figures, may_be_unpriced=may_be_unpriced))
+        for tool in allows.tools
+    )
+    media = wish.content.media_bounds()
+    said = wish.content.text_bound + sum(media.values())
+    elsewhere = _reads(wish, said, known, tools, figures) - said
+    runs = sum(uses for tool, uses in tools if tool.answers)
+    answers = wish.answers + runs if wish.field else 0
+    bound = _bound(wish, model, known, figures, key_tokens)
+    units = _units(tools, known.prices, may_be_unpriced=may_be_unpriced)
+    usage = Usage(
+        input=wish.content.text_bound + elsewhere,
+        output=bound.tokens * answers + allows.extra_output,
+        **media,
+        **units,
+    )
+    alike = _alike(allows.makes, writes_cache=allows.writes_cache)
+    return Asked(bound, usage, elsewhere, tools, alike, answers)
+
+
+def _bound(wish: Wish, model: str, known: ModelPrice, figures: Figures, key_tokens: int) -> Bound:
+    if wish.most is not None:
+        bound = Bound(wish.most, "client")
+    else:
+        bound = Bound(_own_maximum(wish, model, known), "model")
+    for tokens in (figures.output_tokens, key_tokens):
+        if tokens and tokens < bound.tokens:
+            bound = Bound(tokens, "operator")
+    return bound
+
+
+def _own_maximum(wish: Wish, model: str, known: ModelPrice) -> int:
+    """Return the longest answer that the model gives to what stands in the body."""
+    most = known.max_output_tokens or writes(model)
+    if wish.default:
+        most = min(most, wish.default)
+    if not known.context_window:
+        return most
+    # Question and answer share the window, and servers refuse a bound that cannot be kept. How long
+    # the question is only they know: not longer than its bytes, and not twice the estimate.
+    window, content = known.context_window, wish.content
+    left = max(window - content.text_bound, (window - content.estimate) // 2, OUTPUT_LEAST)
+    return min(most, left)
+
+
+def _reads(
+    wish: Wish,
+    said: int,
+    known: ModelPrice,
+    tools: tuple[tuple[Tool, int], ...],
+    figures: Figures,
+) -> int:
+    """Return the input of all runs together: each use of a tool has the model read all again."""
+    if wish.content.is_kept:
+        said = max(said, known.context_window or figures.context_tokens)
+    uses = sum(uses for _, uses in tools)
+    if not uses:
+        return said
+    more = TOOL_TOKENS * (uses * (uses + 1) // 2)
+    every = (uses + 1) * said + more
+    if not known.context_window:
+        return every
+    return min(every, (uses + 1) * max(said, known.context_window))
+
+
+def _uses(tool: Tool, prices: Prices, figures: Figures, *, may_be_unpriced: bool) -> int:
+    if tool.uses is not None:
+        return tool.uses
+    priced = bool(tool.usage_class) and unit_price(prices, tool.usage_class) is not None
+    if not priced and not may_be_unpriced:
+        raise ModelIsUnpriced(
+            f"The rate card has no price for {tool.name}, and the request does not bound its use."
+        )
+    return figures.tool_uses
+
+
+def _units(
+    tools: tuple[tuple[Tool, int], ...], prices: Prices, *, may_be_unpriced: bool
+) -> dict[str, int]:
+    """Count what tools are charged as beside tokens: what may be used need not have a price."""
+    found: dict[str, int] = {}
+    for tool, uses in tools:
+        name = tool.usage_class
+        if name in {"", "input"} or (not may_be_unpriced and unit_price(prices, name) is None):
+            continue
+        found[name] = found.get(name, 0) + uses * tool.units
+    return found
+
+
+@lru_cache(maxsize=16)
+def _alike(makes: tuple[str, ...], *, writes_cache: bool) -> Alike:
+    """Say as which classes the same tokens may be charged."""
+    written = ("cache_write", "cache_write_1h") if writes_cache else ()
+    media = ("audio_input", "image_input", "video_input")
+    return {
+        "input": ("cache_read", *written),
+        **dict.fromkeys(media, ("input", "cache_read", *written)),
+        "output": ("reasoning", *makes),
+    }
+
+
+class Asking:
+    """One request's hold: asked in the lane, told afterwards."""
+
+    __slots__ = ("_asked", "_figures", "_name", "_reserve", "_wish")
+
+    def __init__(
+        self, wish: Wish, reserve: Reserve, figures: Figures, *, upstream_model: str = ""
+    ) -> None:
+        """Take what is wanted. ``reserve`` lacks what only the lane knows.
+
+        ``upstream_model``: as the upstream knows it; empty: as it is booked.
+        """
+        self._name = upstream_model or reserve.model
+        self._wish = wish
+        self._figures = figures
+        self._reserve = reserve
+        self._asked: Asked
+
+    def in_lane(
+        self, book: PriceBook | None, account: Account, key: Key
+    ) -> tuple[Reserve, Open | None]:
+        """Return what to hold, and how far the answer may be shortened so that it fits.
+
+        Raises:
+            ModelIsUnpriced: As ``ask``.
+        """
+        wish, reserve = self._wish, self._reserve
+        models = (reserve.model, *wish.allows.models)
+        terms = [_terms(book, model) for model in models]
+        asked = self._asked = ask(
+            wish,
+            self._name,
+            terms[0],
+            may_be_unpriced=account.unpriced != "refuse",
+            figures=self._figures,
+            key_tokens=_key_tokens(key),
+        )
+        named = (reserve.condition,) if reserve.condition else wish.allows.conditions
+        condition, others = _conditions(named, terms)
+        held = msgspec.structs.replace(
+            reserve,
+            usage=asked.usage,
+            choices=wish.allows.models,
+            condition=condition,
+            conditions=others,
+            alike=asked.alike,
+        )
+        if wish.most is not None or not wish.field:
+            return held, None
+        return held, Open(asked.bound.tokens, OUTPUT_LEAST, asked.answers)
+
+    def told(self, fitted: Fitted[Any] | None) -> "Told":
+        """Return what was held in the end, for the upstream and the client to be told."""
+        asked, wish = self._asked, self._wish
+        bound = asked.bound
+        if fitted is not None and fitted.why:
+            bound = Bound(fitted.tokens, fitted.why)
+        wish.content.elsewhere = asked.elsewhere
+        output = bound.tokens * asked.answers + wish.allows.extra_output if wish.field else 0
+        return Told(wish._replace(output=output), bound, asked.tools)
+
+
+class Told(NamedTuple):
+    """A request as it is held."""
+
+    wish: Wish
+    bound: Bound
+    tools: tuple[tuple[Tool, int], ...]
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Return what a reply says of a bound that is not the client's."""
+        if not self.wish.field or self.bound.why == "client":
+            return {}
+        return {HEADER: f"{self.bound.tokens}; reason={self.bound.why}"}
+
+    def elsewise(self) -> "Told":
+        """Return the same, told in the other field that chats have."""
+        field = _OTHER[self.wish.field]
+        return self._replace(wish=self.wish._replace(field=field))
+
+    def refused_by(self, status: int, field: str) -> bool:
+        """Tell whether an upstream refuses the field, where the client has not chosen it."""
+        mine = self.wish.most is None and self.wish.field in _OTHER
+        return mine and status == _BAD_REQUEST and field == self.wish.field
+
+    def document(self, document: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the body with the bounds that are held and that the client did not set."""
+        changed: dict[str, Any] = {}
+        if self.wish.field and self.bound.why != "client":
+            changed[self.wish.field] = self.bound.tokens
+            # Where the client gave both, neither may say more.
+            for field in ("max_tokens", "max_completion_tokens"):
+                if document.get(field) is not None:
+                    changed[field] = self.bound.tokens
+        opened = {tool.name: uses for tool, uses in self.tools if tool.uses is None}
+        if opened and self.wish.field == "max_output_tokens":
+            changed["max_tool_calls"] = max(opened.values())
+        elif opened:
+            changed["tools"] = [_bounded(each, opened) for each in document.get("tools") or ()]
+        return {**document, **changed} if changed else document
+
+
+_BAD_REQUEST = 400
+_OTHER = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}
+
+_COUNTED = frozenset({"web_search", "web_fetch", "advisor"})
+"""Anthropic's tools that take ``max_uses``."""
+
+
+def _bounded(tool: Any, opened: Mapping[str, int]) -> Any:  # noqa: ANN401 - a part of a body
+    name = undated(str(tool.get("type"))) if isinstance(tool, dict) else ""
+    if name not in _COUNTED or tool["type"] == name or tool.get("max_uses") is not None:
+        return tool
+    return {**tool, "max_uses": opened[name]}
+
+
+def _conditions(named: tuple[str, ...], terms: list[ModelPrice]) -> tuple[str, tuple[str, ...]]:
+    """Return the condition that is asked for, and others that may come to hold."""
+    if len(named) == 1:
+        # As the operator books it: where the card lacks it, the request is unpriced.
+        return named[0], ()
+    asked = next(name for name in named if not name or name in terms[0].conditions)
+    others = {
+        name: None
+        for name in named
+        if name != asked and (not name or any(name in each.conditions for each in terms))
+    }
+    return asked, tuple(others)
+
+
+_UNKNOWN = ModelPrice(prices={})
+
+
+def _terms(book: PriceBook | None, model: str) -> ModelPrice:
+    terms = None if book is None else book.terms(model)
+    return terms if isinstance(terms, ModelPrice) else _UNKNOWN
+
+
+def _key_tokens(key: Key) -> int:
+    text = key.settings.get(SETTING_OUTPUT, "")
+    return int(text) if text.isascii() and text.isdecimal() else 0
