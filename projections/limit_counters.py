@@ -1,10 +1,12 @@
 """What counts against each limit, per key and per account, and when a key was last used."""
 
 from typing import LiteralString
+from uuid import UUID
 
 import msgspec
 from psycopg.rows import TupleRow
 
+from ledger import events as e
 from ledger.arrays import Instants, Texts, Uuids
 from ledger.batch import Changes, Load, Wanted
 from ledger.limits import Counter
@@ -22,6 +24,7 @@ SAVE: LiteralString = (
     " ON CONFLICT ON CONSTRAINT subject_has_one_row_of_counters DO UPDATE"
     " SET last_used_at = EXCLUDED.last_used_at, counters = EXCLUDED.counters"
 )
+DELETE: LiteralString = "DELETE FROM limit_counters WHERE lane = %s AND subject_id = ANY(%s)"
 TABLES = ("limit_counters",)
 
 _counters = msgspec.json.Decoder(dict[str, Counter])
@@ -50,21 +53,32 @@ def load(lane: int, wanted: Wanted) -> list[Load]:
 
 
 def save(lane: int, state: LaneState, changes: Changes) -> list[Statement]:
-    """Write the counters of everyone a batch touched who has any."""
+    """Write the counters of everyone a batch touched who has any; who lost the last has no row."""
     accounts = [state.accounts[found] for found in changes.accounts]
     keys = [state.keys[found] for found in changes.keys]
     counted = [account for account in accounts if account.counters]
     used = [key for key in keys if key.counters or key.last_used_at is not None]
-    if not counted and not used:
-        return []
-    return [
-        (
-            SAVE,
-            (
-                lane,
-                Uuids([*(a.account_id for a in counted), *(key.key_id for key in used)]),
-                Instants([*(None for _ in counted), *(key.last_used_at for key in used)]),
-                Texts([*(_json(a.counters) for a in counted), *(_json(k.counters) for k in used)]),
-            ),
+    statements: list[Statement] = []
+    if emptied := _emptied(state, changes):
+        statements.append((DELETE, (lane, Uuids(emptied))))
+    if counted or used:
+        columns = (
+            Uuids([*(a.account_id for a in counted), *(key.key_id for key in used)]),
+            Instants([*(None for _ in counted), *(key.last_used_at for key in used)]),
+            Texts([*(_json(a.counters) for a in counted), *(_json(k.counters) for k in used)]),
         )
-    ]
+        statements.append((SAVE, (lane, *columns)))
+    return statements
+
+
+def _emptied(state: LaneState, changes: Changes) -> list[UUID]:
+    """Tell whose row goes. A counter is only ever forgotten for another, or with its limit."""
+    found: set[UUID] = set()
+    for envelope, *_ in changes.of(e.AccountLimitsSet):
+        if not state.accounts[envelope.account_id].counters:
+            found.add(envelope.account_id)
+    for envelope, *_ in changes.of(e.KeyLimitsSet):
+        key = state.keys[envelope.key_id] if envelope.key_id is not None else None
+        if key is not None and not key.counters and key.last_used_at is None:
+            found.add(key.key_id)
+    return list(found)

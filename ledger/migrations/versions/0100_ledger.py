@@ -599,10 +599,10 @@ REVOKE SELECT ON logins, refresh_tokens, key_secrets, wallets, attempts, charact
 GRANT INSERT ON events, idempotency_keys, rate_cards TO keyledger_app;
 GRANT INSERT, UPDATE (last_seq) ON request_ids TO keyledger_app;
 GRANT INSERT, UPDATE ON lane_heads, account_heads, database_facts, projection_checkpoints,
-    job_runs, job_leader, account_profiles, accounts, keys, limit_counters, lots, balances,
+    job_runs, job_leader, account_profiles, accounts, keys, lots, balances,
     spend TO keyledger_app;
 GRANT INSERT, UPDATE, DELETE ON key_secrets, logins, refresh_tokens, reservations,
-    unpriced_requests, limit_breaches TO keyledger_app;
+    unpriced_requests, limit_breaches, limit_counters TO keyledger_app;
 GRANT INSERT ON wallets TO keyledger_app;
 GRANT INSERT, DELETE ON wallet_tokens, account_marks, provider_reports, request_notes
     TO keyledger_app;
