@@ -317,6 +317,8 @@ class Batch:
         self.replies: dict[bytes, tuple[bytes, bytes]] = {}
         """Idempotency key hash → fingerprint and stored reply."""
         self.results: list[tuple[Command, Outcome | Exception]] = []
+        self.more_is_due = False
+        """Whether more of the accounts asked about ran out than is loaded: nothing is decided."""
         self._cards = cards
         self._gaps: list[int] = []
         self._new_requests: dict[bytes, tuple[int, int]] = {}

@@ -76,6 +76,7 @@ CONSTRAINTS: Mapping[str | None, type[Refused]] = {
 OWNED_AFTER = 20
 """Batches without a foreign append after which a lane loads only what its copy lacks."""
 DUE_MAX = 500
+"""Of each kind that ran out written down in one batch for accounts that nobody asks about."""
 
 BEHIND_MAX = timedelta(seconds=5)
 """By which the database's clock may stand behind a lane's head: one that was set right a little, or
@@ -106,6 +107,19 @@ what the clock says, the ledger's and the server's own, in microseconds since 19
 Asked once the head is locked, in a statement of its own: what waited for the lock sees only what
 was committed before it began to wait, and its clock may have been read before, too.
 """
+
+DUE_OF: LiteralString = (
+    "(SELECT 'reservation', account_id, key_id, request_hash FROM reservations"
+    " WHERE lane = %(lane)s AND account_id = ANY(%(accounts)s) AND expires_at <= %(at)s"
+    " LIMIT %(most)s)"
+    " UNION ALL (SELECT 'key', account_id, key_id, NULL FROM keys"
+    " WHERE lane = %(lane)s AND account_id = ANY(%(accounts)s) AND expires_at <= %(at)s"
+    " AND status IN ('active', 'suspended') AND expires_at IS NOT NULL LIMIT %(most)s)"
+    " UNION ALL (SELECT 'lot', account_id, NULL, NULL FROM lots"
+    " WHERE lane = %(lane)s AND account_id = ANY(%(accounts)s) AND expires_at <= %(at)s"
+    " AND status = 'open' AND expires_at IS NOT NULL LIMIT %(most)s)"
+)
+"""The same of some accounts alone, where more is due than ``PAST`` brings."""
 
 BEGIN: LiteralString = "BEGIN"
 COMMIT: LiteralString = "COMMIT"
@@ -245,14 +259,11 @@ class Lane:
 
     async def _transact(self, commands: list[Command]) -> list[tuple[Command, Outcome | Exception]]:
         self._refusals.undo()
-        idle = self._line is not None
-        line = await self._connected()
-        try:
-            batch = await self._load(line, commands)
-        except psycopg.OperationalError as error:
-            if idle and line.connection.closed:
-                raise _Stale from error
-            raise
+        line, batch = await self._begun(commands)
+        while batch.more_is_due:
+            # What ran out of those who ask comes first, in as many transactions as it takes.
+            await self._commit(line, batch)
+            line, batch = await self._begun(commands)
         decided = 0
         for run in runs(commands):
             batch.decide_run(run, self._refusals)
@@ -260,6 +271,23 @@ class Lane:
             if decided >= TURN:
                 decided = 0
                 await asyncio.sleep(0)
+        await self._commit(line, batch)
+        self.commands += len(commands)
+        return batch.results
+
+    async def _begun(self, commands: list[Command]) -> tuple[Line, Batch]:
+        """Lock the head and load what a batch reads."""
+        idle = self._line is not None
+        line = await self._connected()
+        try:
+            return line, await self._load(line, commands)
+        except psycopg.OperationalError as error:
+            if idle and line.connection.closed:
+                raise _Stale from error
+            raise
+
+    async def _commit(self, line: Line, batch: Batch) -> None:
+        """Write a batch, and keep its state for the next."""
         if batch.is_empty:
             await line.exchange([(COMMIT, ())])
         else:
@@ -267,9 +295,7 @@ class Lane:
         self._notes.clear()
         self._refusals.keep()
         self.batches += 1
-        self.commands += len(commands)
         self._state = batch.state if _size(batch.state) <= CACHE_MAX else None
-        return batch.results
 
     async def _save(self, line: Line, batch: Batch) -> None:
         """Second round trip: append, move the projections, commit."""
@@ -342,9 +368,28 @@ class Lane:
         batch = Batch(self.lane, state, self._cards, asked.at)
         batch.replies = {row[0]: (bytes(row[1]), row[2].encode()) for row in asked.replies}
         await self._know(connection, batch, asked.requests)
-        await self._expire(connection, batch, asked.due)
+        await self._expire(connection, batch, await self._due(connection, batch, asked, wanted))
         await self._note(connection, batch)
         return batch
+
+    async def _due(
+        self, connection: AsyncConnection, batch: Batch, asked: "_Asked", wanted: Wanted
+    ) -> list[TupleRow]:
+        """Give what ran out: some of all, and all of the accounts asked about."""
+        if len(asked.due) < DUE_MAX:
+            return asked.due
+        # There may be more: it is gone on with, command or none.
+        self.nudge()
+        terms = {
+            "lane": self.lane,
+            "accounts": arrays.Uuids(wanted.accounts),
+            "at": batch.at,
+            "most": BATCH_MAX,
+        }
+        found = await connection.execute(DUE_OF, terms, binary=True)
+        theirs = await found.fetchall()
+        batch.more_is_due = len(theirs) >= BATCH_MAX
+        return list(dict.fromkeys([*theirs, *asked.due]))
 
     async def _note(self, connection: AsyncConnection, batch: Batch) -> None:
         """Record refusals that a second held back; all of them at the end of the process."""
@@ -462,11 +507,14 @@ class Lane:
         lacking = _lacking(batch.state, wanted)
         if any(lacking):
             await self._fetch(connection, batch.state, lacking)
-        batch.expire(
-            [hashed for kind, _, _, hashed in due if kind == "reservation"],
-            [key_id for kind, _, key_id, _ in due if kind == "key"],
-            dict.fromkeys(account_id for kind, account_id, _, _ in due if kind == "lot"),
-        )
+        for first in range(0, len(due), TURN):
+            some = due[first : first + TURN]
+            batch.expire(
+                [hashed for kind, _, _, hashed in some if kind == "reservation"],
+                [key_id for kind, _, key_id, _ in some if kind == "key"],
+                dict.fromkeys(account_id for kind, account_id, _, _ in some if kind == "lot"),
+            )
+            await asyncio.sleep(0)
 
     async def _fetch(self, connection: AsyncConnection, state: LaneState, wanted: Wanted) -> None:
         loads = self._loads(wanted)

@@ -447,7 +447,7 @@ CREATE TABLE reservations (
     CONSTRAINT reservation_is_open_once PRIMARY KEY (lane, request_hash)
 ) WITH (fillfactor = 70);
 CREATE INDEX reservations_to_expire ON reservations (lane, expires_at);
-CREATE INDEX reservations_by_account ON reservations (lane, account_id);
+CREATE INDEX reservations_by_account ON reservations (lane, account_id, expires_at);
 CREATE TABLE spend (
     account_id uuid NOT NULL,
     key_id uuid NOT NULL,
