@@ -18,12 +18,13 @@ from litestar.types import Receive, Send
 
 from api import metrics
 from api.exchange import Answer
-from api.gateway import meters, sse, standing, wishes
+from api.gateway import replies, sse, standing, tally, wishes
 from api.gateway.bounds import Asking, Figures, Told
-from api.gateway.meters import Settled, Tally
+from api.gateway.meters import Meter
 from api.gateway.settlement import Ending, Settlements
 from api.gateway.standing import Standing
 from api.gateway.table import Entry
+from api.gateway.tally import Tally
 from api.gateway.upstream import (
     Incoming,
     Outgoing,
@@ -40,6 +41,7 @@ from ledger import secrets
 from ledger.clock import Instant
 from ledger.ids import AccountId, KeyId
 from ledger.metering import Release, Reserve, Settle
+from ledger.reports import Reading
 from ledger.state import Account, Key
 from ledger.usage import Usage
 
@@ -57,12 +59,14 @@ EXPIRY_SECONDS = 60
 RUN_OUT_SECONDS = 1
 """For the end of a connection whose stream has said its last."""
 STOP_SECONDS = 5
+HOLD_SECONDS = 1
+"""A stream is held back so long at most while it has said nothing of its answer."""
 
 FIRST_OTHER = 300
 """From this status on an answer is none: a redirect, a refusal, a failure."""
 
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
-_MODEL = re.compile(rb'"model":\s*"(?:[^"\\]|\\.)*"')
+_MODEL = re.compile(rb'"model"\s*:\s*"(?:[^"\\]|\\.)*"')
 _encode = msgspec.json.Encoder().encode
 
 
@@ -160,15 +164,8 @@ class Exchange:
         self._held = held
         self._ended = False
 
-    def _settle(self, settled: Settled, *, interrupted: bool) -> Ending | None:
-        return self._ending(
-            Settle(
-                request_id=self.work.request_id,
-                usage=settled.usage,
-                estimated=settled.estimated,
-                interrupted=interrupted,
-            )
-        )
+    def _settle(self, used: Reading, *, interrupted: bool) -> Ending | None:
+        return self._ending(_settle_of(self.work, used, interrupted=interrupted))
 
     def _ending(self, how: Settle | Release) -> Ending | None:
         """Give how the request ends, the first time; None: it has ended, or nothing is held."""
@@ -178,15 +175,15 @@ class Exchange:
         metrics.note_ending(_name_of(how))
         return Ending(self.admission.account_id, self.admission.key_id, how)
 
-    async def settle(self, settled: Settled, *, interrupted: bool = False) -> None:
+    async def settle(self, used: Reading, *, interrupted: bool = False) -> None:
         """Charge what was used, once."""
-        ending = self._settle(settled, interrupted=interrupted)
+        ending = self._settle(used, interrupted=interrupted)
         if ending is not None:
             await self._settlements.end(ending)
 
-    def settle_later(self, settled: Settled) -> None:
+    def settle_later(self, used: Reading) -> None:
         """Charge what was used although there is no time to wait for it."""
-        ending = self._settle(settled, interrupted=True)
+        ending = self._settle(used, interrupted=True)
         if ending is not None:
             self._settlements.later(ending)
 
@@ -197,11 +194,11 @@ class Exchange:
             await self._settlements.end(ending)
 
     @property
-    def unseen(self) -> Settled:
+    def unseen(self) -> Reading:
         """Give the estimate of a request that was sent and whose answer nobody saw."""
         if not self.work.entry.meter.format:
-            return Settled(Usage(requests=1), estimated=True)
-        return Settled(Usage(input=self.wish.content.estimate), estimated=True)
+            return Reading(Usage(requests=1), estimated=True)
+        return Reading(Usage(input=self.wish.content.estimate), estimated=True)
 
     def shown(self, text: bytes, upstream: Upstream) -> bytes:
         """Give a text of the upstream as the client may see it."""
@@ -209,6 +206,16 @@ class Exchange:
             name = b'"model":' + _encode(self.work.shown_model)
             text = _MODEL.sub(lambda _: name, text)
         return upstream.scrub(text)
+
+
+def _settle_of(work: Work, used: Reading, *, interrupted: bool) -> Settle:
+    """Say in the ledger's words what was used."""
+    return Settle(
+        request_id=work.request_id,
+        usage=used.usage,
+        estimated=used.estimated,
+        interrupted=interrupted,
+    )
 
 
 def _name_of(how: Settle | Release) -> str:
@@ -273,7 +280,7 @@ class Streaming:
             )
             await self._run(send)
         except BaseException:
-            self._exchange.settle_later(self._tally.settled(whole=False))
+            self._exchange.settle_later(self._tally.reading(whole=False))
             raise
         finally:
             watch.cancel()
@@ -289,35 +296,46 @@ class Streaming:
             await self._broken(send, error)
         except asyncio.CancelledError:
             # The server takes its tasks away: say so while there is somebody to hear it.
-            self._exchange.settle_later(self._tally.settled(whole=False))
+            self._exchange.settle_later(self._tally.reading(whole=False))
             await self._say(send, Failure(Kind.UNAVAILABLE))
             raise
         else:
-            await self._exchange.settle(self._tally.settled(whole=True), interrupted=self._gone)
+            await self._settle_ended()
             if not self._gone:
                 await send({"type": "http.response.body", "body": last, "more_body": False})
             await self._run_out()
+
+    async def _settle_ended(self) -> None:
+        """Settle a stream that came to its end: what it said last may be that it failed."""
+        seen = self._tally
+        if not seen.failed:
+            await self._exchange.settle(seen.reading(whole=True), interrupted=self._gone)
+        elif seen.pieces:
+            await self._exchange.settle(seen.reading(whole=False), interrupted=True)
+        else:
+            await self._exchange.release("upstream")
 
     async def _pump(self, send: Send) -> bytes:
         """Pass on what comes; give what is to follow the settlement."""
         exchange, upstream, chunks = self._exchange, self._got.upstream, self._got.chunks
         assert chunks is not None
-        tally, splitter = self._tally, sse.Splitter()
+        seen, splitter = self._tally, sse.Splitter()
         chunk = self._got.first
         last = b""
-        while chunk and not tally.ended:
+        while chunk and not seen.ended:
             block = splitter.feed(chunk)
             if block:
-                now, last = tally.take(exchange.shown(block, upstream))
+                now, last = seen.take(block)
                 if now and not self._gone:
-                    await send({"type": "http.response.body", "body": now, "more_body": True})
-            if not tally.ended:
+                    body = exchange.shown(now, upstream)
+                    await send({"type": "http.response.body", "body": body, "more_body": True})
+            if not seen.ended:
                 chunk = await anext(chunks, b"")
-        if splitter.rest and not tally.ended:
+        if splitter.rest and not seen.ended:
             # The blank line after the last event is missing.
-            now, last = tally.take(exchange.shown(splitter.rest, upstream))
+            now, last = seen.take(splitter.rest)
             last = now + last
-        return last
+        return exchange.shown(last, upstream)
 
     async def _run_out(self) -> None:
         """Read to the end, so that the connection can be used again."""
@@ -350,7 +368,7 @@ class Streaming:
 
     async def _broken(self, send: Send, error: Exception) -> None:
         """Settle what came before the upstream ended in the middle, and tell the client."""
-        settled = self._tally.settled(whole=False)
+        settled = self._tally.reading(whole=False)
         if not self._gone:
             work = self._exchange.work
             log.warning(
@@ -493,7 +511,7 @@ class Gateway:
         if incoming.status >= FIRST_OTHER:
             await exchange.release(f"upstream {incoming.status}")
             return _refusal(exchange, got)
-        await exchange.settle(meters.of_reply(work.entry.meter, exchange.wish, got.body))
+        await exchange.settle(replies.of_reply(work.entry.meter, exchange.wish, got.body))
         reply = Answer(
             exchange.shown(got.body, got.upstream),
             status=incoming.status,
@@ -581,10 +599,11 @@ class Gateway:
                 body = await incoming.read(REFUSAL_MAX)
                 _require_refusal(incoming, body, exchange)
                 return Got(upstream, incoming, body)
-            if not incoming.content_type.startswith(sse.CONTENT_TYPE):
-                return Got(upstream, incoming, await incoming.read(REPLY_MAX))
-            chunks = incoming.chunks()
-            first = await _first(chunks)
+            if not replies.is_stream(incoming.content_type):
+                body = await incoming.read(REPLY_MAX)
+                _require_answer(incoming, body, exchange)
+                return Got(upstream, incoming, body)
+            first, chunks = await _begun(exchange.work.entry.meter, incoming.chunks())
         except BaseException:
             incoming.close()
             raise
@@ -603,11 +622,54 @@ class Gateway:
             await upstream.close()
 
 
-async def _first(chunks: AsyncIterator[bytes]) -> bytes:
-    first = await anext(chunks, b"")
-    if not first:
-        raise UpstreamBroke
-    return first
+async def _begun(meter: Meter, chunks: AsyncIterator[bytes]) -> tuple[bytes, AsyncIterator[bytes]]:
+    """Wait for the first that a stream says of its answer; give it, and what follows.
+
+    Until then nothing has gone out, so that another upstream can be asked. A stream that only
+    says that it works goes on after a while, so that the client sees that too.
+
+    Raises:
+        UpstreamFailed: It says that it failed.
+        UpstreamBroke: It ended before it had said anything.
+    """
+    held = await anext(chunks, b"")
+    until = asyncio.get_running_loop().time() + HOLD_SECONDS
+    while (begins := tally.begins(meter, held)) is None:
+        following = asyncio.ensure_future(anext(chunks, b""))
+        following.add_done_callback(_seen)
+        left = until - asyncio.get_running_loop().time()
+        try:
+            done, _ = await asyncio.wait({following}, timeout=max(left, 0))
+        except BaseException:
+            following.cancel()
+            raise
+        if not done:
+            return held, _resumed(following, chunks)
+        chunk = following.result()
+        if not chunk:
+            if tally.says_nothing(held):
+                raise UpstreamBroke
+            break
+        held += chunk
+    if begins is False:
+        raise UpstreamFailed("an error under a status of success")
+    return held, chunks
+
+
+def _seen(task: "asyncio.Future[bytes]") -> None:
+    """Take note of how it ended, although nobody may ask."""
+    if not task.cancelled():
+        task.exception()
+
+
+async def _resumed(
+    following: "asyncio.Future[bytes]", chunks: AsyncIterator[bytes]
+) -> AsyncIterator[bytes]:
+    """Go on with a chunk that is waited for already."""
+    chunk = await following
+    while chunk:
+        yield chunk
+        chunk = await anext(chunks, b"")
 
 
 class _Look:
@@ -697,21 +759,40 @@ def _require_refusal(incoming: Incoming, body: bytes, exchange: Exchange) -> Non
         UpstreamFailed: It is no answer to the client.
     """
     status = incoming.status
-    reported = meters.report_of(body)
-    if reported:
-        # Charged to nobody: the caller got nothing for it. Here for who reconciles.
-        log.warning(
-            "usage_of_failed_attempt",
-            request_id=exchange.work.request_id,
-            status=status,
-            usage={name: each for name, each in reported.items() if isinstance(each, int)},
-        )
+    _log_usage(incoming, body, exchange)
     is_refusal = 400 <= status < 500 and status not in _ONCE_MORE | _NOT_THE_CLIENTS  # noqa: PLR2004
-    if not is_refusal or not incoming.content_type.startswith("application/"):
+    if not is_refusal or not incoming.content_type.lower().lstrip().startswith("application/"):
         raise UpstreamFailed(f"status {status}")
     error = _error_of(body.decode(errors="replace"))
     if error.code in _OPERATOR_OWES or error.type in _OPERATOR_OWES:
         raise UpstreamFailed(f"status {status}, the operator's account")
+
+
+def _require_answer(incoming: Incoming, body: bytes, exchange: Exchange) -> None:
+    """Tell an answer from a failure under a status of success.
+
+    Raises:
+        UpstreamFailed: It is none.
+    """
+    why = replies.failure_of(exchange.work.entry.meter, incoming.content_type, body)
+    if why:
+        _log_usage(incoming, body, exchange)
+        raise UpstreamFailed(why)
+
+
+def _log_usage(incoming: Incoming, body: bytes, exchange: Exchange) -> None:
+    """Log what a failed attempt says it used, for anyone who reconciles.
+
+    It is charged to nobody: the caller got nothing for it.
+    """
+    reported = replies.said_in(body).report
+    if reported:
+        log.warning(
+            "usage_of_failed_attempt",
+            request_id=exchange.work.request_id,
+            status=incoming.status,
+            usage={name: each for name, each in reported.items() if isinstance(each, int)},
+        )
 
 
 _KINDS: Mapping[int, Kind] = {

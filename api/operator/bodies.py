@@ -9,12 +9,13 @@ from msgspec import UNSET, Meta, UnsetType
 
 from api.opening import KEYS_OF_ACCOUNT
 from api.problems import invalid
-from ledger import clock, usage
+from ledger import clock, reports
 from ledger import events as e
 from ledger.clock import Instant
 from ledger.model_names import Pattern
 from ledger.pricing import ModelPrice
-from ledger.usage import Usage
+from ledger.reports import Reading
+from ledger.usage import InvalidUsage, Usage
 
 Name = Annotated[str, Meta(min_length=1, max_length=255)]
 Text = Annotated[str, Meta(max_length=500)]
@@ -438,25 +439,21 @@ def expiry_of(field: str, text: str | None) -> Instant | None:
 Metered = UsageBody | ReserveBody | SettleBody | CloudUsage
 
 
-def usage_of(body: Metered) -> Usage:
-    """Give the usage of a body, made disjoint where it came in a provider's own form.
+def used_of(body: Metered) -> Reading:
+    """Give what a body says was used, made disjoint where it came in a provider's own form.
 
     Raises:
-        Problem: Both forms are there, or neither, or a report does not add up.
+        Problem: Both forms are there, or neither, or no reading of a report can be defended.
     """
     if not isinstance(body.usage, UnsetType):
         if not isinstance(body.provider_usage, UnsetType):
             raise invalid("provider_usage", "is there beside usage; send one of them")
-        return body.usage
+        return Reading(body.usage)
     if isinstance(body.provider_usage, UnsetType):
         raise invalid("usage", "is required, or provider_format with provider_usage")
-    format_ = body.provider_format
-    found = usage.detect(body.provider_usage) if isinstance(format_, UnsetType) else format_
-    if found is None:
-        problem = "is required: one of " + ", ".join(usage.FORMATS)
-        raise invalid("provider_format", problem)
+    format_ = "" if isinstance(body.provider_format, UnsetType) else body.provider_format
     try:
-        return usage.normalise(found, body.provider_usage)
-    except usage.InvalidUsage as error:
-        field = error.field.replace("usage", "provider_usage", 1)
-        raise invalid(field, error.message) from error
+        return reports.read(body.provider_usage, format_)
+    except InvalidUsage as error:
+        field = "provider_format" if error.field == "format" else f"provider_usage.{error.field}"
+        raise invalid(field.removesuffix(".usage"), error.message) from error

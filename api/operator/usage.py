@@ -129,7 +129,7 @@ def _record_of(body: bodies.UsageBody, subject: Subject) -> metering.Record:
     return metering.Record(
         request_id=body.request_id,
         model=body.model,
-        usage=bodies.usage_of(body),
+        usage=bodies.used_of(body).usage,
         category=body.category,
         condition=body.condition,
         scope=body.scope,
@@ -299,7 +299,7 @@ async def reserve_request(ask: Ask[object]) -> Answer:
     reserve = metering.Reserve(
         request_id=body.request_id,
         model=body.model,
-        usage=bodies.usage_of(body),
+        usage=bodies.used_of(body).usage,
         category=body.category,
         condition=body.condition,
         scope=body.scope,
@@ -342,7 +342,7 @@ async def settle_request(ask: Ask[object]) -> Answer:
     request_id = ask.call.path("request_id")
     settle = metering.Settle(
         request_id=request_id,
-        usage=bodies.usage_of(body),
+        usage=bodies.used_of(body).usage,
         model=body.model,
         estimated=body.estimated,
         interrupted=body.interrupted,

@@ -55,8 +55,17 @@ def test_a_providers_own_report_is_made_disjoint(world: Any) -> None:
     found = world.post("/usage", body)
     assert found["usage"] == {"input": 600, "cache_read": 400, "output": 10}
     body["provider_usage"]["total_tokens"] = 999
-    wrong = world.post("/usage", {**body, "request_id": "r2"}, 400)
-    assert wrong["errors"][0]["field"] == "provider_usage.total_tokens"
+    assert world.post("/usage", {**body, "request_id": "r2"})["usage"] == found["usage"]
+    body["provider_usage"] = {"prompt_tokens": 1000, "completion_tokens": -1}
+    wrong = world.post("/usage", {**body, "request_id": "r3"}, 400)
+    assert wrong["errors"][0]["field"] == "provider_usage.completion_tokens"
+    body["provider_format"] = "minitel"
+    wrong = world.post("/usage", {**body, "request_id": "r4"}, 400)
+    assert wrong["errors"][0]["field"] == "provider_format"
+    body["provider_usage"] = {"tokens": 3}
+    del body["provider_format"]
+    wrong = world.post("/usage", {**body, "request_id": "r5"}, 400)
+    assert wrong["errors"][0]["field"] == "provider_usage"
 
 
 def test_promise_14_reading_at_the_refusals_position_gives_its_numbers(world: Any) -> None:

@@ -84,7 +84,7 @@ class Scripted:
 
 def plan_of(document: dict[str, Any]) -> dict[str, Any]:
     """Read what to do."""
-    text = document.get("input") or ""
+    text = document.get("input") or document.get("prompt") or ""
     if document.get("messages"):
         text = document["messages"][-1]["content"]
     if isinstance(text, str) and text.startswith("{"):
@@ -120,6 +120,8 @@ class Answer:
         if self.document.get(plan.get("refuses")) is not None:
             error = {"message": "Unsupported parameter", "param": plan["refuses"]}
             return await self.whole({"error": error}, 400, {})
+        if "events" in plan:
+            return await self.events()
         if "status" in plan:
             body = plan.get("body", {"error": {"message": f"no: {KEY}", "type": "x"}})
             body = plan["raw"].encode("latin-1") if "raw" in plan else body
@@ -174,7 +176,7 @@ class Answer:
         text = body if isinstance(body, bytes) else json.dumps(body).encode()
         lines = [
             f"HTTP/1.1 {status} X",
-            "Content-Type: application/json",
+            f"Content-Type: {self.plan.get('content_type', 'application/json')}",
             "Set-Cookie: a=b",
             f"X-Upstream-Secret: {KEY}",
             "OpenAI-Processing-Ms: 12",
@@ -198,6 +200,18 @@ class Answer:
     def asks(self) -> bool:
         """Whether usage is asked for."""
         return bool((self.document.get("stream_options") or {}).get("include_usage"))
+
+    async def events(self) -> bool:
+        """Answer in a stream of the plan's own events, each written by itself."""
+        kind = self.plan.get("content_type", "text/event-stream")
+        head = f"HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nTransfer-Encoding: chunked\r\n\r\n"
+        self.writer.write(head.encode())
+        for event in self.plan["events"]:
+            await self.chunk(event.encode() + b"\n\n")
+            await asyncio.sleep(0)
+        self.writer.write(b"0\r\n\r\n")
+        await self.writer.drain()
+        return True
 
     async def stream(self) -> bool:
         """Answer in a stream."""

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api.gateway import meters, sse, table, tokens, wishes
-from api.gateway.meters import Tally
+from api.gateway import meters, replies, sse, table, tokens, wishes
+from api.gateway.tally import Tally
 from api.surface.failure import Failure, Kind
 from ledger.usage import Usage
 
@@ -198,8 +198,8 @@ def test_a_text_that_speaks_of_usage_is_no_usage() -> None:
     assert now == piece(said) + piece("[DONE]")
     assert last == b""
     assert not found.ended
-    assert found.deltas == 2
-    assert found.settled(whole=True).estimated
+    assert found.pieces == 2
+    assert found.reading(whole=True).estimated
 
 
 def test_null_usage_is_taken_out_where_nobody_asked() -> None:
@@ -213,19 +213,20 @@ def test_long_pieces_are_counted_by_their_length() -> None:
     """A service that sends a hundred tokens at once is not counted as one."""
     found = tally("chat")
     found.take(piece("word " * 100))
-    assert found.settled(whole=False).usage.output == 125
+    assert found.reading(whole=False).usage.output == 125
 
 
 def test_running_usage_is_not_final() -> None:
-    """Some report with every piece: the last one counts, and more where more was seen."""
+    """What passes after the last report is more than that report can know of."""
     found = tally("chat")
     usage = {"prompt_tokens": 3, "completion_tokens": 1, "total_tokens": 4}
     found.take(piece("a", usage=usage))
+    assert found.reading(whole=True).usage == Usage(input=3, output=1)
     for _ in range(4):
         found.take(piece("b"))
-    cut = found.settled(whole=False)
-    assert (cut.usage, cut.estimated) == (Usage(input=3, output=5), True)
-    assert found.settled(whole=True).usage == Usage(input=3, output=1)
+    for whole in (False, True):
+        read_so_far = found.reading(whole=whole)
+        assert (read_so_far.usage, read_so_far.estimated) == (Usage(input=3, output=5), True)
 
 
 def test_anthropics_usage_comes_in_two_parts() -> None:
@@ -238,12 +239,12 @@ def test_anthropics_usage_comes_in_two_parts() -> None:
     delta = {"type": "content_block_delta", "delta": {"type": "text_delta", "text": "hi"}}
     for _ in range(3):
         found.take(sse.event(json.dumps(delta).encode()))
-    cut = found.settled(whole=False)
+    cut = found.reading(whole=False)
     assert (cut.usage, cut.estimated) == (Usage(input=11, cache_read=5, output=3), True)
     found.take(chunk(type="message_delta", delta={}, usage={"output_tokens": 4}))
     now, last = found.take(chunk(type="message_stop"))
     assert (now, last) == (b"", chunk(type="message_stop"))
-    done = found.settled(whole=False)
+    done = found.reading(whole=False)
     assert (done.usage, done.estimated) == (Usage(input=11, cache_read=5, output=4), False)
 
 
@@ -252,11 +253,11 @@ def test_a_response_reports_with_its_last_event() -> None:
     found = tally("responses")
     for _ in range(2):
         found.take(chunk(type="response.output_text.delta", delta="x"))
-    assert found.deltas == 2
+    assert found.pieces == 2
     usage = {"input_tokens": 3, "output_tokens": 2, "total_tokens": 5}
     end = chunk(type="response.completed", response={"usage": usage})
     assert found.take(end) == (b"", end)
-    assert found.settled(whole=True).usage == Usage(input=3, output=2)
+    assert found.reading(whole=True).usage == Usage(input=3, output=2)
 
 
 def test_xais_own_way_of_counting_is_told_by_its_numbers() -> None:
@@ -268,7 +269,7 @@ def test_xais_own_way_of_counting_is_told_by_its_numbers() -> None:
         "total_tokens": 17,
         "completion_tokens_details": {"reasoning_tokens": 10},
     }
-    found = meters.of_reply(meters.CHAT, wish, json.dumps({"usage": usage}).encode())
+    found = replies.of_reply(meters.CHAT, wish, json.dumps({"usage": usage}).encode())
     assert found.usage == Usage(input=5, output=2, reasoning=10)
 
 
@@ -276,6 +277,6 @@ def test_xais_own_way_of_counting_is_told_by_its_numbers() -> None:
 def test_a_success_that_is_no_reply_is_estimated(body: bytes) -> None:
     """Whatever an upstream calls a success has an estimate, never nothing."""
     wish = read("chat", messages=HELLO)
-    found = meters.of_reply(meters.CHAT, wish, body)
+    found = replies.of_reply(meters.CHAT, wish, body)
     assert found.estimated
     assert found.usage.input > 0

@@ -1,0 +1,163 @@
+"""What a whole reply says it used, and whether it is a reply at all.
+
+Only what may hold usage is decoded; the text of an answer only where nothing else tells its size.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import msgspec
+
+from api.gateway import sse, tokens
+from api.gateway.meters import INPUT_ONLY, Meter
+from api.gateway.wishes import Wish
+from api.reading import UNREADABLE
+from ledger.reports import Evidence, Passed, Reading
+from ledger.said import Said, said_by
+from ledger.usage import Usage
+
+BEYOND_FACTOR = 16
+BEYOND_TOKENS = 1_000_000
+"""A report may exceed what was reserved, by so much: media, thought, a provider's own prompts. More
+is a number gone wrong, and nobody's bill."""
+BYTES_PER_TOKEN_MOST = 16
+"""Of text, wherever fewer tokens than that are reported for it, and then four times fewer."""
+
+
+class _Loose(msgspec.Struct):
+    """A reply of which nothing is believed but that it is an object."""
+
+    usage: msgspec.Raw = msgspec.Raw()
+    usageMetadata: msgspec.Raw = msgspec.Raw()  # noqa: N815
+    x_groq: msgspec.Raw = msgspec.Raw()
+    meta: msgspec.Raw = msgspec.Raw()
+    response: msgspec.Raw = msgspec.Raw()
+    message: msgspec.Raw = msgspec.Raw()
+    choices: msgspec.Raw = msgspec.Raw()
+    output: msgspec.Raw = msgspec.Raw()
+    item: msgspec.Raw = msgspec.Raw()
+    error: msgspec.Raw = msgspec.Raw()
+    type: msgspec.Raw = msgspec.Raw()
+    status: msgspec.Raw = msgspec.Raw()
+    model: msgspec.Raw = msgspec.Raw()
+    modelVersion: msgspec.Raw = msgspec.Raw()  # noqa: N815
+    id: msgspec.Raw = msgspec.Raw()
+    responseId: msgspec.Raw = msgspec.Raw()  # noqa: N815
+    service_tier: msgspec.Raw = msgspec.Raw()
+
+
+_loose = msgspec.json.Decoder(_Loose)
+_any = msgspec.json.Decoder()
+_FIELDS = _Loose.__struct_fields__
+_WRAPS = frozenset({"response", "message"})
+_LARGE: Mapping[str, bytes] = {"choices": b'"usage"', "output": b'"web_search_call"'}
+"""What may be large, and what it is decoded for."""
+_NOTHING = frozenset({b"null", b"[]", b"{}", b'""'})
+
+
+def looked(body: bytes | msgspec.Raw) -> dict[str, Any] | None:
+    """Decode of a reply what may tell its usage; None: it is no object."""
+    try:
+        loose = _loose.decode(body)
+        found: dict[str, Any] = {}
+        for name in _FIELDS:
+            raw = bytes(getattr(loose, name))
+            if not raw or raw in _NOTHING:
+                continue
+            if name in _WRAPS:
+                found[name] = looked(raw) if raw[:1] == b"{" else None
+            elif name in _LARGE and _LARGE[name] not in raw:
+                found[name] = ()  # there, and of no interest
+            else:
+                found[name] = _any.decode(raw)
+    except UNREADABLE:
+        return None
+    return found
+
+
+def said_in(body: bytes) -> Said:
+    """Find what a body says of what was used, whatever else it is."""
+    return said_by(looked(body) or {})
+
+
+def says_error(reply: Mapping[str, Any]) -> bool:
+    """Tell whether a reply, or an event of a stream, tells a failure instead of an answer."""
+    if reply.get("type") in {"error", "response.failed"} or reply.get("status") == "failed":
+        return True
+    error = reply.get("error")
+    told = any(error.values()) if isinstance(error, Mapping) else bool(error)
+    return told and not any(name in reply for name in ("choices", "output", "message"))
+
+
+def failure_of(meter: Meter, content_type: str, body: bytes) -> str:
+    """Say why what came under a status of success is no answer; empty: it is one."""
+    if not meter.format:
+        return ""
+    if not body.strip():
+        return "an empty body"
+    if content_type.lower().lstrip().startswith("text/html"):
+        return "a page for people"
+    reply = looked(body)
+    if reply is not None:
+        return "an error under a status of success" if says_error(reply) else ""
+    try:
+        body.decode()
+    except UnicodeDecodeError:
+        return "no text"
+    return ""
+
+
+def evidence_for(meter: Meter) -> Evidence:
+    """Begin to take in what is said of a request."""
+    return Evidence(INPUT_ONLY if meter.format == INPUT_ONLY else "")
+
+
+def passed(wish: Wish, output: int, least: int) -> Passed:
+    """Say what is known of a request and its answer beside what is reported."""
+    content = wish.content
+    return Passed(
+        input=lambda: content.estimate,
+        output=output,
+        least=least,
+        input_most=BEYOND_FACTOR * content.bound + BEYOND_TOKENS,
+        output_most=BEYOND_FACTOR * wish.output + BEYOND_TOKENS,
+    )
+
+
+def of_reply(meter: Meter, wish: Wish, body: bytes) -> Reading:
+    """Tell what a whole reply used: as reported, as far as that holds; else by estimate."""
+    if not meter.format:
+        return Reading(Usage(requests=1))
+    evidence = evidence_for(meter)
+    evidence.take(said_in(body))
+    told = evidence.output or 0
+    known = passed(wish, 0, 0)
+    if len(body) <= told * 4 * BYTES_PER_TOKEN_MOST and told <= known.output_most:
+        # All of the body would not contradict it.
+        return evidence.reading(known)
+    made, least = _counted(_texts(meter, body))
+    return evidence.reading(passed(wish, made, least))
+
+
+def _texts(meter: Meter, body: bytes) -> Iterator[str]:
+    try:
+        return meter.made(_any.decode(body))
+    except UNREADABLE:
+        # No JSON, and yet a success: its text is all of it.
+        return iter([body.decode(errors="replace")])
+
+
+def _counted(texts: Iterator[str]) -> tuple[int, int]:
+    """Estimate the tokens of what was made, and count them as low as they can be."""
+    made = size = pieces = 0
+    for text in texts:
+        pieces += 1
+        made += tokens.count(text)
+        size += len(text) if text.isascii() else len(text.encode(errors="replace"))
+    least = max(size // BYTES_PER_TOKEN_MOST, 1) if pieces else 0
+    return max(made, least), least
+
+
+def is_stream(content_type: str) -> bool:
+    """Tell whether a media type is that of a stream of events."""
+    return content_type.lower().lstrip().startswith(sse.CONTENT_TYPE)

@@ -1,0 +1,184 @@
+"""What a stream used, counted while it passes, and what of it the client is not to see."""
+
+import re
+from typing import Any
+
+import msgspec
+
+from api.gateway import replies, sse, tokens
+from api.gateway.meters import Meter
+from api.gateway.wishes import Wish
+from ledger.reports import Reading
+from ledger.said import said_by
+
+DONE = b"[DONE]"
+HELD_MAX = 64 * 1024
+"""Bytes of a stream that may be held back before it has said anything that counts."""
+_LAST_TYPES = frozenset(
+    {"response.completed", "response.incomplete", "response.failed", "message_stop"}
+)
+_USAGE_IS_NULL = re.compile(rb',\s*"usage"\s*:\s*null|"usage"\s*:\s*null\s*,')
+_ERROR_NAME = re.compile(rb"(?m:^event:\s*error)")
+_any = msgspec.json.Decoder()
+_encode = msgspec.json.Encoder().encode
+
+
+def _without_null_usage(block: bytes) -> bytes:
+    # As nearly everybody writes it: found in no time.
+    block = block.replace(b',"usage":null', b"")
+    return _USAGE_IS_NULL.sub(b"", block) if b'"usage"' in block else block
+
+
+class Tally:
+    """What a stream used, counted while it passes."""
+
+    __slots__ = (
+        "_begun",
+        "_concludes",
+        "_evidence",
+        "_meter",
+        "_told_at",
+        "_weight",
+        "_wish",
+        "ended",
+        "failed",
+        "pieces",
+    )
+
+    def __init__(self, meter: Meter, wish: Wish) -> None:
+        """Begin with nothing seen."""
+        self._meter = meter
+        self._wish = wish
+        self._evidence = replies.evidence_for(meter)
+        self._begun = False
+        self._told_at = -1
+        """Pieces that had passed at the last report; −1: none was one of output."""
+        self._concludes = False
+        """Whether that report came by itself, as one of a whole answer does."""
+        self.pieces = 0
+        """Pieces of an answer that passed."""
+        self._weight = 0
+        self.ended = False
+        """Whether the stream said that nothing follows."""
+        self.failed = False
+        """Whether it said that the upstream failed."""
+
+    @property
+    def final(self) -> bool:
+        """Whether the usage seen is that of the whole answer."""
+        return self._concludes and self._told_at == self.pieces
+
+    def take(self, block: bytes) -> tuple[bytes, bytes]:
+        """Take whole events; give what goes on now, and what only once the request is settled."""
+        meter = self._meter
+        if not self._begun:
+            self._begin(block)
+        hides = meter.hides_usage and not self._wish.usage_asked
+        if hides and b'"usage"' in block:
+            block = _without_null_usage(block)
+        if not any(hint in block for hint in meter.hints) or meter.marks.search(block) is None:
+            self._count(block)
+            return block, b""
+        now: list[bytes] = []
+        last: list[bytes] = []
+        for event in sse.events(block):
+            self._count(event)
+            passed = self._look(event, hides=hides)
+            (last if self.ended else now).append(passed)
+        return b"".join(now), b"".join(last)
+
+    def _begin(self, block: bytes) -> None:
+        """Take note of who answers, and how: the first event tells it, and the last may not."""
+        said = next((said for event in sse.events(block) if (said := sse.data(event))), b"")
+        looked = replies.looked(said) if said else None
+        self._begun = bool(said)
+        if looked is not None:
+            self._evidence.take(said_by(looked)._replace(report=None, searched=False))
+
+    def _count(self, block: bytes) -> None:
+        found = self._meter.pieces(block)
+        if found:
+            self.pieces += len(found)
+            self._weight += tokens.weight_of(found)
+
+    def _look(self, event: bytes, *, hides: bool) -> bytes:
+        """Take note of what an event reports; give what the client is to see of it."""
+        if self._meter.marks.search(event) is None:
+            return event
+        said = sse.data(event)
+        if said.strip() == DONE:
+            self.ended = True
+            return event
+        looked = replies.looked(said)
+        if looked is None:
+            self.failed = self.failed or _ERROR_NAME.search(event) is not None
+            return event
+        if replies.says_error(looked) or _ERROR_NAME.search(event):
+            self.failed = True
+        has_usage = self._note(looked)
+        return _hidden(said) if hides and has_usage else event
+
+    def _note(self, looked: dict[str, Any]) -> bool:
+        """Take note of an event; tell whether it reports usage."""
+        kind = looked.get("type")
+        if kind in _LAST_TYPES:
+            self.ended = True
+        if not self._evidence.take(said_by(looked)):
+            return False
+        if kind != "message_start":  # which tells the input, and a cursor where output will be
+            self._told_at = self.pieces
+            self._concludes = not looked.get("choices")
+        return True
+
+    def reading(self, *, whole: bool) -> Reading:
+        """Tell what was used. ``whole``: the stream came to its end."""
+        made = tokens.of_pieces(self.pieces, self._weight)
+        passed = replies.passed(self._wish, made, self.pieces)
+        found = self._evidence.reading(passed, final=self._told_at == self.pieces)
+        return found if whole or self.final else found._replace(estimated=True)
+
+
+def begins(meter: Meter, held: bytes) -> bool | None:
+    """Tell whether a stream has begun: True, or False where it fails, or None: not seen yet.
+
+    What comes before the first piece (a comment, a role, a message that begins) says nothing.
+    """
+    if len(held) > HELD_MAX or meter.pieces(held):
+        return True
+    if meter.marks.search(held) is None:
+        return None
+    told = (_begins(event) for event in sse.events(held))
+    return next((each for each in told if each is not None), None)
+
+
+def _begins(event: bytes) -> bool | None:
+    said = sse.data(event)
+    if said.strip() == DONE:
+        return True
+    looked = replies.looked(said)
+    if replies.says_error(looked or {}) or (said and _ERROR_NAME.search(event)):
+        return False
+    return True if looked and looked.get("type") in _LAST_TYPES else None
+
+
+def says_nothing(held: bytes) -> bool:
+    """Tell whether a stream held no data at all: comments, or nothing."""
+    return not any(sse.data(event) for event in sse.events(held))
+
+
+def _hidden(said: bytes) -> bytes:
+    """Give an event without its usage; empty: it was only there for that."""
+    document = _any.decode(said)
+    choices = document.get("choices")
+    if not choices:
+        return b""
+    for name in _REPORTS:
+        document.pop(name, None)
+    holders = [document.get("x_groq"), *(choices if isinstance(choices, list) else ())]
+    for holder in holders:
+        if isinstance(holder, dict):
+            holder.pop("usage", None)
+    return sse.event(_encode(document))
+
+
+_REPORTS = ("usage", "usageMetadata")

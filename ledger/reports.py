@@ -1,0 +1,312 @@
+"""What a provider's reply proves of what was used: one set of rules for whole replies and streams.
+
+A report is evidence. Of several the last complete one stands where none before it tells a larger
+total; zeros, nulls and partial reports never lower a number, and cumulative ones are not added up.
+What passed can contradict a report: then its undisputed numbers are kept and the rest is estimated.
+Nothing here raises but for a report of which no reading can be defended, where nothing is known of
+what passed.
+"""
+
+import hashlib
+from collections.abc import Callable
+from typing import NamedTuple
+
+import msgspec
+
+from ledger import shapes
+from ledger.said import NAME, Said, raw, said_by
+from ledger.shapes import DOUBTS_MAX, Counts, Fields, Side
+from ledger.usage import CLASSES, InvalidUsage, Usage, add, context_tokens
+from ledger.usage import output_tokens as made_by
+
+OTHERS_MAX = 16
+"""Other models inside one answer that are told apart."""
+
+
+class Passed(NamedTuple):
+    """What is known of a request beside what is reported."""
+
+    input: Callable[[], int]
+    """Estimates the tokens that were read, where nobody tells them."""
+    output: int
+    """Estimate of the tokens that were made."""
+    least: int
+    """A count of the same that is too small rather than too large; 0: nothing passed."""
+    input_most: int
+    """A larger number is one gone wrong, and nobody's bill."""
+    output_most: int
+
+
+class Reading(NamedTuple):
+    """What was used, so far as the evidence goes."""
+
+    usage: Usage
+    others: tuple[tuple[str, Usage], ...] = ()
+    """What other models used inside the same answer, each at its own prices."""
+    doubts: tuple[str, ...] = ()
+    """Fields of the report that were not believed."""
+    estimated: bool = False
+    condition: str | None = None
+    served_model: str = ""
+    raw: bytes = b""
+    """The report as JSON, without any text of a message; at most 4 KiB."""
+    provider_id: str = ""
+
+    @property
+    def digest(self) -> str:
+        """Give the SHA-256 of the raw report in hex; empty: there is none."""
+        return hashlib.sha256(self.raw).hexdigest() if self.raw else ""
+
+
+class Evidence:
+    """Takes in what a reply says, once or again and again, and tells what was used."""
+
+    __slots__ = ("_counts", "_doubts", "_format", "_raws", "_said", "_searches")
+
+    def __init__(self, format_: str = "") -> None:
+        """Begin with nothing. ``format_``: one of ``shapes.FORMATS``, where it is known."""
+        self._format = format_
+        self._counts: Counts | None = None
+        self._said = Said()
+        self._searches = 0
+        self._doubts: dict[str, None] = {}
+        self._raws: list[Fields] = []
+
+    def take(self, said: Said) -> bool:
+        """Take in what is said; tell whether that holds a report.
+
+        Raises:
+            InvalidUsage: The format is unknown.
+        """
+        before = self._said
+        self._said = Said(
+            None,
+            said.model or before.model,
+            before.condition if said.condition is None else said.condition,
+            provider_id=before.provider_id or said.provider_id,
+        )
+        self._searches = max(self._searches + said.searched, said.searches)
+        self._note_doubts(said.doubts)
+        if said.report is None:
+            return False
+        found = shapes.counts(said.report, self._format)
+        if said.announces:
+            found = found._replace(output=found.output._replace(total=None))
+        self._note_doubts(found.doubts)
+        known = self._counts
+        self._counts = found if known is None else self._later(known, found)
+        self._raws = [*self._raws[:1], said.report]
+        return True
+
+    def _note_doubts(self, names: tuple[str, ...]) -> None:
+        self._doubts |= dict.fromkeys(names)
+
+    def _later(self, known: Counts, found: Counts) -> Counts:
+        """Give what stands of what was known and what is said now."""
+        into, made = (
+            _unless_lower(known.input, found.input),
+            _unless_lower(known.output, found.output),
+        )
+        if not all((into.total, made.total, known.input.total, known.output.total)):
+            # What one of them tells stands beside what the other does, the larger of each.
+            sides = _larger(known.input, into), _larger(known.output, made)
+        elif _total(into, made) >= _total(known.input, known.output):
+            sides = into, made
+        else:
+            for old, new in ((known.input, into), (known.output, made)):
+                if (new.total or 0) < (old.total or 0):
+                    self._note_doubts((new.field,))
+            sides = known.input, known.output
+        more = {
+            name: max(known.more.get(name, 0), found.more.get(name, 0))
+            for name in {*known.more, *found.more}
+        }
+        return Counts(
+            _with_parts(sides[0], known.input, found.input),
+            _with_parts(sides[1], known.output, found.output),
+            more,
+            max(known.total or 0, found.total or 0) or None,
+            max(known.steps, found.steps, key=_all_tokens),
+        )
+
+    @property
+    def output(self) -> int | None:
+        """Give the output tokens that are told so far; None: none are."""
+        return None if self._counts is None else self._counts.output.total
+
+    def reading(self, passed: Passed | None = None, *, final: bool = True) -> Reading:
+        """Tell what was used.
+
+        ``passed`` None: nothing is known but what is reported. ``final`` False: more passed after
+        the last report than it can know of.
+
+        Raises:
+            InvalidUsage: Of what is reported no reading can be defended; never where ``passed``
+                is given.
+        """
+        doubts = dict(self._doubts)
+        if passed is None:
+            usage, estimated = self._as_told(), False
+        else:
+            usage, estimated = self._weighed(passed, doubts, final=final)
+        others: dict[str, Usage] = {}
+        if self._counts is not None:
+            usage = self._steps(self._counts, usage, others, passed, doubts)
+        if self._searches > usage.searches:
+            usage = msgspec.structs.replace(usage, searches=self._searches)
+        said = self._said
+        return Reading(
+            usage,
+            tuple(others.items()),
+            tuple(doubts)[:DOUBTS_MAX],
+            estimated,
+            said.condition,
+            said.model,
+            raw(said, self._raws),
+            said.provider_id,
+        )
+
+    def _as_told(self) -> Usage:
+        """Read what is told, and nothing else.
+
+        Raises:
+            InvalidUsage: A side is missing and cannot be told from the rest.
+        """
+        found = self._counts
+        if found is None:
+            raise InvalidUsage("usage", "holds no field of a usage report that is known here")
+        for side in (found.input, found.output):
+            if side.total is None:
+                is_lone = side is found.output and side.field == "completion_tokens"
+                if side.told_badly:
+                    wrong = "is no whole quantity, and the other numbers do not tell it"
+                    raise InvalidUsage(side.field, wrong)
+                if not is_lone or found.total is not None:
+                    raise InvalidUsage(
+                        side.field, "is missing, and the other numbers do not tell it"
+                    )
+        return shapes.usage_of(found)
+
+    def _weighed(
+        self, passed: Passed, doubts: dict[str, None], *, final: bool
+    ) -> tuple[Usage, bool]:
+        """Read what is told against what passed; tell whether anything had to be estimated."""
+        found = self._counts
+        if found is None:
+            return Usage(input=passed.input(), output=passed.output), True
+        into = _plausible(found.input, passed.input_most, doubts)
+        made = _plausible(found.output, passed.output_most, doubts)
+        if found.total is not None and into.total is made.total is None:
+            output = min(passed.output, found.total)
+            if found.total - output <= passed.input_most:
+                split = Usage(input=found.total - output, output=output)
+                return split, passed.least > 0
+            doubts["total_tokens"] = None
+        estimated = False
+        told = made.total or 0
+        if made.total is None or told * 4 < passed.least or (not final and told < passed.output):
+            contradicted = made.total is not None and told * 4 < passed.least
+            if contradicted:
+                doubts[made.field] = None
+            estimated = made.total is None or told < passed.output
+            made = made._replace(total=max(told, passed.output))
+            if contradicted and not into.total:
+                into = into._replace(total=None)
+        if into.total is None:
+            estimated = True
+            into = into._replace(total=max(passed.input(), sum(into.parts.values())))
+        return shapes.usage_of(found._replace(input=into, output=made)), estimated
+
+    def _steps(
+        self,
+        found: Counts,
+        own: Usage,
+        others: dict[str, Usage],
+        passed: Passed | None,
+        doubts: dict[str, None],
+    ) -> Usage:
+        """Take the steps of other models apart, and add those that no total holds."""
+        for step in found.steps:
+            beyond = passed is not None and (
+                context_tokens(step.usage) > passed.input_most
+                or made_by(step.usage) > passed.output_most
+            )
+            is_other = bool(step.model) and step.model != self._said.model
+            is_inside = step.kind in {"", "message"}
+            if is_inside and not is_other:
+                continue
+            left = _less(own, step.usage) if is_inside else own
+            full = is_other and step.model not in others and len(others) >= OTHERS_MAX
+            if beyond or left is None or full or not NAME.fullmatch(step.model or "-"):
+                doubts["iterations"] = None
+            elif is_other:
+                own = left
+                others[step.model] = add(others.get(step.model, Usage()), step.usage)
+            else:
+                own = add(own, step.usage)
+        return own
+
+
+def _unless_lower(known: Side, found: Side) -> Side:
+    """Let a zero say nothing where more was known."""
+    return found._replace(total=None) if found.total == 0 and known.total else found
+
+
+def _larger(known: Side, found: Side) -> Side:
+    return known if found.total is None or found.total < (known.total or 0) else found
+
+
+def _total(into: Side, made: Side) -> int:
+    return (into.total or 0) + (made.total or 0)
+
+
+def _all_tokens(steps: tuple[shapes.Step, ...]) -> int:
+    return sum(context_tokens(step.usage) + made_by(step.usage) for step in steps)
+
+
+def _with_parts(side: Side, *sources: Side) -> Side:
+    """Keep parts that were told once and are not now, where they fit into what was told."""
+    parts, total = dict(side.parts), side.total or 0
+    most = max(source.total or 0 for source in sources)
+    for source in sources:
+        for name, number in source.parts.items():
+            if parts.get(name):
+                continue
+            grown = total + number if side.apart else total
+            if grown <= most and sum(parts.values()) + number <= grown:
+                parts[name], total = number, grown
+    return side if side.total is None else side._replace(parts=parts, total=total)
+
+
+def _plausible(side: Side, most: int, doubts: dict[str, None]) -> Side:
+    """Leave out what is beyond all that was asked for; of parts that stand apart those alone."""
+    parts, total = dict(side.parts), side.total or 0
+    while side.apart and parts and total > most:
+        largest = max(parts, key=lambda name: parts[name])
+        total -= parts.pop(largest)
+        doubts[side.field] = None
+    if max(total, sum(parts.values())) <= most:
+        return side if side.total is None else side._replace(total=total, parts=parts)
+    doubts[side.field] = None
+    return Side(side.field)
+
+
+def _less(whole: Usage, part: Usage) -> Usage | None:
+    """Take a usage out of another; None: it is not in there."""
+    pairs = zip(msgspec.structs.astuple(whole), msgspec.structs.astuple(part), strict=True)
+    left = [one - other for one, other in pairs]
+    if min(left) < 0:
+        return None
+    return Usage(**dict(zip(CLASSES, left, strict=True)))
+
+
+def read(report: Fields, format_: str = "") -> Reading:
+    """Read a report, or a whole reply that holds one, of which nothing else is known.
+
+    Raises:
+        InvalidUsage: The format is unknown, or no reading can be defended; it names the field.
+    """
+    evidence = Evidence(format_)
+    if not evidence.take(said_by(report)):
+        raise InvalidUsage("usage", "holds no field of a usage report that is known here")
+    return evidence.reading()

@@ -1,0 +1,80 @@
+"""The shapes in which providers report usage, told by what is in them.
+
+Providers count inclusively, each in its own way: OpenAI's ``prompt_tokens`` hold the cached ones,
+Anthropic's ``input_tokens`` do not, xAI's reasoning stands beside ``completion_tokens``. Of the
+ways to read a report the one that keeps the provider's own totals is taken. A number that fits
+nowhere costs only itself: it is left out, and its field is named among the doubts.
+"""
+
+from collections.abc import Callable, Mapping
+
+from ledger.shapes import own
+from ledger.shapes.counts import (
+    DOUBTS_MAX,
+    FORMATS,
+    KINDS,
+    NO_HINT,
+    STEPS_MAX,
+    Counts,
+    Fields,
+    Hint,
+    Node,
+    Side,
+    Step,
+    usage_of,
+)
+from ledger.shapes.tokens import tokens
+from ledger.usage import InvalidUsage
+
+
+def counts(report: Fields, format_: str = "") -> Counts:
+    """Read a usage report, whatever its shape. ``format_``: one of FORMATS, where it is known.
+
+    Raises:
+        InvalidUsage: Nothing in it is known, or there is no such format.
+    """
+    hint = FORMATS.get(format_) if format_ else NO_HINT
+    if hint is None:
+        raise InvalidUsage("format", f"is none of {', '.join(FORMATS)}")
+    doubts: list[str] = []
+    node = Node(report, "", doubts)
+    for field, reader in _SHAPES:
+        if field in report:
+            return reader(node, hint)._replace(doubts=tuple(doubts))
+    raise InvalidUsage("usage", "holds no field of a usage report that is known here")
+
+
+def is_known(report: object) -> bool:
+    """Tell whether something looks like a usage report."""
+    return isinstance(report, Mapping) and any(field in report for field, _ in _SHAPES)
+
+
+_Reader = Callable[[Node, Hint], Counts]
+_SHAPES: tuple[tuple[str, _Reader], ...] = (
+    ("promptTokenCount", own.google),
+    ("candidatesTokenCount", own.google),
+    ("inputTokens", own.bedrock),
+    ("outputTokens", own.bedrock),
+    ("billed_units", own.cohere),
+    ("prompt_tokens", tokens),
+    ("input_tokens", tokens),
+    ("completion_tokens", tokens),
+    ("output_tokens", tokens),
+    ("total_tokens", tokens),
+    ("seconds", own.seconds),
+)
+"""A field that tells a shape, and what reads it."""
+
+__all__ = [
+    "DOUBTS_MAX",
+    "FORMATS",
+    "KINDS",
+    "STEPS_MAX",
+    "Counts",
+    "Fields",
+    "Side",
+    "Step",
+    "counts",
+    "is_known",
+    "usage_of",
+]
