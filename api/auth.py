@@ -22,8 +22,10 @@ from psycopg_pool import AsyncConnectionPool
 from api.attempts import Attempts, Bound, site_of
 from api.problems import forbidden, invalid, unauthenticated
 from ledger.clock import DatabaseClock, Instant, microseconds
+from ledger.codec import IS_SECRET
 from ledger.errors import LoginIsTaken
 from ledger.ids import AccountId, InvalidId, format_id, new_request_id, parse_id
+from ledger.secrets import REFRESH_PREFIX, is_in
 from projections import reads
 
 ISSUER = "keyledger"
@@ -405,7 +407,7 @@ class Logins:
         self, family: UUID, email: str, account_id: AccountId, member: UUID
     ) -> Tokens:
         at = self._gate.clock.now()
-        refresh = random.token_urlsafe(32)
+        refresh = REFRESH_PREFIX + random.token_urlsafe(32)
         terms = (_hash(refresh), family, address(email), at + REFRESH)
         async with self._pool.connection() as connection:
             await connection.execute(reads.INSERT_REFRESH, terms)
@@ -441,6 +443,8 @@ def address(email: str) -> str:
     found = email.strip().lower()
     if len(found) > EMAIL_MAX or _ADDRESS.fullmatch(found) is None:
         raise invalid("email", "an address such as name@example.com")
+    if is_in(email):
+        raise invalid("email", IS_SECRET)
     return found
 
 

@@ -15,7 +15,7 @@ import msgspec
 from api.problems import Problem
 from ledger.errors import InvalidField
 from ledger.ids import AccountId
-from ledger.secrets import ANY_SECRET
+from ledger.keys import require_no_secret
 
 NAME_MAX = 255
 SLUG_MAX = 64
@@ -246,14 +246,13 @@ def require_text(field: str, text: str, most: int, *, least: int = 0) -> str:
     """Give a text that may be kept.
 
     Raises:
-        InvalidField: It is too long or too short, holds NUL or a key's secret (promise 11).
+        InvalidField: It is too long or too short, holds NUL or a secret (promise 11).
     """
     if not least <= len(text) <= most:
         raise InvalidField(field, f"{least} to {most} characters" if least else f"at most {most}")
     if _UNSTORABLE.search(text):
         raise InvalidField(field, "holds NUL or half a surrogate pair")
-    if ANY_SECRET.search(text):
-        raise InvalidField(field, "holds a key's secret")
+    require_no_secret(field, text)
     return text
 
 

@@ -39,7 +39,7 @@ from ledger.errors import (
     VersionIsOutdated,
 )
 from ledger.ids import AccountId, lane_of_account, new_row_id, request_hash
-from ledger.secrets import ANY_SECRET, REDACTED
+from ledger.secrets import redacted
 from projections import conversations as sql
 
 PAGE_MAX = 100
@@ -764,4 +764,4 @@ async def _write_messages(connection: AsyncConnection, rows: Sequence[tuple[Any,
 
 def _kept(text: str, most: int) -> str:
     """Give a text as it is kept: no secret at rest (promise 11), nothing that no table takes."""
-    return ANY_SECRET.sub(REDACTED, characters.storable(text))[:most]
+    return redacted(characters.storable(text))[:most]

@@ -7,20 +7,20 @@ from typing import Any
 
 import structlog
 
-from ledger.secrets import ANY_SECRET, REDACTED
+from ledger import secrets
 
 
 def redacted(value: Any) -> Any:  # noqa: ANN401
     """Give a value of a log line with every secret in it replaced."""
     if isinstance(value, str):
-        return ANY_SECRET.sub(REDACTED, value)
+        return secrets.redacted(value)
     if isinstance(value, dict):
         return {redacted(key): redacted(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
         return [redacted(each) for each in value]
     if isinstance(value, int | None):
         return value
-    return ANY_SECRET.sub(REDACTED, str(value))
+    return secrets.redacted(str(value))
 
 
 def redact(_logger: object, _name: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

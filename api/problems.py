@@ -244,7 +244,7 @@ def limit_members(error: errors.LimitIsReached) -> dict[str, Any]:
 def encode(problem: Problem) -> bytes:
     """Write a problem as its body. What was sent is named in it, but never a secret."""
     text = msgspec.json.encode(document(problem)).decode()
-    return secrets.ANY_SECRET.sub(secrets.REDACTED, text).encode()
+    return secrets.redacted(text).encode()
 
 
 def document(problem: Problem) -> dict[str, Any]:

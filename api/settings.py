@@ -324,6 +324,12 @@ def _whole(environment: Mapping[str, str], name: str, default: int, low: int, hi
     return int(text)
 
 
+def secrets(settings: Settings) -> list[str]:
+    """Return the secrets that nobody may write down, beside the peppers."""
+    keys = [key for _, key in settings.upstreams]
+    return [settings.admin_secret, jwt_secret(settings), settings.web3_rpc_url, *keys]
+
+
 def peppers(settings: Settings) -> Peppers:
     """Give the peppers, making and keeping one where the environment names none.
 

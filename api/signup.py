@@ -47,7 +47,7 @@ class Signups:
         Raises:
             Failure: Sign-up is switched off.
             Problem: Address or password are none, or this client's address had its share.
-            InvalidField: The name holds a key's secret.
+            InvalidField: The name holds a secret.
             LoginIsTaken: Somebody logs in with this address.
         """
         if not self._per_hour:

@@ -35,7 +35,7 @@ from ledger.database import Watched
 from ledger.errors import IncompatibleDatabase
 from ledger.lanes import Writer, load_cards
 from ledger.ratecards import RateCards
-from ledger.secrets import Peppers
+from ledger.secrets import OPERATOR_PREFIX, Peppers, keep_out
 from projections import reads
 from projections.registry import INLINE
 
@@ -130,6 +130,7 @@ class Services:
     async def _open(cls, settings: Settings, url: str, pool: AsyncConnectionPool) -> Self:
         await asyncio.to_thread(database.require_current, url)
         peppers = configured.peppers(settings)
+        keep_out([*configured.secrets(settings), *peppers.texts])
         schema = await schema_of(pool)
         facts = await facts_of(pool)
         lanes = int(facts["lanes"])
@@ -315,6 +316,6 @@ async def operator_digest(pool: AsyncConnectionPool, settings: Settings) -> byte
 
 async def make_operator_secret(pool: AsyncConnectionPool) -> str | None:
     """Make the operator's secret at the first start; None: it was made before."""
-    secret = "admin_" + random.token_urlsafe(32)
+    secret = OPERATOR_PREFIX + random.token_urlsafe(32)
     value = configured.digest(secret).hex()
     return secret if await settle_fact(pool, OPERATOR_FACT, value) == value else None

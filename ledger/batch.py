@@ -365,11 +365,12 @@ class Batch:
         facts = Facts(account, key, self._cards, None, None)
         try:
             bodies = metering.record_together(facts, records, instants)
+            decided = [(body, codec.sealed(body)) for body in bodies or ()]
         except (Refused, InvalidAmount):
-            bodies = None
+            return False
         if bodies is None:
             return False
-        self._place_together(run, account, key, bodies, instants)
+        self._place_together(run, account, key, decided, instants)
         return True
 
     def _place_together(
@@ -377,19 +378,19 @@ class Batch:
         run: list[Command],
         account: Account,
         key: Key,
-        bodies: list[e.RequestRecorded],
+        decided: list[tuple[e.RequestRecorded, bytes]],
         instants: list[Instant],
     ) -> None:
         """Give events their places one after another, and change the state by all of them."""
         state, lane, key_id, account_id = self.state, self.lane, key.key_id, account.account_id
         seq, version, hashed, chain = state.seq, account.version, account.hash, state.chain
         gap = seq + 1 - account.last_seq
-        for command, body, at in zip(run, bodies, instants, strict=True):
+        for command, (body, payload), at in zip(run, decided, instants, strict=True):
             seq += 1
             version += 1
             occurred_at = metering.service_at(command.occurred_at, at)
             envelope = e.Envelope(lane, seq, account_id, version, at, occurred_at, key_id)
-            recorded = codec.record(envelope, body, hashed)
+            recorded = codec.record(envelope, body, hashed, payload)
             hashed = recorded.hash
             chain = codec.chain(chain, hashed)
             self.changes.note(recorded)
@@ -399,7 +400,7 @@ class Batch:
             self.known[command.request_hash] = Known(recorded)
             self._new_requests[command.request_hash] = (seq, 0)
             self.results.append((command, Outcome([recorded], None, seq)))
-        change_together(account, key, bodies, instants[-1])
+        change_together(account, key, [body for body, _ in decided], instants[-1])
         account.version, account.hash, account.last_seq = version, hashed, seq
         state.seq, state.chain, state.last_recorded_at = seq, chain, instants[-1]
 
@@ -421,7 +422,12 @@ class Batch:
         )
         at = self._next_instant()
         made, replay = command.decide(facts, at)
-        recorded = [self._append(command, facts, body, at) for body in made]
+        # All before the first is appended: what is refused leaves nothing behind.
+        payloads = list(map(codec.sealed, made))
+        recorded = [
+            self._append(command, facts, body, payload, at)
+            for body, payload in zip(made, payloads, strict=True)
+        ]
         if recorded:
             if hashed is not None:
                 self._note_request(command, hashed, recorded[0])
@@ -445,14 +451,16 @@ class Batch:
         at, last = self.at, self.state.last_recorded_at
         return at if last is None or at > last else last + TICK
 
-    def _append(self, command: Command, facts: Facts, body: e.AnyEvent, at: Instant) -> Recorded:
+    def _append(
+        self, command: Command, facts: Facts, body: e.AnyEvent, payload: bytes, at: Instant
+    ) -> Recorded:
         account_id, key_id = command.account_id, command.key_id
         account, key = facts.account, facts.key
         if account is None or key is None:
             # Perhaps an earlier event of the same command made them.
             account, key = self._about(account_id, key_id)
         occurred_at, hashed = _service_at(command, facts, at), command.request_hash
-        return self._place(account_id, key_id, account, key, body, at, occurred_at, hashed)
+        return self._place(account_id, key_id, account, key, body, at, occurred_at, hashed, payload)
 
     def _about(
         self, account_id: AccountId, key_id: KeyId | None
@@ -477,6 +485,7 @@ class Batch:
         at: Instant,
         occurred_at: Instant,
         hashed: bytes | None = None,
+        payload: bytes | None = None,
     ) -> Recorded:
         state = self.state
         last = state.last_recorded_at
@@ -488,7 +497,7 @@ class Batch:
             version, previous, last_seq = account.version, account.hash, account.last_seq
         seq = state.seq + 1
         envelope = e.Envelope(self.lane, seq, account_id, version + 1, at, occurred_at, key_id)
-        recorded = codec.record(envelope, body, previous)
+        recorded = codec.record(envelope, body, previous, payload)
         change(state, account, key, envelope, body)
         advance_over(state, account or state.accounts[account_id], recorded)
         self.changes.note(recorded, hashed)
@@ -711,8 +720,11 @@ def _refused(command: Command, refusal: Refused, integration: str) -> e.RequestR
 
 
 def refused_event(command: Command, refusal: Refused, integration: str) -> e.RequestRefused:
-    """Write a refusal down with the numbers it explains itself by."""
-    event = _refused(command, refusal, integration)
+    """Write a refusal down with the numbers it explains itself by, and no secret (promise 11)."""
+    return codec.redacted(_explained(_refused(command, refusal, integration), refusal))
+
+
+def _explained(event: e.RequestRefused, refusal: Refused) -> e.RequestRefused:
     if isinstance(refusal, LimitIsReached):
         write = format_pico if refusal.limit_id.startswith("spend") else str
         return msgspec.structs.replace(

@@ -12,9 +12,10 @@ from typing import NamedTuple, cast, get_args
 
 import msgspec
 
+from ledger import secrets
 from ledger.clock import EPOCH, TICK
-from ledger.errors import LedgerCorrupt
-from ledger.events import AnyEvent, Envelope, Event
+from ledger.errors import InvalidField, LedgerCorrupt
+from ledger.events import AnyEvent, Envelope, Event, RequestRefused
 
 GENESIS = bytes(32)
 """Stands before the first event of every chain."""
@@ -58,6 +59,43 @@ class Recorded(NamedTuple):
 def encode(body: Event) -> bytes:
     """Give the canonical payload."""
     return _encoder.encode(body)
+
+
+IS_SECRET = "holds a secret, which would be written down for ever"  # noqa: S105 - it says so
+
+
+def sealed(body: AnyEvent) -> bytes:
+    """Return the canonical payload of what was decided, as the last gate before the record.
+
+    Raises:
+        InvalidField: One of its texts holds a secret (promise 11). The field is named, not the
+            text: ``model``, ``settings``, ``limits.0.category``.
+    """
+    payload = _encoder.encode(body)
+    if secrets.is_in(payload.decode()):
+        raise InvalidField(_place_of_secret(msgspec.to_builtins(body)), IS_SECRET)
+    return payload
+
+
+def _place_of_secret(value: object) -> str:
+    """Name where a secret stands, without what stands there: keys of a mapping are texts too."""
+    if isinstance(value, str):
+        return ""
+    pairs = value.items() if isinstance(value, dict) else enumerate(cast("list[object]", value))
+    for name, part in pairs:
+        if isinstance(name, str) and secrets.is_in(name):
+            return ""
+        if isinstance(part, str | dict | list | tuple) and secrets.is_in(str(part)):
+            return f"{name}.{_place_of_secret(part)}".rstrip(".")
+    return ""
+
+
+def redacted(body: RequestRefused) -> RequestRefused:
+    """Return a refusal's event without the secrets that one of its texts may hold."""
+    payload = _encoder.encode(body).decode()
+    if not secrets.is_in(payload):
+        return body
+    return msgspec.json.decode(secrets.redacted(payload), type=RequestRefused)
 
 
 def label(body: Event) -> str:
@@ -142,8 +180,11 @@ def chain(previous: bytes, hashed: bytes) -> bytes:
     return hashlib.sha256(previous + hashed).digest()
 
 
-def record(envelope: Envelope, body: AnyEvent, previous: bytes) -> Recorded:
-    """Turn a decided event into what is stored."""
-    payload = _encoder.encode(body)
+def record(
+    envelope: Envelope, body: AnyEvent, previous: bytes, payload: bytes | None = None
+) -> Recorded:
+    """Turn a decided event into what is stored. ``payload``: as ``sealed`` has written it."""
+    if payload is None:
+        payload = _encoder.encode(body)
     hashed = event_hash(previous, envelope_bytes(envelope, label(body)), payload)
     return Recorded(envelope, body, payload, hashed)

@@ -5,8 +5,10 @@ from datetime import timedelta
 import msgspec
 
 from ledger import events as e
+from ledger import secrets
 from ledger.accounts import require_not_closed, require_open
 from ledger.clock import Instant
+from ledger.codec import IS_SECRET
 from ledger.errors import (
     InvalidField,
     KeyIsExpired,
@@ -21,7 +23,6 @@ from ledger.errors import (
     VersionIsOutdated,
 )
 from ledger.limits import compile_rules, require
-from ledger.secrets import ANY_SECRET
 from ledger.state import Account, Key
 
 NAME_MAX = 255
@@ -109,8 +110,8 @@ def require_no_secret(field: str, text: str) -> None:
     Raises:
         InvalidField: There is one in the text.
     """
-    if ANY_SECRET.search(text) is not None:
-        raise InvalidField(field, "holds a key's secret")
+    if secrets.is_in(text):
+        raise InvalidField(field, IS_SECRET)
 
 
 def issue(account: Account | None, terms: e.KeyIssued, *, at: Instant) -> list[e.AnyEvent]:

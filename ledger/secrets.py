@@ -6,9 +6,11 @@ HMAC-SHA-256 under a versioned pepper (ASVS 11.5.1 asks for 128 random bits; eac
 
 import hashlib
 import hmac
+import json
 import re
 import secrets as random
 import zlib
+from collections.abc import Iterable
 from typing import NamedTuple
 
 BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
@@ -38,12 +40,63 @@ FORMATS = (
     Format("venice", "VENICE_INFERENCE_KEY_", BASE62, 46, checked=True),
     Format("venice", "VENICE_ADMIN_KEY_", BASE62, 46, checked=True),
 )
+OPERATOR_PREFIX, REFRESH_PREFIX = "admin_", "refresh_"
+"""Of the operator's secret where we make it, and of refresh tokens; 43 characters follow."""
 ANY_SECRET = re.compile(
     r"(?:rk_|ryv_|VENICE_(?:INFERENCE|ADMIN)_KEY_)[0-9A-Za-z]{36,52}"
     r"|pk_live_[0-9a-f]{32}|sk-bve-[0-9a-f]{64}"
+    rf"|(?:{OPERATOR_PREFIX}|{REFRESH_PREFIX})[0-9A-Za-z_-]{{43}}"
+    r"|eyJ[0-9A-Za-z_-]{8,}\.[0-9A-Za-z_-]{8,}\.[0-9A-Za-z_-]{16,}"
 )
-"""Finds secrets in text, for redaction and for tests that look for leaks."""
+"""Finds whatever has the form of a secret: of a key, of the operator, of a login, a JWT."""
 REDACTED = "[redacted]"
+KNOWN_MIN = 16
+"""Shorter secrets of the settings, such as ``none``, are words that text may hold."""
+# Every form but two has this in it. A literal comes first, so that it is found fast.
+_PERHAPS = re.compile(r"_(?<=[kvYenh]_)[0-9A-Za-z_-]{32}")
+
+
+class _Watch:
+    """Secrets that this process looks for."""
+
+    def __init__(self) -> None:
+        self.pattern = ANY_SECRET
+        self.marks: tuple[str, ...] = ("eyJ", "-bve-")
+        """Texts of which one is in whatever holds a secret that ``_PERHAPS`` does not tell."""
+        self.known: tuple[str, ...] = ()
+        """Those without a form of their own, as they are and as JSON writes them."""
+
+    def add(self, values: Iterable[str]) -> None:
+        long = [value for value in values if len(value) >= KNOWN_MIN]
+        written = [json.dumps(value, ensure_ascii=False)[1:-1] for value in long]
+        self.known = tuple(dict.fromkeys((*self.known, *long, *written)))
+        self.marks = (*_Watch().marks, *self.known)
+        words = map(re.escape, sorted(self.known, key=len, reverse=True))
+        self.pattern = re.compile("|".join((ANY_SECRET.pattern, *words)))
+
+
+_watch = _Watch()
+
+
+def keep_out(values: Iterable[str]) -> None:
+    """Have the secrets of this process's settings found too, which have no form of their own."""
+    _watch.add(values)
+
+
+def is_in(text: str) -> bool:
+    """Tell whether a text holds a secret: in a microsecond where it does not."""
+    if _PERHAPS.search(text) is None:
+        for mark in _watch.marks:
+            if mark in text:
+                break
+        else:
+            return False
+    return _watch.pattern.search(text) is not None
+
+
+def redacted(text: str) -> str:
+    """Return a text with every secret in it replaced."""
+    return _watch.pattern.sub(REDACTED, text)
 
 
 def format_of(dialect: str, *, admin: bool = False) -> Format:
@@ -125,6 +178,11 @@ class Peppers:
     def current(self) -> int:
         """The version new secrets are hashed under."""
         return next(iter(self._peppers))
+
+    @property
+    def texts(self) -> list[str]:
+        """Return the peppers themselves, to be kept out of whatever is written."""
+        return [pepper.decode() for pepper in self._peppers.values()]
 
     def hash(self, secret: str) -> bytes:
         """Give the 32 bytes under which a new secret is stored."""

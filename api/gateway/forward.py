@@ -838,7 +838,7 @@ def _refusal(exchange: Exchange, got: Got) -> Answer:
         Failure: The dialect has words of its own for it.
     """
     text = got.upstream.scrub(got.body).decode(errors="replace")
-    text = secrets.ANY_SECRET.sub(secrets.REDACTED, text)
+    text = secrets.redacted(text)
     headers = _headers(exchange, got.incoming)
     if exchange.work.own_errors:
         raise _failure(exchange.work.entry, got.incoming, text)

@@ -100,7 +100,7 @@ def _read(kind: Kind, outgoing: Outgoing) -> str:
     required = next(iter(kind.fields))
     if not getattr(body, required):
         _refuse(required, "is required")
-    return secrets.ANY_SECRET.sub(secrets.REDACTED, _encode(body).decode())
+    return secrets.redacted(_encode(body).decode())
 
 
 def _body(outgoing: Outgoing) -> Body:

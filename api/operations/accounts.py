@@ -18,6 +18,7 @@ from ledger.clock import Instant
 from ledger.codec import GENESIS, Recorded
 from ledger.errors import InvalidField, VersionIsOutdated
 from ledger.ids import OPERATOR_ACCOUNT, AccountId, new_account_id
+from ledger.keys import require_no_secret
 from ledger.metering import Facts
 from ledger.money import Amount, format_pico
 from ledger.state import LaneState, advance, evolve
@@ -72,6 +73,7 @@ class Accounts:
         wallet: WalletRow | None = None,
     ) -> Done:
         """Open an account, with the welcome grant and who owns it in the same command."""
+        require_no_secret("name", name)
         found = self.id_for(asked) if account_id is None else account_id
         lane = self._desk.lane_of(found)
         gifts = self._welcome if welcome else ()
@@ -106,6 +108,7 @@ class Accounts:
     ) -> Done:
         """Change the terms under which an account is billed, and its name."""
         new_name = name if patch.name is UNSET else patch.name
+        require_no_secret("name", new_name)
         lane = self._desk.lane_of(account_id)
 
         def rule(facts: Facts, at: Instant) -> list[e.AnyEvent]:  # noqa: ARG001

@@ -11,6 +11,7 @@ from ledger import events as e
 from ledger.clock import Instant
 from ledger.codec import Recorded
 from ledger.ids import AccountId, format_id, new_member_id
+from ledger.keys import require_no_secret
 from ledger.metering import Facts
 from ledger.secrets import new_salt
 from ledger.store import Statement
@@ -39,7 +40,12 @@ class Person(NamedTuple):
 
 
 def new_person(email: str, name: str, password_hash: str) -> Person:
-    """Make a person with a member id."""
+    """Make a person with a member id.
+
+    Raises:
+        InvalidField: The name holds a secret.
+    """
+    require_no_secret("name", name)
     member_id = format_id("mbr", new_member_id())
     return Person(member_id, email, name, password_hash, new_salt())
 

@@ -106,7 +106,7 @@ def openai_answer(table: Mapping[Kind, Words], failure: Failure) -> Answer:
 
 def error_answer(view: msgspec.Struct, status: int, failure: Failure) -> Answer:
     """Write an error with the headers that its status and kind ask for. Never a secret."""
-    text = secrets.ANY_SECRET.sub(secrets.REDACTED, msgspec.json.encode(view).decode())
+    text = secrets.redacted(msgspec.json.encode(view).decode())
     return Answer(text.encode(), status=status, headers=headers_of(failure, status))
 
 

@@ -562,6 +562,6 @@ def test_promise_11_a_secret_is_not_taken_as_a_name() -> None:
         with pytest.raises(InvalidField) as refused:
             metering.record(nothing, command, key_id=key_id("K1"), at=START)
         assert refused.value.field == field
-    with pytest.raises(InvalidField, match="holds a key's secret"):
+    with pytest.raises(InvalidField, match="holds a secret"):
         keys.check_name(f"my {secret}")
     keys.check_name("sk-bve-not-a-secret")

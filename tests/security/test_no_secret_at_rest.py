@@ -7,6 +7,7 @@ import logging
 import re
 import socket
 import subprocess
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,13 +20,14 @@ import rig
 import structlog
 
 from api import logs
-from ledger import secrets
+from ledger import codec, secrets
 from ledger.embedded import EmbeddedPostgres, binary
 from ledger.secrets import REDACTED
 
 DIALECTS = ("reverie", "foil", "bve", "ryvion", "venice")
 PASSWORD = "correct horse battery staple"
 OTHER_PASSWORD = "a pass word of another member"
+REFUSED_MIN = 300
 KEPT = ("pepper", "jwt-secret")
 """Files of the data directory whose purpose is to keep a secret."""
 
@@ -62,6 +64,12 @@ class Listener:
         """Send a request and keep its answer."""
         return self._sent(self.heard, method, path, **parts)
 
+    def ask(self, method: str, path: str, **parts: Any) -> None:
+        """Send what a model answers; an answer may repeat what was said, an error may not."""
+        answer = self.client.request(method, path, **parts)
+        if answer.is_error:
+            self.heard.write(repr(answer.headers.raw).encode() + answer.content + b"\n")
+
     def echo(self, method: str, path: str, **parts: Any) -> httpx.Response:
         """Send a request whose field names are secrets."""
         return self._sent(self.echoes, method, path, **parts)
@@ -95,6 +103,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
             tokens = _log_in(listener, account)
             _use(listener, issued, given)
             _misuse(listener, service, given)
+            given += _plant(listener, service, account, [shown[0], *tokens])
             _break(listener, service, given)
         url = EmbeddedPostgres(service.home / "postgres").url
         dump = subprocess.run([str(binary("pg_dump")), url], capture_output=True, check=True)
@@ -203,6 +212,117 @@ def _misuse(listener: Listener, service: rig.Service, given: list[str]) -> None:
             listener.heard.write(_raw(service.port, broken.encode()))
 
 
+WIDE = {"limits": [{"kind": "requests", "window": "day", "ceiling": "1000000"}]}
+TERMS: dict[str, dict[str, Any]] = {
+    "reverie": {},
+    "foil": WIDE,
+    "bve": {},
+    "ryvion": {},
+    "venice": {"settings": {"apiKeyType": "ADMIN"}},
+}
+FURTHER = ("user", "service_tier", "stop", "metadata", "previous_response_id", "input", "voice")
+"""Fields that inference takes and no schema names."""
+
+
+def _plant(listener: Listener, service: rig.Service, account: str, others: list[str]) -> list[str]:
+    """Send secrets as every text that any documented route takes; give those of new keys."""
+    made = [rig.issue(listener.client, account, name, **TERMS[name]) for name in DIALECTS]
+    ids = {"account_id": account, "key_id": made[0]["key_id"]}
+    operator = listener.client.headers["Authorization"]
+    native = listener.client.get(f"{service.address}/openapi.json").json()
+    for secret in [made[0]["secret"], *others[:3]]:
+        _plant_in(listener, service, native, ids, secret, operator)
+    for name, key in zip(DIALECTS, made, strict=True):
+        document = listener.client.get(f"{service.address}/openapi/{name}.json").json()
+        shown = operator if name == "bve" else f"Bearer {key['secret']}"
+        for secret in [key["secret"], others[0]]:
+            _plant_in(listener, service, document, ids, secret, shown)
+        own = f"Bearer {key['secret']}"
+        # With its own key as the model: the oldest leak of them all.
+        chat = {"model": key["secret"], "messages": [{"role": "user", "content": "Hello"}]}
+        for path in ("/v1/chat/completions", "/api/v1/chat/completions"):
+            headers = {"Authorization": own}
+            listener.send("POST", service.address + path, json=chat, headers=headers)
+    return [key["secret"] for key in made]
+
+
+def _plant_in(  # noqa: PLR0917
+    listener: Listener,
+    service: rig.Service,
+    document: dict[str, Any],
+    ids: dict[str, str],
+    secret: str,
+    authorization: str,
+) -> None:
+    headers = {"Authorization": authorization}
+    for path, operations in document["paths"].items():
+        names = re.findall(r"{(\w+)}", path)
+        real = {name: ids.get(name, "1") for name in names}
+        places = [{**real, name: quote(secret, safe="")} for name in names]
+        for method, operation in operations.items():
+            for filled in places:
+                url = service.address + path.format(**filled)
+                listener.send(method, url, json={}, headers=headers)
+            if "requestBody" not in operation:
+                continue
+            content = operation["requestBody"]["content"].get("application/json", {})
+            url = service.address + path.format(**real)
+            is_open = "properties" not in _resolved(document, content.get("schema") or {})
+            send = listener.ask if is_open else listener.send
+            for body in planted(document, content, ids, secret):
+                send(method, url, json=body, headers=headers)
+
+
+def planted(
+    document: dict[str, Any], content: dict[str, Any], ids: dict[str, str], secret: str
+) -> Iterator[Any]:
+    """Give a route's example with a secret in each place that takes a text."""
+    example = content.get("example") or {}
+    if isinstance(example, dict):
+        example = {**example, **{name: ids[name] for name in ids.keys() & example.keys()}}
+        # A secret takes the place of an id, so that the request is somebody's.
+        example.pop("secret", None)
+    schema = content.get("schema") or {}
+    yield from _planted(document, schema, example, secret, 4)
+    if isinstance(example, dict) and "properties" not in _resolved(document, schema):
+        for name in (*example, *FURTHER):
+            yield {**example, name: secret}
+            yield {**example, name: {"k": secret, secret: "v"}}
+            yield {**example, name: [secret]}
+
+
+def _resolved(document: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
+    while "$ref" in schema:
+        schema = document["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
+    return schema
+
+
+def _planted(
+    document: dict[str, Any], schema: dict[str, Any], example: Any, secret: str, depth: int
+) -> Iterator[Any]:
+    schema = _resolved(document, schema)
+    if not depth:
+        return
+    for each in (*schema.get("anyOf", ()), *schema.get("oneOf", ())):
+        yield from _planted(document, each, example, secret, depth)
+    kind = schema.get("type", "string" if not schema else "")
+    if kind == "string":
+        yield secret
+        yield f"x {secret}"
+    if kind == "array":
+        items = schema.get("items") or {}
+        yield from ([v] for v in _planted(document, items, None, secret, depth - 1))
+    if kind == "object":
+        whole = example if isinstance(example, dict) else {}
+        for name, part in schema.get("properties", {}).items():
+            values = _planted(document, part, whole.get(name), secret, depth - 1)
+            yield from ({**whole, name: value} for value in values)
+        further = schema.get("additionalProperties")
+        if isinstance(further, dict):
+            yield {secret: "1"}
+            yield from ({"a": v} for v in _planted(document, further, None, secret, depth - 1))
+
+
 def _raw(port: int, sent: bytes) -> bytes:
     """Send bytes that are no request and give what comes back."""
     with closing(socket.create_connection(("127.0.0.1", port), timeout=5)) as line:
@@ -262,8 +382,16 @@ def leaks(text: bytes, secret: str) -> list[str]:
 @pytest.mark.faults
 def test_no_answer_shows_a_secret_again(run: Run) -> None:
     """Promise 11: but for the reply that made it, no reply holds a secret or a password."""
-    for secret in [*run.issued, PASSWORD, OTHER_PASSWORD, run.operator, *run.kept]:
+    known = [*run.issued, *run.tokens, PASSWORD, OTHER_PASSWORD, run.operator, *run.kept]
+    for secret in known:
         assert leaks(run.answers, secret) == []
+
+
+@pytest.mark.faults
+def test_what_holds_a_secret_is_refused_by_name(run: Run) -> None:
+    """Promise 11: the answer names the field; so many were tried that no door was left out."""
+    refused = run.answers.count(codec.IS_SECRET.encode())
+    assert refused > REFUSED_MIN, refused
 
 
 @pytest.mark.faults
