@@ -10,7 +10,7 @@ from typing import Generic, NamedTuple, TypeVar
 
 import msgspec
 
-from ledger.errors import CreditIsExhausted, LimitIsReached, Refused
+from ledger.errors import CreditIsExhausted, LimitIsReached
 from ledger.money import parse_pico
 from ledger.pricing import Prices, unit_price
 from ledger.usage import Usage
@@ -73,22 +73,22 @@ def fit(hold: Callable[[int], Held], most: int, least: int) -> Fitted[Held]:
             held, low = hold(middle), middle
         except TOO_MUCH as refusal:
             why, high = refusal, middle
-    return Fitted(held, low, _name(why))
-
-
-def _name(refusal: Refused) -> str:
-    return "credit" if isinstance(refusal, CreditIsExhausted) else "limit"
+    return Fitted(held, low, "credit" if isinstance(why, CreditIsExhausted) else "limit")
 
 
 def _room(hold: Callable[[int], object], least: int) -> int:
     """Return the longest answer that fits where ``least`` does not; 0: none does."""
-    for tokens in range(least - 1, 0, -1):
+    low, high = 0, least
+    # Mostly there is room for nothing at all, which is then found at once.
+    middle = 1
+    while high - low > 1:
         try:
-            hold(tokens)
+            hold(middle)
+            low = middle
         except TOO_MUCH:
-            continue
-        return tokens
-    return 0
+            high = middle
+        middle = (low + high) // 2
+    return low
 
 
 Alike = Mapping[str, tuple[str, ...]]

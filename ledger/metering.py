@@ -44,6 +44,7 @@ from ledger.state import (
     Reservation,
     by_asset,
     is_unpriced,
+    models_counted,
     parts_of,
     quantity_of_all,
 )
@@ -786,18 +787,22 @@ def _require_limits(  # noqa: PLR0917 (private, and each call names them alike)
     if not key.limits and not account.limits:
         return
     spent = by_asset(account, parts, asset)
-    category, model = commands[0].category, commands[0].model
+    asked = commands[0]
+    choices = asked.choices if isinstance(asked, Reserve) else ()
+    models = (asked.model, *choices)
     used = sum(_tokens(command) for command in commands)
     for scope, subject in (("key", key), ("account", account)):
         for limit in subject.limits.values():
             if limit.kind in {"key_creations", "active_keys"}:
                 continue
-            if limit.narrow and not limit.covers(category, model):
-                continue
             # Any request may become a failure.
             fails = limit.kind == "failures"
             quantity = 1 if fails else quantity_of_all(limit, len(commands), used, spent)
-            require(limit, subject.counters, quantity, at, scope, model)
+            counted: Sequence[str] = models
+            if limit.narrow or choices:
+                counted = models_counted(limit, asked.category, models)
+            for model in counted:
+                require(limit, subject.counters, quantity, at, scope, model)
 
 
 def units_asked(command: Record | Reserve) -> dict[str, int]:

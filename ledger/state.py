@@ -706,18 +706,28 @@ def _hold(
     holds: list[Hold] = []
     for scope, subject in (("account", account), ("key", key)):
         for limit in subject.limits.values():
-            if not limit.covers(body.category, body.model):
-                continue
             quantity = quantity_of(limit, tokens_used(body), spent)
-            if quantity:
-                counters, name = subject.counters, limit.limit_id
-                if limit.each_model:
-                    name = claim(limit, counters, body.model, at)
-                bucket = limit.window.bucket(at)
-                counter = counters.setdefault(name, Counter())
-                counter.add_pending(bucket, quantity, limit.window.first(at))
-                holds.append(Hold(scope, name, bucket, quantity))
+            if not quantity:
+                continue
+            counters, held = subject.counters, set()
+            for model in models_counted(limit, body.category, (body.model, *body.choices)):
+                name = claim(limit, counters, model, at) if limit.each_model else limit.limit_id
+                if name not in held:
+                    held.add(name)
+                    bucket = limit.window.bucket(at)
+                    counter = counters.setdefault(name, Counter())
+                    counter.add_pending(bucket, quantity, limit.window.first(at))
+                    holds.append(Hold(scope, name, bucket, quantity))
     return holds
+
+
+def models_counted(limit: Limit, category: str, models: Sequence[str]) -> Sequence[str]:
+    """Return those among the models that may serve a request by which a limit counts it.
+
+    Each in its own counter where the limit is of each model; else the first stands for all.
+    """
+    found = [model for model in models if limit.covers(category, model)]
+    return found if limit.each_model else found[:1]
 
 
 def _release_holds(account: Account, key: Key | None, reservation: Reservation) -> None:

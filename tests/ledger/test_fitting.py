@@ -21,9 +21,9 @@ from tests.properties.core import START, Core, a_card, account_id, key_id
 A, K = account_id("a"), key_id("k")
 
 
-def a_world(*, grant="1", limits=(), account_limits=(), **terms) -> Core:
+def a_world(*, grant="1", limits=(), account_limits=(), cards=(), **terms) -> Core:
     """Make an account with one lot and one key; ``mini`` costs 0.15 in and 0.6 out a million."""
-    world = Core(a_card())
+    world = Core(*(cards or (a_card(),)))
     world.do(core.open_account(A, limits=account_limits, **terms))
     if grant:
         world.do(core.grant(A, grant))
@@ -181,6 +181,7 @@ def test_the_longest_answer_that_fits_is_held(
         with pytest.raises((CreditIsExhausted, LimitIsReached)) as caught:
             fit(hold, most, 16)
         room = caught.value.room
+        assert caught.value.least == least
         assert room is not None
         assert room == max((n for n in range(least) if fits(hold, n)), default=0)
         return
@@ -298,3 +299,32 @@ def test_the_dearest_model_condition_and_class_is_held() -> None:
     assert event.held == "0.00092"
     assert context_tokens(event.usage) == 10
     assert output_tokens(event.usage) == 100
+
+
+OF_MODEL = rule("tokens", "day", "1000", model="other")
+OF_EACH = rule("tokens", "day", "1000", each_model=True)
+
+
+@pytest.mark.parametrize("limit", [OF_MODEL, OF_EACH])
+def test_a_limit_on_any_model_among_the_choices_is_held_too(limit: e.LimitRule) -> None:
+    """A request that another model may serve counts for that one's limit too (A6)."""
+    card = a_card({"mini": {"input": "1", "output": "1"}, "other": {"input": "1", "output": "1"}})
+    world = a_world(limits=(limit,), cards=(card,))
+    asks = {"choices": ("other",), "usage": Usage(input=600)}
+    world.do(core.reserve(A, K, "r1", **asks))
+    refused = world.submit(core.reserve(A, K, "r2", **asks))
+    assert isinstance(refused, LimitIsReached)
+    assert (refused.pending, refused.requested) == (600, 600)
+    # What cannot be served by the other one is not held to its limit.
+    if limit is OF_MODEL:
+        world.do(core.reserve(A, K, "r3", usage=Usage(input=600)))
+        world.do(core.release(A, K, "r3"))
+    world.do(core.settle(A, K, "r1", Usage(input=500), model="other"))
+    counted = {
+        name: (sum(each.used.values()), sum(each.pending.values()))
+        for name, each in world.state.keys[K].counters.items()
+        if any(each.used.values()) or any(each.pending.values())
+    }
+    name = "tokens:model=other/day" if limit is OF_MODEL else "tokens:each_model=other/day"
+    assert counted == {name: (500, 0)}
+    assert core.plain(core.fold(world.log)) == core.plain(world.state)
