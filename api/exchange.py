@@ -108,12 +108,14 @@ def _media_type(value: bytes) -> str:
 class Call:
     """What came in."""
 
-    __slots__ = ("_headers", "_query", "_receive", "_repeats", "scope")
+    __slots__ = ("_body", "_headers", "_query", "_receive", "_repeats", "scope")
 
     def __init__(self, scope: Scope, receive: Receive) -> None:
         """Take an ASGI request."""
         self.scope: Any = scope
         self._receive = receive
+        self._body: bytes | None = None
+        """Kept where it is read twice, because the request is to be answered once."""
         self._query: dict[str, str] | None = None
         # Backwards, so that of several the first stays.
         headers = cast("list[tuple[bytes, bytes]]", scope["headers"])
@@ -221,6 +223,13 @@ class Call:
         Raises:
             Problem: It is larger than 10 MiB, or the client went away.
         """
+        if b"idempotency-key" not in self._headers:
+            return await self._read()
+        if self._body is None:
+            self._body = await self._read()
+        return self._body
+
+    async def _read(self) -> bytes:
         message: Any = await self._receive()
         if message["type"] == "http.request" and not message.get("more_body"):
             found: bytes = message.get("body", b"")

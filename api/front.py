@@ -11,7 +11,8 @@ from api.dialects.reverie import SURFACE as REVERIE
 from api.dialects.ryvion import SURFACE as RYVION
 from api.dialects.venice import SURFACE as VENICE
 from api.exchange import Call, problem_answer
-from api.metered import METERS, require_meters
+from api.gateway.once import answered_once
+from api.metered import METERS, metered, require_meters
 from api.operator.routing import PREFIX
 from api.problems import Problem, not_found
 from api.surface.credentials import bearer_or_api_key
@@ -21,7 +22,8 @@ from api.surface.routing import Endpoints, Surface, failure_of
 from api.wiring import Services
 
 SURFACES: Mapping[str, Surface] = {
-    surface.name: surface for surface in (REVERIE, FOIL, BVE, RYVION, VENICE)
+    surface.name: answered_once(surface, metered(surface.name))
+    for surface in (REVERIE, FOIL, BVE, RYVION, VENICE)
 }
 
 _OWNERS: Sequence[tuple[bytes, str]] = (

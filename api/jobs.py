@@ -126,6 +126,11 @@ async def forget_conversations(services: Services) -> str:
     return f"{messages} messages, {sessions} sessions gone"
 
 
+async def forget_answers(services: Services) -> str:
+    """Delete answers that were kept for a retry for long enough, or are too many."""
+    return f"{await services.answers.forget()} gone"
+
+
 async def forget_attempts(services: Services) -> str:
     """Delete counts of sign-ups and failed logins that are over."""
     return f"{await services.attempts.forget(services.clock.now())} gone"
@@ -143,6 +148,7 @@ JOBS: Sequence[Job] = (
     Job("rate_unpriced", timedelta(seconds=30), rate_unpriced),
     Job("grant_allowances", timedelta(seconds=30), grant_allowances),
     Job("forget_tokens", timedelta(hours=1), forget_tokens),
+    Job("forget_answers", timedelta(seconds=30), forget_answers),
     Job("forget_attempts", timedelta(hours=1), forget_attempts),
     Job("forget_wallet_tokens", timedelta(hours=1), forget_wallet_tokens),
     Job("forget_reports", timedelta(hours=1), forget_reports),

@@ -54,6 +54,11 @@ METERS: Mapping[str, Mapping[str, str]] = {
 _KNOWN = table.BY_NAME.keys() | {COUNTED, FREE}
 
 
+def metered(dialect: str) -> frozenset[str]:
+    """Name the operations of a dialect that use something up."""
+    return frozenset(name for name, how in METERS[dialect].items() if how != FREE)
+
+
 def acts_for_a_key(route: Route) -> bool:
     """Tell whether what the route does is done for a key."""
     found: Any = get_type_hints(route.who)["return"]

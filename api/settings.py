@@ -28,6 +28,7 @@ SIGNUPS_MAX = 1_000
 """More an hour is no limit."""
 RETENTION_MAX_DAYS = 36_500
 OFFSET_MAX = timedelta(days=36_500)
+IDEMPOTENCY_SECONDS_MAX = 86_400
 PEPPER_BYTES = 32
 CONNECT_SECONDS_MAX = 60
 UPSTREAM_SECONDS_MAX = 3_600
@@ -72,9 +73,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     raw_report_days: int = 400
     retention_days: int = 30
     clock_offset: str = ""
+    idempotency_seconds: int = 600
     web3_rpc_url: str = ""
     web3_contract: str = STAKED_VVV
     web3_chain_id: int = BASE_CHAIN_ID
+
+    @property
+    def answer_seconds(self) -> int:
+        """Give how long an answer is kept for a retry; 0: not at all, as all that is said."""
+        return self.idempotency_seconds if self.retention_days else 0
 
     @property
     def upstreams(self) -> Sequence[tuple[str, str]]:
@@ -136,6 +143,8 @@ VARIABLES: Mapping[str, str] = {
     "KEYLEDGER_RETENTION_DAYS": "How long message text is kept; default 30; 0: not at all.",
     "KEYLEDGER_CLOCK_OFFSET": "How far the ledger's clock is ahead of the database's: seconds, or"
     " as P40D, -PT90M. Only of a database made by keyledger db upgrade --for-tests; kept there.",
+    "KEYLEDGER_IDEMPOTENCY_SECONDS": "How long an answer under an Idempotency-Key is kept for its"
+    " retry; default 600; 0: not at all, as where no message text is kept.",
     "KEYLEDGER_WEB3_RPC_URL": "JSON-RPC node for wallet sign-in (extra: wallet); unset: off.",
     "KEYLEDGER_WEB3_CONTRACT": "Where a wallet must hold a stake; default: staked VVV on Base.",
     "KEYLEDGER_WEB3_CHAIN_ID": "Chain of that node and contract; default 8453, which is Base.",
@@ -188,6 +197,9 @@ def from_environment(environment: Mapping[str, str]) -> Settings:
         ),
         retention_days=_whole(environment, "KEYLEDGER_RETENTION_DAYS", 30, 0, RETENTION_MAX_DAYS),
         clock_offset=get("KEYLEDGER_CLOCK_OFFSET", ""),
+        idempotency_seconds=_whole(
+            environment, "KEYLEDGER_IDEMPOTENCY_SECONDS", 600, 0, IDEMPOTENCY_SECONDS_MAX
+        ),
         web3_rpc_url=_web3_url(get("KEYLEDGER_WEB3_RPC_URL", "")),
         web3_contract=_web3_contract(get("KEYLEDGER_WEB3_CONTRACT") or STAKED_VVV),
         web3_chain_id=_whole(

@@ -14,6 +14,7 @@ from psycopg_pool.errors import PoolClosed
 
 from api import settings as configured
 from api.allowances import Allowances
+from api.answers import Answers
 from api.attempts import Attempts
 from api.auth import Gate, Logins
 from api.conversations import Conversations
@@ -83,6 +84,7 @@ class Services:
     conversations: Conversations
     wallets: Wallets
     gateway: Gateway
+    answers: Answers
     schema: str
     """Revision this version was written for."""
     stopping: bool = False
@@ -175,6 +177,7 @@ class Services:
             conversations=Conversations(pool, lanes, settings.retention_days, clock),
             wallets=Wallets(pool, ledger, settings, configured.jwt_secret(settings), clock),
             gateway=_gateway(settings, ledger.calls, Resources(pool, lanes, clock)),
+            answers=Answers(pool, lanes, seconds=settings.answer_seconds),
             schema=schema,
         )
 
@@ -184,6 +187,7 @@ class Services:
         # First: what was delivered has yet to be settled.
         await self.gateway.close()
         await self.writer.stop()
+        await self.answers.close()
         await self.wallets.close()
         await self.pool.close()
 

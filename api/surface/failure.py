@@ -52,6 +52,8 @@ class Kind(StrEnum):
     UNSUPPORTED_MEDIA_TYPE = "unsupported_media_type"
     TOO_LARGE = "too_large"
     CONFLICT = "conflict"
+    IN_PROGRESS = "in_progress"
+    """A request with this ``Idempotency-Key`` is under way; waiting helps."""
     UPSTREAM_FAILED = "upstream_failed"
     UPSTREAM_TIMED_OUT = "upstream_timed_out"
     UNAVAILABLE = "unavailable"

@@ -114,10 +114,13 @@ def _parameters(route: Route) -> list[dict[str, Any]]:
         {"name": name, "in": "path", "required": True, "schema": text}
         for name in re.findall(r"{(\w+)\*?}", route.path)
     ]
-    return found + [
+    found += [
         {"name": name, "in": "query", "required": name in route.required, "schema": text}
         for name in route.query
     ]
+    if route.once:
+        found.append({"name": "Idempotency-Key", "in": "header", "schema": text})
+    return found
 
 
 def _responses(surface: Surface, route: Route, schemas: dict[str, Any]) -> dict[str, Any]:
@@ -129,7 +132,8 @@ def _responses(surface: Surface, route: Route, schemas: dict[str, Any]) -> dict[
         success["content"] = content
     found = {str(route.status): success}
     body = WITH_BODY if route.method in {"POST", "PUT", "PATCH"} else ()
-    for status in sorted({*ALWAYS, *body, *route.refusals} - {route.status}):
+    once = (409,) if route.once else ()
+    for status in sorted({*ALWAYS, *body, *once, *route.refusals} - {route.status}):
         found[str(status)] = _failure(status, schemas[repr(surface.error)])
     return found
 

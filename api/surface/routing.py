@@ -105,6 +105,8 @@ class Route(NamedTuple):
     """Operation of the native API whose roles may call it with a login's token."""
     documented: bool
     """Whether it stands in the OpenAPI document; another protocol describes itself."""
+    once: bool = False
+    """Whether it takes an ``Idempotency-Key``."""
 
     @property
     def operation(self) -> str:
@@ -239,17 +241,17 @@ class Endpoints:
             reply = self.surface.word(failure or self._misdirected(scope, methods))
         else:
             ask: Ask[Any, Any] = Ask(services, call, self.surface, route)
-            request_id = ask.request_id
             try:
                 reply = await self._answer(ask)
             except asyncio.CancelledError:
                 # The process ends and takes its tasks away: say so while there is somebody to hear.
                 # It may have been done and charged by now, so nobody is asked to do it again.
                 ending = Failure(Kind.UNAVAILABLE, "The service ends before it could answer.")
-                reply = self._headed(self.surface.word(ending), request_id)
+                reply = self._headed(self.surface.word(ending), ask.request_id)
                 await reply.send(send)
                 self._count(route, reply, began)
                 raise
+            request_id = ask.request_id
         self._headed(reply, request_id or new_request_id())
         if isinstance(reply, Answer):
             await reply.send(send, head=method == "HEAD")

@@ -21,7 +21,7 @@ _UNPROVEN = frozenset(
         Kind.ROLE_IS_DENIED,
     }
 )
-_WAITING_HELPS = frozenset({429, 503})
+_WAITING_HELPS = frozenset({409, 429, 503})
 
 
 class Words(NamedTuple):
@@ -64,6 +64,7 @@ OPENAI_WORDS: Mapping[Kind, Words] = {
     Kind.UNSUPPORTED_MEDIA_TYPE: Words(415, REQUEST, "unsupported_media_type"),
     Kind.TOO_LARGE: Words(413, REQUEST, "request_too_large"),
     Kind.CONFLICT: Words(409, REQUEST, "conflict"),
+    Kind.IN_PROGRESS: Words(409, REQUEST, "in_progress"),
     Kind.UPSTREAM_FAILED: Words(502, SERVER, "upstream_error", "The upstream service failed"),
     Kind.UPSTREAM_TIMED_OUT: Words(
         504, SERVER, "upstream_error", "The upstream service took too long"

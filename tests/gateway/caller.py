@@ -18,9 +18,14 @@ FAILED = re.compile(rb'"error":\s*\{')
 class Caller:
     """One connection, one request."""
 
-    def __init__(self, port: int, secret: str, *, receive_bytes: int = 0) -> None:
+    def __init__(
+        self, port: int, secret: str, *, receive_bytes: int = 0, idempotency_key: str = ""
+    ) -> None:
         """Connect. ``receive_bytes``: of the kernel's buffer; 0: as usual."""
         self._secret = secret
+        self._more = f"Idempotency-Key: {idempotency_key}\r\n" if idempotency_key else ""
+        self.asked = b""
+        """Body of the request."""
         self._socket = socket.socket()
         if receive_bytes:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
@@ -36,8 +41,10 @@ class Caller:
         text = json.dumps(_body(kind, json.dumps(plan), stream=stream)).encode()
         head = (
             f"POST {VOICES[kind].path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-            f"Authorization: Bearer {self._secret}\r\nContent-Length: {len(text)}\r\n\r\n"
+            f"Authorization: Bearer {self._secret}\r\n{self._more}"
+            f"Content-Length: {len(text)}\r\n\r\n"
         )
+        self.asked = text
         self._socket.sendall(head.encode() + text)
         return self
 
@@ -64,6 +71,16 @@ class Caller:
     def has_head(self) -> bool:
         """Tell whether the head came."""
         return b"\r\n\r\n" in self.text
+
+    @property
+    def body(self) -> bytes:
+        """Give what came of a chunked body, put together."""
+        rest, found = bytes(self.text.partition(b"\r\n\r\n")[2]), b""
+        while rest:
+            size, _, rest = rest.partition(b"\r\n")
+            found += rest[: int(size, 16)]
+            rest = rest[int(size, 16) + 2 :]
+        return found
 
     @property
     def status(self) -> int:

@@ -27,6 +27,8 @@ class Scripted:
         """Request id → tokens it says it made, in the attempt that answered last."""
         self.calls: Counter[str] = Counter()
         """Request id → how often it was asked."""
+        self.marks: Counter[str] = Counter()
+        """Plan's mark → how often it was asked for, under whatever id."""
         self.seen: dict[str, dict[str, str]] = {}
         """Request id → headers, in lower case."""
         self.paths: dict[str, str] = {}
@@ -78,7 +80,9 @@ class Scripted:
         document = json.loads(body) if body[:1] == b"{" else {}
         self.bodies[asked] = document or body
         plan = plan_of(document)
-        plan.setdefault("attempt", self.calls[asked])
+        mark = plan.get("mark", "")
+        self.marks[mark] += 1
+        plan.setdefault("attempt", self.marks[mark] if mark else self.calls[asked])
         return await Answer(self, asked, document, plan, writer).give()
 
 

@@ -23,8 +23,17 @@ from tests.dialects.test_conformance import DRIVERS, House
 from tests.gateway.scripted import KEY, Scripted
 
 MODEL = "keyledger-small"
-STORED = frozenset({"characters", "character_scenarios", "character_messages", "gateway_resources"})
-"""Tables that keep texts of people: characters, conversations, and what the store is given."""
+STORED = frozenset(
+    {
+        "characters",
+        "character_scenarios",
+        "character_messages",
+        "gateway_resources",
+        "gateway_answers",
+    }
+)
+"""Tables that keep texts of people: characters, conversations, what the store is given, and for
+minutes, in no WAL, answers under an ``Idempotency-Key``."""
 REPLY_LEAST = 20
 """Characters from which on an answer is looked for."""
 
@@ -196,6 +205,36 @@ class Talk:
                     with suppress(httpx.HTTPError):
                         self.post(dialect, f"{base}/chat/completions", json=body)
 
+    def retry(self) -> None:
+        """Ask under idempotency keys for answers that are kept for the retry."""
+        for number, (dialect, (base, _)) in enumerate(SPOKEN.items()):
+            for stream in (False, True):
+                said = self.mark(kept=True)
+                message = {"role": "assistant", "content": said}
+                whole = {"status": 200, "body": {"choices": [{"index": 0, "message": message}]}}
+                plan = {"tokens": 2, "piece": said} if stream else whole
+                body = {"model": self.model_of(dialect), "stream": stream}
+                body |= _chat(json.dumps(plan))
+                headers = {"Idempotency-Key": f"{number}-{stream}"}
+                for _ in range(2):
+                    path = f"{base}/chat/completions"
+                    found = self.post(dialect, path, json=body, headers=headers)
+                    assert found.status_code == 200, found.text
+                assert found.headers["idempotent-replayed"] == "true"
+                self.answered.append(said)
+
+    def converse(self) -> str:
+        """Let foil talk; give what was said."""
+        shown = DRIVERS["foil"].show(self.made["foil"])
+        persona = self.client.get("/api/v1/sdk/personas", headers=shown).json()[0]["id"]
+        base = f"/api/v1/sdk/chat/{persona}"
+        player = {"user_session_id": "q", "player_name": "Alex", "player_gender": "male"}
+        assert self.post("foil", f"{base}/init-session", json=player).status_code == 200
+        said = self.mark(kept=True)
+        body = {"user_session_id": "q", "message": said}
+        assert self.post("foil", f"{base}/message", json=body).status_code == 200
+        return said
+
     def _plans(self) -> Iterator[dict[str, Any]]:
         said = self.mark()
         yield {"status": 400, "body": {"error": {"message": f"bad: {said}", "x": KEY}}}
@@ -213,7 +252,10 @@ class Left(NamedTuple):
     """With the sample model."""
     others: Talk
     """With an upstream."""
+    conversed: str
+    """What was said in a conversation of theirs."""
     dump: str
+    wal: bytes
     logs: bytes
     """Of all processes, the database's own among them."""
 
@@ -236,13 +278,16 @@ def left(tmp_path_factory: pytest.TempPathFactory) -> Left:
         with running("", home, **addresses) as fleet:
             others = Talk(fleet, _house(fleet))
             others.fail()
+            others.retry()
+            conversed = others.converse()
+            wal = b"".join(path.read_bytes() for path in home.rglob("pg_wal/0*"))
             url = EmbeddedPostgres(home / "postgres").url
             dumped = subprocess.run([str(binary("pg_dump")), url], capture_output=True, check=True)
             _break(url, others)
     finally:
         upstream.stop()
     logs = b"".join(path.read_bytes() for path in _logs(place))
-    return Left(own, others, dumped.stdout.decode(), logs)
+    return Left(own, others, conversed, dumped.stdout.decode(), wal, logs)
 
 
 def _house(fleet: Fleet) -> House:
@@ -299,8 +344,10 @@ def test_no_table_but_those_for_it_holds_a_message(left: Left) -> None:
         assert len(talk.said) > 20
         for text in talk.said:
             assert text not in left.dump
+            assert text.encode().hex() not in left.dump
         for text in talk.kept:
             assert text not in elsewhere
+            assert text.encode().hex() not in elsewhere
     answers = [text for text in left.own.answered if len(text) >= REPLY_LEAST]
     assert answers
     for text in answers:
@@ -309,6 +356,18 @@ def test_no_table_but_those_for_it_holds_a_message(left: Left) -> None:
     assert sum(text in tables["character_messages"] for text in left.own.kept) >= 2
     assert sum(text in tables["gateway_resources"] for text in left.own.kept) >= 2
     assert sum(text in tables["characters"] for text in left.own.kept) == 2
+    for text in left.others.answered:
+        assert text.encode().hex() in tables["gateway_answers"]
+
+
+@pytest.mark.faults
+def test_no_wal_holds_an_answer_kept_for_a_retry(left: Left) -> None:
+    """The table of such answers is unlogged: no archive or backup of the WAL gets them."""
+    assert len(left.others.answered) == 2 * len(SPOKEN)
+    for text in left.others.answered:
+        assert text.encode() not in left.wal
+    # What is logged is there, or this would find nothing anywhere.
+    assert left.conversed.encode() in left.wal
 
 
 @pytest.mark.faults

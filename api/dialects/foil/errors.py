@@ -58,6 +58,7 @@ WORDS: Mapping[Kind, tuple[int, str]] = {
     Kind.UNSUPPORTED_MEDIA_TYPE: (415, ""),
     Kind.TOO_LARGE: (413, ""),
     Kind.CONFLICT: (409, ""),
+    Kind.IN_PROGRESS: (409, ""),
     Kind.UPSTREAM_FAILED: (502, "The model service failed"),
     Kind.UPSTREAM_TIMED_OUT: (504, "The model service took too long"),
     Kind.UNAVAILABLE: (503, "Service temporarily unavailable"),

@@ -77,6 +77,7 @@ WORDS: Mapping[Kind, Words] = {
         413, "The request payload is too large. Please reduce the size of your request."
     ),
     Kind.CONFLICT: Words(409),
+    Kind.IN_PROGRESS: Words(409),
     Kind.UPSTREAM_FAILED: Words(500, "Inference processing failed"),
     Kind.UPSTREAM_TIMED_OUT: Words(504, "The request took too long to complete and was timed-out."),
     Kind.UNAVAILABLE: Words(503, "The service is temporarily unavailable. Please try again later."),

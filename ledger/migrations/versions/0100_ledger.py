@@ -348,6 +348,31 @@ COMMENT ON TABLE gateway_shelves IS
     'How much an account keeps; locked by whoever adds to it or takes away';
 """
 
+# Unlogged: what it holds is needed for minutes, and message text belongs into no WAL and so into
+# no archive or backup of it.
+ANSWERS = """
+CREATE UNLOGGED TABLE gateway_answers (
+    account_id uuid NOT NULL,
+    holder uuid NOT NULL,
+    until timestamptz NOT NULL,
+    size int4 NOT NULL DEFAULT 0,
+    lane int2 NOT NULL,
+    once_hash bytea NOT NULL,
+    fingerprint bytea NOT NULL,
+    request_id text NOT NULL DEFAULT '',
+    head text,
+    body bytea,
+    CONSTRAINT idempotency_key_has_one_answer PRIMARY KEY (lane, once_hash)
+);
+COMMENT ON COLUMN gateway_answers.once_hash IS
+    'Hash of key, route and Idempotency-Key, never the last itself';
+COMMENT ON COLUMN gateway_answers.until IS
+    'Without a head: the holder lives that long unless it says so again; with one: kept that long';
+CREATE INDEX gateway_answers_by_account ON gateway_answers (lane, account_id) INCLUDE (size)
+    WHERE size > 0;
+CREATE INDEX gateway_answers_by_time ON gateway_answers (until);
+"""
+
 INLINE = """
 CREATE TABLE accounts (
     lane int2 NOT NULL,
@@ -594,8 +619,8 @@ GRANTS = """
 GRANT USAGE ON SCHEMA keyledger TO keyledger_app, keyledger_ro;
 GRANT SELECT ON ALL TABLES IN SCHEMA keyledger TO keyledger_app, keyledger_ro;
 REVOKE SELECT ON logins, refresh_tokens, key_secrets, wallets, attempts, characters,
-    character_scenarios, character_sessions, character_messages, gateway_resources, request_notes
-    FROM keyledger_ro;
+    character_scenarios, character_sessions, character_messages, gateway_resources, request_notes,
+    gateway_answers FROM keyledger_ro;
 GRANT INSERT ON events, idempotency_keys, rate_cards TO keyledger_app;
 GRANT INSERT, UPDATE (last_seq) ON request_ids TO keyledger_app;
 GRANT INSERT, UPDATE ON lane_heads, account_heads, database_facts, projection_checkpoints,
@@ -608,13 +633,15 @@ GRANT INSERT, DELETE ON wallet_tokens, account_marks, provider_reports, request_
     TO keyledger_app;
 GRANT INSERT, UPDATE, DELETE ON attempts, characters, character_scenarios, character_shelves,
     character_chats, character_sessions, character_messages, gateway_resources, gateway_shelves,
-    allowances TO keyledger_app;
+    gateway_answers, allowances TO keyledger_app;
 GRANT SELECT (address, account_id, created_at) ON wallets TO keyledger_ro;
 GRANT SELECT (character_id, account_id, lane, machine_id, created_at, updated_at, version, slug,
     name, description, multiplier, status) ON characters TO keyledger_ro;
 GRANT SELECT (character_id, place, slug, name, description) ON character_scenarios
     TO keyledger_ro;
 GRANT SELECT (resource_id, account_id, parent_id, created_at, lane, kind) ON gateway_resources
+    TO keyledger_ro;
+GRANT SELECT (account_id, holder, until, size, lane, request_id) ON gateway_answers
     TO keyledger_ro;
 """
 
@@ -624,6 +651,7 @@ SCHEMA = (
     CHARACTERS,
     SESSIONS,
     RESOURCES,
+    ANSWERS,
     INLINE,
     ALLOWANCES,
     SIDE_ROWS,

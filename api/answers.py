@@ -1,0 +1,312 @@
+"""Answers kept for a retry: who makes one, who waits for it, what is left of it and for how long.
+
+What is kept is text of customers: it stands in one unlogged table, bounded, for minutes, and in no
+event, no log line, no error. Nothing here decides about money: that a key is charged once is the
+ledger's doing, by the ids of its requests, whatever becomes of these rows.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import msgspec
+import psycopg
+import structlog
+from psycopg_pool import AsyncConnectionPool
+
+from ledger.ids import AccountId, KeyId, lane_of_account, new_row_id
+from projections import answers as sql
+
+log = structlog.get_logger("keyledger.gateway")
+
+ANSWER_MAX = 8 * 1024 * 1024
+"""Bytes of one answer that is kept."""
+ANSWERS_MAX = 1_000
+"""Answers that are kept of an account."""
+ACCOUNT_MAX = 64 * 1024 * 1024
+"""Bytes of all of them."""
+ALL_MAX = 1024 * 1024 * 1024
+"""Bytes of everybody's; what is more goes at the next cleaning, the oldest first."""
+LEASE_SECONDS = 15
+"""Who makes an answer and is not heard of for so long is dead."""
+RENEW_SECONDS = 4
+CLAIM_KEPT_SECONDS = 3_600 + 60
+"""A dead claim stays as long as the reservation of its request may be open."""
+WAIT_SECONDS = 30
+"""A second request waits so long for the first: longer than it takes to see that it is dead."""
+WAITING_OF_ONE_MAX = 100
+WAITING_MAX = 1_000
+"""Of a process."""
+POLL_SECONDS = 0.02
+"""Before it is looked again whether an answer is there; doubled each time."""
+LAST_POLL_SECONDS = 0.5
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Place(NamedTuple):
+    """What is answered once: a request under an ``Idempotency-Key`` of a key and route."""
+
+    account_id: AccountId
+    key_id: KeyId
+    once_hash: bytes
+    fingerprint: bytes
+    """Hash of all that was asked."""
+
+    def request_id(self, attempt: int) -> str:
+        """Name the request that makes the answer, the same in every process and for ever.
+
+        A request that ended without charge is followed by another attempt under an id of its own.
+        """
+        material = self.once_hash + attempt.to_bytes(4)
+        return f"req_{hashlib.sha256(material).hexdigest()[:32]}"
+
+
+def place_of(
+    account_id: AccountId, key_id: KeyId, route: str, idempotency_key: str, *asked: bytes
+) -> Place:
+    """Give where an answer belongs. ``asked``: everything that makes it another request."""
+    named = hashlib.sha256(account_id.bytes + key_id.bytes)
+    named.update(f"{route}\n{idempotency_key}".encode())
+    once_hash = named.digest()
+    content = hashlib.sha256(once_hash)
+    for part in asked:
+        content.update(len(part).to_bytes(8) + part)
+    return Place(account_id, key_id, once_hash, content.digest())
+
+
+class Head(msgspec.Struct, frozen=True, kw_only=True):
+    """An answer without its body."""
+
+    status: int
+    streamed: bool
+    content_type: str = ""
+    """Empty: it is among the headers, as streams have it."""
+    headers: list[tuple[str, str]]
+
+
+_head = msgspec.json.Decoder(Head)
+
+
+class Kept(NamedTuple):
+    """An answer that was given before."""
+
+    request_id: str
+    head: Head
+    body: bytes
+
+
+class Claimed(NamedTuple):
+    """The answer is to be made by whoever asked."""
+
+    after_death: bool = False
+    """Another process began and died: what it holds in the ledger nobody will end."""
+
+
+class UnderWay(NamedTuple):
+    """Somebody makes the answer now."""
+
+
+class Other(NamedTuple):
+    """The ``Idempotency-Key`` came with another request."""
+
+
+class _Row(NamedTuple):
+    fingerprint: bytes
+    holder: UUID
+    is_done: bool
+    is_over: bool
+    """Its holder is dead, or it was kept for long enough."""
+
+
+class TooManyWait(Exception):
+    """As many wait as may."""
+
+
+class _Waiting:
+    __slots__ = ("count", "task")
+
+    def __init__(self, task: "asyncio.Task[Kept | None]") -> None:
+        self.task = task
+        self.count = 0
+
+
+class Answers:
+    """Keeps them."""
+
+    def __init__(self, pool: AsyncConnectionPool, lanes: int, *, seconds: int) -> None:
+        """Take where to keep them, and for how long; 0: not at all."""
+        self._pool = pool
+        self._lanes = lanes
+        self._seconds = seconds
+        self._holder = new_row_id()
+        self._made: set[Place] = set()
+        """What this process makes now."""
+        self._renewing: asyncio.Task[None] | None = None
+        self._waiting: dict[Place, _Waiting] = {}
+
+    def _terms(self, place: Place, **more: Any) -> dict[str, Any]:  # noqa: ANN401
+        return {
+            "lane": lane_of_account(place.account_id, self._lanes),
+            "once": place.once_hash,
+            "account": place.account_id,
+            "fingerprint": place.fingerprint,
+            "holder": self._holder,
+            "lease": LEASE_SECONDS,
+            **more,
+        }
+
+    async def claim(self, place: Place) -> Claimed | Kept | UnderWay | Other:
+        """Say who makes the answer: whoever asks, or somebody else, or that it is there."""
+        terms = self._terms(place)
+        async with self._pool.connection() as connection:
+            while True:
+                if await (await connection.execute(sql.CLAIM, terms)).fetchone() is not None:
+                    return self._claimed(place, Claimed())
+                row = await (await connection.execute(sql.LOOK, terms)).fetchone()
+                found = None if row is None else await self._found(connection, place, _Row(*row))
+                if found is not None:
+                    return found
+
+    async def _found(
+        self, connection: psycopg.AsyncConnection, place: Place, row: "_Row"
+    ) -> Claimed | Kept | UnderWay | Other | None:
+        """Say what a row of somebody else's means; None: it is another one by now."""
+        terms = self._terms(place, dead=row.holder)
+        if row.is_done and row.is_over:
+            await connection.execute(sql.DROP_OVER, terms)
+            return None
+        if bytes(row.fingerprint) != place.fingerprint:
+            return Other()
+        if row.is_done:
+            return await self._read(connection, place)
+        if not row.is_over:
+            return UnderWay()
+        taken = await (await connection.execute(sql.TAKE_OVER, terms)).fetchone()
+        return None if taken is None else self._claimed(place, Claimed(after_death=True))
+
+    def _claimed(self, place: Place, claimed: Claimed) -> Claimed:
+        self._made.add(place)
+        if self._renewing is None:
+            self._renewing = asyncio.create_task(self._renew(), name="gateway-answers")
+        return claimed
+
+    async def _read(self, connection: psycopg.AsyncConnection, place: Place) -> Kept | None:
+        row = await (await connection.execute(sql.READ, self._terms(place))).fetchone()
+        return None if row is None else Kept(row[0], _head.decode(row[1]), bytes(row[2]))
+
+    async def _renew(self) -> None:
+        """Say every few seconds that this process lives, while it makes answers."""
+        while self._made:
+            await asyncio.sleep(RENEW_SECONDS)
+            places = list(self._made)
+            terms = {
+                "lanes": [lane_of_account(each.account_id, self._lanes) for each in places],
+                "onces": [each.once_hash for each in places],
+                "holder": self._holder,
+                "lease": LEASE_SECONDS,
+            }
+            with _told("answers_not_renewed"):
+                async with self._pool.connection() as connection:
+                    await connection.execute(sql.RENEW, terms)
+        self._renewing = None
+
+    async def keep(self, place: Place, request_id: str, head: Head, body: bytes) -> None:
+        """Keep an answer for a retry, if it may be kept; in any case it is made now."""
+        size = max(len(body), 1)
+        if not self._seconds or size > ANSWER_MAX:
+            await self.drop(place)
+            return
+        self._made.discard(place)
+        terms = self._terms(
+            place,
+            request=request_id,
+            seconds=self._seconds,
+            size=size,
+            head=_encode(head).decode(),
+            body=body,
+            number_most=ANSWERS_MAX,
+            bytes_most=ACCOUNT_MAX,
+        )
+        with _told("answer_not_kept", request_id=request_id):
+            async with self._pool.connection() as connection:
+                if await (await connection.execute(sql.KEEP, terms)).fetchone() is None:
+                    await connection.execute(sql.DROP, terms)
+
+    async def drop(self, place: Place) -> None:
+        """Give a claim up: there is no answer, or none that may be kept."""
+        self._made.discard(place)
+        with _told("answer_not_dropped"):
+            async with self._pool.connection() as connection:
+                await connection.execute(sql.DROP, self._terms(place))
+
+    async def wait(self, place: Place, *, until: float) -> Kept | None:
+        """Wait for an answer that somebody else makes; None: nobody makes it any more.
+
+        ``until``: in the event loop's time.
+
+        Raises:
+            TooManyWait: For this answer, or in this process.
+            TimeoutError: It is not there yet.
+        """
+        waiting = self._waiting.get(place)
+        if sum(each.count for each in self._waiting.values()) >= WAITING_MAX:
+            raise TooManyWait
+        if waiting is None or waiting.task.done():
+            # One asks for all of them.
+            waiting = _Waiting(asyncio.create_task(self._seen(place), name="gateway-wait"))
+            self._waiting[place] = waiting
+        elif waiting.count >= WAITING_OF_ONE_MAX:
+            raise TooManyWait
+        waiting.count += 1
+        try:
+            async with asyncio.timeout_at(until):
+                return await asyncio.shield(waiting.task)
+        finally:
+            waiting.count -= 1
+            if not waiting.count:
+                waiting.task.cancel()
+                if self._waiting.get(place) is waiting:
+                    del self._waiting[place]
+
+    async def _seen(self, place: Place) -> Kept | None:
+        pause_seconds = POLL_SECONDS
+        while True:
+            await asyncio.sleep(pause_seconds)
+            pause_seconds = min(2 * pause_seconds, LAST_POLL_SECONDS)
+            async with self._pool.connection() as connection:
+                found = await connection.execute(sql.LOOK, self._terms(place))
+                row = await found.fetchone()
+                seen = None if row is None else _Row(*row)
+                if seen is None or bytes(seen.fingerprint) != place.fingerprint:
+                    return None
+                if seen.is_done:
+                    return await self._read(connection, place)
+                if seen.is_over:
+                    return None
+
+    async def forget(self) -> int:
+        """Delete what was kept for long enough, and what is too much; give how many rows."""
+        async with self._pool.connection() as connection:
+            old = await connection.execute(sql.FORGET, {"claims": CLAIM_KEPT_SECONDS})
+            much = await connection.execute(sql.TRIM, {"bytes_most": ALL_MAX})
+        return old.rowcount + much.rowcount
+
+    async def close(self) -> None:
+        """Say no more that this process lives."""
+        if self._renewing is not None:
+            self._renewing.cancel()
+            await asyncio.gather(self._renewing, return_exceptions=True)
+
+
+@contextlib.contextmanager
+def _told(event: str, **about: str) -> Iterator[None]:
+    """Do without the database: what is not kept is named to the retry by the ledger."""
+    try:
+        yield
+    except (psycopg.Error, OSError) as error:
+        # Its class alone: what the server says may repeat a row.
+        log.warning(event, error=type(error).__name__, **about)

@@ -1,0 +1,352 @@
+"""An ``Idempotency-Key`` is answered once: one request, one charge, the same answer to every retry.
+
+The request's id is derived from key, route and ``Idempotency-Key``, so that the ledger's own rule
+(a request id charges once, for ever) holds in any process and after any restart. The answer stands
+beside the ledger for minutes (``api.answers``). README.md has the table of cases.
+"""
+
+import asyncio
+import contextlib
+import functools
+import re
+from collections.abc import Awaitable, Callable, Collection
+from typing import Any
+
+from litestar.types import Receive, Send
+
+from api.answers import (
+    ANSWER_MAX,
+    WAIT_SECONDS,
+    Claimed,
+    Head,
+    Kept,
+    Other,
+    Place,
+    TooManyWait,
+    UnderWay,
+    place_of,
+)
+from api.exchange import Answer
+from api.surface.credentials import KeyCaller
+from api.surface.failure import Failure, Kind
+from api.surface.routing import Ask, Reply, Route, Streamed, Surface
+from ledger import events as e
+from ledger.errors import LedgerError, NoSuchRequest, RequestIdIsTaken
+from ledger.metering import Known, Release
+
+ATTEMPTS_MAX = 1_000
+"""Requests under one ``Idempotency-Key``, of which all but the last ended without charge."""
+RETRY_AFTER_SECONDS = 2
+FIRST_OTHER = 300
+"""From this status on an answer is none: nothing is kept of it."""
+PIECE = 64 * 1024
+"""Bytes that a stream given again is sent in at a time."""
+LAST_SECONDS = 1
+"""For the last words to a client where the process ends."""
+
+_BOUNDARY = re.compile(r'(?i)\bboundary="?([^";,]+)')
+
+Handler = Callable[[Ask[Any, KeyCaller]], Awaitable[Reply]]
+
+
+def answered_once(surface: Surface, operations: Collection[str]) -> Surface:
+    """Give a dialect whose operations answer an ``Idempotency-Key`` once."""
+    routes = [_once(each) if each.operation in operations else each for each in surface.routes]
+    return surface._replace(routes=routes)
+
+
+def _once(route: Route) -> Route:
+    handler: Handler = route.handler
+
+    @functools.wraps(handler)
+    async def serve(ask: Ask[Any, KeyCaller]) -> Reply:
+        key = ask.call.idempotency_key
+        return await (_answered(ask, key, handler) if key else handler(ask))
+
+    return route._replace(handler=serve, once=True)
+
+
+async def _answered(ask: Ask[Any, KeyCaller], key: str, handler: Handler) -> Reply:
+    """Make the answer, or give the one that was made.
+
+    Raises:
+        Failure: It is being made, it is kept no longer, or the key came with another request.
+    """
+    answers, place = ask.services.answers, await _place(ask, key)
+    until = asyncio.get_running_loop().time() + WAIT_SECONDS
+    while not isinstance(found := await answers.claim(place), Claimed):
+        kept = await _waited(ask, place, until) if isinstance(found, UnderWay) else found
+        # Nothing is asked of the lane below, and what is kept is for a key that may still act.
+        await _require_usable(ask)
+        if isinstance(kept, Kept):
+            ask.request_id = kept.request_id
+            return _again(kept)
+        if isinstance(kept, Other):
+            raise _conflict("This Idempotency-Key was used with another request")
+    try:
+        ask.request_id = await _request_id(ask, place, after_death=found.after_death)
+        reply = await handler(ask)
+    except RequestIdIsTaken as error:
+        # Another process began under the same id, and the row that would have said so is lost.
+        await answers.drop(place)
+        raise _in_progress() from error
+    except BaseException:
+        await answers.drop(place)
+        raise
+    if not isinstance(reply, Answer):
+        return _Making(ask, place, reply)
+    if reply.status < FIRST_OTHER:
+        content_type = reply.content_type.decode("latin-1")
+        head = _head(reply, streamed=False, content_type=content_type)
+        await answers.keep(place, ask.request_id, head, reply.body)
+    else:
+        await answers.drop(place)
+    return reply
+
+
+async def _place(ask: Ask[Any, KeyCaller], key: str) -> Place:
+    call, caller = ask.call, ask.caller
+    body = await call.body()
+    boundary = _BOUNDARY.search(call.header(b"content-type") or "")
+    if boundary is not None:
+        # A client makes up another one when it sends the same form again.
+        body = body.replace(boundary[1].encode("latin-1"), b"")
+    path = "\0".join(f"{name}={text}" for name, text in sorted(call.scope["path_params"].items()))
+    asked = (ask.route.method.encode(), path.encode(), call.scope["query_string"], body)
+    route = f"{ask.surface.name}.{ask.route.operation}"
+    return place_of(caller.account_id, caller.key_id, route, key, *asked)
+
+
+async def _require_usable(ask: Ask[Any, KeyCaller]) -> None:
+    caller = ask.caller
+    await ask.services.ledger.calls.admit(caller.account_id, caller.key_id, secret=caller.secret)
+
+
+async def _waited(ask: Ask[Any, KeyCaller], place: Place, until: float) -> Kept | None:
+    """Wait for the first request; None: it came to nothing that is kept.
+
+    Raises:
+        Failure: It takes too long, or too many wait.
+    """
+    try:
+        return await ask.services.answers.wait(place, until=until)
+    except (TimeoutError, TooManyWait) as error:
+        await _require_usable(ask)
+        raise _in_progress() from error
+
+
+async def _request_id(ask: Ask[Any, KeyCaller], place: Place, *, after_death: bool) -> str:
+    """Give the id under which the request may be made: no other of the key was charged or can be.
+
+    Raises:
+        Failure: One was, or may be yet.
+    """
+    attempt, known = await _last_attempt(ask, place)
+    if known is None:
+        return place.request_id(attempt)
+    await _require_usable(ask)
+    last = known.last or known.first
+    if isinstance(last.body, e.RequestReserved) and after_death:
+        # From here on the lane refuses whatever the dead might still send: it cannot be charged.
+        release = Release(request_id=place.request_id(attempt), reason="abandoned")
+        with contextlib.suppress(RequestIdIsTaken):
+            caller = ask.caller
+            await ask.services.ledger.calls.finish(caller.account_id, caller.key_id, release)
+        return await _request_id(ask, place, after_death=False)
+    if isinstance(last.body, e.RequestReleased) and attempt + 1 < ATTEMPTS_MAX:
+        return place.request_id(attempt + 1)
+    ask.request_id = place.request_id(attempt)
+    if isinstance(last.body, e.RequestReserved):
+        raise _in_progress()
+    raise _conflict(
+        f"This Idempotency-Key was used by request {ask.request_id}, {_became(last.body)}"
+    )
+
+
+def _became(body: e.AnyEvent) -> str:
+    match body:
+        case e.RequestRecorded() | e.RequestSettled() if body.charge:
+            return f"charged {body.charge} {body.asset}; its answer is not kept any more"
+        case e.RequestRecorded() | e.RequestSettled():
+            return "charged nothing so far, having no price; its answer is not kept any more"
+        case e.RequestExpired():
+            return "which ran out of time and was charged nothing; ask with another one"
+        case _:
+            return (
+                f"which failed {ATTEMPTS_MAX} times and was charged nothing; ask with another one"
+            )
+
+
+async def _last_attempt(ask: Ask[Any, KeyCaller], place: Place) -> tuple[int, Known | None]:
+    """Find the last request that was begun; the first attempt and None: none was.
+
+    The ids follow each other without a gap, so their number is found by doubling and halving.
+    """
+    found = await _known(ask, place, 0)
+    low, high = 0, 1
+    while found is not None and (more := await _known(ask, place, high)) is not None:
+        found, low, high = more, high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        more = await _known(ask, place, middle)
+        if more is None:
+            high = middle
+        else:
+            found, low = more, middle
+    return low, found
+
+
+async def _known(ask: Ask[Any, KeyCaller], place: Place, attempt: int) -> Known | None:
+    request_id = place.request_id(attempt)
+    try:
+        known, _ = await ask.services.ledger.requests.find(place.account_id, request_id)
+    except NoSuchRequest:
+        return None
+    return known
+
+
+def _in_progress() -> Failure:
+    detail = "A request with this Idempotency-Key is in progress; ask again"
+    return Failure(Kind.IN_PROGRESS, detail, headers={"Retry-After": str(RETRY_AFTER_SECONDS)})
+
+
+def _conflict(detail: str) -> Failure:
+    # OpenAI's and Anthropic's clients try again after a 409, unless this header says not to.
+    return Failure(Kind.CONFLICT, detail, headers={"X-Should-Retry": "false"})
+
+
+def _head(reply: Reply, *, streamed: bool, content_type: str = "") -> Head:
+    headers = [(name.decode("latin-1"), text.decode("latin-1")) for name, text in reply.headers]
+    return Head(status=reply.status, streamed=streamed, content_type=content_type, headers=headers)
+
+
+def _again(kept: Kept) -> Reply:
+    """Give an answer once more, as the first time."""
+    head = kept.head
+    headers = [(name.encode("latin-1"), text.encode("latin-1")) for name, text in head.headers]
+    headers.append((b"idempotent-replayed", b"true"))
+    if head.streamed:
+        return _Again(head.status, headers, kept.body)
+    content_type = head.content_type.encode("latin-1")
+    reply = Answer(kept.body, status=head.status, content_type=content_type)
+    reply.headers.extend(headers)
+    return reply
+
+
+class _Again:
+    """A stream that was made before."""
+
+    def __init__(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+        self.status = status
+        self.headers = headers
+        self._body = body
+
+    async def stream(self, send: Send, receive: Receive) -> None:  # noqa: ARG002 - as every stream
+        """Send it."""
+        await send({"type": "http.response.start", "status": self.status, "headers": self.headers})
+        for start in range(0, len(self._body), PIECE):
+            piece = self._body[start : start + PIECE]
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _stays() -> Any:  # noqa: ANN401 - an ASGI message
+    """Be a client that never leaves."""
+    await asyncio.get_running_loop().create_future()
+
+
+class _Making:
+    """A stream that is made to its end and kept, whoever listens."""
+
+    def __init__(self, ask: Ask[Any, KeyCaller], place: Place, inner: Streamed) -> None:
+        self.status = inner.status
+        self.headers = list(inner.headers)
+        self._ask = ask
+        self._place = place
+        self._inner = inner
+        self._made: list[bytes] = []
+        """All of the body, unless it is too large to be kept."""
+        self._size = 0
+        self._unsent: asyncio.Queue[Any] = asyncio.Queue()
+        self._unsent_size = 0
+        self._room = asyncio.Event()
+        self._listens = True
+        self._ended = False
+
+    async def stream(self, send: Send, receive: Receive) -> None:  # noqa: ARG002 - see ``_stays``
+        """Send it to its end. A client that is gone, or reads no more, does not hold it up."""
+        making = asyncio.create_task(self._make(), name="gateway-once")
+        seconds = self._ask.services.settings.upstream_total_seconds
+        try:
+            # A client that reads nothing would hold us for ever; one that is gone may raise.
+            with contextlib.suppress(TimeoutError, OSError):
+                async with asyncio.timeout(seconds):
+                    await self._pass_on(send)
+            self._listen_no_more()
+            await asyncio.shield(making)
+        except asyncio.CancelledError:
+            # The server takes its tasks away: what is made ends here, and says so.
+            making.cancel()
+            await asyncio.gather(making, return_exceptions=True)
+            with contextlib.suppress(TimeoutError, OSError):
+                async with asyncio.timeout(LAST_SECONDS):
+                    await self._pass_on(send)
+            raise
+
+    async def _pass_on(self, send: Send) -> None:
+        while (message := await self._unsent.get()) is not None:
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": self.headers}
+            await send(message)
+            self._unsent_size -= len(message.get("body", b""))
+            self._room.set()
+
+    def _listen_no_more(self) -> None:
+        self._listens = False
+        self._room.set()
+
+    async def _make(self) -> None:
+        try:
+            await self._inner.stream(self._take, _stays)
+        finally:
+            if not self._ended:
+                await self._ask.services.answers.drop(self._place)
+            self._unsent.put_nowait(None)
+
+    async def _take(self, message: Any) -> None:  # noqa: ANN401 - an ASGI message
+        """Take what is sent: for whoever retries, and for the client while it is there."""
+        body = message.get("body", b"")
+        self._size += len(body)
+        if self._size > ANSWER_MAX:
+            self._made.clear()
+        else:
+            self._made.append(body)
+        if message["type"] == "http.response.body" and not message["more_body"]:
+            # Before it is sent: a client that has read the end finds the answer, as it does the
+            # charge.
+            await self._end()
+        if not self._listens:
+            return
+        self._unsent.put_nowait(message)
+        self._unsent_size += len(body)
+        while self._listens and self._unsent_size > ANSWER_MAX:
+            self._room.clear()
+            await self._room.wait()
+
+    async def _end(self) -> None:
+        self._ended = True
+        answers, place, request_id = self._ask.services.answers, self._place, self._ask.request_id
+        if self._size > ANSWER_MAX or await self._was_free():
+            await answers.drop(place)
+        else:
+            head = _head(self._inner, streamed=True)
+            await answers.keep(place, request_id, head, b"".join(self._made))
+
+    async def _was_free(self) -> bool:
+        """Tell whether it ended without charge, so that a retry may ask anew."""
+        account_id, request_id = self._place.account_id, self._ask.request_id
+        try:
+            known, _ = await self._ask.services.ledger.requests.find(account_id, request_id)
+        except LedgerError:
+            return False
+        return known.last is not None and isinstance(known.last.body, e.RequestReleased)
