@@ -76,6 +76,8 @@ class Admission(NamedTuple):
     account_id: AccountId
     key_id: KeyId
     secret: int | None
+    by: str
+    """Who makes the request, as events name it."""
     scope: str = ""
     """Scope the key must name; empty: any."""
     permits: Permits | None = None
@@ -466,6 +468,7 @@ class Gateway:
             category=work.category or entry.category,
             condition=work.condition,
             scope=admission.scope,
+            by=admission.by,
             secret=admission.secret,
             ttl_seconds=self._bounds.total_seconds + EXPIRY_SECONDS,
         )

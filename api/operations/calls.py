@@ -46,7 +46,7 @@ class Calls:
         self._writer = writer
 
     async def admit(
-        self, account_id: AccountId, key_id: KeyId, *, secret: int | None, scope: str = ""
+        self, account_id: AccountId, key_id: KeyId, *, by: str, secret: int | None, scope: str = ""
     ) -> None:
         """Decide in the lane whether a key may act now; a refusal is recorded.
 
@@ -60,11 +60,11 @@ class Calls:
             keys.require_scope(key, scope)
             return [], None
 
-        command = Command(account_id, decide, key_id=key_id, metered=True, secret=secret)
+        command = Command(account_id, decide, key_id=key_id, metered=True, by=by, secret=secret)
         await self._writer.submit_one(command)
 
     async def note_failure(
-        self, account_id: AccountId, key_id: KeyId, *, secret: int | None, model: str = ""
+        self, account_id: AccountId, key_id: KeyId, *, by: str, secret: int | None, model: str = ""
     ) -> None:
         """Write down that a request of a key failed outside the ledger; it counts as a failure.
 
@@ -82,7 +82,7 @@ class Calls:
             raise RequestFailed
 
         command = Command(
-            account_id, decide, key_id=key_id, metered=True, model=model, secret=secret
+            account_id, decide, key_id=key_id, metered=True, model=model, by=by, secret=secret
         )
         with contextlib.suppress(RequestFailed):
             await self._writer.submit_one(command)

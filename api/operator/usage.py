@@ -106,7 +106,7 @@ async def record_usage(ask: Ask[object]) -> Answer:
 
 async def _one(ask: Ask[object], body: bodies.UsageBody, raw: bytes) -> Answer:
     subject = known_subject(ask, body) or await subject_of(ask, body.key_id, body.secret)
-    record = _record_of(body, subject)
+    record = _record_of(body, subject, ask.caller.actor)
     asked = _asked(ask, raw)
     ledger = ask.services.ledger
     done = await ledger.requests.record(subject.account_id, subject.key_id, record, asked)
@@ -122,7 +122,7 @@ def _asked(ask: Ask[object], raw: bytes, *parts: str) -> Asked | None:
     return Asked(ask.caller.actor, key, fingerprint(ask.operation, *parts, body=content))
 
 
-def _record_of(body: bodies.UsageBody, subject: Subject) -> metering.Record:
+def _record_of(body: bodies.UsageBody, subject: Subject, by: str) -> metering.Record:
     occurred_at: Instant | None = None
     if body.occurred_at is not UNSET:
         occurred_at = bodies.instant_of("occurred_at", body.occurred_at)
@@ -133,6 +133,7 @@ def _record_of(body: bodies.UsageBody, subject: Subject) -> metering.Record:
         category=body.category,
         condition=body.condition,
         scope=body.scope,
+        by=by,
         secret=subject.secret,
         occurred_at=occurred_at,
         delivered=body.delivered,
@@ -240,7 +241,7 @@ async def _read(ask: Ask[object], items: list[bytes], *, cloud: bool) -> _Part:
     for place, body in read:
         try:
             subject = known_subject(ask, body) or await subject_of(ask, body.key_id, body.secret)
-            record = _record_of(body, subject)
+            record = _record_of(body, subject, ask.caller.actor)
         except (Problem, Refused) as error:
             part.results[place] = _failure(error)
             continue
@@ -303,6 +304,7 @@ async def reserve_request(ask: Ask[object]) -> Answer:
         category=body.category,
         condition=body.condition,
         scope=body.scope,
+        by=ask.caller.actor,
         secret=subject.secret,
         ttl_seconds=body.ttl_seconds,
     )
@@ -343,6 +345,7 @@ async def settle_request(ask: Ask[object]) -> Answer:
     settle = metering.Settle(
         request_id=request_id,
         usage=bodies.used_of(body).usage,
+        by=ask.caller.actor,
         model=body.model,
         estimated=body.estimated,
         interrupted=body.interrupted,
@@ -367,7 +370,7 @@ async def release_request(ask: Ask[object]) -> Answer:
     body = reading.decode(_release, raw)
     account_id, key_id = await _whose(ask, body)
     request_id = ask.call.path("request_id")
-    release = metering.Release(request_id=request_id, reason=body.reason)
+    release = metering.Release(request_id=request_id, by=ask.caller.actor, reason=body.reason)
     asked = _asked(ask, raw, request_id)
     done = await ask.services.ledger.requests.release(account_id, key_id, release, asked)
     return done_answer(done)

@@ -17,7 +17,7 @@ from api.problems import Problem
 from api.surface.failure import Failure, Kind
 from api.surface.routing import Ask
 from api.wiring import Services
-from ledger import accounts, keys, secrets
+from ledger import accounts, keys, metering, secrets
 from ledger.errors import LedgerError, NoSuchKey
 from ledger.ids import AccountId, KeyId
 from ledger.state import Key
@@ -40,6 +40,11 @@ class KeyCaller(NamedTuple):
     scopes: tuple[str, ...] = ()
     key: Key | None = None
     """State as read for this request; None: the lane decides."""
+
+    @property
+    def by(self) -> str:
+        """Name who makes a request as its events do: the key itself where a secret proved it."""
+        return self.actor if self.secret is None else metering.KEY
 
 
 class Presented(NamedTuple):
@@ -153,7 +158,9 @@ async def usable(services: Services, caller: KeyCaller) -> KeyCaller:
         accounts.require_open(account)
     except LedgerError:
         # Decided anew in the lane, where refusals are written down.
-        await services.ledger.calls.admit(caller.account_id, caller.key_id, secret=caller.secret)
+        await services.ledger.calls.admit(
+            caller.account_id, caller.key_id, by=caller.by, secret=caller.secret
+        )
         raise
     return caller._replace(key=key, scopes=key.scopes)
 

@@ -55,7 +55,8 @@ async def forward(
     def wording(failure: Failure) -> bytes:
         return ask.surface.word(failure).body
 
-    admission = Admission(caller.account_id, caller.key_id, caller.secret, scope, permits)
+    proof = (caller.account_id, caller.key_id, caller.secret, caller.by)
+    admission = Admission(*proof, scope, permits)
     try:
         return await ask.services.gateway.serve(admission, work, wording=wording, decorate=decorate)
     except LimitIsReached as error:

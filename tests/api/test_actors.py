@@ -110,6 +110,83 @@ def test_a_key_that_a_key_made_names_it(world: Any, served: Any, dialect: str) -
     assert "parent" not in issued["bot"]
 
 
+def acted(world: Any, account: str, kind: str) -> list[tuple[str, int]]:
+    """Give who made an account's requests, with the number of the secret, oldest first."""
+    found = events(world, account, kind)
+    return [(each["by"], each.get("secret", 0)) for each in reversed(found)]
+
+
+def test_metered_requests_name_who_reported_them_and_what_proved_the_key(world: Any) -> None:
+    """The operator names a key, or shows its secret: then its number stands in the event."""
+    account = world.account()
+    key = world.key(account)
+    world.record(key, "by-id")
+    proven = {"model": "m", "usage": {"input": 1}, "secret": key["secret"]}
+    world.post("/usage", {**proven, "request_id": "by-secret"})
+    rotated = world.post(f"/keys/{key['key_id']}/rotate", {"grace_seconds": 60})
+    batch = [{**proven, "secret": rotated["secret"], "request_id": f"b{n}"} for n in range(3)]
+    world.post("/usage", batch)
+    one = ("operator", 0)
+    assert acted(world, account, "request_recorded") == [
+        one,
+        ("operator", 1),
+        *[("operator", 2)] * 3,
+    ]
+    # The same request proven by another secret is the same request.
+    assert world.post("/usage", {**proven, "request_id": "b0"})["request_id"] == "b0"
+    for name in ("a", "b"):
+        world.post("/requests", {**proven, "request_id": name}, 201)
+    world.post("/requests/a/settle", {"key_id": key["key_id"], "usage": {"input": 1}})
+    world.post("/requests/b/release", {"key_id": key["key_id"]})
+    assert acted(world, account, "request_reserved") == [("operator", 1)] * 2
+    assert acted(world, account, "request_settled") == [one]
+    assert acted(world, account, "request_released") == [one]
+    world.post("/usage", {**proven, "model": "none", "request_id": "c"}, 422)
+    assert acted(world, account, "request_refused") == [("operator", 1)]
+
+
+CHAT = {"model": "m", "messages": [{"role": "user", "content": "Hello"}]}
+
+
+@pytest.mark.parametrize(
+    ("dialect", "path"),
+    [("ryvion", "/v1/chat/completions"), ("venice", "/api/v1/chat/completions")],
+)
+def test_calls_name_the_key_and_the_secret_that_proved_it(
+    world: Any, served: Any, dialect: str, path: str
+) -> None:
+    """Through the gateway a key acts for itself; the service settles what it was served."""
+    account = world.account(unpriced="record")
+    key = world.key(account, dialect=dialect)
+    rotated = world.post(f"/keys/{key['key_id']}/rotate", {"grace_seconds": 60})
+    for secret in (key["secret"], rotated["secret"]):
+        with served.client(secret) as client:
+            assert client.post(path, json=CHAT).status_code in {200, 400, 404}
+    world.post(f"/keys/{key['key_id']}/suspend")
+    with served.client(rotated["secret"]) as client:
+        assert client.post(path, json=CHAT).status_code in {401, 403}
+    kinds = ("request_reserved", "request_refused")
+    made = [each for kind in kinds for each in acted(world, account, kind)]
+    assert made[-1] == ("key", 2)
+    assert {("key", 1), ("key", 2)} == set(made)
+    ended = [
+        each
+        for kind in ("request_settled", "request_released")
+        for each in acted(world, account, kind)
+    ]
+    assert set(ended) <= {("system", 0)}
+
+
+def test_calls_of_a_session_name_the_member(world: Any, served: Any) -> None:
+    """A login acts through a key of its account: the event says who it was."""
+    account = world.account(unpriced="record")
+    member_id, client = member(world, served, account, "owner")
+    with client:
+        client.post("/v1/chat/completions", json=CHAT)
+    made = acted(world, account, "request_reserved") + acted(world, account, "request_refused")
+    assert set(made) == {(f"owner:{member_id}", 0)}
+
+
 def test_accounts_say_whether_they_are_for_tests_or_the_operators_own(world: Any) -> None:
     """``test`` and ``internal`` are set when an account opens, and shown from then on."""
     ordinary = world.account()

@@ -95,7 +95,7 @@ class Thin:
             raise Failure(Kind.ROUTE_IS_UNKNOWN)
         secret = (call.header(b"authorization") or "").removeprefix("Bearer ")
         proof = await services.resolver.secret(secret)
-        admission = Admission(*proof, permits=self.permits)
+        admission = Admission(*proof, "key", permits=self.permits)
         body = await call.body()
         work = Work(
             request_id,

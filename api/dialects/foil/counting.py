@@ -48,6 +48,7 @@ async def _count(ask: Ask[Any, KeyCaller], model: str) -> Mapping[str, str]:
         model=model,
         usage=Usage(requests=1),
         category=GENERAL,
+        by=caller.by,
         secret=caller.secret,
     )
     left: dict[str, str] = {}

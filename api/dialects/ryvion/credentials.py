@@ -13,6 +13,7 @@ from api.surface.credentials import KeyCaller, Who, secured
 from api.surface.failure import Failure, Kind
 from api.surface.routing import Ask
 from api.wiring import Services
+from ledger import metering
 from ledger.errors import ScopeIsDenied
 from ledger.ids import AccountId
 from ledger.state import Key
@@ -103,7 +104,11 @@ async def require(services: Services, found: Client, operation: str) -> None:
         raise Failure(Kind.ROLE_IS_DENIED, f"The role {found.role} does not allow this.")
     with contextlib.suppress(ScopeIsDenied):
         await services.ledger.calls.admit(
-            found.account_id, found.key.key_id, secret=found.secret, scope=operation
+            found.account_id,
+            found.key.key_id,
+            by=metering.KEY,
+            secret=found.secret,
+            scope=operation,
         )
     if not scopes.allows(found.scopes, operation):
         raise Failure(Kind.SCOPE_IS_DENIED)

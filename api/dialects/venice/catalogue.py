@@ -18,7 +18,7 @@ from api.reading import UNREADABLE
 from api.surface.credentials import KeyCaller
 from api.surface.failure import Failure, Kind
 from api.wiring import Services
-from ledger import clock
+from ledger import clock, metering
 from ledger.clock import Instant
 from ledger.ids import OPERATOR_ACCOUNT, new_request_id
 from ledger.pricing import STANDARD_CARD, PriceBook, unit_price
@@ -124,7 +124,7 @@ async def _asked(services: Services) -> list[_Listed]:
     # The list is everybody's, so it is asked for in the operator's name, and costs nobody.
     key_id = await services.ledger.keys.for_sessions(OPERATOR_ACCOUNT, "venice")
     reply = await services.gateway.serve(
-        Admission(OPERATOR_ACCOUNT, key_id, None),
+        Admission(OPERATOR_ACCOUNT, key_id, None, metering.SYSTEM),
         Work(new_request_id(), BY_NAME["list_models"], own_errors=True),
         wording=lambda failure: word(failure).body,
     )

@@ -198,5 +198,5 @@ async def note_failure(ask: Ask[Any, Any], caller: KeyCaller, model: str = "") -
         LimitIsReached: Too many failed before.
     """
     await ask.services.ledger.calls.note_failure(
-        caller.account_id, caller.key_id, secret=caller.secret, model=model
+        caller.account_id, caller.key_id, by=caller.by, secret=caller.secret, model=model
     )
