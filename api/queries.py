@@ -24,17 +24,17 @@ from ledger.ids import OPERATOR_ACCOUNT, AccountId, KeyId, format_id, lane_of_ke
 from ledger.pricing import RateCard
 from ledger.ratecards import RateCards
 from ledger.state import Account, Key
-from projections import account_marks, analytics, engine, limit_breaches, reads
+from projections import account_marks, analytics, engine, reads, refusals
 from projections.base import Projection
-from projections.limit_breaches import Breach
 from projections.reads import Snapshot, SpendLine, UsageLine, snapshot
+from projections.refusals import Refusal
 
 __all__ = [
     "Analytics",
-    "Breach",
     "Found",
     "KeyUsage",
     "Queries",
+    "Refusal",
     "SpendLine",
     "SpendTerms",
     "UsageLine",
@@ -43,7 +43,7 @@ __all__ = [
 
 PAGE_MAX = 1_000
 SPEND_MAX = 10_000
-BREACHES = "limit_breaches"
+BREACHES = "refusals"
 """Name of the catching-up projection that refusals are read from."""
 HELD_BACK = timedelta(seconds=1, milliseconds=300)
 """After so long no refusal of the same kind is held back any more."""
@@ -480,7 +480,7 @@ class Queries:
         data = [views.refusal_view(position.lane, row) for row in rows[:most]]
         return Found(_page(data, len(rows) > most, lambda view: str(view.position.seq)), position)
 
-    async def rate_breaches(self, account_id: AccountId, most: int) -> list[Breach]:
+    async def rate_breaches(self, account_id: AccountId, most: int) -> list[Refusal]:
         """Give an account's newest breaches of limits on requests, tokens and failures.
 
         What was just answered is among them: refusals that a second holds back are waited for,
@@ -490,10 +490,10 @@ class Queries:
         terms = {"lane": lane, "account": account_id, "most": most}
         deadline = self._clock.now() + BREACHES_WAIT
         while True:
-            await self._catch_up(limit_breaches.PROJECTION, lane, deadline)
+            await self._catch_up(refusals.PROJECTION, lane, deadline)
             async with self.pool.connection() as connection:
                 found = await (await connection.execute(reads.RATE_BREACHES, terms)).fetchall()
-            breaches = [Breach(*row) for row in found]
+            breaches = [Refusal(*row) for row in found]
             at = self._clock.now()
             settled_at = breaches[0].recorded_at + HELD_BACK if breaches else at
             if at >= min(settled_at, deadline):
@@ -654,7 +654,7 @@ def _page(data: list[Any], has_more: bool, cursor: Callable[[Any], str]) -> view
 
 
 def _moved(view: views.SpendView) -> bool:
-    return view.amount != "0" or bool(view.unpriced)
+    return view.amount not in {None, "0"} or bool(view.unpriced)
 
 
 async def _account(lane: Snapshot, account_id: AccountId) -> Account:

@@ -651,7 +651,8 @@ class SpendView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     asset: str
     """Empty: unpriced so far."""
-    amount: str
+    amount: str | None
+    """None: nothing in it has a price yet."""
     requests: int
     unpriced: int
     usage: dict[str, int]
@@ -659,13 +660,16 @@ class SpendView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     integration: str | None = None
     model: str | None = None
     key_id: str | None = None
+    at_least: bool = False
+    """Whether something in it has no price yet, so that it will come to more."""
 
 
 def spend_view(line: SpendLine) -> SpendView:
     """Show a line of spend."""
     return SpendView(
         asset=line.asset,
-        amount=format_pico(line.amount),
+        amount=format_pico(line.amount) if line.asset else None,
+        at_least=bool(line.asset and line.unpriced),
         requests=line.requests,
         unpriced=line.unpriced,
         usage=line.usage,
@@ -692,6 +696,8 @@ class RefusalView(msgspec.Struct, frozen=True, kw_only=True):
     used: str
     pending: str
     requested: str
+    usage: dict[str, int]
+    """What the refused requests would have used together, by class."""
 
 
 def refusal_view(lane: int, row: TupleRow) -> RefusalView:
@@ -710,6 +716,7 @@ def refusal_view(lane: int, row: TupleRow) -> RefusalView:
         used=row[10],
         pending=row[11],
         requested=row[12],
+        usage=msgspec.json.decode(row[13]),
     )
 
 

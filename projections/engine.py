@@ -18,7 +18,7 @@ from psycopg.rows import TupleRow
 
 from ledger import arrays, database, store
 from ledger.codec import Recorded, labels
-from projections import account_marks, limit_breaches
+from projections import account_marks, refusals
 from projections.base import Projection
 
 log = structlog.get_logger("keyledger.projections")
@@ -74,7 +74,7 @@ BEHIND: LiteralString = (
 )
 
 
-CATCHING_UP: tuple[Projection, ...] = (limit_breaches.PROJECTION, account_marks.PROJECTION)
+CATCHING_UP: tuple[Projection, ...] = (refusals.PROJECTION, account_marks.PROJECTION)
 """Every projection that moves behind the append."""
 
 

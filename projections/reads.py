@@ -167,12 +167,12 @@ LAST_RECORDED_AT: LiteralString = (
 )
 REFUSALS: LiteralString = (
     "SELECT lane_seq, recorded_at, key_id, count, reason, scope, limit_id, model, integration,"
-    " ceiling, used, pending, requested FROM limit_breaches WHERE lane = %(lane)s"
+    " ceiling, used, pending, requested, usage::text FROM refusals WHERE lane = %(lane)s"
     " AND account_id = %(account)s AND lane_seq < %(before)s ORDER BY lane_seq DESC LIMIT %(most)s"
 )
 RATE_BREACHES: LiteralString = (
     "SELECT lane_seq, recorded_at, key_id, count, reason, scope, limit_id, model, integration,"
-    " ceiling, used, pending, requested FROM limit_breaches WHERE lane = %(lane)s"
+    " ceiling, used, pending, requested, usage::text FROM refusals WHERE lane = %(lane)s"
     " AND account_id = %(account)s AND limit_id ~ '^(requests|tokens|failures)[:/]'"
     " ORDER BY lane_seq DESC LIMIT %(most)s"
 )

@@ -30,7 +30,10 @@ def command() -> None:
 @click.option("--processes", type=click.IntRange(1, 64), help="Default: as many as pay off.")
 @json_option
 def verify_ledger(*, processes: int | None, as_json: bool) -> None:
-    """Recompute every hash, position and amount from the stored bytes; exit 1 on a finding."""
+    """Recompute hashes and positions from the stored bytes, charges and lots by the rules.
+
+    Exit 1 on a finding.
+    """
     with database_url(settings()) as url:
         report = verified(url, processes)
     show(document(report), as_json, lambda: out.print(*verdict(report), sep="\n"))
@@ -63,6 +66,8 @@ def document(report: Report) -> dict[str, object]:
     return {
         "intact": report.intact,
         "events": report.events,
+        "charges_priced_again": report.charges,
+        "movements_decided_again": report.movements,
         "lanes": [
             {
                 "lane": lane.lane,
@@ -84,7 +89,12 @@ def verdict(report: Report) -> list[RenderableType]:
         chains = [
             f"[dim]lane {lane.lane} at {lane.seq:,}, chain {lane.chain}[/]" for lane in report.lanes
         ]
-        return [f"[green]Intact.[/] Every hash, position and amount of {count} holds.", *chains]
+        again = f"{report.charges:,} charges and {report.movements:,} movements of credit"
+        return [
+            f"[green]Intact.[/] Every hash and position of {count} holds.",
+            f"{again}, decided again by the rules, are as they were written down.",
+            *chains,
+        ]
     found = report.findings
     rows: list[list[Cell]] = [
         [f"{f.lane}:{f.seq}", f.what, f.column, f.stored[:24], f.expected[:24]]

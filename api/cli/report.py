@@ -144,18 +144,34 @@ def print_spend(rows: Sequence[dict[str, object]], by: Sequence[str]) -> None:
     columns = [*names, *counts, "amount", *(["asset"] if len(totals) > 1 else [])]
     short = _short_models(rows) if "model" in by else {}
     lines = [[_cell(short.get(row[name], row[name])) for name in columns] for row in rows]
+    for line, row in zip(lines, rows, strict=True):
+        line[columns.index("amount")] = _amount(row)
     sums = Counter[str]()
     for row in rows:
         sums.update({name: cast("int", row[name]) for name in counts})
+    least = any(row.get("unpriced") for row in rows)
     last: list[Cell] = ["total", *[""] * (len(names) - 1), *(sums[name] for name in counts)]
-    last += [next(iter(totals.values()))] if len(totals) == 1 else ["", ""]
+    last += [_total(totals, least=least)] if len(totals) == 1 else ["", ""]
     headings = [HEADINGS.get(name, name) for name in columns]
     if len(totals) == 1:
         headings[-1] = next(iter(totals)) or "amount"
     out.print(table("", headings, lines, last=last, space=1 if len(columns) > ROOMY else 2))
     if len(totals) > 1:
         for asset, amount in totals.items():
-            out.print(f"total {amount:,.6f} {asset or 'unpriced'}")
+            out.print(f"total {'at least ' if least else ''}{amount:,.6f} {asset}")
+
+
+def _total(totals: dict[str, Decimal], *, least: bool) -> Cell:
+    (total,) = totals.values()
+    return f"at least {total:,.6f}" if least else total
+
+
+def _amount(row: dict[str, object]) -> Cell:
+    """Write an amount: a dash for nothing priced yet, the least that it is where some is not."""
+    amount = cast("Decimal | None", row["amount"])
+    if amount is None:
+        return "–"
+    return f"≥ {amount:,.6f}" if row.get("unpriced") else amount
 
 
 def _short_models(rows: Sequence[dict[str, object]]) -> dict[object, str]:
@@ -168,8 +184,9 @@ def _short_models(rows: Sequence[dict[str, object]]) -> dict[object, str]:
 def _totals(rows: Sequence[dict[str, object]]) -> dict[str, Decimal]:
     sums: dict[str, Decimal] = {}
     for row in rows:
-        asset, amount = cast("str", row["asset"]), cast("Decimal", row["amount"])
-        sums[asset] = sums.get(asset, Decimal(0)) + amount
+        asset, amount = cast("str", row["asset"]), cast("Decimal | None", row["amount"])
+        if amount is not None:
+            sums[asset] = sums.get(asset, Decimal(0)) + amount
     return sums
 
 

@@ -91,11 +91,13 @@ class UsageLine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     currency: str
     """Empty: unpriced so far."""
-    amount: str
+    amount: str | None
+    """Null: nothing in it has a price yet."""
     requests: int
     usage: dict[str, int]
     """Tokens and the like, by class."""
     unpriced: int = 0
+    """Requests in which something has no price yet: the amount will come to more."""
     day: str | None = None
     model: str | None = None
     key: str | None = None

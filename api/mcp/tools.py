@@ -93,7 +93,7 @@ async def get_usage(services: Services, client: Client, asked: forms.UsageOf) ->
         lines=[
             forms.UsageLine(
                 currency=line.asset,
-                amount=format_pico(line.amount),
+                amount=format_pico(line.amount) if line.asset else None,
                 requests=line.requests,
                 usage=line.usage,
                 unpriced=line.unpriced,

@@ -78,8 +78,9 @@ def spend(
 ) -> pd.DataFrame:
     """Sum spend by any of ``GROUPS``, the dearest first; one row per asset.
 
-    ``start`` is inclusive, ``end`` exclusive, both days of UTC. Usage classes that nobody used are
-    left out.
+    An amount is missing where nothing has a price yet; with ``unpriced`` requests beside it, it is
+    the least that they come to. ``start`` is inclusive, ``end`` exclusive, both days of UTC. Usage
+    classes that nobody used are left out.
     """
     assert set(by) <= set(GROUPS), by
     terms: dict[str, object] = {group: group in by for group in GROUPS}
@@ -103,7 +104,9 @@ def spend(
         values = columns.get(name, ())
         if any(values) or name in {"input", "output"}:
             made[name] = pa.array(values, pa.int64())
-    made["amount"] = _amounts(columns.get("amount", ()))
+    paid = zip(columns.get("asset", ()), columns.get("amount", ()), strict=True)
+    # Without an asset nothing has a price yet: that is unknown, and no zero.
+    made["amount"] = _amounts([amount if asset else None for asset, amount in paid])
     return _frame(made)
 
 
@@ -146,7 +149,7 @@ def cost_per_minute(
 
 
 def totals(frame: pd.DataFrame, by: Sequence[str], column: str = "amount") -> dict[object, Decimal]:
-    """Sum a column of amounts exactly, by the values of other columns.
+    """Sum a column of amounts exactly, by the values of other columns; missing ones are left out.
 
     Keys are values where ``by`` names one column, else tuples of them.
     """
@@ -154,7 +157,8 @@ def totals(frame: pd.DataFrame, by: Sequence[str], column: str = "amount") -> di
     keys = zip(*(frame[name] for name in by), strict=True)
     for key, amount in zip(keys, frame[column], strict=True):
         place = key[0] if len(by) == 1 else key
-        sums[place] = sums.get(place, Decimal(0)) + amount
+        if not pd.isna(amount):
+            sums[place] = sums.get(place, Decimal(0)) + amount
     return sums
 
 
@@ -165,8 +169,8 @@ def records(frame: pd.DataFrame) -> list[dict[str, object]]:
     return found
 
 
-def _amounts(pico: Sequence[Decimal]) -> pa.Array:
-    return pa.array([decimal_of(int(amount)) for amount in pico], AMOUNT)
+def _amounts(pico: Sequence[Decimal | None]) -> pa.Array:
+    return pa.array([None if each is None else decimal_of(int(each)) for each in pico], AMOUNT)
 
 
 def _ids(prefix: str, ids: Sequence[UUID]) -> pa.Array:

@@ -61,9 +61,11 @@ def test_balances_are_what_grants_less_spend_leave(served_keyledger: Any, traffi
 
 
 def test_the_ledger_is_found_intact(served_keyledger: Any) -> None:
-    """Every hash, position and amount is recomputed."""
+    """Hashes and positions are recomputed, charges and movements of credit decided again."""
     document = served_keyledger("audit", "verify", "--json").json
     assert document["intact"]
+    assert document["charges_priced_again"] > 0
+    assert document["movements_decided_again"] > document["charges_priced_again"]
     assert document["events"] == sum(lane["seq"] for lane in document["lanes"])
     assert "Intact." in served_keyledger("audit", "verify").out
 

@@ -7,7 +7,15 @@ import psycopg
 import pytest
 
 from ledger import database, store, verify
-from ledger.codec import decode, encode, event_hash, pack_envelope
+from ledger.codec import (
+    GENESIS,
+    chain,
+    decode,
+    encode,
+    envelope_bytes,
+    event_hash,
+    pack_envelope,
+)
 from ledger.ids import AccountId, KeyId
 from ledger.verify import Finding
 from tests.projections.story import Ledger
@@ -313,6 +321,81 @@ def test_a_changed_price_is_found(told: Told) -> None:
         ("prices_differ", ""),
         ("charge_differs", ""),
     }
+
+
+def rewrite(ledger: Ledger, lane: int, seq: int, change: Callable[[bytes], bytes]) -> None:
+    """Change a payload as somebody would who recomputes every hash after it, and all heads."""
+    with ledger.connect() as connection:
+        head = store.read_head(connection, lane)
+        rows = connection.execute(store.FEED, (lane, 0, head.seq), binary=True).fetchall()
+    hashes: dict[Any, bytes] = {}
+    chained, statements = GENESIS, []
+    for row in rows:
+        found = store.stored(row)
+        envelope, payload = found.recorded.envelope, found.recorded.payload
+        if envelope.lane_seq == seq:
+            payload = change(payload)
+            assert payload != found.recorded.payload
+        packed = envelope_bytes(envelope, found.type)
+        hashed = event_hash(hashes.get(envelope.account_id, GENESIS), packed, payload)
+        hashes[envelope.account_id], chained = hashed, chain(chained, hashed)
+        text = payload.decode().replace("'", "''")
+        statements.append(
+            f"UPDATE events SET payload = '{text}'::json, hash = '\\x{hashed.hex()}'"
+            f" WHERE lane = {lane} AND lane_seq = {envelope.lane_seq}"
+        )
+    statements += [
+        f"UPDATE account_heads SET hash = '\\x{hashed.hex()}' WHERE account_id = '{account}'"
+        for account, hashed in hashes.items()
+    ]
+    statements.append(f"UPDATE lane_heads SET chain = '\\x{chained.hex()}' WHERE lane = {lane}")
+    tamper(ledger, *statements)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "what"),
+    [
+        (b'"charge":"0.15"', b'"charge":"0.16"', {"charge_differs", "lots_differ"}),
+        (b'"0.15"]', b'"0.16"]', {"prices_differ"}),
+        (b"[1000000,", b"[1000001,", {"charge_differs", "prices_differ"}),
+        (b'"lots":[1]', b'"lots":[0]', {"lots_differ"}),
+        (b'"card":"standard/1"', b'"card":"standard/9"', {"rate_card_is_unknown"}),
+    ],
+)
+def test_a_history_rewritten_with_all_its_hashes_still_has_to_add_up(
+    told: Told, before: bytes, after: bytes, what: set[str]
+) -> None:
+    """Promise 10, Promise 12: charges are priced again and lots chosen again by the rules."""
+    ledger, _, _ = told
+    lane, head = lane_of(told)
+    rewrite(ledger, lane, head - 4, lambda payload: payload.replace(before, after, 1))
+    found = [finding for finding in findings(ledger) if finding.seq == head - 4]
+    assert {finding.what for finding in found} & what, found
+    assert not any("hash" in finding.what or "chain" in finding.what for finding in found)
+
+
+def test_a_grant_rewritten_with_all_its_hashes_is_found(told: Told) -> None:
+    """Promise 7, Promise 12: more credit than was granted shows where lots then differ."""
+    ledger, account, _ = told
+    lane, _ = lane_of(told)
+    ((seq, amount),) = ledger.rows(
+        "SELECT lane_seq, payload ->> 'amount' FROM events WHERE type = 'credit_granted'"
+        " AND account_id = %s ORDER BY lane_seq LIMIT 1",
+        account,
+    )
+    old, new = f'"amount":"{amount}"'.encode(), b'"amount":"0.1"'
+    rewrite(ledger, lane, seq, lambda payload: payload.replace(old, new, 1))
+    assert findings(ledger)
+
+
+def test_the_checker_says_how_much_it_decided_again(told: Told) -> None:
+    """Every request is priced again, and every movement of a lot decided again (Promise 10)."""
+    ledger, _, _ = told
+    report = verify.verify(ledger.url)
+    counted = "SELECT count(*) FROM events WHERE type = ANY(%s::text[]::event_type[])"
+    priced = ["request_recorded", "request_reserved", "request_settled", "request_rated"]
+    assert ledger.rows(counted, priced) == [(report.charges,)]
+    assert report.movements >= report.charges
 
 
 def test_findings_are_bounded_and_the_rest_is_counted(

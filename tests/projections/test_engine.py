@@ -1,6 +1,7 @@
 """Catching-up projections take every event once, in order, or stop and say where."""
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -11,13 +12,13 @@ from ledger import database
 from ledger import events as e
 from ledger.ids import AccountId
 from ledger.usage import Usage
-from projections import engine, limit_breaches
+from projections import engine, refusals
 from projections.base import Projection
 from projections.engine import Progress
 from tests.projections.story import Ledger
 from tests.properties import core
 
-BREACHES = limit_breaches.PROJECTION
+BREACHES = refusals.PROJECTION
 LIMIT = e.LimitRule(kind="requests", window="lifetime", ceiling="2")
 
 
@@ -56,7 +57,7 @@ def catch_up(ledger: Ledger, projection: Projection = BREACHES, limit: int = 100
 
 def logged(ledger: Ledger) -> list[tuple[Any, ...]]:
     """Give the rows of the breach log."""
-    return ledger.rows("SELECT lane_seq, reason, count FROM limit_breaches ORDER BY lane_seq")
+    return ledger.rows("SELECT lane_seq, reason, count FROM refusals ORDER BY lane_seq")
 
 
 def refused_at(ledger: Ledger) -> list[int]:
@@ -76,8 +77,8 @@ def break_event(ledger: Ledger, statement: str) -> None:
         assert connection.execute(statement).rowcount == 1
 
 
-def test_refusals_by_limits_and_credit_become_rows_and_others_do_not(ledger: Ledger) -> None:
-    """The breach log has what limits and credit refused, with how often in that second."""
+def test_refusals_of_every_kind_become_rows(ledger: Ledger) -> None:
+    """Each has its reason and what would have been used, and numbers where it is of a limit."""
     account = ledger.account("acme")
     key = ledger.key(account, "bot")
     cli = ledger.key(account, "cli")
@@ -86,19 +87,19 @@ def test_refusals_by_limits_and_credit_become_rows_and_others_do_not(ledger: Led
     ledger.submit(core.record(account, cli, "dear", Usage(input=10**12)))
     ledger.submit(ledger.record(account, cli, model="unknown"))
     catch_up(ledger)
-    rows = on(ledger, lambda c: limit_breaches.latest(c, 0, account, 10))
+    rows = on(ledger, lambda c: refusals.latest(c, 0, account, 10))
     told = [(row.reason, row.scope, row.limit_id, row.integration) for row in rows]
     assert told == [
+        ("model_is_unpriced", "", "", "cli"),
         ("credit_is_exhausted", "account", "credit:USD", "cli"),
         ("limit_is_reached", "key", "requests/lifetime", "bot"),
     ]
-    assert (rows[1].ceiling, rows[1].used, rows[1].requested) == ("2", "2", "1")
-    assert rows[1].key_id == key
-    reasons = ledger.rows("SELECT payload->>'reason' FROM events WHERE type = 'request_refused'")
-    assert ("model_is_unpriced",) in reasons
+    assert (rows[2].ceiling, rows[2].used, rows[2].requested) == ("2", "2", "1")
+    assert rows[2].key_id == key
+    assert json.loads(rows[1].usage) == {"input": 10**12}
 
 
-def test_the_breach_log_is_read_in_pages_and_per_account(ledger: Ledger) -> None:
+def test_refusals_are_read_in_pages_and_per_account(ledger: Ledger) -> None:
     """Promise 15: newest first, older than a position, and nobody else's."""
     refuse(ledger, times=5)
     catch_up(ledger)
@@ -107,14 +108,14 @@ def test_the_breach_log_is_read_in_pages_and_per_account(ledger: Ledger) -> None
     async def pages(connection: AsyncConnection[Any]) -> list[int]:
         seqs: list[int] = []
         before = None
-        while page := await limit_breaches.latest(connection, 0, account, 2, before):
+        while page := await refusals.latest(connection, 0, account, 2, before):
             seqs += [row.seq for row in page]
             before = page[-1].seq
         return seqs
 
     assert on(ledger, pages) == refused_at(ledger)[::-1]
     other = AccountId(ledger.account("somebody"))
-    assert on(ledger, lambda c: limit_breaches.latest(c, 0, other, 9)) == []
+    assert on(ledger, lambda c: refusals.latest(c, 0, other, 9)) == []
 
 
 @pytest.mark.parametrize("limit", [1, 3, 1_000])
@@ -224,7 +225,7 @@ def test_an_event_that_cannot_be_taken_stops_it_and_resume_lets_it_try_again(
 
     def apply(events: Any) -> Any:
         assert all(event.envelope.lane_seq != poison for event in events), "not this one"
-        return limit_breaches.apply(events)
+        return refusals.apply(events)
 
     faulty = BREACHES._replace(apply=apply)
     progress = catch_up(ledger, faulty)
@@ -245,10 +246,10 @@ def test_rows_that_the_database_refuses_stop_it(ledger: Ledger) -> None:
     on(ledger, lambda c: engine.catch_up(c, BREACHES, 0, 1))
     with ledger.connect(database.APP) as connection:
         connection.execute(
-            "INSERT INTO limit_breaches (lane_seq, recorded_at, lane, account_id, key_id, count,"
-            " reason, scope, limit_id, model, integration, ceiling, used, pending, requested)"
-            " VALUES (%s, now(), 0, gen_random_uuid(), gen_random_uuid(), 1, '', '', '', '', '',"
-            " '', '', '', '')",
+            "INSERT INTO refusals (lane_seq, recorded_at, lane, account_id, key_id, count,"
+            " reason, scope, limit_id, model, integration, ceiling, used, pending, requested,"
+            " usage) VALUES (%s, now(), 0, gen_random_uuid(), gen_random_uuid(), 1, '', '', '', '',"
+            " '', '', '', '', '', '{}')",
             (taken,),
         )
     progress = catch_up(ledger)
@@ -264,7 +265,7 @@ def test_a_new_version_starts_from_the_first_event_and_the_old_one_gives_way(
     refuse(ledger, times=3)
     catch_up(ledger)
     newer = BREACHES._replace(
-        version=2, apply=lambda events: limit_breaches.apply(events[:1]) if len(events) == 1 else []
+        version=2, apply=lambda events: refusals.apply(events[:1]) if len(events) == 1 else []
     )
     first = on(ledger, lambda c: engine.catch_up(c, newer, 0, 2))
     assert first.seq == 2
@@ -305,4 +306,4 @@ def test_all_projections_of_all_lanes_catch_up(ledger: Ledger) -> None:
     head = ledger.heads()[0]
     break_event(ledger, f"DELETE FROM events WHERE lane = 0 AND lane_seq = {head}")
     said = asyncio.run(engine.catch_up_all(ledger.url, 2))
-    assert said.startswith(f"limit_breaches stopped in lane 0: position {head}: ")
+    assert said.startswith(f"refusals stopped in lane 0: position {head}: ")

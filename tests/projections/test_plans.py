@@ -15,7 +15,7 @@ from psycopg import AsyncConnection, ClientCursor, Connection, Cursor
 
 from ledger import clock, verify
 from ledger.lanes import Writer
-from projections import engine, limit_breaches, rebuild
+from projections import engine, rebuild, refusals
 from tests.projections.story import LANES, NAMES, Ledger
 from tests.properties import core
 
@@ -37,7 +37,7 @@ READERS: dict[str, Callable[[str], object]] = {
     "verify": lambda url: verify.verify(url, processes=1).intact,
     "rebuild": lambda url: rebuild.rebuild(url, processes=1).equal,
     "rebuild_catching_up": lambda url: (
-        rebuild.rebuild_catching_up(url, limit_breaches.PROJECTION, processes=1).equal
+        rebuild.rebuild_catching_up(url, refusals.PROJECTION, processes=1).equal
     ),
     "catch_up": lambda url: asyncio.run(engine.catch_up_all(url, LANES)) == "caught up",
 }

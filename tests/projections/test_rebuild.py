@@ -12,7 +12,7 @@ import pytest
 from ledger import database
 from ledger.errors import LedgerCorrupt
 from ledger.lanes import Writer
-from projections import engine, limit_breaches, rebuild, spend
+from projections import engine, rebuild, refusals, spend
 from projections.registry import INLINE_TABLES
 from tests.projections.story import LANES, NAMES, Ledger
 from tests.properties import core
@@ -285,7 +285,7 @@ def test_comparing_needs_no_right_but_to_read(ledger: Ledger) -> None:
 
 def test_a_catching_up_projection_is_rebuilt_up_to_its_checkpoint(ledger: Ledger) -> None:
     """Promise 8: the breach log equals its rebuild, wherever it stands; edited, it is put back."""
-    projection = limit_breaches.PROJECTION
+    projection = refusals.PROJECTION
 
     async def some(lane: int, limit: int) -> None:
         info = database.conninfo(ledger.url, database.APP)
@@ -301,7 +301,7 @@ def test_a_catching_up_projection_is_rebuilt_up_to_its_checkpoint(ledger: Ledger
     assert report.equal
     assert sum(table.rows for table in report.tables) > 0
     with ledger.superuser() as connection:
-        connection.execute("UPDATE limit_breaches SET count = count + 1")
+        connection.execute("UPDATE refusals SET count = count + 1")
     report = rebuild.rebuild_catching_up(ledger.url, projection, replace=True)
     assert not report.equal
     assert rebuild.rebuild_catching_up(ledger.url, projection).equal
@@ -310,12 +310,12 @@ def test_a_catching_up_projection_is_rebuilt_up_to_its_checkpoint(ledger: Ledger
 def test_a_new_version_is_filled_before_readers_see_it(ledger: Ledger) -> None:
     """Promise 8: a rebuild of a version that never ran sets its checkpoint with its rows."""
     asyncio.run(engine.catch_up_all(ledger.url, LANES))
-    rows = ledger.rows("SELECT t::text FROM limit_breaches t ORDER BY lane, lane_seq")
-    newer = limit_breaches.PROJECTION._replace(version=2)
+    rows = ledger.rows("SELECT t::text FROM refusals t ORDER BY lane, lane_seq")
+    newer = refusals.PROJECTION._replace(version=2)
     with ledger.superuser() as connection:
-        connection.execute("UPDATE limit_breaches SET scope = 'old'")
+        connection.execute("UPDATE refusals SET scope = 'old'")
     rebuild.rebuild_catching_up(ledger.url, newer, replace=True)
-    assert ledger.rows("SELECT t::text FROM limit_breaches t ORDER BY lane, lane_seq") == rows
+    assert ledger.rows("SELECT t::text FROM refusals t ORDER BY lane, lane_seq") == rows
     checkpoints = dict(
         ledger.rows("SELECT lane, seq FROM projection_checkpoints WHERE version = 2")
     )

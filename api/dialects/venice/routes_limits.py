@@ -11,7 +11,7 @@ from api.dialects.venice.credentials import Manager
 from api.dialects.venice.views import Number
 from api.exchange import Answer
 from api.gateway.standing import DAY_SECONDS, balances_of
-from api.queries import Breach
+from api.queries import Refusal
 from api.surface.credentials import KeyCaller
 from api.surface.routing import Ask, Routes
 from ledger.clock import Instant, format_milliseconds
@@ -200,7 +200,7 @@ async def list_rate_limit_log(ask: Ask[None, Manager]) -> Answer:
     return views.answer(Log(data=rows[:BREACHES]))
 
 
-def _row(breach: Breach) -> LogRow:
+def _row(breach: Refusal) -> LogRow:
     return LogRow(
         api_key_id=str(breach.key_id),
         model_id=breach.model,

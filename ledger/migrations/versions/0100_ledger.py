@@ -543,7 +543,7 @@ CREATE TABLE account_marks (
 );
 COMMENT ON TABLE account_marks IS 'Every 256th event of an account: where to begin to read';
 
-CREATE TABLE limit_breaches (
+CREATE TABLE refusals (
     lane_seq int8 NOT NULL,
     recorded_at timestamptz NOT NULL,
     lane int2 NOT NULL,
@@ -559,9 +559,10 @@ CREATE TABLE limit_breaches (
     used text NOT NULL,
     pending text NOT NULL,
     requested text NOT NULL,
-    CONSTRAINT breach_is_logged_once PRIMARY KEY (lane, lane_seq)
+    usage json NOT NULL,
+    CONSTRAINT refusal_is_logged_once PRIMARY KEY (lane, lane_seq)
 );
-CREATE INDEX limit_breaches_by_account ON limit_breaches (lane, account_id, lane_seq);
+CREATE INDEX refusals_by_account ON refusals (lane, account_id, lane_seq);
 """
 
 PROTECTION = """
@@ -627,7 +628,7 @@ GRANT INSERT, UPDATE ON lane_heads, account_heads, database_facts, projection_ch
     job_runs, job_leader, account_profiles, accounts, keys, lots, balances,
     spend TO keyledger_app;
 GRANT INSERT, UPDATE, DELETE ON key_secrets, logins, refresh_tokens, reservations,
-    unpriced_requests, limit_breaches, limit_counters TO keyledger_app;
+    unpriced_requests, refusals, limit_counters TO keyledger_app;
 GRANT INSERT ON wallets TO keyledger_app;
 GRANT INSERT, DELETE ON wallet_tokens, account_marks, provider_reports, request_notes
     TO keyledger_app;

@@ -1,14 +1,14 @@
-"""Breach log: what limits and credit refused, newest first. Catching up: nothing decides by it.
+"""Refusals as they were written down, newest first. Catching up: nothing decides by them.
 
-A row per ``request_refused`` event that names a limit or the credit that was lacking, with how
-often in that second. Refusals of other kinds (a revoked key, a model without a price) are no
-breach of anything; they stay readable in the account's events.
+A row per ``request_refused`` event, for whatever reason, with how often in that second and what the
+refused requests would have used.
 """
 
 from collections.abc import Sequence
 from typing import LiteralString, NamedTuple
 from uuid import UUID
 
+import msgspec
 from psycopg import AsyncConnection
 
 from ledger import events as e
@@ -19,30 +19,30 @@ from ledger.ids import AccountId
 from ledger.store import NO_KEY, Statement
 from projections.base import Projection
 
-NAME = "limit_breaches"
+NAME = "refusals"
 VERSION = 1
-TABLES = ("limit_breaches",)
+TABLES = ("refusals",)
 POSITION_MAX = 2**63 - 1
 
 INSERT: LiteralString = (
-    "INSERT INTO limit_breaches (lane, lane_seq, recorded_at, account_id, key_id, count, reason,"
-    " scope, limit_id, model, integration, ceiling, used, pending, requested)"
+    "INSERT INTO refusals (lane, lane_seq, recorded_at, account_id, key_id, count, reason,"
+    " scope, limit_id, model, integration, ceiling, used, pending, requested, usage)"
     " SELECT b.lane, b.lane_seq, b.recorded_at, b.account_id, b.key_id, b.count, b.reason,"
-    " b.scope, b.limit_id, b.model, b.integration, b.ceiling, b.used, b.pending, b.requested"
-    " FROM unnest(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
+    " b.scope, b.limit_id, b.model, b.integration, b.ceiling, b.used, b.pending, b.requested,"
+    " b.usage::json FROM unnest(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
     " AS b(lane, lane_seq, recorded_at, account_id, key_id, count, reason, scope, limit_id, model,"
-    " integration, ceiling, used, pending, requested)"
+    " integration, ceiling, used, pending, requested, usage)"
 )
 TAKES: LiteralString = "type = 'request_refused'"
-CLEAR: LiteralString = "DELETE FROM limit_breaches WHERE lane = %s"
+CLEAR: LiteralString = "DELETE FROM refusals WHERE lane = %s"
 LATEST: LiteralString = (
     "SELECT lane_seq, recorded_at, key_id, count, reason, scope, limit_id, model, integration,"
-    " ceiling, used, pending, requested FROM limit_breaches"
+    " ceiling, used, pending, requested, usage::text FROM refusals"
     " WHERE lane = %s AND account_id = %s AND lane_seq < %s ORDER BY lane_seq DESC LIMIT %s"
 )
 
 
-class Breach(NamedTuple):
+class Refusal(NamedTuple):
     """Refusals for one reason in one second. Numbers as the refusal gave them."""
 
     seq: int
@@ -53,21 +53,24 @@ class Breach(NamedTuple):
     reason: str
     scope: str
     limit_id: str
-    """The limit, or ``credit:`` and the asset."""
+    """The limit, or ``credit:`` and the asset; empty: neither refused it."""
     model: str
     integration: str
     ceiling: str
     used: str
     pending: str
     requested: str
+    usage: str
+    """JSON: units by class."""
+
+
+_json = msgspec.json.Encoder(order="deterministic").encode
 
 
 def apply(events: Sequence[Recorded]) -> list[Statement]:
-    """Turn refusals by limits and credit into rows."""
+    """Turn refusals into rows."""
     found = [
-        (event.envelope, event.body)
-        for event in events
-        if isinstance(event.body, e.RequestRefused) and event.body.limit_id
+        (event.envelope, event.body) for event in events if isinstance(event.body, e.RequestRefused)
     ]
     if not found:
         return []
@@ -88,6 +91,7 @@ def apply(events: Sequence[Recorded]) -> list[Statement]:
         Texts(body.used for body in bodies),
         Texts(body.pending for body in bodies),
         Texts(body.requested for body in bodies),
+        Texts(_json(body.usage) for body in bodies),
     )
     return [(INSERT, columns)]
 
@@ -98,11 +102,11 @@ async def latest(
     account_id: AccountId,
     limit: int,
     before: int | None = None,
-) -> list[Breach]:
-    """Read an account's newest breaches, at most ``limit``, older than position ``before``."""
+) -> list[Refusal]:
+    """Read an account's newest refusals, at most ``limit``, older than position ``before``."""
     place = POSITION_MAX if before is None else before
     cursor = await connection.execute(LATEST, (lane, account_id, place, limit))
-    return [Breach(*row) for row in await cursor.fetchall()]
+    return [Refusal(*row) for row in await cursor.fetchall()]
 
 
 PROJECTION = Projection(NAME, VERSION, TABLES, (CLEAR,), TAKES, apply)
