@@ -217,6 +217,11 @@ class CreditIsExhausted(Refused):
         self.requested = requested
         """Pico that the request would cost."""
 
+    @property
+    def left(self) -> int:
+        """What there was room for."""
+        return self.available
+
 
 class LimitIsReached(Refused):
     """A limit leaves no room for the request."""
@@ -246,6 +251,11 @@ class LimitIsReached(Refused):
         self.requested = requested
         self.resets_at = resets_at
         """When the request would fit if nothing else came; None: waiting does not help."""
+
+    @property
+    def left(self) -> int:
+        """What there was room for; negative where more counts than may."""
+        return self.ceiling - self.used - self.pending
 
 
 class RequestExceedsLimit(LimitIsReached):

@@ -15,6 +15,7 @@ from ledger.money import parse_pico
 from ledger.pricing import Prices, unit_price
 from ledger.usage import Usage
 
+TooMuch = CreditIsExhausted | LimitIsReached
 TOO_MUCH = (CreditIsExhausted, LimitIsReached)
 """What says that less may fit."""
 
@@ -67,13 +68,33 @@ def fit(hold: Callable[[int], Held], most: int, least: int) -> Fitted[Held]:
         refusal.room, refusal.least = _room(hold, least), least
         raise
     low, high = least, most
+    guess, guesses = _proportional(why, most), GUESSES_MAX
     while high - low > 1:
-        middle = (low + high) // 2
+        tokens = min(max(guess, low + 1), high - 1) if guesses else (low + high) // 2
+        guesses = max(guesses - 1, 0)
         try:
-            held, low = hold(middle), middle
+            held, low = hold(tokens), tokens
         except TOO_MUCH as refusal:
-            why, high = refusal, middle
+            guess = _straight(why, high, refusal, tokens)
+            why, high = refusal, tokens
     return Fitted(held, low, "credit" if isinstance(why, CreditIsExhausted) else "limit")
+
+
+GUESSES_MAX = 6
+"""Lengths that are guessed by what refusals say; then the rest is halved."""
+
+
+def _proportional(refusal: TooMuch, tokens: int) -> int:
+    """Guess how long an answer may be, as if only the answer counted: never too short."""
+    return tokens * max(refusal.left, 0) // refusal.requested
+
+
+def _straight(earlier: TooMuch, longer: int, refusal: TooMuch, tokens: int) -> int:
+    """Guess it by two refusals: what is requested grows by the same for each token."""
+    grown = earlier.requested - refusal.requested
+    if grown <= 0:
+        return _proportional(refusal, tokens)
+    return tokens - -(-(refusal.requested - refusal.left) * (longer - tokens) // grown)
 
 
 def _room(hold: Callable[[int], object], least: int) -> int:

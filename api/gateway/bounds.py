@@ -57,6 +57,7 @@ _WRITES: tuple[tuple[re.Pattern[str], int], ...] = tuple(
 Providers refuse a bound above it. It is asked only where the rate card does not say."""
 
 
+@lru_cache(maxsize=1_024)
 def writes(model: str) -> int:
     """Return how many tokens a model writes at most, as far as its name tells."""
     name = model.lower().rpartition("/")[2]

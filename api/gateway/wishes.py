@@ -6,6 +6,7 @@ comes to with a certain model and account is ``bounds``.
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
 from typing import Annotated, Any, NamedTuple, TypeVar
 
 import msgspec
@@ -298,7 +299,13 @@ def counts_thought(document: Document) -> bool:
     All other servers take it, and many know nothing else: Ollama 0.32, llamafile and Mistral's API
     ignore or refuse ``max_completion_tokens``.
     """
-    return _COUNTS_THOUGHT.match(str(document.get("model", "")).lower()) is not None
+    model = document.get("model")
+    return isinstance(model, str) and _thinks(model)
+
+
+@lru_cache(maxsize=1_024)
+def _thinks(model: str) -> bool:
+    return _COUNTS_THOUGHT.match(model.lower()) is not None
 
 
 _KEPT_BY_UPSTREAM = ("previous_response_id", "conversation", "prompt")
@@ -307,6 +314,8 @@ _KEPT_BY_UPSTREAM = ("previous_response_id", "conversation", "prompt")
 
 def _allows(document: Document, *, writes_cache: bool) -> Allows:
     """Read what else a request allows; most allow nothing."""
+    if document.keys().isdisjoint(_ALLOWING):
+        return _USUAL[writes_cache]
     return Allows(
         models=tuple(_models(document)),
         conditions=_conditions(document),
@@ -315,6 +324,15 @@ def _allows(document: Document, *, writes_cache: bool) -> Allows:
         makes=_makes(document),
     )
 
+
+_ALLOWING = frozenset(
+    {
+        *("models", "fallbacks", "service_tier", "speed", "inference_geo", "tools", "mcp_servers"),
+        *("web_search_options", "search_parameters", "plugins", "context_management", "modalities"),
+        "max_tool_calls",
+    }
+)
+"""Members by which a request allows more than one answer to what stands in it."""
 
 MODEL_LISTS = ("models", "fallbacks")
 CHOOSES_MODELS = frozenset({*MODEL_LISTS, "route", "provider"})
@@ -360,12 +378,13 @@ def _conditions(document: Document) -> tuple[str, ...]:
     found = list(_TIERS.get(tier) or (str(tier), *_TIERS[None])) if named else list(_TIERS[None])
     for field in ("speed", "inference_geo"):
         asked = document.get(field)
-        if isinstance(asked, str) and asked not in _USUAL:
+        if isinstance(asked, str) and asked not in _STANDARD:
             found.insert(0, asked)
     return tuple(dict.fromkeys(found))
 
 
-_USUAL = frozenset({"", "standard", "default", "global", "auto"})
+_STANDARD = frozenset({"", "standard", "default", "global", "auto"})
+_USUAL = {each: Allows(conditions=_TIERS[None], writes_cache=each) for each in (False, True)}
 
 
 _CLIENTS_OWN = frozenset(

@@ -84,6 +84,18 @@ def test_an_answer_is_shortened_to_what_credit_leaves() -> None:
     assert not fits(hold, 1_642)
 
 
+@pytest.mark.parametrize(
+    ("grant", "read", "times"), [("0.001", 0, 4), ("0.001", 10, 5), ("0.001", 3_000, 5)]
+)
+def test_few_lengths_are_tried(grant: str, read: int, times: int) -> None:
+    """The numbers of refusals tell how long an answer may be; 16,384 need not be halved away."""
+    world = a_world(grant=grant)
+    hold = holding(world, Usage(input=read, output=16_384), Open(16_384, 16))
+    tried: list[int] = []
+    fit(lambda n: tried.append(n) or hold(n), 16_384, 16)
+    assert len(tried) <= times
+
+
 def test_an_answer_is_shortened_to_what_the_tightest_limit_leaves() -> None:
     """Of 4,000 tokens a month the input takes 100; limits of key and account both count."""
     month, day = rule("tokens", "month", "4000"), rule("tokens", "day", "900")
