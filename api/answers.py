@@ -18,6 +18,7 @@ import structlog
 from psycopg_pool import AsyncConnectionPool
 
 from ledger.ids import AccountId, KeyId, lane_of_account, new_row_id
+from ledger.secrets import is_in
 from projections import answers as sql
 
 log = structlog.get_logger("keyledger.gateway")
@@ -215,9 +216,12 @@ class Answers:
         self._renewing = None
 
     async def keep(self, place: Place, request_id: str, head: Head, body: bytes) -> None:
-        """Keep an answer for a retry, if it may be kept; in any case it is made now."""
+        """Keep an answer for a retry, if it may be kept; in any case it is made now.
+
+        One that repeats a secret is not: no table holds one (promise 11).
+        """
         size = max(len(body), 1)
-        if not self._seconds or size > ANSWER_MAX:
+        if not self._seconds or size > ANSWER_MAX or is_in(body.decode(errors="replace")):
             await self.drop(place)
             return
         self._made.discard(place)

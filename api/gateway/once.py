@@ -119,7 +119,9 @@ async def _place(ask: Ask[Any, KeyCaller], key: str) -> Place:
 
 async def _require_usable(ask: Ask[Any, KeyCaller]) -> None:
     caller = ask.caller
-    await ask.services.ledger.calls.admit(caller.account_id, caller.key_id, secret=caller.secret)
+    await ask.services.ledger.calls.admit(
+        caller.account_id, caller.key_id, by=caller.by, secret=caller.secret
+    )
 
 
 async def _waited(ask: Ask[Any, KeyCaller], place: Place, until: float) -> Kept | None:

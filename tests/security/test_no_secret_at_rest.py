@@ -269,8 +269,10 @@ def _plant_in(  # noqa: PLR0917
             url = service.address + path.format(**real)
             is_open = "properties" not in _resolved(document, content.get("schema") or {})
             send = listener.ask if is_open else listener.send
-            for body in planted(document, content, ids, secret):
-                send(method, url, json=body, headers=headers)
+            for number, body in enumerate(planted(document, content, ids, secret)):
+                # With the header an answer is kept for its retry, and a change's reply for good.
+                once = {"Idempotency-Key": f"{url} {number}"[-200:]} if number % 2 else {}
+                send(method, url, json=body, headers={**headers, **once})
 
 
 def planted(
