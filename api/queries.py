@@ -20,7 +20,7 @@ from ledger.clock import DatabaseClock, Instant
 from ledger.codec import Recorded
 from ledger.errors import InvalidField, NoSuchAccount, NoSuchKey
 from ledger.events import Utc
-from ledger.ids import OPERATOR_ACCOUNT, AccountId, KeyId, format_id, lane_of_key
+from ledger.ids import OPERATOR_ACCOUNT, AccountId, KeyId, format_id, lane_of_key, request_hash
 from ledger.pricing import RateCard
 from ledger.ratecards import RateCards
 from ledger.state import Account, Key
@@ -69,6 +69,14 @@ class SpendTerms(NamedTuple):
     key: bool
     start: date | None
     end: date | None
+
+
+class Beside(NamedTuple):
+    """What is kept beside a request's events."""
+
+    metadata: dict[str, str] | None
+    end_user: str | None
+    report: views.ReportView | None
 
 
 class UsageTerms(NamedTuple):
@@ -464,6 +472,20 @@ class Queries:
         if not 0 <= lane < self.lanes:
             raise Problem(404, "no_such_lane", "No such lane.")
         return lane
+
+    async def beside_request(self, account_id: AccountId, request_id: str) -> Beside:
+        """Return what is kept beside a request's events."""
+        lane = self._lane(account_id)
+        terms = (lane, request_hash(account_id, request_id))
+        async with self.pool.connection() as connection:
+            notes = await (await connection.execute(reads.NOTES, terms)).fetchone()
+            told = await (await connection.execute(reads.REPORT, terms)).fetchone()
+        metadata, end_user = notes or ("", "")
+        return Beside(
+            msgspec.json.decode(metadata, type=dict[str, str]) if metadata else None,
+            end_user or None,
+            None if told is None else views.ReportView(provider_request_id=told[0], report=told[1]),
+        )
 
     async def refusals(self, account_id: AccountId, *, before: int, most: int) -> Found:
         """List refusals that were written down, newest first. The position is the projection's.

@@ -106,6 +106,19 @@ class RequestView(msgspec.Struct, frozen=True, kw_only=True):
     """Recorded or reserved."""
     last: Receipt | None
     """Settled, released or expired; None: it is open, or was recorded in one step."""
+    metadata: dict[str, str] | None
+    """What the caller noted of it; None: nothing, or it was erased."""
+    end_user: str | None
+    provider_report: "ReportView | None"
+    """What the provider reported, while that is kept."""
+
+
+class ReportView(msgspec.Struct, frozen=True, kw_only=True):
+    """A provider's usage report, as it was."""
+
+    provider_request_id: str
+    report: str
+    """Its text; the event holds its SHA-256."""
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -746,6 +746,9 @@ def _require_writable(command: Record | Reserve) -> None:
         raise InvalidField("model", f"1 to {MODEL_MAX} characters")
     require_no_secret("request_id", command.request_id)
     require_no_secret("model", command.model)
+    if command.notes is not None:
+        require_no_secret("metadata", command.notes.metadata)
+        require_no_secret("end_user", command.notes.end_user)
 
 
 def _require_allowed(facts: Facts, command: Record | Reserve, at: Instant) -> tuple[Key, Account]:

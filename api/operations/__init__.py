@@ -25,6 +25,7 @@ from api.operations.issued import (
 from api.operations.ledger import Ledger
 from api.operations.members import Person, new_person
 from api.operations.prices import rate_card_view
+from api.operations.requests import notes_of
 
 __all__ = [
     "ADMIN_TYPE",
@@ -46,5 +47,6 @@ __all__ = [
     "actor_of_key",
     "fingerprint",
     "new_person",
+    "notes_of",
     "rate_card_view",
 ]

@@ -3,7 +3,10 @@
 Each has a receipt. Calls that this process serves itself are in ``calls``.
 """
 
-from collections.abc import Awaitable, Sequence
+import secrets as random
+from collections.abc import Awaitable, Mapping, Sequence
+
+import msgspec
 
 from api import views
 from api.exchange import Position
@@ -18,6 +21,17 @@ from ledger.errors import NoSuchRequest
 from ledger.ids import AccountId, KeyId, rating_id
 from ledger.lanes import Writer
 from ledger.metering import Facts, Known, Made
+
+
+def notes_of(metadata: Mapping[str, str], end_user: str) -> metering.Notes | None:
+    """Salt what a caller notes of a request; None: nothing."""
+    if not metadata and not end_user:
+        return None
+    text = _canonical(metadata).decode() if metadata else ""
+    return metering.Notes(random.token_bytes(16), text, end_user)
+
+
+_canonical = msgspec.json.Encoder(order="deterministic").encode
 
 
 class Requests:

@@ -250,6 +250,16 @@ class ImportBody(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
     confirm_jumps: bool = False
 
 
+Metadata = Annotated[
+    dict[
+        Annotated[str, Meta(min_length=1, max_length=64)],
+        Annotated[str, Meta(max_length=512)],
+    ],
+    Meta(max_length=16),
+]
+"""What a caller notes of a request, as OpenAI's API bounds it."""
+
+
 class UsageBody(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One metered request. Names its key by ``key_id`` or by ``secret``."""
 
@@ -269,6 +279,10 @@ class UsageBody(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
     delivered: bool = False
     """The service was rendered already: record it whatever limits and credit say."""
     estimated: bool = False
+    metadata: Metadata = {}
+    """Kept beside the event, which holds a digest of it."""
+    end_user: Word = ""
+    """Who the request is made for; kept as ``metadata`` is."""
 
 
 class ReserveBody(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -284,6 +298,8 @@ class ReserveBody(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
     category: Word = ""
     condition: Word = ""
     scope: Word = ""
+    metadata: Metadata = {}
+    end_user: Word = ""
     ttl_seconds: Annotated[int, Meta(ge=1, le=86_400)] = 600
 
 
@@ -337,6 +353,10 @@ class CloudUsage(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
     scope: Word = ""
     delivered: bool = False
     estimated: bool = False
+    metadata: Metadata = {}
+    """Kept beside the event, which holds a digest of it."""
+    end_user: Word = ""
+    """Who the request is made for; kept as ``metadata`` is."""
 
 
 class ScenarioBody(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -9,7 +9,7 @@ from msgspec import UNSET, UnsetType
 
 from api import problems, reading, views
 from api.exchange import Answer, Position
-from api.operations import Asked, Done, Ledger, fingerprint
+from api.operations import Asked, Done, Ledger, fingerprint, notes_of
 from api.operator import bodies
 from api.operator.routing import Ask, done_answer, found_answer, route
 from api.problems import Problem, invalid
@@ -138,6 +138,7 @@ def _record_of(body: bodies.UsageBody, subject: Subject, by: str) -> metering.Re
         occurred_at=occurred_at,
         delivered=body.delivered,
         estimated=body.estimated,
+        notes=notes_of(body.metadata, body.end_user),
     )
 
 
@@ -176,6 +177,8 @@ def usage_of_cloud(raw: bytes) -> bodies.UsageBody:
         occurred_at=event.time,
         delivered=data.delivered,
         estimated=data.estimated,
+        metadata=data.metadata,
+        end_user=data.end_user,
     )
 
 
@@ -307,6 +310,7 @@ async def reserve_request(ask: Ask[object]) -> Answer:
         by=ask.caller.actor,
         secret=subject.secret,
         ttl_seconds=body.ttl_seconds,
+        notes=notes_of(body.metadata, body.end_user),
     )
     done = await ask.services.ledger.requests.reserve(
         subject.account_id, subject.key_id, reserve, _asked(ask, raw)
@@ -398,8 +402,12 @@ async def get_request(ask: Ask[None]) -> Answer:
     known, position = await ask.services.ledger.requests.find(account_id, request_id)
     if key is not None and known.first.envelope.key_id != key:
         raise NoSuchRequest
+    beside = await ask.services.queries.beside_request(account_id, request_id)
     view = views.RequestView(
         first=views.receipt(known.first, known.rated if known.last is None else None),
         last=None if known.last is None else views.receipt(known.last, known.rated),
+        metadata=beside.metadata,
+        end_user=beside.end_user,
+        provider_report=beside.report,
     )
     return found_answer(view, position)
