@@ -102,6 +102,7 @@ PERMISSIONS: Mapping[str, frozenset[str]] = {
     "get_rate_card": _ALL,
     "get_rate_card_version": _ALL,
     "diff_rate_cards": _ALL,
+    "withdraw_rate_card": _NOBODY,
     "create_character": _KEYS,
     "list_characters": _ALL,
     "get_character": _ALL,

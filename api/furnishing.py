@@ -17,6 +17,7 @@ from ledger.errors import AccountIsOpen
 from ledger.ids import OPERATOR_ACCOUNT
 from ledger.model_names import OTHERS
 from ledger.pricing import STANDARD_CARD, ConditionPrice, ModelPrice, RateCard
+from ledger.ratecards import draft_of
 
 PROVIDERS = (
     *("openai", "anthropic", "google", "mistral", "deepseek", "x-ai", "cohere", "groq"),
@@ -45,9 +46,8 @@ async def furnish(services: Services) -> None:
     await open_operator(services)
     await price_dialects(services)
     if not services.cards.versions(STANDARD_CARD):
-        await services.ledger.prices.publish(
-            Asked("system"), _standard(services.clock.now()), first=True
-        )
+        draft = draft_of(_standard(services.clock.now()), start=None)
+        await services.ledger.prices.publish(Asked("system"), draft, first=True)
 
 
 async def open_operator(services: Services) -> None:
@@ -68,7 +68,8 @@ async def open_operator(services: Services) -> None:
 async def price_dialects(services: Services) -> None:
     """Publish the rate cards by which a dialect's keys are priced where it has its own."""
     for card in (_reverie(), _ryvion(), _foil()):
-        await services.ledger.prices.publish(Asked("system"), card, first=True)
+        draft = draft_of(card, start=card.effective_from)
+        await services.ledger.prices.publish(Asked("system"), draft, first=True)
 
 
 def _card(name: str, asset: str, models: Mapping[str, ModelPrice]) -> RateCard:

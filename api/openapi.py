@@ -20,6 +20,10 @@ PAGES = {
     "from": ("From this day of UTC on, this instant, or this version.", {"type": "string"}),
     "to": ("Up to this day of UTC or instant, exclusive; or this version.", {"type": "string"}),
     "as_of": ("An instant, RFC 3339.", {"type": "string", "format": "date-time"}),
+    "known_at": (
+        "As known at this instant, RFC 3339.",
+        {"type": "string", "format": "date-time"},
+    ),
     "account_id": ("An account.", {"type": "string"}),
     "key_id": ("A key.", {"type": "string"}),
     "type": (

@@ -41,7 +41,9 @@ STATUS: Mapping[type[errors.LedgerError], int] = {
     errors.IdempotencyKeyIsTaken: 422,
     errors.RequestFailed: 500,
     errors.VersionIsOutdated: 412,
-    errors.PriceJumps: 409,
+    errors.NoSuchRateCard: 404,
+    errors.RateCardIsInForce: 409,
+    errors.PricesAreSuspicious: 409,
     errors.InvalidField: 400,
     errors.CreditIsExhausted: 402,
     errors.LimitIsReached: 429,
@@ -220,8 +222,8 @@ def _members(error: errors.LedgerError) -> dict[str, Any]:
                 "pending": format_pico(error.pending),
                 "requested": format_pico(error.requested),
             }
-        case errors.PriceJumps():
-            return {"changes": list(error.changes)}
+        case errors.PricesAreSuspicious():
+            return {"reasons": list(error.reasons)}
         case _:
             return {}
 

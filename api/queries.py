@@ -14,15 +14,15 @@ from api import views
 from api.exchange import Position
 from api.problems import Problem
 from api.resolve import Resolver
-from ledger import pricing, secrets, store
+from ledger import secrets, store
 from ledger.batch import Inline
 from ledger.clock import DatabaseClock, Instant
 from ledger.codec import Recorded
-from ledger.errors import InvalidField, NoSuchAccount, NoSuchKey
+from ledger.errors import InvalidField, NoSuchAccount, NoSuchKey, NoSuchRateCard
 from ledger.events import Utc
 from ledger.ids import OPERATOR_ACCOUNT, AccountId, KeyId, format_id, lane_of_key, request_hash
 from ledger.pricing import RateCard
-from ledger.ratecards import RateCards
+from ledger.ratecards import Proposal, RateCards
 from ledger.state import Account, Key
 from projections import account_marks, analytics, engine, reads, refusals
 from projections.base import Projection
@@ -43,6 +43,9 @@ __all__ = [
 
 PAGE_MAX = 1_000
 SPEND_MAX = 10_000
+LATELY = timedelta(days=30)
+"""What was used since is thought to be used again."""
+MODELS_USED_MAX = 10_000
 BREACHES = "refusals"
 """Name of the catching-up projection that refusals are read from."""
 HELD_BACK = timedelta(seconds=1, milliseconds=300)
@@ -620,46 +623,53 @@ class Queries:
             return Found(unknown, Position(0, 0))
         return Found(_verified(row, self._clock.now(), scope, model), Position(row[3], row[4]))
 
-    # Rate cards are immutable and all in memory.
+    # Rate cards are all in memory.
 
     async def refreshed_cards(self) -> RateCards:
         """Give the rate cards, the newest included whoever published it."""
         async with self.pool.connection() as connection:
             count = await (await connection.execute(store.COUNT_RATE_CARDS)).fetchone()
             if count is not None and count[0] != self._cards.count:
-                rows = await (await connection.execute(store.RATE_CARDS)).fetchall()
-                for (content,) in rows[self._cards.count :]:
-                    self._cards.add(msgspec.json.decode(content, type=RateCard))
+                await store.load_cards(connection, self._cards)
         return self._cards
 
     async def card(self, name: str, version: int) -> RateCard:
-        """Find a version of a rate card.
+        """Find a version of a rate card, withdrawn or not.
 
         Raises:
-            Problem: There is none.
+            NoSuchRateCard: There is none.
         """
-        cards = await self.refreshed_cards()
-        for card in cards.versions(name):
-            if card.version == version:
-                return card
-        raise no_such_card()
+        versions = (await self.refreshed_cards()).versions(name)
+        if not 1 <= version <= len(versions):
+            raise NoSuchRateCard
+        return versions[version - 1]
 
-    async def card_at(self, name: str, at: Instant) -> RateCard:
-        """Find the version in force at an instant.
+    async def card_at(self, name: str, at: Instant, known_at: Instant | None) -> RateCard:
+        """Find the version in force at an instant, as known at another; None: now.
 
         Raises:
-            Problem: There is none.
+            NoSuchRateCard: There is none.
         """
-        cards = await self.refreshed_cards()
-        found = pricing.card_at(cards.versions(name), at)
+        found = (await self.refreshed_cards()).current(name, at, known_at)
         if found is None:
-            raise no_such_card()
-        return found
+            raise NoSuchRateCard
+        return found.card
 
-
-def no_such_card() -> Problem:
-    """Say that there is no such rate card."""
-    return Problem(404, "no_such_rate_card", "No such version of a rate card.")
+    async def accounts_losing(self, proposal: Proposal, at: Instant) -> int:
+        """Count the accounts that used a model lately which would lose a price."""
+        if proposal.base is None:
+            return 0
+        since = at.date() - LATELY
+        async with self.pool.connection() as connection:
+            terms = (since, proposal.card.name)
+            used = await connection.execute(reads.MODELS_USED, (*terms, MODELS_USED_MAX))
+            losing = proposal.losing(name for (name,) in await used.fetchall())
+            if not losing:
+                return 0
+            counted = await connection.execute(reads.ACCOUNTS_THAT_USED, (*terms, losing))
+            row = await counted.fetchone()
+        assert row is not None
+        return int(row[0])
 
 
 def _top(rows: Sequence[Sequence[Any]], most: int) -> list[Any]:

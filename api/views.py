@@ -763,6 +763,10 @@ class RateCardView(msgspec.Struct, frozen=True, kw_only=True):
     version: int
     asset: str
     effective_from: str
+    recorded_at: str | None
+    """Since when it is known; null: it is not published."""
+    withdrawn_at: str | None
+    """Since when it is withdrawn; null: it is not."""
     content_hash: str
     models: int
     source: str
@@ -777,6 +781,21 @@ class PriceChangeView(msgspec.Struct, frozen=True, kw_only=True):
     above_tokens: int | None
     old: str | None
     new: str | None
+
+
+class PublicationView(RateCardView, frozen=True, kw_only=True):
+    """What publishing a version did, or would do."""
+
+    published: bool
+    """Whether it did: not in a trial, nor where the version in force says the same."""
+    changed: int
+    """How many prices differ from the version in force at its start."""
+    changes: list[PriceChangeView]
+    """The first of them."""
+    accounts_losing_a_price: int
+    """How many used a model in the last 30 days that loses a price."""
+    reasons: list[str]
+    """What looks like a mistake: all that ``confirm`` confirms."""
 
 
 class LaneView(msgspec.Struct, frozen=True, kw_only=True):

@@ -30,11 +30,11 @@ from api.resources import Resources
 from api.settings import Settings
 from api.signup import Signups
 from api.wallet import Wallets
-from ledger import arrays, database
+from ledger import arrays, database, store
 from ledger.clock import DatabaseClock
 from ledger.database import Watched
 from ledger.errors import IncompatibleDatabase
-from ledger.lanes import Writer, load_cards
+from ledger.lanes import Writer
 from ledger.ratecards import RateCards
 from ledger.secrets import OPERATOR_PREFIX, Peppers, keep_out
 from projections import reads
@@ -140,7 +140,7 @@ class Services:
         digest = await operator_digest(pool, settings)
         cards = RateCards()
         async with pool.connection() as connection:
-            await load_cards(connection, cards)
+            await store.load_cards(connection, cards)
 
         async def connect() -> AsyncConnection:
             connection = await Watched.connect(database.lane_conninfo(url), autocommit=True)

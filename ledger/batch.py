@@ -172,6 +172,7 @@ class Command:
         "by",
         "closes",
         "decide",
+        "everywhere",
         "idempotency",
         "index",
         "key_id",
@@ -202,12 +203,15 @@ class Command:
         occurred_at: Instant | None = None,
         idempotency: Idempotency | None = None,
         also: Callable[[list[Recorded]], list[Statement]] | None = None,
+        everywhere: bool = False,
     ) -> None:
         """Say what to decide.
 
         ``closes``: ends a reservation. ``metered``: its refusals are recorded, with ``request``, or
         with ``model``, ``by`` and ``secret`` where it is none. A ``Record`` may be decided together
         with others of its key. ``also``: further rows for side tables, written with the events.
+        ``everywhere``: every lane decides by what it changes, so it waits for all lanes, and is
+        recorded later than what any of them has.
         """
         self.account_id = account_id
         self.decide = decide
@@ -225,6 +229,7 @@ class Command:
         self.record = request if isinstance(request, metering.Record) and not alone else None
         self.idempotency = idempotency
         self.also = also
+        self.everywhere = everywhere
         self.ticket: Ticket
         self.index = 0
 

@@ -180,14 +180,27 @@ class VersionIsOutdated(Refused):
     code = "version_is_outdated"
 
 
-class PriceJumps(Refused):
-    """A price moved more than tenfold; confirm it to publish."""
+class NoSuchRateCard(Refused):
+    """No such version of a rate card."""
 
-    code = "price_jumps"
+    code = "no_such_rate_card"
 
-    def __init__(self, changes: tuple[str, ...]) -> None:
+
+class RateCardIsInForce(Refused):
+    """The version has taken effect and stays; changing past prices is a re-rating."""
+
+    code = "rate_card_is_in_force"
+
+
+class PricesAreSuspicious(Refused):
+    """The prices look like a mistake; confirm them to publish."""
+
+    code = "prices_are_suspicious"
+
+    def __init__(self, reasons: tuple[str, ...]) -> None:
         super().__init__()
-        self.changes = changes
+        self.reasons = reasons
+        """Everything that looks so, as sentences."""
 
 
 class InvalidField(Refused):

@@ -15,7 +15,6 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import LiteralString, NamedTuple
 
-import msgspec
 import psycopg
 import structlog
 from psycopg import AsyncConnection
@@ -50,7 +49,6 @@ from ledger.errors import (
 )
 from ledger.ids import AccountId, lane_of_account, rating_id, request_hash
 from ledger.metering import Known
-from ledger.pricing import RateCard
 from ledger.ratecards import RateCards
 from ledger.roundtrip import Line
 from ledger.state import LaneState, Reservation, is_unpriced
@@ -97,12 +95,14 @@ PAST: LiteralString = (
     " UNION ALL (SELECT 'lot', account_id, NULL, NULL, NULL, NULL FROM lots"
     " WHERE lane = $1 AND expires_at <= (SELECT at FROM clock) AND status = 'open'"
     " AND expires_at IS NOT NULL ORDER BY expires_at LIMIT $3)"
-    " UNION ALL SELECT 'cards', NULL, NULL, NULL, count(*), NULL FROM rate_cards"
+    " UNION ALL SELECT 'cards', NULL, NULL, NULL, count(*) + count(withdrawn_at), NULL"
+    " FROM rate_cards"
     " UNION ALL SELECT 'clock', NULL, NULL, NULL, (1000000 * extract(epoch FROM at))::int8,"
     " (1000000 * extract(epoch FROM statement_timestamp()))::int8 FROM clock"
 )
-"""Request ids that were used before; what ran out: reservations, keys, lots; how many rate cards;
-what the clock says, the ledger's and the server's own, in microseconds since 1970.
+"""Request ids that were used before; what ran out: reservations, keys, lots; how many rate cards
+and withdrawals of them; what the clock says, the ledger's and the server's own, in microseconds
+since 1970.
 
 Asked once the head is locked, in a statement of its own: what waited for the lock sees only what
 was committed before it began to wait, and its clock may have been read before, too.
@@ -214,7 +214,13 @@ class Lane:
                 loop.call_later(REFUSAL_INTERVAL.total_seconds(), self._wake.set)
 
     def _take(self) -> list[Command]:
-        return [self._queue.popleft() for _ in range(min(BATCH_MAX, len(self._queue)))]
+        taken: list[Command] = []
+        while self._queue and len(taken) < BATCH_MAX:
+            taken.append(self._queue.popleft())
+            if taken[-1].everywhere:
+                # What follows decides by what it changes, and so once that is committed.
+                break
+        return taken
 
     async def _answer(self, commands: list[Command]) -> None:
         """Write a batch and tell every caller what became of it."""
@@ -364,7 +370,7 @@ class Lane:
             for load, rows in asked.loaded:
                 load.absorb(state, rows)
         if asked.cards != self._cards.count:
-            await load_cards(connection, self._cards)
+            await store.load_cards(connection, self._cards)
         batch = Batch(self.lane, state, self._cards, asked.at)
         batch.replies = {row[0]: (bytes(row[1]), row[2].encode()) for row in asked.replies}
         await self._know(connection, batch, asked.requests)
@@ -402,16 +408,21 @@ class Lane:
     async def _ask(self, line: Line, commands: list[Command], loads: list[Load]) -> "_Asked":
         requests = arrays.Byteas(c.request_hash for c in commands if c.request_hash)
         replies = arrays.Byteas(c.idempotency.key_hash for c in commands if c.idempotency)
+        everywhere = any(command.everywhere for command in commands)
+        lock: Statement = (store.LOCK_HEADS, ()) if everywhere else (store.LOCK_HEAD, (self.lane,))
         questions: list[Statement] = [
             (BEGIN, ()),
             # First and by itself: what is read after it sees what was committed before it.
-            (store.LOCK_HEAD, (self.lane,)),
+            lock,
             (PAST, (self.lane, requests, DUE_MAX)),
             *((load.sql, load.parameters) for load in loads),
         ]
         if any(command.idempotency for command in commands):
             questions.append((store.FIND_REPLIES, (self.lane, replies)))
         _, heads, found, *loaded = await line.exchange(questions)
+        if everywhere:
+            latest = max((row[3] for row in heads if row[3] is not None), default=None)
+            heads = [(*row[:3], latest) for row in heads if row[4] == self.lane]
         if not heads:
             message = f"Lane {self.lane} has no head."
             raise LedgerCorrupt(message, lane=self.lane)
@@ -448,6 +459,8 @@ class Lane:
         if not moved:
             assert copy is not None
             self._undisturbed += 1
+            # Another only where every lane was locked: the latest of all.
+            copy.last_recorded_at = head.last_recorded_at
             return copy
         if copy is not None:
             self._undisturbed = 0
@@ -596,13 +609,6 @@ def _as_recorded(lane: int, reservation: Reservation) -> Recorded:
         lane, reservation.seq, reservation.account_id, 0, at, at, reservation.key_id
     )
     return Recorded(envelope, reservation.event, b"", b"")
-
-
-async def load_cards(connection: AsyncConnection, cards: RateCards) -> None:
-    """Take in the rate card versions that this process does not have yet."""
-    rows = await connection.execute(store.RATE_CARDS)
-    for (content,) in (await rows.fetchall())[cards.count :]:
-        cards.add(msgspec.json.decode(content, type=RateCard))
 
 
 class Writer:

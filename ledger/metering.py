@@ -212,7 +212,8 @@ def record(facts: Facts, command: Record, *, key_id: KeyId, at: Instant) -> Made
         return [], _replay_record(facts.known.first, command, key_id)
     key, account, after_end = _require_recordable(facts, command, at)
     was_at = service_at(command.occurred_at, at)
-    cost = _cost(facts.cards.current(key.rate_card or account.rate_card, was_at), command, was_at)
+    book = facts.cards.current(key.rate_card or account.rate_card, was_at, at)
+    cost = _cost(book, command, was_at)
     if account.unpriced == "refuse" and not (command.delivered or after_end or cost.is_whole):
         raise ModelIsUnpriced
     parts = credit.plan(account, cost.asset, cost.pico, at)
@@ -327,8 +328,8 @@ def record_together(
 def _book_throughout(
     cards: RateCards, name: str, first: Instant, last: Instant
 ) -> PriceBook | None:
-    book = cards.current(name, first)
-    return book if first is last or cards.current(name, last) is book else None
+    book = cards.current(name, first, first)
+    return book if first is last or cards.current(name, last, last) is book else None
 
 
 def _windows_stay(key: Key, account: Account, first: Instant, last: Instant) -> bool:
@@ -355,7 +356,7 @@ def reserve(facts: Facts, command: Reserve, *, key_id: KeyId, at: Instant) -> Ma
     key, account = _require_allowed(facts, command, at)
     for choice in command.choices:
         require_model(key, choice)
-    book = facts.cards.current(key.rate_card or account.rate_card, at)
+    book = facts.cards.current(key.rate_card or account.rate_card, at, at)
     model, condition, cost = _dearest(book, command, at)
     if account.unpriced == "refuse" and not cost.is_whole:
         raise ModelIsUnpriced
@@ -530,7 +531,7 @@ def rate(facts: Facts, unpriced: Recorded, *, by: str, at: Instant) -> list[e.An
     account, key = _require(facts.account), facts.key
     was_at = unpriced.envelope.occurred_at
     name = body.card.rpartition("/")[0] or (key.rate_card if key else "") or account.rate_card
-    book = facts.cards.current(name, was_at)
+    book = facts.cards.current(name, was_at, at)
     if book is None:
         return []
     cost = cost_of(book, body.model, body.usage, _uses(body.others), body.condition, was_at)

@@ -558,29 +558,52 @@ def _order(change: PriceChange) -> tuple[str, str, int, int]:
 def jumps(old: RateCard, new: RateCard, factor: int = 10) -> list[PriceChange]:
     """List the prices that moved more than ``factor`` times up or down, or to or from zero.
 
-    A price that went or appeared is compared through its fall-back, since that is what a request
-    pays. It guards against a price per token entered as one per million, and the like.
+    What went or appeared is compared to what a request paid in its stead: a class to its
+    fall-back, a tier to what is below it, a time of day to the rest of the day. It guards against
+    a price per token entered as one per million, and the like.
     """
-    before, after = dict(_places(old)), dict(_places(new))
     moved = []
     for change in diff(old, new):
-        place = (change.model, change.condition, change.tier)
-        was = unit_price(before.get(place, {}), change.usage_class)
-        now = unit_price(after.get(place, {}), change.usage_class)
+        was, now = paid(old, change, new), paid(new, change, old)
         if was is not None and now is not None and _is_jump(was, now, factor):
             moved.append(change._replace(old=was, new=now))
     return moved
 
 
+def paid(card: RateCard, change: PriceChange, other: RateCard) -> str | None:
+    """Find what a request paid by a card, ``other`` being the one that it is compared to.
+
+    None means that there was no price for it.
+    """
+    model = card.models.get(change.model)
+    if model is None:
+        return None
+    terms: ModelPrice | ConditionPrice | None = model
+    if change.condition is not None:
+        terms = model.conditions.get(change.condition)
+        if terms is None and _has_hours(other, change.model, change.condition):
+            terms = model
+    if terms is None:
+        return None
+    prices = terms.prices
+    for tier in terms.tiers:
+        if change.tier is not None and tier.above_tokens <= change.tier:
+            prices = tier.prices
+    return unit_price(prices, change.usage_class)
+
+
+def _has_hours(card: RateCard, model: str, condition: str) -> bool:
+    terms = card.models[model].conditions.get(condition) if model in card.models else None
+    return terms is not None and terms.between is not None
+
+
+def place_of(change: PriceChange) -> str:
+    """Name a price in words: ``input of gpt-5 (batch) above 200,000 tokens``."""
+    condition = f" ({change.condition})" if change.condition else ""
+    tier = "" if change.tier is None else f" above {change.tier:,} tokens"
+    return f"{change.usage_class} of {change.model}{condition}{tier}"
+
+
 def _is_jump(was: str, now: str, factor: int) -> bool:
     low, high = sorted((parse_pico(was), parse_pico(now)))
     return low * factor < high
-
-
-def card_at(cards: Sequence[RateCard], at: Instant) -> RateCard | None:
-    """Pick the card in force: the latest start not after ``at``, of equal starts the last version.
-
-    None means that no card has begun.
-    """
-    begun = [card for card in cards if card.effective_from <= at]
-    return max(begun, key=lambda card: (card.effective_from, card.version), default=None)

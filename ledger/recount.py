@@ -84,6 +84,13 @@ class Recount:
         if body.card and book is None:
             yield Difference("rate_card_is_unknown", body.card, "a published version")
             return
+        if book is not None and not isinstance(body, e.RequestSettled):
+            # A settlement keeps that of its reservation.
+            name, at = book.card.name, envelope.occurred_at
+            in_force = self._cards.current(name, at, envelope.recorded_at)
+            if in_force is not book:
+                expected = "none" if in_force is None else in_force.reference
+                yield Difference("rate_card_was_not_in_force", body.card, expected)
         if isinstance(body, e.RequestRated):
             # Its lines are part of the request's, so no tier can be told from them.
             expected = format_pico(charge_of(body.lines, body.others))

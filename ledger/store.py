@@ -9,17 +9,24 @@ from functools import lru_cache
 from typing import Any, LiteralString, NamedTuple
 from uuid import UUID
 
+import msgspec
 from psycopg import AsyncConnection, Connection
 
 from ledger.arrays import Byteas, Instants, Int4s, Int8s, Texts, Uuids
 from ledger.clock import Instant
 from ledger.codec import Recorded, decode, label
-from ledger.events import Envelope
+from ledger.events import Envelope, RateCardPublished, RateCardWithdrawn
 from ledger.ids import AccountId, KeyId
+from ledger.pricing import RateCard
+from ledger.ratecards import RateCards
 
 NO_KEY = UUID(int=0)
 GAP_MAX = 2**31 - 1
 
+LOCK_HEADS: LiteralString = (
+    "SELECT seq, epoch, chain, last_recorded_at, lane FROM lane_heads ORDER BY lane FOR UPDATE"
+)
+"""Every lane's, in one order: what is decided under it no other lane can have overlooked."""
 LOCK_HEAD: LiteralString = (
     "SELECT seq, epoch, chain, last_recorded_at FROM lane_heads WHERE lane = %s FOR UPDATE"
 )
@@ -93,11 +100,49 @@ BETWEEN: LiteralString = (
 )
 """Events of a lane between two positions, in no order yet."""
 FEED: LiteralString = BETWEEN + " ORDER BY lane_seq"
-RATE_CARDS: LiteralString = "SELECT content::text FROM rate_cards ORDER BY lane_seq"
-COUNT_RATE_CARDS: LiteralString = "SELECT count(*) FROM rate_cards"
+RATE_CARDS: LiteralString = (
+    "SELECT lane_seq, name, version, recorded_at, withdrawn_at,"
+    " CASE WHEN lane_seq > %s THEN content::text END FROM rate_cards ORDER BY lane_seq"
+)
+"""Every version; the content of those that are newer than a position."""
+COUNT_RATE_CARDS: LiteralString = "SELECT count(*) + count(withdrawn_at) FROM rate_cards"
+INSERT_RATE_CARD: LiteralString = (
+    "INSERT INTO rate_cards (name, version, asset, effective_from, recorded_at, content_hash,"
+    " lane_seq, content) VALUES (%s, %s, %s, %s, %s, %s, %s, %s::text::json)"
+)
+WITHDRAW_RATE_CARD: LiteralString = (
+    "UPDATE rate_cards SET withdrawn_at = %s WHERE name = %s AND version = %s"
+)
 
 Statement = tuple[LiteralString, Sequence[Any]]
 """SQL with its parameters."""
+
+
+def rate_card_rows(recorded: Iterable[Recorded]) -> list[Statement]:
+    """Give what keeps the table of rate cards as their events say."""
+    rows: list[Statement] = []
+    for event in recorded:
+        at, body = event.envelope.recorded_at, event.body
+        if isinstance(body, RateCardPublished):
+            card = body.card
+            content = msgspec.json.encode(card, order="deterministic").decode()
+            terms = (card.name, card.version, card.asset, card.effective_from, at)
+            seq = event.envelope.lane_seq
+            rows.append((INSERT_RATE_CARD, (*terms, body.content_hash, seq, content)))
+        elif isinstance(body, RateCardWithdrawn):
+            rows.append((WITHDRAW_RATE_CARD, (at, body.name, body.version)))
+    return rows
+
+
+async def load_cards(connection: AsyncConnection, cards: RateCards) -> None:
+    """Take in the versions and withdrawals of rate cards that this process does not have yet."""
+    rows = await connection.execute(RATE_CARDS, (cards.seq,))
+    for seq, name, version, recorded_at, withdrawn_at, content in await rows.fetchall():
+        if seq > cards.seq:
+            cards.add(msgspec.json.decode(content, type=RateCard), recorded_at)
+            cards.seq = seq
+        if withdrawn_at is not None:
+            cards.withdraw(name, version, withdrawn_at)
 
 
 def combined(statements: Sequence[Statement]) -> Statement:

@@ -22,7 +22,7 @@ import psycopg
 
 from ledger import arrays, codec, database, store
 from ledger import events as e
-from ledger.clock import from_microseconds
+from ledger.clock import Instant, from_microseconds
 from ledger.codec import GENESIS
 from ledger.errors import LedgerCorrupt
 from ledger.ids import (
@@ -77,8 +77,8 @@ PAGE_REQUESTS: LiteralString = (
     " ORDER BY request_hash LIMIT %s"
 )
 RATE_CARDS: LiteralString = (
-    "SELECT name, version, asset, effective_from, content_hash, lane_seq, content::text"
-    " FROM rate_cards"
+    "SELECT name, version, asset, effective_from, recorded_at, withdrawn_at, content_hash,"
+    " lane_seq, content::text FROM rate_cards ORDER BY lane_seq"
 )
 
 # Tuples of COPY: the number of fields, then each preceded by its length.
@@ -291,7 +291,8 @@ class _Walk:
         self.chain = GENESIS
         self.places: dict[bytes, _Place] = {}
         self.recount = Recount(cards)
-        self.cards: dict[tuple[str, int], tuple[int, e.RateCardPublished]] = {}
+        self.cards: dict[tuple[str, int], tuple[int, Instant, e.RateCardPublished]] = {}
+        self.withdrawn: dict[tuple[str, int], Instant] = {}
 
     def find(
         self,
@@ -427,8 +428,12 @@ class _Walk:
                 column="payload",
                 row=row,
             )
-        if isinstance(body, e.RateCardPublished):
-            self.cards[body.card.name, body.card.version] = (seq, body)
+        if isinstance(body, e.RateCardPublished | e.RateCardWithdrawn):
+            at = from_microseconds(since_1970(row.recorded_at))
+            if isinstance(body, e.RateCardPublished):
+                self.cards[body.card.name, body.card.version] = (seq, at, body)
+            else:
+                self.withdrawn[body.name, body.version] = at
 
 
 def _envelope(lane: int, row: Row) -> e.Envelope:
@@ -627,21 +632,27 @@ def _shown(value: object) -> str:
     return value.hex() if isinstance(value, bytes) else str(value)
 
 
+CARD_COLUMNS = (
+    *("asset", "effective_from", "recorded_at", "withdrawn_at"),
+    *("content_hash", "lane_seq", "content"),
+)
+
+
 def _check_cards(connection: psycopg.Connection[Any], walk: _Walk) -> None:
     """Compare the rate cards that charges are priced with to the events that published them."""
     stored = {
         (row[0], row[1]): row for row in connection.execute(RATE_CARDS, binary=True).fetchall()
     }
-    for named, (seq, body) in walk.cards.items():
+    for named, (seq, recorded_at, body) in walk.cards.items():
         row = stored.pop(named, None)
         if row is None:
             walk.find(seq, "rate_card_is_missing", expected=named)
             continue
         card = body.card
-        expected = (card.asset, card.effective_from, body.content_hash, seq, card)
-        found = (*row[2:6], msgspec.json.decode(row[6], type=RateCard))
-        columns = ("asset", "effective_from", "content_hash", "lane_seq", "content")
-        for column, value, due in zip(columns, found, expected, strict=True):
+        known = (recorded_at, walk.withdrawn.get(named))
+        expected = (card.asset, card.effective_from, *known, body.content_hash, seq, card)
+        found = (*row[2:8], msgspec.json.decode(row[8], type=RateCard))
+        for column, value, due in zip(CARD_COLUMNS, found, expected, strict=True):
             if value != due:
                 walk.find(seq, "rate_card_differs", stored=value, expected=due, column=column)
     if lane_of_account(OPERATOR_ACCOUNT, walk.lanes) == walk.lane:
@@ -651,8 +662,14 @@ def _check_cards(connection: psycopg.Connection[Any], walk: _Walk) -> None:
 
 def _cards(connection: psycopg.Connection[Any]) -> RateCards:
     """Read every version: ``_check_cards`` holds them against their events."""
-    rows = connection.execute(RATE_CARDS, binary=True).fetchall()
-    return RateCards(msgspec.json.decode(row[6], type=RateCard) for row in rows)
+    cards = RateCards()
+    for name, version, *_, recorded_at, withdrawn_at, _, _, content in connection.execute(
+        RATE_CARDS, binary=True
+    ):
+        cards.add(msgspec.json.decode(content, type=RateCard), recorded_at)
+        if withdrawn_at is not None:
+            cards.withdraw(name, version, withdrawn_at)
+    return cards
 
 
 def verify_lane(url: str, role: str, lane: int, report: Progress) -> LaneReport:

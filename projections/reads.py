@@ -44,9 +44,19 @@ COUNT_KEY_PROOFS: LiteralString = "SELECT count(*) FROM key_secrets WHERE pepper
 FIND_KEYS: LiteralString = (
     "SELECT key_id, account_id FROM keys WHERE lane = %s AND key_id = ANY(%s)"
 )
-INSERT_RATE_CARD: LiteralString = (
-    "INSERT INTO rate_cards (name, version, asset, effective_from, content_hash, lane_seq, content)"
-    " VALUES (%s, %s, %s, %s, %s, %s, %s::text::json)"
+MODELS_USED: LiteralString = (
+    "SELECT DISTINCT s.model FROM spend AS s JOIN accounts AS a USING (lane, account_id)"
+    " LEFT JOIN keys AS k ON k.lane = s.lane AND k.key_id = s.key_id"
+    " WHERE s.day >= %s AND COALESCE(NULLIF(k.rate_card, ''), a.rate_card) = %s"
+    " ORDER BY s.model LIMIT %s"
+)
+"""What was used since a day and is priced by a rate card."""
+ACCOUNTS_THAT_USED: LiteralString = (
+    "SELECT count(DISTINCT s.account_id)"
+    " FROM spend AS s JOIN accounts AS a USING (lane, account_id)"
+    " LEFT JOIN keys AS k ON k.lane = s.lane AND k.key_id = s.key_id"
+    " WHERE s.day >= %s AND COALESCE(NULLIF(k.rate_card, ''), a.rate_card) = %s"
+    " AND s.model = ANY(%s)"
 )
 SAVE_PROFILE: LiteralString = (
     "INSERT INTO account_profiles (account_id, lane, name) VALUES (%s, %s, %s)"

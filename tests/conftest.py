@@ -45,6 +45,7 @@ from api.settings import Settings
 from ledger import clock, database
 from ledger.embedded import EmbeddedPostgres
 from ledger.pricing import STANDARD_CARD, ModelPrice, RateCard
+from ledger.ratecards import draft_of
 
 # No test is a timed one: a busy machine would fail it.
 hypothesis.settings.register_profile("untimed", deadline=None)
@@ -178,7 +179,9 @@ async def _furnish(url: str, home: Path) -> None:
             },
         )
         await furnishing.open_operator(services)
-        await services.ledger.prices.publish(Asked("system"), card)
+        await services.ledger.prices.publish(
+            Asked("system"), draft_of(card, start=card.effective_from)
+        )
     finally:
         await services.close()
 
@@ -201,7 +204,9 @@ async def _price_dialects(url: str, home: Path) -> None:
         (card,) = services.cards.versions(STANDARD_CARD)
         models = {**card.models, **furnishing.SAMPLE_MODELS}
         card = msgspec.structs.replace(card, version=2, models=models)
-        await services.ledger.prices.publish(Asked("system"), card)
+        await services.ledger.prices.publish(
+            Asked("system"), draft_of(card, start=card.effective_from)
+        )
     finally:
         await services.close()
 

@@ -10,15 +10,18 @@ from rich.table import Table
 from api.cli.service import connect, segment
 from api.cli.terminal import facts, json_option, out, show, table
 from api.cli.words import TimeWord
-from ledger.pricing import RateCard
 
 SHOWN_CLASSES = ("input", "cache_read", "cache_write", "output")
 
 effective_option = click.option(
     "--effective-from", type=TimeWord(), help="In force from then on; default: now."
 )
+replace_option = click.option("--replace", is_flag=True, help="Drop what is not named.")
 confirm_option = click.option(
-    "--confirm-jumps", is_flag=True, help="Publish although a price moves more than tenfold."
+    "--confirm", is_flag=True, help="Publish although something looks like a mistake."
+)
+dry_run_option = click.option(
+    "--dry-run", is_flag=True, help="Print what would change, and publish nothing."
 )
 
 
@@ -30,10 +33,20 @@ def command() -> None:
 @command.command()
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @effective_option
+@replace_option
 @confirm_option
+@dry_run_option
 @json_option
-def publish(*, file: Path, effective_from: str | None, confirm_jumps: bool, as_json: bool) -> None:
-    """Publish FILE as the next version of its rate card.
+def publish(
+    *,
+    file: Path,
+    effective_from: str | None,
+    replace: bool,
+    confirm: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Publish FILE as the next version of its rate card: models that it does not name stay.
 
     FILE is JSON: {"name": …, "asset": "USD", "models": {MODEL: {"prices": {"input": "0.15", …}}}},
     prices being plain decimals per million units.
@@ -42,7 +55,18 @@ def publish(*, file: Path, effective_from: str | None, confirm_jumps: bool, as_j
     body.pop("version", None)
     if effective_from:
         body["effective_from"] = effective_from
-    card = connect().post("/rate-cards", {**body, "confirm_jumps": confirm_jumps})
+    terms = {"replace": replace, "confirm": confirm, "dry_run": dry_run}
+    done = connect().post("/rate-cards", {**body, **terms})
+    show(done, as_json, lambda: _print_publication(done))
+
+
+@command.command()
+@click.argument("name")
+@click.argument("version", type=click.IntRange(1))
+@json_option
+def withdraw(*, name: str, version: int, as_json: bool) -> None:
+    """Withdraw a VERSION of a rate card that is not in force yet."""
+    card = connect().post(f"/rate-cards/{segment(name)}/versions/{version}/withdraw")
     show(card, as_json, lambda: _card_facts(card))
 
 
@@ -58,12 +82,13 @@ def _document(file: Path) -> dict[str, Any]:
 def list_cards(*, as_json: bool) -> None:
     """List every version of every rate card."""
     cards = connect().get("/rate-cards")["data"]
-    columns = ("rate card", "asset", "effective from", "models", "source", "content")
+    columns = ("rate card", "asset", "effective from", "withdrawn", "models", "source", "content")
     rows = [
         (
             f"{card['name']}/{card['version']}",
             card["asset"],
             card["effective_from"],
+            card["withdrawn_at"] or "",
             card["models"],
             card["source"],
             card["content_hash"][:12],
@@ -77,17 +102,28 @@ def list_cards(*, as_json: bool) -> None:
 @click.argument("name", default="standard")
 @click.option("--version", type=click.IntRange(1), help="Default: the one in force.")
 @click.option("--as-of", type=TimeWord(), help="The version in force at that time.")
+@click.option("--known-at", type=TimeWord(), help="As known at that time; default: now.")
 @click.option("--model", default="", help="Only models whose name holds this.")
 @json_option
 def show_card(
-    *, name: str, version: int | None, as_of: str | None, model: str, as_json: bool
+    *,
+    name: str,
+    version: int | None,
+    as_of: str | None,
+    known_at: str | None,
+    model: str,
+    as_json: bool,
 ) -> None:
-    """Show the prices of a rate card."""
-    if version is not None and as_of is not None:
-        raise click.UsageError("--version and --as-of exclude each other.")
+    """Show the prices of a rate card: those that a request is charged by.
+
+    A request is charged by the version in force at its service instant (--as-of), as known when
+    it was recorded (--known-at).
+    """
+    if version is not None and (as_of is not None or known_at is not None):
+        raise click.UsageError("--version goes neither with --as-of nor with --known-at.")
     place = f"/rate-cards/{segment(name)}"
     place += "" if version is None else f"/versions/{version}"
-    card = connect().get(place, as_of=as_of)
+    card = connect().get(place, as_of=as_of, known_at=known_at)
     card["models"] = {
         found: price for found, price in sorted(card["models"].items()) if model in found
     }
@@ -124,7 +160,12 @@ def diff(*, name: str, old: int, new: int, as_json: bool) -> None:
     """List the prices that versions OLD and NEW of a rate card do not share."""
     place = f"/rate-cards/{segment(name)}/diff"
     changes = connect().get(place, from_=str(old), to=str(new))
-    columns = ("model", "condition", "above tokens", "usage class", f"/{old}", f"/{new}")
+    title = f"{len(changes):,} prices differ"
+    show(changes, as_json, lambda: _changes(title, changes, f"/{old}", f"/{new}"))
+
+
+def _changes(title: str, changes: list[Any], old: str, new: str) -> Table:
+    columns = ("model", "condition", "above tokens", "usage class", old, new)
     rows = [
         (
             change["model"],
@@ -136,7 +177,7 @@ def diff(*, name: str, old: int, new: int, as_json: bool) -> None:
         )
         for change in changes
     ]
-    show(changes, as_json, lambda: table(f"{len(rows):,} prices differ", columns, rows))
+    return table(title, columns, rows)
 
 
 @command.group("import")
@@ -148,14 +189,18 @@ def import_() -> None:
 @click.option("--name", default="standard", show_default=True, help="Of the rate card.")
 @click.option("--provider", "providers", multiple=True, help="Default: all.")
 @effective_option
+@replace_option
 @confirm_option
+@dry_run_option
 @json_option
 def genai_prices(
     *,
     name: str,
     providers: tuple[str, ...],
     effective_from: str | None,
-    confirm_jumps: bool,
+    replace: bool,
+    confirm: bool,
+    dry_run: bool,
     as_json: bool,
 ) -> None:
     """Import the prices inside the installed package genai-prices."""
@@ -164,20 +209,31 @@ def genai_prices(
         "name": name,
         "providers": list(providers) or None,
         "effective_from": effective_from,
-        "confirm_jumps": confirm_jumps,
+        "replace": replace,
+        "confirm": confirm,
+        "dry_run": dry_run,
     }
-    card = connect().post("/rate-cards/import", body)
-    show(card, as_json, lambda: _card_facts(card))
+    done = connect().post("/rate-cards/import", body)
+    show(done, as_json, lambda: _print_publication(done))
 
 
 @import_.command()
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--name", default="standard", show_default=True, help="Of the rate card.")
 @effective_option
+@replace_option
 @confirm_option
+@dry_run_option
 @json_option
 def litellm(
-    *, file: Path, name: str, effective_from: str | None, confirm_jumps: bool, as_json: bool
+    *,
+    file: Path,
+    name: str,
+    effective_from: str | None,
+    replace: bool,
+    confirm: bool,
+    dry_run: bool,
+    as_json: bool,
 ) -> None:
     """Import LiteLLM's model_prices_and_context_window.json.
 
@@ -192,21 +248,34 @@ def litellm(
         imported = from_litellm(file.read_bytes(), at=at, name=name)
     except InvalidRateCard as error:
         raise click.UsageError(f"{file}: {error}") from error
-    body = _body(imported.card, confirm_jumps=confirm_jumps)
-    card = connect().post("/rate-cards", body)
+    body: dict[str, Any] = msgspec.to_builtins(imported.card)
+    body.pop("version")
+    body["effective_from"] = effective_from
+    terms = {"replace": replace, "confirm": confirm, "dry_run": dry_run}
+    done = connect().post("/rate-cards", {**body, **terms})
     skipped = [{"model": each.model, "reason": each.reason} for each in imported.skipped]
 
     def render() -> None:
-        out.print(_card_facts(card))
+        _print_publication(done)
         out.print(f"\n{len(skipped):,} entries were left out; --json lists them with the reasons.")
 
-    show({**card, "skipped": skipped}, as_json, render)
+    show({**done, "skipped": skipped}, as_json, render)
 
 
-def _body(card: RateCard, *, confirm_jumps: bool) -> dict[str, Any]:
-    fields: dict[str, Any] = msgspec.to_builtins(card)
-    fields.pop("version")
-    return {**fields, "confirm_jumps": confirm_jumps}
+def _print_publication(done: Any) -> None:  # noqa: ANN401
+    changes, changed = done["changes"], done["changed"]
+    if changes:
+        title = f"{changed:,} prices differ from those in force then"
+        title += f", the first {len(changes):,} of them" if len(changes) < changed else ""
+        out.print(_changes(title, changes, "old", "new"))
+    for reason in done["reasons"]:
+        out.print(reason)
+    losing = done["accounts_losing_a_price"]
+    out.print(f"Accounts that used a model in the last 30 days which loses a price: {losing:,}.")
+    if not done["published"]:
+        same = done["recorded_at"] is not None
+        out.print("Nothing is published" + (": this is in force then already." if same else "."))
+    out.print(_card_facts(done))
 
 
 def _card_facts(card: Any) -> Table:  # noqa: ANN401
@@ -215,6 +284,8 @@ def _card_facts(card: Any) -> Table:  # noqa: ANN401
             "rate card": f"{card['name']}/{card['version']}",
             "asset": card["asset"],
             "effective from": card["effective_from"],
+            "known since": card["recorded_at"],
+            "withdrawn": card["withdrawn_at"],
             "models": card["models"],
             "source": card["source"] or "none given",
             "content": card["content_hash"],

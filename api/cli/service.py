@@ -107,13 +107,12 @@ class Service:
 
 
 def said(status: int, problem: Any) -> str:  # noqa: ANN401
-    """Word a problem in one line."""
+    """Word a problem in one line, and one more for each of its reasons."""
     if status == httpx.codes.UNAUTHORIZED:
         return "The operator's secret is not accepted; see KEYLEDGER_ADMIN_SECRET."
     detail = str(problem.get("detail") or problem.get("title") or status)
-    changes = problem.get("changes") or ()
-    more = f" ({len(changes)} prices: {changes[0]} …)" if changes else ""
-    return f"{detail}{more} [{problem.get('code', status)}]"
+    reasons = [f"\n  {reason}" for reason in problem.get("reasons") or ()]
+    return f"{detail} [{problem.get('code', status)}]{''.join(reasons)}"
 
 
 def connect() -> Service:

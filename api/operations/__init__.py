@@ -24,7 +24,7 @@ from api.operations.issued import (
 )
 from api.operations.ledger import Ledger
 from api.operations.members import Person, new_person
-from api.operations.prices import rate_card_view
+from api.operations.prices import price_change_view, publication_view, rate_card_view
 from api.operations.requests import notes_of
 
 __all__ = [
@@ -48,5 +48,7 @@ __all__ = [
     "fingerprint",
     "new_person",
     "notes_of",
+    "price_change_view",
+    "publication_view",
     "rate_card_view",
 ]

@@ -51,10 +51,11 @@ class Desk:
         *,
         key_id: KeyId | None = None,
         rows: Rows | None = None,
+        everywhere: bool = False,
     ) -> tuple[Done, Any]:
         """Have a change decided and appended; give the answer, and what ``render`` made of it.
 
-        The latter is None where the answer was stored before.
+        The latter is None where the answer was stored before. ``everywhere``: see ``Command``.
 
         Raises:
             Refused: The rule said no.
@@ -68,6 +69,7 @@ class Desk:
                 key_id=key_id,
                 idempotency=idempotency(asked, account_id, change.stored),
                 also=change.also,
+                everywhere=everywhere,
             )
         )
         position = Position(self.lane_of(account_id), outcome.position)

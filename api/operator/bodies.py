@@ -222,7 +222,7 @@ class AdjustmentBody(Body, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class RateCardBody(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A version of a rate card to publish."""
+    """A version of a rate card to publish: what it does not name stays as it is."""
 
     name: Name
     asset: Word
@@ -230,10 +230,14 @@ class RateCardBody(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
     aliases: dict[str, str] = {}
     patterns: tuple[Pattern, ...] = ()
     effective_from: Time | None = None
-    """None: from now on."""
+    """None: from now on. In the past only where nothing had a price then."""
     source: Text = ""
-    confirm_jumps: bool = False
-    """Publish although a price moves more than tenfold."""
+    replace: bool = False
+    """Drop what is not named here."""
+    confirm: bool = False
+    """Publish although something looks like a mistake."""
+    dry_run: bool = False
+    """Say what would change, and publish nothing."""
 
 
 class ImportBody(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -247,7 +251,9 @@ class ImportBody(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
     data: msgspec.Raw | UnsetType = UNSET
     """LiteLLM's model_prices_and_context_window.json."""
     effective_from: Time | None = None
-    confirm_jumps: bool = False
+    replace: bool = False
+    confirm: bool = False
+    dry_run: bool = False
 
 
 Metadata = Annotated[

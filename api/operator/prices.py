@@ -1,24 +1,26 @@
-"""Rate cards: publish, import, show, compare."""
+"""Rate cards: publish, import, withdraw, show, compare."""
 
 from msgspec import UnsetType
 
 from api import views
 from api.exchange import Answer
-from api.operations import rate_card_view
+from api.operations import price_change_view, publication_view, rate_card_view
 from api.operator import bodies
 from api.operator.routing import Ask, done_answer, found_answer, route
 from api.problems import invalid
-from api.wiring import Services
 from ledger import pricing
-from ledger.clock import Instant
+from ledger.errors import InvalidField
 from ledger.pricing import InvalidRateCard, RateCard
+from ledger.ratecards import Draft, draft_of, propose
+
+VERSION_MAX = 2**31 - 1
 
 
 @route(
     "POST",
     "/rate-cards",
     body=bodies.RateCardBody,
-    answer=views.RateCardView,
+    answer=views.PublicationView,
     status=201,
     example={
         "name": "standard",
@@ -28,33 +30,47 @@ from ledger.pricing import InvalidRateCard, RateCard
     refusals=(409, 422),
 )
 async def publish_rate_card(ask: Ask[bodies.RateCardBody]) -> Answer:
-    """Publish a version of a rate card; prices are per million units."""
+    """Publish a version of a rate card; prices are per million units.
+
+    It is a patch of the version in force at its start: models that it does not name stay.
+    """
     body = ask.body
-    card = RateCard(
+    draft = Draft(
         name=body.name,
-        version=1,
         asset=body.asset,
-        effective_from=_effective(ask.services, body.effective_from),
+        effective_from=bodies.instant_of("effective_from", body.effective_from),
         models=body.models,
         aliases=body.aliases,
         patterns=body.patterns,
         source=body.source,
+        replace=body.replace,
     )
+    return await _publish(ask, draft)
+
+
+async def _publish(ask: Ask[bodies.RateCardBody] | Ask[bodies.ImportBody], draft: Draft) -> Answer:
+    at, users = ask.services.clock.now(), 0
+    try:
+        proposal = propose(await ask.services.queries.refreshed_cards(), draft, at=at)
+        users = await ask.services.queries.accounts_losing(proposal, at)
+    except InvalidField:
+        # A repeat of what was published may not be published again, and is to be answered.
+        if ask.body.dry_run:
+            raise
+    else:
+        if ask.body.dry_run:
+            return found_answer(publication_view(proposal, users, recorded_at=None), None)
     done = await ask.services.ledger.prices.publish(
-        ask.asked(), card, confirm_jumps=body.confirm_jumps
+        ask.asked(), draft, confirm=ask.body.confirm, users=users
     )
     return done_answer(done, status=201)
-
-
-def _effective(services: Services, text: str | None) -> Instant:
-    return bodies.instant_of("effective_from", text) or services.clock.now()
 
 
 @route(
     "POST",
     "/rate-cards/import",
     body=bodies.ImportBody,
-    answer=views.RateCardView,
+    answer=views.PublicationView,
     status=201,
     example={"source": "genai-prices", "name": "standard", "providers": ["openai"]},
     refusals=(409, 422),
@@ -65,7 +81,8 @@ async def import_rate_card(ask: Ask[bodies.ImportBody]) -> Answer:
     from ledger import price_sources  # noqa: PLC0415
 
     body = ask.body
-    at = _effective(ask.services, body.effective_from)
+    start = bodies.instant_of("effective_from", body.effective_from)
+    at = start or ask.services.clock.now()
     try:
         if body.source == "genai-prices":
             imported = price_sources.from_genai_prices(
@@ -81,33 +98,47 @@ async def import_rate_card(ask: Ask[bodies.ImportBody]) -> Answer:
             raise invalid("source", "must be one of genai-prices, litellm")
     except InvalidRateCard as error:
         raise invalid(error.field, error.message) from error
-    done = await ask.services.ledger.prices.publish(
-        ask.asked(), imported.card, confirm_jumps=body.confirm_jumps
-    )
-    return done_answer(done, status=201)
+    return await _publish(ask, draft_of(imported.card, start=start, replace=body.replace))
+
+
+@route(
+    "POST",
+    "/rate-cards/{name}/versions/{version}/withdraw",
+    answer=views.RateCardView,
+    refusals=(404, 409),
+)
+async def withdraw_rate_card(ask: Ask[None]) -> Answer:
+    """Withdraw a version that is not in force yet."""
+    version = ask.whole("version", ask.call.path("version"), most=VERSION_MAX)
+    done = await ask.services.ledger.prices.withdraw(ask.asked(), ask.call.path("name"), version)
+    return done_answer(done)
 
 
 @route("GET", "/rate-cards", answer=views.Page, refusals=())
 async def list_rate_cards(ask: Ask[None]) -> Answer:
     """List every version of every rate card."""
     cards = await ask.services.queries.refreshed_cards()
-    data = [rate_card_view(card) for name in cards.names() for card in cards.versions(name)]
+    data = [rate_card_view(version) for name in cards.names() for version in cards.history(name)]
     return found_answer(views.Page(data=data, has_more=False, next=None), None)
 
 
-@route("GET", "/rate-cards/{name}", answer=RateCard, query=("as_of",))
+@route("GET", "/rate-cards/{name}", answer=RateCard, query=("as_of", "known_at"))
 async def get_rate_card(ask: Ask[None]) -> Answer:
-    """Show the version in force now or at ``as_of``, with its prices."""
-    query = ask.call.require_only("as_of")
+    """Show the version in force now or at ``as_of``, with its prices; ``known_at``: as known then.
+
+    A request is charged by what this shows for its service instant, as known when it was recorded.
+    """
+    query = ask.call.require_only("as_of", "known_at")
     at = bodies.instant_of("as_of", query.get("as_of")) or ask.services.clock.now()
-    card = await ask.services.queries.card_at(ask.call.path("name"), at)
+    known_at = bodies.instant_of("known_at", query.get("known_at"))
+    card = await ask.services.queries.card_at(ask.call.path("name"), at, known_at)
     return found_answer(card, None, card.version)
 
 
 @route("GET", "/rate-cards/{name}/versions/{version}", answer=RateCard)
 async def get_rate_card_version(ask: Ask[None]) -> Answer:
     """Show one version with its prices."""
-    version = ask.whole("version", ask.call.path("version"), most=2**31 - 1)
+    version = ask.whole("version", ask.call.path("version"), most=VERSION_MAX)
     card = await ask.services.queries.card(ask.call.path("name"), version)
     return found_answer(card, None, card.version)
 
@@ -120,17 +151,6 @@ async def diff_rate_cards(ask: Ask[None]) -> Answer:
         if field not in query:
             raise invalid(field, "is required: a version")
     name, queries = ask.call.path("name"), ask.services.queries
-    old = await queries.card(name, ask.whole("from", query["from"], most=2**31 - 1))
-    new = await queries.card(name, ask.whole("to", query["to"], most=2**31 - 1))
-    changes = [
-        views.PriceChangeView(
-            model=change.model,
-            usage_class=change.usage_class,
-            condition=change.condition,
-            above_tokens=change.tier,
-            old=change.old,
-            new=change.new,
-        )
-        for change in pricing.diff(old, new)
-    ]
-    return found_answer(changes, None)
+    old = await queries.card(name, ask.whole("from", query["from"], most=VERSION_MAX))
+    new = await queries.card(name, ask.whole("to", query["to"], most=VERSION_MAX))
+    return found_answer([price_change_view(change) for change in pricing.diff(old, new)], None)

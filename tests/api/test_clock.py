@@ -83,7 +83,7 @@ def test_a_price_is_in_force_by_the_ledgers_clock(played: Played) -> None:
     card = {"name": "standard", "asset": "USD", "effective_from": starts}
     world.post(
         "/rate-cards",
-        {**card, "models": {"m": {"prices": {"input": "2", "cache_read": "0.1"}}}},
+        {**card, "models": {"m": {"prices": {"input": "2", "output": "2", "cache_read": "0.1"}}}},
         201,
     )
     assert world.record(key, "r1")["charge"]["amount"] == "0.001"

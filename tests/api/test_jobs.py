@@ -13,6 +13,7 @@ from api.operations import Asked
 from ledger import clock, metering
 from ledger import events as e
 from ledger.pricing import ModelPrice, RateCard
+from ledger.ratecards import draft_of
 from ledger.usage import Usage
 from projections import reads
 
@@ -154,7 +155,9 @@ def test_an_unpriced_request_is_rated_once_when_its_price_comes(
             effective_from=clock.now() - timedelta(hours=1),
             models={"new": ModelPrice(prices={"input": "3"})},
         )
-        await services.ledger.prices.publish(Asked("operator"), card)
+        await services.ledger.prices.publish(
+            Asked("operator"), draft_of(card, start=card.effective_from)
+        )
         assert await jobs.rate_unpriced(services) == "1 rated"
         assert await jobs.rate_unpriced(services) == "0 rated"
         found, _ = await services.queries.account_state(account)

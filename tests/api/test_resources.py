@@ -208,13 +208,22 @@ def test_a_wrong_query_is_400(world: Any, query: str) -> None:
 
 
 def test_rate_cards_are_versions(world: Any) -> None:
-    """Promise 10, I6: what is published stays; a tenfold price must be confirmed."""
+    """Promise 10, I6: what is published stays; what looks like a mistake must be confirmed."""
     card = {"name": "house", "asset": "USD", "models": {"h": {"prices": {"input": "1"}}}}
     assert world.post("/rate-cards", card, 201)["version"] == 1
-    assert world.post("/rate-cards", {**card, "source": "again"}, 201)["version"] >= 1
+    again = world.post("/rate-cards", {**card, "source": "again"}, 201)
+    assert (again["version"], again["published"]) == (1, False)
     dear = {**card, "models": {"h": {"prices": {"input": "100"}}}}
-    assert world.post("/rate-cards", dear, 409)["code"] == "price_jumps"
-    version = world.post("/rate-cards", {**dear, "confirm_jumps": True}, 201)["version"]
+    refused = world.post("/rate-cards", dear, 409)
+    assert refused["code"] == "prices_are_suspicious"
+    assert "input of h from 1 to 100" in refused["reasons"][0]
+    tried = world.post("/rate-cards", {**dear, "dry_run": True}, 200)
+    assert (tried["published"], tried["recorded_at"]) == (False, None)
+    assert tried["reasons"] == refused["reasons"]
+    done = world.post("/rate-cards", {**dear, "confirm": True}, 201)
+    assert done["published"]
+    assert [(c["old"], c["new"]) for c in done["changes"]] == [("1", "100")]
+    version = done["version"]
     change = world.get(f"/rate-cards/house/diff?from=1&to={version}")[0]
     assert (change["old"], change["new"]) == ("1", "100")
     assert world.get("/rate-cards/house")["version"] == version
@@ -222,6 +231,44 @@ def test_rate_cards_are_versions(world: Any) -> None:
     wrong = {**card, "models": {"h": {"prices": {"inputs": "1"}}}}
     found = world.post("/rate-cards", wrong, 400)
     assert found["errors"][0]["field"] == "models.h.prices.inputs"
+
+
+def test_publishing_says_how_many_accounts_lose_a_price(world: Any) -> None:
+    """Those that used the model in the last 30 days are counted, by the card they are priced by."""
+    models = {name: {"prices": {"input": "1"}} for name in ("kept", "gone", "unused")}
+    card = {"name": "counted", "asset": "USD", "models": models}
+    world.post("/rate-cards", card, 201)
+    for used in (["gone", "gone"], ["gone", "kept"], ["kept"]):
+        key = world.key(world.account(rate_card="counted"), dialect="bve")["key_id"]
+        for number, model in enumerate(used):
+            body = {"request_id": f"r{number}", "key_id": key, "model": model}
+            world.post("/usage", {**body, "usage": {"input": 1}}, 200)
+    less = {**card, "models": {"kept": models["kept"]}}
+    stays = world.post("/rate-cards", {**less, "dry_run": True}, 200)
+    assert (stays["accounts_losing_a_price"], stays["models"]) == (0, 3)
+    refused = world.post("/rate-cards", {**less, "replace": True}, 409)
+    assert refused["reasons"] == [
+        "2 names would have no price: gone, unused.",
+        "2 accounts have used a model in the last 30 days that loses a price.",
+    ]
+    done = world.post("/rate-cards", {**less, "replace": True, "confirm": True}, 201)
+    assert (done["accounts_losing_a_price"], done["models"]) == (2, 1)
+
+
+def test_past_prices_are_not_published(world: Any) -> None:
+    """What had a price in the past keeps it, and the answer names what would change them."""
+    card = {"name": "past", "asset": "USD", "models": {"h": {"prices": {"input": "1"}}}}
+    first = {**card, "effective_from": "2020-01-01T00:00:00Z"}
+    world.post("/rate-cards", first, 201)
+    dearer = {**card, "models": {"h": {"prices": {"input": "2"}}}}
+    refused = world.post("/rate-cards", {**dearer, "effective_from": "2021-01-01T00:00:00Z"}, 400)
+    assert refused["errors"][0]["field"] == "effective_from"
+    assert "re-rating" in refused["detail"]
+    more = {**card, "models": {"i": {"prices": {"input": "3"}}}}
+    world.post("/rate-cards", {**more, "effective_from": "2021-01-01T00:00:00Z"}, 201)
+    asked = "/rate-cards/past?as_of=2020-06-01T00:00:00Z"
+    assert list(world.get(asked)["models"]) == ["h"]
+    assert list(world.get("/rate-cards/past")["models"]) == ["h", "i"]
 
 
 def test_price_tables_of_others_are_imported_exactly(world: Any) -> None:

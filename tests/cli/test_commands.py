@@ -104,7 +104,7 @@ def test_a_refusal_is_one_line(served_keyledger: Any) -> None:
 
 
 def test_a_rate_card_is_published_shown_and_compared(served_keyledger: Any, tmp_path: Path) -> None:
-    """Two versions, their difference, and a jump that must be confirmed."""
+    """Two versions, their difference, and a jump that must be confirmed: each reason in words."""
     file = tmp_path / "card.json"
 
     def publish(price: str, *more: str, code: int = 0) -> Any:
@@ -118,10 +118,35 @@ def test_a_rate_card_is_published_shown_and_compared(served_keyledger: Any, tmp_
     assert [(v["model"], v["usage_class"], v["old"], v["new"]) for v in changes] == [
         ("house-1", "input", "0.15", "0.2")
     ]
-    assert "tenfold" in publish("200", code=1).err
-    assert "house/3" in publish("200", "--confirm-jumps").out
+    refused = publish("200", code=1).err
+    assert "1 price would move tenfold or more, in USD per million" in refused
+    assert "input of house-1 from 0.2 to 200" in refused
+    tried = publish("200", "--dry-run").out
+    assert "Nothing is published." in tried
+    assert "tenfold" in tried
+    assert "house/3" in publish("200", "--confirm").out
+    assert "this is in force then already" in publish("200").out
     assert "house/2" in served_keyledger("price", "list").out
     assert "0.15" in served_keyledger("price", "show", "house", "--version", "1").out
+
+
+def test_a_version_to_come_is_withdrawn(served_keyledger: Any, tmp_path: Path) -> None:
+    """It is known for the time between, and nobody is charged by it."""
+    file = tmp_path / "card.json"
+    for price, *more in (("1",), ("2", "--effective-from", "2999-01-01T00:00:00Z")):
+        models = {"future-1": {"prices": {"input": price}}}
+        file.write_text(json.dumps({"name": "future", "asset": "USD", "models": models}))
+        served_keyledger("price", "publish", str(file), *more)
+    shown = ("price", "show", "future", "--as-of", "2999-01-02T00:00:00Z")
+    known = served_keyledger("price", "list", "--json").json
+    (second,) = (one for one in known if (one["name"], one["version"]) == ("future", 2))
+    assert served_keyledger(*shown, "--json").json["version"] == 2
+    assert served_keyledger("price", "withdraw", "future", "2", "--json").json["withdrawn_at"]
+    assert served_keyledger(*shown, "--json").json["version"] == 1
+    then = ("--known-at", second["recorded_at"])
+    assert served_keyledger(*shown, *then, "--json").json["version"] == 2
+    refused = served_keyledger("price", "withdraw", "future", "1", code=1).err
+    assert "re-rating" in refused
 
 
 def test_a_table_of_litellm_becomes_a_rate_card(served_keyledger: Any, tmp_path: Path) -> None:

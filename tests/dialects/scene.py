@@ -120,9 +120,9 @@ class Scene:
         open_one = {"request_id": key_id, "key_id": key_id, "model": CHAT["model"]}
         self._post("/ledger/v1/requests", {**open_one, "usage": {"input": 1}}, shown=operator)
         # Not the standard one: others look up what its models cost.
-        models = {"house-1": {"prices": {"input": "0.15"}}}
-        card = {"name": "proof", "asset": "USD", "models": models}
-        for _ in range(2):
+        for price in ("0.15", "0.16"):
+            models = {"house-1": {"prices": {"input": price}}}
+            card = {"name": "proof", "asset": "USD", "models": models}
             self._post("/ledger/v1/rate-cards", card, shown=operator)
         found = self.fleet.operator.get(account).json()
         self.there |= {

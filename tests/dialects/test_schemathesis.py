@@ -82,7 +82,8 @@ def fleet(dialects_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 def prices(fleet: Fleet) -> dict[str, Any]:
     """The standard rate card as it is before anything is asked."""
     found = fleet.operator.get("/ledger/v1/rate-cards/standard").json()
-    return {name: found[name] for name in ("name", "asset", "models", "aliases") if name in found}
+    sent = ("name", "asset", "models", "aliases", "patterns")
+    return {name: found[name] for name in sent if name in found}
 
 
 @pytest.fixture(scope="module")
@@ -235,7 +236,7 @@ def test_every_credential_that_is_named_is_taken(
     In a dialect the document's example works, asked about something that exists.
     """
     # Other tests publish what the document has for an example.
-    again = {**prices, "confirm_jumps": True}
+    again = {**prices, "confirm": True}
     published = fleet.operator.post("/ledger/v1/rate-cards", json=again)
     assert published.is_success, published.text
     client = fleet.client()

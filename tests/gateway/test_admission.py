@@ -18,6 +18,7 @@ from api.settings import InvalidSetting, from_environment
 from ledger import events as e
 from ledger.errors import LimitIsReached, ScopeIsDenied
 from ledger.pricing import ModelPrice, RateCard
+from ledger.ratecards import draft_of
 from ledger.state import Account, Key
 from tests.gateway.book import book, ended
 from tests.gateway.rig import Rig, Thin, rig
@@ -146,7 +147,11 @@ def test_calls_are_admitted_and_metered_only_where_they_have_a_price(
         effective_from=datetime(2026, 1, 1, tzinfo=UTC),
         models={"agents": ModelPrice(prices={"requests": "500"})},
     )
-    gateway.run(gateway.services.ledger.prices.publish(Asked("test"), card))
+    gateway.run(
+        gateway.services.ledger.prices.publish(
+            Asked("test"), draft_of(card, start=card.effective_from)
+        )
+    )
     account = gateway.account()
     secret = gateway.key(account, rate_card="calls", limits=RULES)[1]
     with gateway.client(secret) as client:

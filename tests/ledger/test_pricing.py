@@ -23,7 +23,6 @@ from ledger.pricing import (
     Quote,
     RateCard,
     Tier,
-    card_at,
     check_card,
     content_hash,
     diff,
@@ -435,17 +434,6 @@ def test_a_lost_cache_price_is_compared_through_its_fall_back():
     after = a_card({"m": ModelPrice(prices={"input": "5"})})
     assert jumps(before, after) == [PriceChange("m", "cache_read", None, None, "0.4", "5")]
     assert jumps(before, a_card({})) == []
-
-
-def test_the_card_in_force_is_the_latest_begun():
-    """A price holds from its instant, inclusive; ties go to the later version (I1, I3, C10)."""
-    tick = timedelta(microseconds=1)
-    first, second = a_card(), a_card(version=2, effective_from=START + tick)
-    corrected = msgspec.structs.replace(second, version=3)
-    assert card_at([second, first], START - tick) is None
-    assert card_at([second, first], START) is first
-    assert card_at([corrected, second, first], START + tick) is corrected
-    assert card_at([], START) is None
 
 
 @pytest.mark.parametrize(

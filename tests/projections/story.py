@@ -1,12 +1,11 @@
 """A ledger in a real database with something of everything in it, for tests of what follows."""
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from datetime import timedelta
 from itertools import count
 from typing import Any
 
-import msgspec
 import psycopg
 
 from ledger import accounts, database, keys
@@ -17,7 +16,6 @@ from ledger.codec import Recorded
 from ledger.ids import OPERATOR_ACCOUNT, AccountId, KeyId, lane_of_account
 from ledger.lanes import Writer
 from ledger.ratecards import RateCards
-from ledger.store import Statement
 from ledger.usage import Usage
 from projections.registry import INLINE
 from tests.properties import core
@@ -28,27 +26,11 @@ NAMES = ("ada", "bob", "gus", "hal")
 SMALL = Usage(input=1_000_000)
 """Costs 0.15 of the card's asset."""
 
-INSERT_RATE_CARD = (
-    "INSERT INTO rate_cards (name, version, asset, effective_from, content_hash, lane_seq, content)"
-    " VALUES (%s, %s, %s, %s, %s, %s, %s::text::json)"
-)
-
 
 def publish(*models: str, version: int = 1) -> Command:
     """Publish a version of the rate card, with the row that prices are read from."""
-
-    def row(recorded: Sequence[Recorded]) -> list[Statement]:
-        (event,) = recorded
-        body, seq = event.body, event.envelope.lane_seq
-        assert isinstance(body, e.RateCardPublished)
-        card, content = body.card, msgspec.json.encode(body.card).decode()
-        terms = (card.name, card.version, card.asset, card.effective_from, body.content_hash)
-        return [(INSERT_RATE_CARD, (*terms, seq, content))]
-
     card = core.a_card(dict.fromkeys(("mini", *models), core.PRICES), version=version)
-    command = core.publish(card)
-    command.also = row
-    return command
+    return core.publish(card)
 
 
 class Ledger:

@@ -22,9 +22,8 @@ from ledger.ids import OPERATOR_ACCOUNT, AccountId, KeyId, rating_id
 from ledger.pricing import ModelPrice, RateCard
 from ledger.ratecards import RateCards
 from ledger.state import LaneState, advance, evolve
-from ledger.store import Statement
+from ledger.store import rate_card_rows
 from ledger.usage import Usage
-from projections.reads import INSERT_RATE_CARD
 
 START = datetime(2026, 11, 21, 10, tzinfo=UTC)
 PRICES = {"input": "0.15", "output": "0.6"}
@@ -94,7 +93,10 @@ class Core:
         self.log += batch.changes.events
         for event in batch.changes.events:
             if isinstance(event.body, e.RateCardPublished):
-                self.cards.add(event.body.card)
+                self.cards.add(event.body.card, event.envelope.recorded_at)
+            elif isinstance(event.body, e.RateCardWithdrawn):
+                body, at = event.body, event.envelope.recorded_at
+                self.cards.withdraw(body.name, body.version, at)
         for account in state.accounts.values():
             account.touched.clear()
             account.drained.clear()
@@ -148,21 +150,24 @@ def open_account(account: AccountId, **terms) -> Command:
     return change(account, lambda facts, at: accounts.open_account(facts.account, opened))  # noqa: ARG005
 
 
-def publish(card: RateCard, *, confirm_jumps: bool = False) -> Command:
+def publish(card: RateCard, *, start: Instant | None = EARLIEST, confirm: bool = False) -> Command:
     """Publish a rate card, with the row by which other processes know of it."""
+    draft = ratecards.draft_of(card, start=start)
 
-    def decide(facts: metering.Facts, at: Instant) -> metering.Made:  # noqa: ARG001
-        made = ratecards.publish(facts.cards, card, by="operator", confirm_jumps=confirm_jumps)
+    def decide(facts: metering.Facts, at: Instant) -> metering.Made:
+        made = ratecards.publish(facts.cards, draft, by="operator", at=at, confirm=confirm)
         return made, None
 
-    def rows(recorded: list[Recorded]) -> list[Statement]:
-        body, seq = recorded[0].body, recorded[0].envelope.lane_seq
-        made = body.card
-        terms = (made.name, made.version, made.asset, made.effective_from, body.content_hash, seq)
-        content = msgspec.json.encode(made, order="deterministic").decode()
-        return [(INSERT_RATE_CARD, (*terms, content))]
+    return Command(OPERATOR_ACCOUNT, decide, also=rate_card_rows, everywhere=True)
 
-    return Command(OPERATOR_ACCOUNT, decide, also=rows)
+
+def withdraw(name: str, version: int) -> Command:
+    """Withdraw a version of a rate card."""
+
+    def decide(facts: metering.Facts, at: Instant) -> metering.Made:
+        return ratecards.withdraw(facts.cards, name, version, by="operator", at=at), None
+
+    return Command(OPERATOR_ACCOUNT, decide, also=rate_card_rows, everywhere=True)
 
 
 def issue(account: AccountId, key: KeyId, **terms) -> Command:

@@ -129,7 +129,8 @@ class Story:
         self._versions += 1
         self._models = {**getattr(self, "_models", {}), model: terms}
         card = core.a_card(self._models, version=self._versions)
-        return self._do(core.publish(card, confirm_jumps=True))
+        start = card.effective_from if self._versions == 1 else None
+        return self._do(core.publish(card, start=start, confirm=True))
 
     # Accounts and credit.
 

@@ -149,6 +149,8 @@ CREATE TABLE rate_cards (
     version int4 NOT NULL,
     asset text NOT NULL,
     effective_from timestamptz NOT NULL,
+    recorded_at timestamptz NOT NULL,
+    withdrawn_at timestamptz,
     content_hash text NOT NULL,
     lane_seq int8 NOT NULL,
     content json NOT NULL,
@@ -624,6 +626,7 @@ REVOKE SELECT ON logins, refresh_tokens, key_secrets, wallets, attempts, charact
     gateway_answers FROM keyledger_ro;
 GRANT INSERT ON events, idempotency_keys, rate_cards TO keyledger_app;
 GRANT INSERT, UPDATE (last_seq) ON request_ids TO keyledger_app;
+GRANT UPDATE (withdrawn_at) ON rate_cards TO keyledger_app;
 GRANT INSERT, UPDATE ON lane_heads, account_heads, database_facts, projection_checkpoints,
     job_runs, job_leader, account_profiles, accounts, keys, lots, balances,
     spend TO keyledger_app;
