@@ -527,7 +527,7 @@ class Batch:
         """Keep what a request's event holds a digest of."""
         asked = command.request
         if isinstance(asked, metering.Record | metering.Settle) and asked.report is not None:
-            self._reports.append((hashed, command.account_id, at, asked.report))
+            self._reports.append((hashed, command.account_id, at, asked.report.kept))
         if isinstance(asked, metering.Record | metering.Reserve) and asked.notes is not None:
             self._notes.append((hashed, command.account_id, asked.notes))
 

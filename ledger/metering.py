@@ -7,7 +7,7 @@ reads a clock, a table or a price that was not passed in.
 import hashlib
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import msgspec
 
@@ -38,6 +38,7 @@ from ledger.model_names import OTHERS
 from ledger.money import InvalidAmount, format_pico
 from ledger.pricing import PriceBook
 from ledger.ratecards import RateCards
+from ledger.secrets import redacted
 from ledger.state import (
     Account,
     Key,
@@ -99,9 +100,16 @@ class Report(NamedTuple):
     provider_request_id: str = ""
 
     @property
+    def kept(self) -> Self:
+        """As it is kept: without the secrets that somebody's report may repeat (promise 11)."""
+        return self._replace(
+            text=redacted(self.text), provider_request_id=redacted(self.provider_request_id)
+        )
+
+    @property
     def digest(self) -> str:
-        """SHA-256 of the text, hexadecimal."""
-        return hashlib.sha256(self.text.encode()).hexdigest()
+        """SHA-256 of the text as it is kept, hexadecimal."""
+        return hashlib.sha256(self.kept.text.encode()).hexdigest()
 
 
 class Notes(NamedTuple):

@@ -565,3 +565,24 @@ def test_promise_11_a_secret_is_not_taken_as_a_name() -> None:
     with pytest.raises(InvalidField, match="holds a secret"):
         keys.check_name(f"my {secret}")
     keys.check_name("sk-bve-not-a-secret")
+
+
+def test_promise_11_notes_and_reports_beside_events_hold_no_secret() -> None:
+    """What a caller notes is refused by its field; what a provider repeats is kept without it."""
+    secret = secrets.generate(secrets.format_of("ryvion"))
+    nothing = metering.Facts(None, None, RateCards(), None, None)
+    for field in ("metadata", "end_user"):
+        notes = metering.Notes(bytes(16), **{field: f"x {secret}"})
+        terms = {"request_id": "r", "model": "m", "usage": Usage(input=1), "notes": notes}
+        for decide, command in (
+            (metering.record, metering.Record(**terms)),
+            (metering.reserve, metering.Reserve(**terms)),
+        ):
+            with pytest.raises(InvalidField) as refused:
+                decide(nothing, command, key_id=key_id("K1"), at=START)
+            assert refused.value.field == field
+    report = metering.Report(f'{{"user":"{secret}"}}', secret)
+    assert report.kept == metering.Report('{"user":"[redacted]"}', secrets.REDACTED)
+    assert report.digest == report.kept.digest
+    clean = metering.Report('{"input_tokens":1}', "resp_1")
+    assert clean.kept == clean

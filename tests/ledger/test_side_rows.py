@@ -62,7 +62,7 @@ def told(furnished_url: str, tmp_path: Path) -> Told:
     async def story(services: wiring.Services) -> str:
         ledger, asked = services.ledger, Asked(BY)
         terms = e.AccountOpened(by=BY)
-        owner = new_person("ada@example.com", "Ada", "hash of hers")
+        owner = new_person("ada@example.com", "Ada Lovelace", "hash of hers")
         await ledger.accounts.open(asked, terms, name="A", account_id=account, owner=owner)
         for name in ("bob", "eve"):
             person = new_person(f"{name}@example.com", name, "hash")
@@ -279,7 +279,7 @@ def test_no_event_tells_whose_an_account_is(told: Told) -> None:
     payloads = b"\n".join(
         row[0].encode() for row in told.rows("SELECT payload::text FROM events")
     ).lower()
-    for personal in ("ada", "bob", "eve", "example.com", "ab" * 20, "cd" * 20):
+    for personal in ("lovelace", "ada@", "bob@", "eve@", "example.com", "ab" * 20, "cd" * 20):
         assert personal.encode() not in payloads
 
 
