@@ -1,16 +1,44 @@
-"""How bytes leave a worker: uvicorn's HTTP protocol, with one system call for a whole reply.
+"""How bytes come to a worker and leave it: uvicorn's HTTP protocol, bounded in bytes and in time.
 
 ASGI lets a server send a reply's head only once some of its body is there; uvicorn writes the head
 at once, and so does uvloop. Two calls, two segments and two wake-ups of the client are a tenth of
-what a caller who waits for each answer waits.
+what a caller who waits for each answer waits: a whole reply is one call here.
+
+A connection is ended when a head or a body takes too long or too much, when nothing comes, and when
+nobody reads; never while an answer is being made.
 """
 
 import asyncio
-from collections.abc import Iterable
-from typing import Any, cast
+import re
+from collections.abc import Callable, Iterable
+from math import inf
+from typing import Any, NoReturn, cast
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import (
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
 
+HEAD_MAX = 64 * 1024
+"""Bytes of a target and all headers together, and of whatever else is no content: chunk extensions,
+trailers. What the parser keeps beyond is bounded by what one read gives, 256 KiB."""
+HEAD_SECONDS = 10
+"""For the head of a request, from its first byte; from the connection on for the first."""
+BODY_SECONDS = 60
+LEFTOVER_MAX = 1024 * 1024
+"""Bytes of a body that are read although the request was answered before."""
+LINGER_SECONDS = 5
+"""After an answer to a request that is not read to its end: else a client that still sends loses
+the answer."""
+STALL_SECONDS = 60
+"""For a client to take some of what waits for it."""
+LOOK_SECONDS = 5
+"""Between looks at whether something is due; so much later it may end."""
+PIPELINED_MAX = 16
+"""Requests of one connection that wait for answers before them."""
+
+_HOST = re.compile(rb"[\w.~!$&'()*+,;=%:\[\]-]*", re.ASCII)
 _FINAL = (b"HTTP/1.1 2", b"HTTP/1.1 3", b"HTTP/1.1 4", b"HTTP/1.1 5")
 """How a head begins, unless it is 100 Continue, for which a client waits."""
 
@@ -18,10 +46,13 @@ _FINAL = (b"HTTP/1.1 2", b"HTTP/1.1 3", b"HTTP/1.1 4", b"HTTP/1.1 5")
 class Gathering(asyncio.Transport):
     """A transport that holds the head of a reply until its body comes or the reply is complete."""
 
-    def __init__(self, transport: asyncio.Transport) -> None:
-        """Take what sends."""
+    def __init__(
+        self, transport: asyncio.Transport, unread: Callable[[], bool] = lambda: False
+    ) -> None:
+        """Take what sends, and what tells whether more of a request is to come."""
         super().__init__()
         self._transport = transport
+        self._unread = unread
         self._held = b""
         self.is_closing = transport.is_closing  # type: ignore[method-assign]
 
@@ -46,9 +77,16 @@ class Gathering(asyncio.Transport):
             self._transport.write(held)
 
     def close(self) -> None:
-        """Send what is held, then end."""
+        """Send what is held, then end: at once, or when the client has, if it is still sending."""
         self.flush()
-        self._transport.close()
+        if self.is_closing():
+            return
+        if self._unread() and self._transport.can_write_eof():
+            self.is_closing = lambda: True  # type: ignore[method-assign]
+            self._transport.write_eof()
+            asyncio.get_running_loop().call_later(LINGER_SECONDS, self._transport.abort)
+        else:
+            self._transport.close()
 
     def abort(self) -> None:
         """End at once."""
@@ -75,16 +113,222 @@ class Gathering(asyncio.Transport):
         return self._transport.get_protocol()
 
 
+class UntilClosed(RequestResponseCycle):
+    """An exchange in HTTP/1.0, which knows no chunks: the end of the connection ends the answer."""
+
+    _unmeasured = False
+
+    async def send(self, message: Any) -> None:  # noqa: ANN401 - uvicorn's types are its own
+        """Send a message."""
+        if message["type"] == "http.response.start":
+            names = [name.lower() for name, _ in message.get("headers", ())]
+            self._unmeasured = b"content-length" not in names
+            if self._unmeasured:
+                self.chunked_encoding = False
+        elif self._unmeasured:
+            self.expected_content_length = len(message.get("body", b""))
+        await super().send(message)
+
+
 class Http(HttpToolsProtocol):
-    """uvicorn's protocol over a gathering transport."""
+    """uvicorn's protocol over a gathering transport, with bounds."""
+
+    _due = inf
+    """When the connection ends unless something happens before."""
+    _heading = _partial = False
+    """Whether a head, a request has begun and not come to its end."""
+    _new = False
+    """Whether a head or a body began in the last read."""
+    _body: bytes | bytearray = b""
+    """What came of a body and nobody took yet, at the last read."""
+    _size = _body_size = _swallowed = 0
+    """Bytes of the last read, of ``_body``, and of what was read since either changed."""
+    _over = False
+    """Whether what still comes is dropped."""
+    _host = b""
+    """The last ``Host`` that was looked at."""
+    _refusal: tuple[int, str] | None = None
+    _looking: asyncio.TimerHandle | None = None
+    _stalled: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin."""
         # uvloop's transports are asyncio's by behaviour, not by class.
-        self._gathering = Gathering(cast("asyncio.Transport", transport))
+        self._gathering = Gathering(cast("asyncio.Transport", transport), self._unread)
         super().connection_made(self._gathering)
+        self._due = self.loop.time() + HEAD_SECONDS
+        self._looking = self.loop.call_later(min(LOOK_SECONDS, HEAD_SECONDS), self._look)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End."""
+        super().connection_lost(exc)
+        for timer in (self._looking, self._stalled):
+            if timer is not None:
+                timer.cancel()
+
+    def _unread(self) -> bool:
+        """Tell whether a request is not read to its end; what is left of it is dropped."""
+        if self._partial:
+            self._over = True
+            self.flow.resume_reading()
+        return self._partial
+
+    def data_received(self, data: bytes) -> None:
+        """Read on."""
+        if self._over:
+            return
+        self._size = len(data)
+        super().data_received(data)
+        if self._partial:
+            self._wait()
+
+    def _wait(self) -> None:
+        """Set a time for the rest of a head or a body, and bound what is none of it."""
+        body = b"" if self._heading else self.cycle.body
+        if self._new:
+            limit_seconds = HEAD_SECONDS if self._heading else BODY_SECONDS
+            self._due = self.loop.time() + limit_seconds
+        # Whoever takes what came of a body leaves another buffer.
+        if self._new or body is not self._body or len(body) != self._body_size:
+            self._new, self._body, self._body_size, self._swallowed = False, body, len(body), 0
+            return
+        self._swallowed += self._size
+        if not self._heading and self.cycle.response_complete:
+            if self._swallowed > LEFTOVER_MAX:
+                self.transport.close()
+        elif self._swallowed > HEAD_MAX:
+            self._refuse(431, "The headers are too large.")
+
+    def on_message_begin(self) -> None:
+        """Begin a request."""
+        super().on_message_begin()
+        self._new = self._heading = self._partial = True
+
+    def on_headers_complete(self) -> None:
+        """Check the head and go on to the body."""
+        if self._size > HEAD_MAX or not self._new:
+            self._check_size()
+        if len(self.pipeline) >= PIPELINED_MAX:
+            self._reject(400, "Too many requests wait for an answer.")
+        headers = dict(self.headers)
+        if len(headers) != len(self.headers) or headers.get(b"host") != self._host:
+            self._check_host([value for name, value in self.headers if name == b"host"])
+        if self.url[:1] != b"/" and self._authority() != self._host.lower():
+            self._reject(400, "The target and the Host header name different hosts.")
+        super().on_headers_complete()
+        # What follows a body in chunks is no header of the request.
+        self.headers = []
+        self._new, self._heading = True, False
+        if self.scope["http_version"] == "1.0":
+            self.cycle.__class__ = UntilClosed
+            self.cycle.waiting_for_100_continue = False
+
+    def _check_size(self) -> None:
+        size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+        if size > HEAD_MAX:
+            self._reject(431, "The headers are too large.")
+
+    def _check_host(self, hosts: list[bytes]) -> None:
+        if not hosts and self.parser.get_http_version() == "1.0":
+            hosts = [b""]
+        if len(hosts) != 1:
+            self._reject(400, "Send exactly one Host header.")
+        if _HOST.fullmatch(hosts[0]) is None:
+            self._reject(400, "The Host header names no host.")
+        self._host = hosts[0]
+
+    def _authority(self) -> bytes:
+        """Give the host of a target in absolute form."""
+        return re.split(rb"[/?#]", self.url.partition(b"://")[2], maxsplit=1)[0].lower()
+
+    def _reject(self, status: int, words: str) -> NoReturn:
+        """Refuse from within the parser, which passes it on as an error of its own."""
+        self._refusal = status, words
+        raise ValueError(words)
+
+    def on_message_complete(self) -> None:
+        """End a request."""
+        super().on_message_complete()
+        self._partial = False
+        self._due = inf
 
     def on_response_complete(self) -> None:
         """Go on to the next request; what answered HEAD had no body."""
         self._gathering.flush()
         super().on_response_complete()
+        if self._over and not self._answering():
+            self.transport.close()
+
+    def _answering(self) -> bool:
+        return bool(self.pipeline) or (self.cycle is not None and not self.cycle.response_complete)
+
+    def pause_writing(self) -> None:
+        """Wait for the client to read, for some time."""
+        super().pause_writing()
+        self._stalled = self.loop.call_later(STALL_SECONDS, self._gathering.abort)
+
+    def resume_writing(self) -> None:
+        """Write on."""
+        super().resume_writing()
+        if self._stalled is not None:
+            self._stalled.cancel()
+            self._stalled = None
+
+    def _look(self) -> None:
+        """End what is due."""
+        if self.transport.is_closing():
+            # It was ended before, and still waits for a client that does not read.
+            self._looking = self.loop.call_later(STALL_SECONDS, self._gathering.abort)
+            return
+        now = self.loop.time()
+        if now >= self._due:
+            self._end()
+        elif self._due == inf and self.timeout_keep_alive_task is None and not self._answering():
+            # Empty lines came, which are no request.
+            self._due = now + self.timeout_keep_alive
+        wait_seconds = min(LOOK_SECONDS, max(self._due - now, 0.01))
+        self._looking = self.loop.call_later(wait_seconds, self._look)
+
+    def _end(self) -> None:
+        """End the connection, but for an answer that is being made or a reader that is slow."""
+        self._due = self.loop.time() + LOOK_SECONDS
+        answering = self._answering()
+        if answering and (self.pipeline or self.flow.read_paused or not self.cycle.more_body):
+            return
+        if answering or self._heading:
+            self._refuse(408, "The request took too long.")
+        else:
+            self.transport.close()
+
+    def _refuse(self, status: int, words: str) -> None:
+        self._refusal = status, words
+        self.send_400_response(words)
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what cannot be read, after the answers to what came before it."""
+        self._over = True
+        cycle = self.cycle
+        if self._answering():
+            if not cycle.more_body:
+                return
+            if self.pipeline:
+                # The one that is broken was not begun: it is done with.
+                self.pipeline.popleft()
+                cycle.response_complete = True
+                return
+            cycle.disconnected = True
+            cycle.message_event.set()
+        if cycle is None or cycle.response_complete or not cycle.response_started:
+            status, words = self._refusal or (400, msg)
+            self.transport.write(self._worded(status, words))
+        self.transport.close()
+
+    def _worded(self, status: int, words: str) -> bytes:
+        headers = [
+            *self.server_state.default_headers,
+            (b"content-type", b"text/plain; charset=utf-8"),
+            (b"content-length", b"%d" % len(words)),
+            (b"connection", b"close"),
+        ]
+        lines = b"".join(b"%b: %b\r\n" % header for header in headers)
+        return STATUS_LINE[status] + lines + b"\r\n" + words.encode()

@@ -1,6 +1,8 @@
 """The supervisor as it is started: real processes, a real socket, real signals."""
 
+import contextlib
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -15,7 +17,7 @@ from typing import Any
 import httpx
 import pytest
 
-from api import logs, serve, settings
+from api import logs, serve, settings, wire
 from api.settings import InvalidSetting, Settings, from_environment
 from ledger import database, secrets
 from ledger.secrets import REDACTED
@@ -135,6 +137,49 @@ def test_sigterm_ends_everything_in_order(running: Running) -> None:
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
     assert "Traceback" not in running.log.read_text()
+
+
+def _resident(pids: list[int]) -> int:
+    pages = sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in pids)
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.faults
+def test_strangers_who_send_slowly_or_without_end_cost_little(running: Running) -> None:
+    """Connections that dribble, say nothing or never end a header are ended, in memory bounded."""
+    workers = running.workers()
+    port = int(running.url.rpartition(":")[2])
+    before = _resident(workers)
+    with contextlib.ExitStack() as stack:
+        slow = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=30))
+            for _ in range(200)
+        ]
+        endless = slow.pop()
+        with contextlib.suppress(ConnectionError):
+            endless.sendall(b"GET / HTTP/1.1\r\nHost: h\r\nX: ")
+            for _ in range(1_000):
+                endless.sendall(b"a" * 60_000)
+        for caller in slow[: len(slow) // 2]:
+            caller.sendall(b"GET /")
+        began = time.monotonic()
+        while slow and time.monotonic() - began < 2 * wire.HEAD_SECONDS + wire.LOOK_SECONDS:
+            time.sleep(0.5)
+            for caller in slow[: len(slow) // 2]:
+                with contextlib.suppress(ConnectionError):
+                    caller.sendall(b"a")
+            readable, _, _ = select.select(slow, [], [], 0)
+            slow = [caller for caller in slow if caller not in readable]
+        assert not slow
+    assert _resident(workers) - before < 30_000_000
+    for lines, status in (
+        ("GET /health/live HTTP/1.0", b"200"),
+        ("GET /health/live HTTP/1.1", b"400"),
+        ("GET /health/live HTTP/1.1\r\nHost: a\r\nHost: b", b"400"),
+    ):
+        with socket.create_connection(("127.0.0.1", port), timeout=30) as caller:
+            caller.sendall(f"{lines}\r\nConnection: close\r\n\r\n".encode())
+            assert caller.recv(65_536).split(b" ")[1] == status
 
 
 @pytest.mark.faults
