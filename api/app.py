@@ -73,6 +73,7 @@ class Endpoint:
 
     async def _answer(self, route: Route, scope: Scope, receive: Receive) -> Answer:
         call = Call(scope, receive)
+        call.body_max = route.body_max
         services = self._services()
         ask: Ask[Any] | None = None
         try:

@@ -108,7 +108,7 @@ def _media_type(value: bytes) -> str:
 class Call:
     """What came in."""
 
-    __slots__ = ("_body", "_headers", "_query", "_receive", "_repeats", "scope")
+    __slots__ = ("_body", "_headers", "_query", "_receive", "_repeats", "body_max", "scope")
 
     def __init__(self, scope: Scope, receive: Receive) -> None:
         """Take an ASGI request."""
@@ -116,6 +116,8 @@ class Call:
         self._receive = receive
         self._body: bytes | None = None
         """Kept where it is read twice, because the request is to be answered once."""
+        self.body_max = BODY_MAX
+        """Bytes that the route takes."""
         self._query: dict[str, str] | None = None
         # Backwards, so that of several the first stays.
         headers = cast("list[tuple[bytes, bytes]]", scope["headers"])
@@ -218,10 +220,10 @@ class Call:
         return int(match[1])
 
     async def body(self) -> bytes:
-        """Read the body, counting while it comes.
+        """Read the body, counting while it comes; not at all if it says to be too large.
 
         Raises:
-            Problem: It is larger than 10 MiB, or the client went away.
+            Problem: It is larger than the route takes, or the client went away.
         """
         if b"idempotency-key" not in self._headers:
             return await self._read()
@@ -230,11 +232,16 @@ class Call:
         return self._body
 
     async def _read(self) -> bytes:
+        most = self.body_max
+        told = self._headers.get(b"content-length", b"0")
+        # The server has read it as a number already.
+        if len(told) > len(str(most)) or int(told) > most:
+            raise _too_large(most)
         message: Any = await self._receive()
         if message["type"] == "http.request" and not message.get("more_body"):
             found: bytes = message.get("body", b"")
-            if len(found) > BODY_MAX:
-                raise _too_large()
+            if len(found) > most:
+                raise _too_large(most)
             return found
         parts, size = [], 0
         while True:
@@ -242,15 +249,15 @@ class Call:
                 raise Problem(400, "body_is_incomplete", "The body ended early.")
             part = message.get("body", b"")
             size += len(part)
-            if size > BODY_MAX:
-                raise _too_large()
+            if size > most:
+                raise _too_large(most)
             parts.append(part)
             if not message.get("more_body"):
                 return b"".join(parts)
             message = await self._receive()
 
 
-def _too_large() -> Problem:
+def _too_large(most: int) -> Problem:
     # Closed, because what is left of the body would be read as the next request.
     headers = {"Connection": "close"}
-    return Problem(413, "content_too_large", f"At most {BODY_MAX} bytes of body.", headers=headers)
+    return Problem(413, "content_too_large", f"At most {most} bytes of body.", headers=headers)

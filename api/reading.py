@@ -62,6 +62,13 @@ _encode = msgspec.json.Encoder().encode
 _UNTYPED = (Any, dict[str, Any])
 
 
+def body_max(*, large: bool, public: bool) -> int:
+    """Give the bytes of body that a route takes."""
+    if large:
+        return BODY_MAX
+    return PUBLIC_BODY_MAX if public else ORDINARY_BODY_MAX
+
+
 def decode(decoder: msgspec.json.Decoder[Decoded], body: bytes, prefix: str = "") -> Decoded:
     """Decode a body strictly; ``prefix`` goes before the names of fields that are wrong.
 

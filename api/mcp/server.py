@@ -67,7 +67,7 @@ async def serve(
     """Answer one request of a client whose body ``receive`` gives."""
     told = {**scope, ASKED: (services, client)}
     manager = StreamableHTTPSessionManager(
-        SERVER, json_response=True, stateless=True, max_request_body_size=reading.BODY_MAX
+        SERVER, json_response=True, stateless=True, max_request_body_size=reading.ORDINARY_BODY_MAX
     )
     async with manager.run():
         await manager.handle_request(told, receive, send)  # type: ignore[arg-type]

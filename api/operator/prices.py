@@ -20,6 +20,7 @@ VERSION_MAX = 2**31 - 1
     "POST",
     "/rate-cards",
     body=bodies.RateCardBody,
+    large=True,
     answer=views.PublicationView,
     status=201,
     example={
@@ -70,6 +71,7 @@ async def _publish(ask: Ask[bodies.RateCardBody] | Ask[bodies.ImportBody], draft
     "POST",
     "/rate-cards/import",
     body=bodies.ImportBody,
+    large=True,
     answer=views.PublicationView,
     status=201,
     example={"source": "genai-prices", "name": "standard", "providers": ["openai"]},

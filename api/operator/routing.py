@@ -195,6 +195,8 @@ class Route(NamedTuple):
     public: bool
     decoder: msgspec.json.Decoder[Any] | None
     content_types: Sequence[str]
+    body_max: int
+    """Bytes of body that it takes."""
 
 
 ROUTES: list[Route] = []
@@ -214,11 +216,13 @@ def route(
     refusals: Sequence[int] = (404,),
     public: bool = False,
     raw: bool = False,
+    large: bool = False,
     content_types: Sequence[str] = ("application/json",),
 ) -> Callable[[Handler], Handler]:
     """Register a handler. Its name is the operation, its docstring the summary.
 
     ``raw``: the handler decodes the body itself; ``body`` is what the document says of it.
+    ``large``: the body may be as large as any.
     """
     decoder = None if body is None or raw else msgspec.json.Decoder(body)
 
@@ -240,6 +244,7 @@ def route(
                 public,
                 None if optional_body else decoder,
                 content_types,
+                reading.body_max(large=large, public=public),
             )
         )
         return handler

@@ -77,6 +77,7 @@ def known_subject(ask: Ask[object], body: bodies.UsageBody) -> Subject | None:
     "/usage",
     body=bodies.UsageBody | list[bodies.UsageBody],
     raw=True,
+    large=True,
     answer=(views.Receipt, views.Results),
     example={
         "request_id": "chatcmpl-9f2c",

@@ -105,6 +105,8 @@ class Route(NamedTuple):
     """Operation of the native API whose roles may call it with a login's token."""
     documented: bool
     """Whether it stands in the OpenAPI document; another protocol describes itself."""
+    body_max: int
+    """Bytes of body that it takes."""
     once: bool = False
     """Whether it takes an ``Idempotency-Key``."""
 
@@ -135,6 +137,7 @@ class Routes:
         who: Callable[[Any], Awaitable[Any]],
         body: Any = None,  # noqa: ANN401
         raw: bool = False,
+        large: bool = False,
         answer: Any = None,  # noqa: ANN401
         status: int = 200,
         query: Sequence[str] = (),
@@ -148,6 +151,7 @@ class Routes:
     ) -> Callable[[Callable[[Any], Awaitable[Reply]]], Callable[[Any], Awaitable[Reply]]]:
         """Register a handler. ``raw``: it reads the body itself; ``body`` only documents it.
 
+        ``large``: the body may be as large as any.
         ``schemes``: the security schemes of this path, where they are fewer than those of ``who``.
         """
         decoder = None if body is None or raw else msgspec.json.Decoder(body)
@@ -174,6 +178,7 @@ class Routes:
                     other_types,
                     permission,
                     documented,
+                    reading.body_max(large=large, public=who is anybody),
                 )
             )
             return handler
@@ -240,6 +245,7 @@ class Endpoints:
         elif methods is None or route is None:
             reply = self.surface.word(failure or self._misdirected(scope, methods))
         else:
+            call.body_max = route.body_max
             ask: Ask[Any, Any] = Ask(services, call, self.surface, route)
             try:
                 reply = await self._answer(ask)

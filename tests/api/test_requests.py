@@ -4,7 +4,6 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import httpx
 import pytest
 
 from api.operator.usage import PART
@@ -310,11 +309,7 @@ def test_a_body_over_10_mib_is_413(world: Any) -> None:
             yield b" " * 2**20
 
     for content in (b" " * (10 * 2**20 + 1), chunks()):
-        try:
-            found = world.client.post("/ledger/v1/usage", content=content)
-        except httpx.TransportError:
-            continue  # closed while we were still sending
-        assert found.status_code == 413
+        assert world.client.post("/ledger/v1/usage", content=content).status_code == 413
 
 
 def test_an_unknown_media_type_is_415(world: Any) -> None:

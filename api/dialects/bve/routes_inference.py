@@ -83,6 +83,7 @@ def _posted(
         who=credentials.client,
         body=dict[str, Any],
         raw=True,
+        large=True,
         answer=dict[str, Any],
         refusals=(404, 502, 504),
         other_types=("text/event-stream",) if streams else (),

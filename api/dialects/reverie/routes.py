@@ -113,6 +113,7 @@ async def get_model(ask: Ask[None, Visitor]) -> Answer:
     who=credentials.caller,
     body=bodies.Chat,
     raw=True,
+    large=True,
     answer=dict[str, Any],
     refusals=(402, 404, 502, 504),
     other_types=("text/event-stream",),

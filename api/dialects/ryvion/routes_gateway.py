@@ -72,6 +72,7 @@ def _register(entry: Entry) -> None:
         ("/v1" if shared else "/api/v1") + entry.path,
         who=credentials.booked(entry.operation),
         raw=True,
+        large=True,
         body=dict[str, Any] if entry.method == "POST" else None,
         answer=dict[str, Any],
         status=201 if entry.name.startswith(("create_", "upload_")) else 200,

@@ -14,8 +14,6 @@ from api.dialects.ryvion.routes import routes
 from api.surface.failure import Failure, Kind
 from api.surface.routing import Ask, Streamed
 
-BODY_MAX = 1024 * 1024
-
 _decoder = msgspec.json.Decoder(dict[str, Any])
 
 
@@ -55,8 +53,6 @@ async def speak_mcp(ask: Ask[None, Client]) -> Streamed:
     if ask.call.content_type != "application/json":
         raise Failure(Kind.UNSUPPORTED_MEDIA_TYPE, "Send the body as application/json.")
     body = await ask.call.body()
-    if len(body) > BODY_MAX:
-        raise Failure(Kind.TOO_LARGE, f"At most {BODY_MAX} bytes of body.")
     reading.decode(_decoder, body)
     # In a thread: it takes half a second once, for which others shall not wait.
     speak = await asyncio.to_thread(importlib.import_module, "api.mcp.server")
