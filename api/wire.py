@@ -286,7 +286,7 @@ class Http(HttpToolsProtocol):
         elif self._due == inf and self.timeout_keep_alive_task is None and not self._answering():
             # Empty lines came, which are no request.
             self._due = now + self.timeout_keep_alive
-        wait_seconds = min(LOOK_SECONDS, max(self._due - now, 0.01))
+        wait_seconds = min(LOOK_SECONDS, self._due - now)
         self._looking = self.loop.call_later(wait_seconds, self._look)
 
     def _end(self) -> None:

@@ -101,8 +101,8 @@ class Served:
 @pytest.fixture(scope="module")
 def _short_times() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(wire, "HEAD_SECONDS", 0.5)
-        patch.setattr(wire, "BODY_SECONDS", 0.7)
+        patch.setattr(wire, "HEAD_SECONDS", 1)
+        patch.setattr(wire, "BODY_SECONDS", 1.5)
         patch.setattr(wire, "LINGER_SECONDS", 0.5)
         patch.setattr(wire, "STALL_SECONDS", 0.7)
         patch.setattr(wire, "LOOK_SECONDS", 0.1)
@@ -250,7 +250,7 @@ def test_a_large_body_of_equal_pieces_is_read(served: Application, connect: Conn
     caller.sendall(HEAD + b"Connection: close\r\nContent-Length: 3200000\r\n\r\n")
     for _ in range(50):
         caller.sendall(b"a" * 64_000)
-        time.sleep(0.005)
+        time.sleep(0.002)
     assert status(to_the_end(caller)) == 200
     assert served.bodies == [b"a" * 3_200_000]
 
@@ -271,7 +271,7 @@ def test_an_early_answer_is_heard_by_a_client_that_still_sends(connect: Connect)
 # Time
 
 
-def dribble(caller: socket.socket, data: bytes, seconds: float = 5) -> float:
+def dribble(caller: socket.socket, data: bytes, seconds: float = 8) -> float:
     """Send a byte at a time; tell how long the other end bore it."""
     began = time.monotonic()
     with contextlib.suppress(ConnectionError):
@@ -295,7 +295,7 @@ def test_what_is_sent_a_byte_at_a_time_ends(
     caller = connect()
     caller.sendall(start)
     data = b"1\r\na\r\n" * 200 if start.endswith(b"chunked\r\n\r\n") else HEAD + b"X: y\r\n" * 200
-    assert 0.3 < dribble(caller, data) < 4
+    assert 0.5 < dribble(caller, data) < 5
     assert status(to_the_end(caller) or b"HTTP/1.1 408 ") == 408
     assert all(body.endswith(b"...") for body in served.bodies)
 
@@ -305,7 +305,7 @@ def test_a_second_head_that_dribbles_ends(connect: Connect) -> None:
     caller = connect()
     caller.sendall(b"GET /whole HTTP/1.1\r\nHost: h\r\n\r\n")
     assert caller.recv(65_536).endswith(b"ok")
-    assert dribble(caller, HEAD + b"X: y\r\n" * 200) < 4
+    assert dribble(caller, HEAD + b"X: y\r\n" * 200) < 5
 
 
 @pytest.mark.parametrize("first", [b"", b"GET /whole HTTP/1.1\r\nHost: h\r\n\r\n"])
@@ -313,7 +313,7 @@ def test_an_idle_connection_ends(connect: Connect, first: bytes) -> None:
     """Whether it was ever used or not, and without a word."""
     began = time.monotonic()
     reply = asked(connect, first)
-    assert time.monotonic() - began < 4
+    assert time.monotonic() - began < 5
     assert reply[-2:] == (b"ok" if first else b"")
 
 
@@ -322,7 +322,7 @@ def test_empty_lines_keep_no_connection(connect: Connect) -> None:
     caller = connect()
     caller.sendall(b"GET /whole HTTP/1.1\r\nHost: h\r\n\r\n")
     assert caller.recv(65_536).endswith(b"ok")
-    assert dribble(caller, b"\r\n" * 200) < 4
+    assert dribble(caller, b"\r\n" * 200) < 5
 
 
 def test_an_answer_may_take_its_time(served: Application, connect: Connect) -> None:
@@ -330,7 +330,7 @@ def test_an_answer_may_take_its_time(served: Application, connect: Connect) -> N
     quiet, busy = connect(), connect()
     quiet.sendall(request("GET /slow HTTP/1.1\nHost: h"))
     busy.sendall(b"GET /slow HTTP/1.1\r\nHost: h\r\n\r\nGET /who")
-    time.sleep(2)
+    time.sleep(3)
     busy.sendall(request("le HTTP/1.1\nHost: h"))
     served.released.set()
     assert to_the_end(quiet).endswith(b"ok")
