@@ -404,6 +404,7 @@ class Batch:
             assert command.request_hash is not None
             self.known[command.request_hash] = Known(recorded)
             self._new_requests[command.request_hash] = (seq, 0)
+            self._put_aside(command, command.request_hash, at)
             self.results.append((command, Outcome([recorded], None, seq)))
         change_together(account, key, [body for body, _ in decided], instants[-1])
         account.version, account.hash, account.last_seq = version, hashed, seq

@@ -38,6 +38,7 @@ from ledger.model_names import OTHERS
 from ledger.money import InvalidAmount, format_pico
 from ledger.pricing import PriceBook
 from ledger.ratecards import RateCards
+from ledger.reports import Reading
 from ledger.secrets import redacted
 from ledger.state import (
     Account,
@@ -59,6 +60,8 @@ KEY = "key"
 """Actor of a request: the key itself, proven by a secret."""
 OPERATOR = "operator"
 SYSTEM = "system"
+BATCH = "batch"
+"""The condition that is no tier: replies to a batch name the usual one."""
 TTL_SECONDS_DEFAULT = 600
 TTL_SECONDS_MAX = 86_400
 MODEL_MAX = 255
@@ -112,6 +115,16 @@ class Report(NamedTuple):
         return hashlib.sha256(self.kept.text.encode()).hexdigest()
 
 
+def others_of(used: Reading) -> tuple[OtherUse, ...]:
+    """Return what other models used, as a command holds it."""
+    return tuple(OtherUse(model, usage) for model, usage in used.others)
+
+
+def report_of(used: Reading) -> Report | None:
+    """Return the report that a reading is of; None: there is none."""
+    return Report(used.raw.decode(), used.provider_id) if used.raw else None
+
+
 class Notes(NamedTuple):
     """What the caller notes of a request. Text that may be a person's: events hold digests."""
 
@@ -144,7 +157,10 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     """The service was rendered already: record it whatever limits and credit say."""
     estimated: bool = False
     doubts: tuple[str, ...] = ()
+    served_condition: str | None = None
+    """As the provider says, where the card has a price for that; None: ``condition`` counts."""
     served_model: str = ""
+    """What the provider says it served; empty: nothing, or the one that is named."""
     report: Report | None = None
     notes: Notes | None = None
 
@@ -221,6 +237,7 @@ def record(facts: Facts, command: Record, *, key_id: KeyId, at: Instant) -> Made
     key, account, after_end = _require_recordable(facts, command, at)
     was_at = service_at(command.occurred_at, at)
     book = facts.cards.current(key.rate_card or account.rate_card, was_at, at)
+    command = _as_served(book, command)
     cost = _cost(book, command, was_at)
     if account.unpriced == "refuse" and not (command.delivered or after_end or cost.is_whole):
         raise ModelIsUnpriced
@@ -262,9 +279,27 @@ def record(facts: Facts, command: Record, *, key_id: KeyId, at: Instant) -> Made
     ], None
 
 
+def _as_served(book: PriceBook | None, command: Record) -> Record:
+    """Return a request with the condition and the model that count, of those served."""
+    if command.served_condition is None and not command.served_model:
+        return command
+    served = command.served_condition
+    return msgspec.structs.replace(
+        command,
+        condition=_served_condition(book, command.model, command.condition, served),
+        served_model=_served(book, (command.model,), command.served_model)[1],
+    )
+
+
 def alike(one: Record) -> tuple[str | int | None, ...]:
     """Give what requests of one key must have in common to be decided together."""
     return one.model, one.category, one.condition, one.scope, one.secret
+
+
+def _is_special(command: Record) -> bool:
+    """Tell whether a request has to be looked at by itself."""
+    is_usual = command.served_condition in {None, command.condition} and not command.served_model
+    return bool(command.delivered or command.others or command.notes) or not is_usual
 
 
 def record_together(
@@ -281,7 +316,7 @@ def record_together(
     """
     first, last = instants[0], instants[-1]
     for command in commands:
-        if command.delivered or command.others or command.notes or command.report:
+        if _is_special(command):
             return None
         _require_writable(command)
     key, account = _require_allowed(facts, commands[0], last)
@@ -324,7 +359,7 @@ def record_together(
             lots=lots if pico else (),
             flags=_flags(command, at),
             doubts=command.doubts,
-            served_model=command.served_model,
+            report="" if command.report is None else command.report.digest,
             told_at=_told(command.occurred_at, was_at),
         )
         for command, quote, pico, at, was_at in zip(
@@ -418,8 +453,9 @@ def settle(facts: Facts, command: Settle, *, at: Instant) -> Made:
     account = _require(facts.account)
     late = facts.reservation is None
     book = facts.cards.pinned(reserved.card) if reserved.card else None
-    model, served_model = _served(book, reserved, command)
-    condition = _served_condition(book, model, reserved, command)
+    named = (reserved.model, *reserved.choices)
+    model, served_model = _served(book, named, command.model or command.served_model)
+    condition = _served_condition(book, model, reserved.condition, command.condition)
     was_at = known.first.envelope.occurred_at
     cost = cost_of(book, model, command.usage, command.others, condition, was_at)
     held = [] if facts.reservation is None else parts_of(reserved)
@@ -459,35 +495,27 @@ def settle(facts: Facts, command: Settle, *, at: Instant) -> Made:
     return [event], None
 
 
-def _served(
-    book: PriceBook | None, reserved: e.RequestReserved, command: Settle
-) -> tuple[str, str]:
+def _served(book: PriceBook | None, named: Sequence[str], served: str) -> tuple[str, str]:
     """Return the model whose price counts, and what was served where that is another.
 
     The served model's price counts where the client named it among its choices, else that of the
-    one it asked for.
+    one it asked for: the first that is ``named``.
     """
-    served = command.model or command.served_model
-    if served in {"", reserved.model}:
-        return reserved.model, ""
-    for named in (reserved.model, *reserved.choices):
-        name = None if book is None else book.name_of(named)
-        if served == named or (
-            book is not None and name and book.name_of(served) == name != OTHERS
-        ):
-            return named, ""
-    return reserved.model, served
+    if served in {"", named[0]}:
+        return named[0], ""
+    for each in named:
+        name = None if book is None else book.name_of(each)
+        if served == each or (book is not None and name and book.name_of(served) == name != OTHERS):
+            return each, ""
+    return named[0], served
 
 
-def _served_condition(
-    book: PriceBook | None, model: str, reserved: e.RequestReserved, command: Settle
-) -> str:
+def _served_condition(book: PriceBook | None, model: str, asked: str, served: str | None) -> str:
     """Return the price condition that counts: the one served, where the card has a price of it."""
-    served = command.condition
-    if served is None or served == reserved.condition:
-        return reserved.condition
+    if served is None or served == asked or (asked == BATCH and not served):
+        return asked
     known = served == "" or (book is not None and book.terms(model, served) is not None)
-    return served if known else reserved.condition
+    return served if known else asked
 
 
 def release(facts: Facts, command: Release) -> Made:
@@ -858,7 +886,7 @@ def _replay_record(first: Recorded, command: Record, key_id: KeyId) -> Recorded:
         or body.usage != command.usage
         or _uses(body.others) != command.others
         or body.category != command.category
-        or body.condition != command.condition
+        or body.condition not in {command.condition, command.served_condition}
         or command.occurred_at not in {None, body.told_at or envelope.occurred_at}
     ):
         raise RequestIdIsTaken

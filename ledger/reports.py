@@ -7,14 +7,13 @@ Nothing here raises but for a report of which no reading can be defended, where 
 what passed.
 """
 
-import hashlib
 from collections.abc import Callable
 from typing import NamedTuple
 
 import msgspec
 
 from ledger import shapes
-from ledger.said import NAME, Said, raw, said_by
+from ledger.said import Said, is_name, raw, said_by
 from ledger.shapes import DOUBTS_MAX, Counts, Fields, Side
 from ledger.usage import CLASSES, InvalidUsage, Usage, add, context_tokens
 from ledger.usage import output_tokens as made_by
@@ -51,11 +50,6 @@ class Reading(NamedTuple):
     raw: bytes = b""
     """The report as JSON, without any text of a message; at most 4 KiB."""
     provider_id: str = ""
-
-    @property
-    def digest(self) -> str:
-        """Give the SHA-256 of the raw report in hex; empty: there is none."""
-        return hashlib.sha256(self.raw).hexdigest() if self.raw else ""
 
 
 class Evidence:
@@ -237,7 +231,7 @@ class Evidence:
                 continue
             left = _less(own, step.usage) if is_inside else own
             full = is_other and step.model not in others and len(others) >= OTHERS_MAX
-            if beyond or left is None or full or not NAME.fullmatch(step.model or "-"):
+            if beyond or left is None or full or (step.model and not is_name(step.model)):
                 doubts["iterations"] = None
             elif is_other:
                 own = left
@@ -280,14 +274,14 @@ def _with_parts(side: Side, *sources: Side) -> Side:
 
 def _plausible(side: Side, most: int, doubts: dict[str, None]) -> Side:
     """Leave out what is beyond all that was asked for; of parts that stand apart those alone."""
+    if (side.total or 0) <= most and sum(side.parts.values()) <= most:
+        return side
+    doubts[side.field] = None
     parts, total = dict(side.parts), side.total or 0
     while side.apart and parts and total > most:
-        largest = max(parts, key=lambda name: parts[name])
-        total -= parts.pop(largest)
-        doubts[side.field] = None
-    if max(total, sum(parts.values())) <= most:
-        return side if side.total is None else side._replace(total=total, parts=parts)
-    doubts[side.field] = None
+        total -= parts.pop(max(parts, key=lambda name: parts[name]))
+    if max(total, sum(parts.values())) <= most and side.total is not None:
+        return side._replace(total=total, parts=parts)
     return Side(side.field)
 
 

@@ -4,12 +4,13 @@ A reply is a whole one, an event of a stream, or a bare report. Text of a messag
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
 
 from ledger import shapes
+from ledger.secrets import ANY_SECRET
 from ledger.shapes import Fields
 
 REPORT_BYTES_MAX = 4_096
@@ -36,7 +37,7 @@ class Said(NamedTuple):
     doubts: tuple[str, ...] = ()
 
 
-NAME = re.compile(r"[!-~]{1,255}", re.ASCII)
+_NAME = re.compile(r"[!-~]{1,255}", re.ASCII)
 _CONDITION = re.compile(r"[a-z][a-z0-9_]{0,31}", re.ASCII)
 _USUAL = frozenset({"default", "standard", "on_demand", "global"})
 """What providers call the service at the list price."""
@@ -96,17 +97,21 @@ def _places(reply: Fields, inner: Fields) -> Iterator[object]:
 def _text(fields: Fields, *names: str) -> str:
     for name in names:
         value = fields.get(name)
-        if isinstance(value, str) and NAME.fullmatch(value):
+        if isinstance(value, str) and is_name(value):
             return value
     return ""
+
+
+def is_name(text: str) -> bool:
+    """Tell whether a text may be written down as a name: short, printable, and no secret."""
+    return _NAME.fullmatch(text) is not None and ANY_SECRET.search(text) is None
 
 
 def _condition(places: list[Fields], doubts: list[str]) -> str | None:
     """Name the price condition: what is unusual of tier, speed and region, in this order."""
     words, told = [], False
     for names in _TERMS:
-        found = next((v for p in places for n in names if isinstance(v := p.get(n), str)), "")
-        word = found.lower().replace("-", "_")
+        word = _word(places, names)
         if word in _UNTOLD:
             continue
         if _CONDITION.fullmatch(word) is None:
@@ -116,6 +121,15 @@ def _condition(places: list[Fields], doubts: list[str]) -> str | None:
         if word not in _USUAL:
             words.append(word)
     return "_".join(words)[:32] if told else None
+
+
+def _word(places: list[Fields], names: tuple[str, ...]) -> str:
+    for place in places:
+        for name in names:
+            value = place.get(name)
+            if isinstance(value, str):
+                return value.lower().replace("-", "_")
+    return ""
 
 
 _ITEM_DONE = "response.output_item.done"
@@ -136,7 +150,7 @@ def _is_search(item: object) -> bool:
     return kind in {None, "search"} and item.get("status") != "failed"
 
 
-_encode = msgspec.json.Encoder(order="deterministic").encode
+_encode = msgspec.json.Encoder().encode
 _KEY = re.compile(r"[\w.\-]{1,64}", re.ASCII)
 _WORDS = frozenset({"type", "model", "ttl", "modality", *(n for names in _TERMS for n in names)})
 """Members of a report whose text is kept: words of the provider's, none of a message."""
@@ -154,7 +168,7 @@ def _bare(value: object, name: str = "", depth: int = 0) -> object:
     if isinstance(value, list | tuple) and depth < _DEPTH_MAX:
         return [_bare(each, name, depth + 1) for each in value[: shapes.STEPS_MAX]]
     if isinstance(value, str):
-        return value if name in _WORDS and NAME.fullmatch(value) else "…"
+        return _text({name: value}, name) if name in _WORDS else ""
     return value if isinstance(value, int | float) else None
 
 
@@ -164,13 +178,29 @@ def _numbers(report: Fields) -> dict[str, object]:
     return {name: each for name, each in bare.items() if isinstance(each, int)}
 
 
+_CLEAN = re.compile(
+    rb"(?:[\[\]{},\d.eE+\-]|null|true|false|"
+    rb'"(?:%b)":"[a-z_]{1,32}"|"[A-Za-z][\w.\-]{0,63}":)*'
+    % "|".join(sorted(_WORDS - {"model"})).encode()
+)
+"""JSON in which nothing is said but numbers under names, and the provider's own words."""
+
+
 def raw(said: Said, reports: list[Fields]) -> bytes:
     """Write reports down as JSON for whoever reconciles, in at most 4 KiB; empty: there is none."""
     if not reports:
         return b""
+    text = _written(said, reports)
+    clean = _encode(reports)
+    if len(text) <= REPORT_BYTES_MAX and _CLEAN.fullmatch(clean):
+        return text
     bare = [_bare(each) for each in reports]
     for kept in (bare, bare[-1:], [_numbers(reports[-1])]):
-        text = _encode({"id": said.provider_id, "model": said.model, "usage": kept})
+        text = _written(said, kept)
         if len(text) <= REPORT_BYTES_MAX:
             return text
     return b""
+
+
+def _written(said: Said, reports: Sequence[object]) -> bytes:
+    return _encode({"id": said.provider_id, "model": said.model, "usage": reports})

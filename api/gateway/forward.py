@@ -40,7 +40,7 @@ from api.surface.failure import Failure, Kind
 from ledger import secrets
 from ledger.clock import Instant
 from ledger.ids import AccountId, KeyId
-from ledger.metering import Release, Reserve, Settle
+from ledger.metering import Release, Reserve, Settle, others_of, report_of
 from ledger.reports import Reading
 from ledger.state import Account, Key
 from ledger.usage import Usage
@@ -215,9 +215,26 @@ def _settle_of(work: Work, used: Reading, *, interrupted: bool) -> Settle:
     return Settle(
         request_id=work.request_id,
         usage=used.usage,
+        others=others_of(used),
+        condition=None if work.condition else used.condition,
+        served_model=_served(work, used.served_model),
         estimated=used.estimated,
         interrupted=interrupted,
+        doubts=used.doubts,
+        report=report_of(used),
     )
+
+
+def _served(work: Work, model: str) -> str:
+    """Name the model that was served, where it is not the one that the upstream was asked for.
+
+    Where the dialect books another name than it sends upstream, the rate card does not know that
+    a longer name, such as one with a date, is the same model.
+    """
+    asked = work.upstream_model or (work.document or _NOTHING).get("model")
+    if work.upstream_model and model.startswith(f"{asked}-"):
+        return ""
+    return "" if model == asked else model
 
 
 def _name_of(how: Settle | Release) -> str:

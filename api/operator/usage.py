@@ -127,10 +127,12 @@ def _record_of(body: bodies.UsageBody, subject: Subject, by: str) -> metering.Re
     occurred_at: Instant | None = None
     if body.occurred_at is not UNSET:
         occurred_at = bodies.instant_of("occurred_at", body.occurred_at)
+    used = bodies.used_of(body)
     return metering.Record(
         request_id=body.request_id,
         model=body.model,
-        usage=bodies.used_of(body).usage,
+        usage=used.usage,
+        others=metering.others_of(used),
         category=body.category,
         condition=body.condition,
         scope=body.scope,
@@ -140,6 +142,10 @@ def _record_of(body: bodies.UsageBody, subject: Subject, by: str) -> metering.Re
         delivered=body.delivered,
         estimated=body.estimated,
         notes=notes_of(body.metadata, body.end_user),
+        doubts=used.doubts,
+        served_condition=None if body.condition else used.condition,
+        served_model="" if used.served_model == body.model else used.served_model,
+        report=metering.report_of(used),
     )
 
 
@@ -347,11 +353,17 @@ async def settle_request(ask: Ask[object]) -> Answer:
     body = reading.decode(_settle, raw)
     account_id, key_id = await _whose(ask, body)
     request_id = ask.call.path("request_id")
+    used = bodies.used_of(body)
     settle = metering.Settle(
         request_id=request_id,
-        usage=bodies.used_of(body).usage,
+        usage=used.usage,
         by=ask.caller.actor,
+        others=metering.others_of(used),
         model=body.model,
+        condition=used.condition,
+        served_model=used.served_model,
+        doubts=used.doubts,
+        report=metering.report_of(used),
         estimated=body.estimated,
         interrupted=body.interrupted,
     )

@@ -23,7 +23,7 @@ from ledger.shapes.counts import (
     Step,
     usage_of,
 )
-from ledger.shapes.tokens import tokens
+from ledger.shapes.tokens import plain, tokens
 from ledger.usage import InvalidUsage
 
 
@@ -36,6 +36,8 @@ def counts(report: Fields, format_: str = "") -> Counts:
     hint = FORMATS.get(format_) if format_ else NO_HINT
     if hint is None:
         raise InvalidUsage("format", f"is none of {', '.join(FORMATS)}")
+    if hint.apart is not True and (found := plain(report)) is not None:
+        return found
     doubts: list[str] = []
     node = Node(report, "", doubts)
     for field, reader in _SHAPES:
@@ -46,7 +48,9 @@ def counts(report: Fields, format_: str = "") -> Counts:
 
 def is_known(report: object) -> bool:
     """Tell whether something looks like a usage report."""
-    return isinstance(report, Mapping) and any(field in report for field, _ in _SHAPES)
+    if not isinstance(report, Mapping):
+        return False
+    return not _SHAPE_FIELDS.isdisjoint(report)
 
 
 _Reader = Callable[[Node, Hint], Counts]
@@ -64,6 +68,7 @@ _SHAPES: tuple[tuple[str, _Reader], ...] = (
     ("seconds", own.seconds),
 )
 """A field that tells a shape, and what reads it."""
+_SHAPE_FIELDS = frozenset(field for field, _ in _SHAPES)
 
 __all__ = [
     "DOUBTS_MAX",

@@ -17,6 +17,8 @@ class Booked(NamedTuple):
     usage: dict[str, int]
     charge: str
     flags: tuple[str, ...]
+    body: dict[str, Any]
+    """All of the event."""
 
     @property
     def output(self) -> int:
@@ -40,7 +42,7 @@ def book(url: str) -> dict[str, list[Booked]]:
         elif name in {"settled", "released", "expired"}:
             charge, flags = body.get("charge", ""), tuple(body.get("flags", ()))
             usage = {name: units for name, (units, _) in body.get("lines", {}).items()}
-            ended = Booked(name, usage, charge, flags)
+            ended = Booked(name, usage, charge, flags, body)
             found[body["request_id"]].append(ended)
     return found
 

@@ -1,11 +1,13 @@
 """Every row of the table of reports: as it is read, through the gateway, and by the native API."""
 
+import hashlib
 import json
 from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any
 
 import httpx
+import psycopg
 import pytest
 
 from api.gateway import replies, sse, table, tally
@@ -13,7 +15,7 @@ from api.gateway.tally import Tally
 from api.gateway.wishes import Wish
 from api.operations import Asked
 from ledger import clock
-from ledger.pricing import ModelPrice, RateCard
+from ledger.pricing import ConditionPrice, ModelPrice, RateCard
 from ledger.reports import Reading
 from ledger.usage import CLASSES, Usage
 from tests.conftest import World
@@ -23,7 +25,11 @@ from tests.gateway.rig import Rig
 from tests.gateway.scripted import Scripted
 
 PRICES = {name: str(place + 1) for place, name in enumerate(CLASSES)}
-"""Of the rate card ``reported``: every class has a price of its own."""
+"""Of every model of the rate card: each class has a price of its own."""
+PRIORITY = {name: str(place + 101) for place, name in enumerate(CLASSES)}
+"""The same under the condition ``priority``, the only one that the card knows."""
+OTHER = "claude-opus"
+"""Another model that the card knows."""
 
 every_row = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 
@@ -107,7 +113,12 @@ def client(gateway: Rig) -> Iterator[httpx.Client]:
         version=1,
         asset="USD",
         effective_from=clock.EARLIEST,
-        models={"m": ModelPrice(prices=PRICES)},
+        models={
+            "m": ModelPrice(
+                prices=PRICES, conditions={"priority": ConditionPrice(prices=PRIORITY)}
+            ),
+            OTHER: ModelPrice(prices=PRICES),
+        },
     )
     gateway.run(gateway.services.ledger.prices.publish(Asked("test"), card))
     _, secret = gateway.key(gateway.account("5000 USD", rate_card="reported"))
@@ -123,10 +134,25 @@ def plan_of(row: Row) -> dict[str, Any]:
     return {"status": 200, "raw": row.body, **more}
 
 
-def charge_of(usage: dict[str, int]) -> str:
-    """Add up what usage costs, by hand."""
-    total = sum((Decimal(PRICES[name]) * number for name, number in usage.items()), Decimal(0))
+def charge_of(usage: dict[str, int], row: Row) -> str:
+    """Add up by hand what usage costs, other models' included."""
+    prices = PRIORITY if row.condition == "priority" else PRICES
+    spent = [(prices[name], number) for name, number in usage.items()]
+    for other in row.others.values():
+        spent += [(PRICES[name], number) for name, number in other.items()]
+    total = sum((Decimal(price) * number for price, number in spent), Decimal(0))
     return f"{(total / 10**6).normalize():f}"
+
+
+def kept_report(url: str, digest: str) -> dict[str, Any] | None:
+    """Give the report that is kept beside an event, by the digest that the event holds."""
+    with psycopg.connect(url) as connection:
+        kept = connection.execute("SELECT report FROM keyledger.provider_reports").fetchall()
+    for (text,) in kept:
+        if hashlib.sha256(text.encode()).hexdigest() == digest:
+            found: dict[str, Any] = json.loads(text)
+            return found
+    return None
 
 
 @every_row
@@ -144,9 +170,19 @@ def test_a_report_is_charged_through_the_gateway(
     if row.fails:
         return
     assert is_as_told(found.usage, row.usage), found.usage
-    assert found.charge == charge_of(found.usage)
-    told = ("estimated",) * row.estimated + ("interrupted",) * row.interrupted
-    assert found.flags == told
+    assert found.charge == charge_of(found.usage, row)
+    told = {"estimated": row.estimated, "interrupted": row.interrupted}
+    told |= {"other_model": row.served != "m"}
+    assert found.flags == tuple(name for name, holds in told.items() if holds)
+    body = found.body
+    assert tuple(body.get("doubts", ())) == row.doubts
+    assert body.get("condition", "") == ("priority" if row.condition == "priority" else "")
+    assert body.get("served_model", "m") == row.served
+    others = {
+        o["model"]: {n: u for n, (u, _) in o["lines"].items()} for o in body.get("others", ())
+    }
+    assert others == row.others
+    assert bool(body.get("report")) is bool(kept_report(ledger_url, body.get("report", "")))
     if row.route in {"chat", "completions"} and row.is_stream:
         assert "prompt_tokens" not in reply.text
 
@@ -160,7 +196,10 @@ def native(operator: httpx.Client) -> World:
 @pytest.fixture(scope="module")
 def key_id(native: World) -> str:
     """Give a key whose usage has a price in every class."""
-    models = {"m": {"prices": PRICES}}
+    models = {
+        "m": {"prices": PRICES, "conditions": {"priority": {"prices": PRIORITY}}},
+        OTHER: {"prices": PRICES},
+    }
     native.post("/rate-cards", {"name": "native", "asset": "USD", "models": models}, 201)
     key: str = native.key(native.account(rate_card="native"))["key_id"]
     return key
@@ -177,7 +216,12 @@ def test_a_report_is_charged_by_the_native_api(native: World, key_id: str, row: 
     body = {"request_id": row.name, "key_id": key_id, "model": "m", "provider_usage": reply}
     receipt = native.post("/usage", body)
     assert receipt["usage"] == row.usage
-    assert receipt["charge"]["amount"] == charge_of(row.usage)
+    assert receipt["charge"]["amount"] == charge_of(row.usage, row)
+    assert tuple(receipt.get("doubts", ())) == row.doubts
+    assert receipt.get("served_model", "m") == row.served
+    others = {other["model"]: other["usage"] for other in receipt.get("others", ())}
+    assert others == row.others
+    assert native.post("/usage", body) == receipt
 
 
 @pytest.mark.parametrize(
