@@ -19,11 +19,18 @@ from ledger import events as e
 from ledger.clock import TICK, Instant
 from ledger.codec import Recorded
 from ledger.errors import (
+    AccountIsClosed,
+    AccountIsSuspended,
     CreditIsExhausted,
     IdempotencyKeyIsTaken,
+    KeyIsExpired,
+    KeyIsRevoked,
+    KeyIsSuspended,
     LedgerUnavailable,
     LimitIsReached,
+    NoSuchKey,
     Refused,
+    SecretIsRetired,
 )
 from ledger.ids import AccountId, KeyId, request_hash
 from ledger.metering import Facts, Known, Made
@@ -185,6 +192,7 @@ class Command:
         "request_id",
         "secret",
         "ticket",
+        "waits",
     )
 
     def __init__(
@@ -204,6 +212,7 @@ class Command:
         idempotency: Idempotency | None = None,
         also: Callable[[list[Recorded]], list[Statement]] | None = None,
         everywhere: bool = False,
+        waits: bool = False,
     ) -> None:
         """Say what to decide.
 
@@ -212,6 +221,7 @@ class Command:
         with others of its key. ``also``: further rows for side tables, written with the events.
         ``everywhere``: every lane decides by what it changes, so it waits for all lanes, and is
         recorded later than what any of them has.
+        ``waits``: it is asked again where only what ``is_under_way`` refuses it, unrecorded.
         """
         self.account_id = account_id
         self.decide = decide
@@ -230,6 +240,7 @@ class Command:
         self.idempotency = idempotency
         self.also = also
         self.everywhere = everywhere
+        self.waits = waits
         self.ticket: Ticket
         self.index = 0
 
@@ -350,9 +361,9 @@ class Batch:
             try:
                 outcome = self._decide(command)
             except Refused as refusal:
-                refusal.position, refusal.decided_at = self.state.seq, self.at
-                self._note_refusal(command, refusal, refusals)
-                outcome = refusal
+                seq = self.state.seq
+                outcome = self._noted(command, refusal, refusals)
+                outcome.position, outcome.decided_at = seq, self.at
             self.results.append((command, outcome))
 
     def _decide_together(self, run: list[Command]) -> bool:
@@ -545,15 +556,27 @@ class Batch:
         )
         self.also.append((store.INSERT_REPLY, parameters))
 
-    def _note_refusal(self, command: Command, refusal: Refused, log: RefusalLog) -> None:
-        key = self._own_key(command)
-        if not command.metered or key is None or command.account_id not in self.state.accounts:
-            return
-        at = self._next_instant()
+    def _noted(self, command: Command, refusal: Refused, log: RefusalLog) -> Refused:
+        """Write a refusal down; give it, or that by a limit on failures which leaves no more."""
+        key, account = self._own_key(command), self.state.accounts.get(command.account_id)
+        if not command.metered or key is None or account is None:
+            return refusal
+        at, fails = self._next_instant(), False
         event = refused_event(command, refusal, key.name)
+        if not event.limit_id.startswith("failures"):
+            about = {"category": event.category, "model": event.model}
+            try:
+                fails = keys.require_failures_left(key, account, at, **about)
+            except LimitIsReached as reached:
+                if not isinstance(refusal, _EXPLAINED):
+                    refusal, event = reached, refused_event(command, reached, key.name)
+        if command.waits and is_under_way(refusal):
+            return refusal
+        refusal.is_noted = True
         # What counts as a failure counts at once. The limit itself bounds how many these are.
-        if _fills_failures(key, event, at) or log.admit(command, event, at):
+        if fails or log.admit(command, event, at):
             self.append(command.account_id, command.key_id, event, at)
+        return refusal
 
     def append_suppressed(self, refusals: list[Suppressed]) -> None:
         """Record refusals that a second held back, each as one event with its count."""
@@ -689,17 +712,27 @@ def _service_at(command: Command, facts: Facts, at: Instant) -> Instant:
     return metering.service_at(command.occurred_at, at)
 
 
-def _fills_failures(key: Key, event: e.RequestRefused, at: Instant) -> bool:
-    """Tell whether a refusal counts against a limit on failures that is not reached yet."""
-    if event.limit_id.startswith("failures"):
-        return False
-    if not any(limit.kind == "failures" and not limit.narrow for limit in key.limits.values()):
-        return False
-    try:
-        keys.require_failures_left(key, at)
-    except LimitIsReached:
-        return False
-    return True
+_EXPLAINED = (
+    AccountIsClosed,
+    AccountIsSuspended,
+    CreditIsExhausted,
+    KeyIsExpired,
+    KeyIsRevoked,
+    KeyIsSuspended,
+    LimitIsReached,
+    NoSuchKey,
+    SecretIsRetired,
+)
+"""Refusals that are told although too many failed before: they come first, or tell more."""
+
+
+def is_under_way(refusal: Refused) -> bool:
+    """Tell whether a limit on failures refuses only because requests under way may fail yet."""
+    return (
+        isinstance(refusal, LimitIsReached)
+        and refusal.limit_id.startswith("failures")
+        and refusal.used + refusal.requested <= refusal.ceiling
+    )
 
 
 def _refused(command: Command, refusal: Refused, integration: str) -> e.RequestRefused:

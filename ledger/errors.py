@@ -29,6 +29,8 @@ class Refused(LedgerError):
     """Lane position the refusal was decided at: state after that many events of the lane."""
     decided_at: Instant | None = None
     """The ledger's clock at that position; None: no lane decided it."""
+    is_noted: bool = False
+    """Whether it is written down among the key's refusals, and so counts as a failure of its."""
     room: int | None = None
     """Tokens of an answer that would fit, where its length was left open; None: it was not."""
     least: int = 0

@@ -547,6 +547,8 @@ class RequestReleased(Event, frozen=True, kw_only=True, omit_defaults=True):
     reserved_seq: int
     reason: str = ""
     lapsed: tuple[tuple[int, str], ...] = ()
+    failed: bool = False
+    """Whether the request was made and failed: it counts against limits on failures."""
 
 
 class RequestExpired(Event, frozen=True, kw_only=True, omit_defaults=True):

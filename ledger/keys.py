@@ -82,15 +82,26 @@ def require_model(key: Key, model: str) -> None:
         raise ModelIsDenied
 
 
-def require_failures_left(key: Key, at: Instant) -> None:
-    """Refuse whatever the key asks while as many of its requests have failed as may.
+def require_failures_left(
+    key: Key, account: Account | None, at: Instant, *, category: str = "", model: str = ""
+) -> bool:
+    """Refuse whatever is asked while as many requests have failed as may.
+
+    One that is under way may fail yet: it has room to, and takes it of others until it ends.
+    ``account`` None: the key alone is asked. Returns whether any limit counts failures.
 
     Raises:
         LimitIsReached: They have.
     """
-    for limit in key.limits.values():
-        if limit.kind == "failures" and not limit.narrow:
-            require(limit, key.counters, 1, at, "key")
+    are_counted = False
+    for scope, subject in (("key", key), ("account", account)):
+        if subject is None:
+            continue
+        for limit in subject.limits.values():
+            if limit.kind == "failures" and limit.covers(category, model):
+                require(limit, subject.counters, 1, at, scope, model)
+                are_counted = True
+    return are_counted
 
 
 def check_name(name: str) -> None:

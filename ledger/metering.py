@@ -206,11 +206,13 @@ class Settle(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Release(msgspec.Struct, frozen=True, kw_only=True):
-    """A reserved request that was not made."""
+    """A reserved request that was not made, or failed."""
 
     request_id: str
     by: str = SYSTEM
     reason: str = ""
+    failed: bool = False
+    """It was made and failed: it counts against limits on failures."""
 
 
 Made = tuple[list[e.AnyEvent], Recorded | None]
@@ -539,6 +541,7 @@ def release(facts: Facts, command: Release) -> Made:
         reserved_seq=known.first.envelope.lane_seq,
         reason=command.reason,
         lapsed=credit.lapse(account, parts_of(reserved), []),
+        failed=command.failed,
     )
     return [event], None
 

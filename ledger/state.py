@@ -15,7 +15,7 @@ from ledger.clock import Instant
 from ledger.codec import Recorded, chain
 from ledger.errors import LedgerCorrupt
 from ledger.ids import AccountId, KeyId, request_hash
-from ledger.limits import Counter, Limit, claim, compile_rules, forget_dropped
+from ledger.limits import Counter, Limit, claim, compile_rules, forget_dropped, left
 from ledger.lines import lack_price, tokens_of
 from ledger.money import parse_pico
 
@@ -269,7 +269,7 @@ def change(  # noqa: C901, PLR0912, PLR0915
         case e.RequestSettled():
             _settled(state, envelope, account, key, body)
         case e.RequestReleased() | e.RequestExpired():
-            _freed(state, account, key, body)
+            _freed(state, account, key, body, at)
         case e.RequestRefused():
             _count_failures(account, key, body, at)
         case e.RequestRated():
@@ -656,15 +656,27 @@ def _count_rated(
 
 
 def _count_failures(account: Account, key: Key | None, body: e.RequestRefused, at: Instant) -> None:
-    if body.limit_id.startswith("failures"):
-        # Else a client that keeps trying would stay locked out for ever (B6).
-        return
+    # Else a client that keeps trying would stay locked out for ever (B6).
+    if not body.limit_id.startswith("failures"):
+        _add_failures(account, key, body, body.count, at)
+
+
+def _add_failures(
+    account: Account,
+    key: Key | None,
+    body: e.RequestRefused | e.RequestReserved,
+    count: int,
+    at: Instant,
+) -> None:
     for subject in (account, key):
         if subject is None:
             continue
         for limit in subject.limits.values():
             if limit.kind == "failures" and limit.covers(body.category, body.model):
-                _add_used(subject.counters, limit, body.count, at, body.model)
+                # Never above the ceiling, or refusals would keep a key locked out (B6).
+                fitting = min(count, left(limit, subject.counters, at))
+                if fitting > 0:
+                    _add_used(subject.counters, limit, fitting, at, body.model)
 
 
 def _reserved(
@@ -706,7 +718,9 @@ def _hold(
     holds: list[Hold] = []
     for scope, subject in (("account", account), ("key", key)):
         for limit in subject.limits.values():
-            quantity = quantity_of(limit, tokens_used(body), spent)
+            # Any request may fail until it has ended.
+            fails = limit.kind == "failures"
+            quantity = 1 if fails else quantity_of(limit, tokens_used(body), spent)
             if not quantity:
                 continue
             counters, held = subject.counters, set()
@@ -753,6 +767,7 @@ def _freed(
     account: Account,
     key: Key | None,
     body: e.RequestReleased | e.RequestExpired,
+    at: Instant,
 ) -> None:
     hashed = request_hash(account.account_id, body.request_id)
     reservation = state.reservations.pop(hashed, None)
@@ -761,6 +776,8 @@ def _freed(
         raise LedgerCorrupt(message)
     _release_holds(account, key, reservation)
     _lapse(account, body.lapsed)
+    if isinstance(body, e.RequestReleased) and body.failed:
+        _add_failures(account, key, reservation.event, 1, at)
 
 
 def _settled(

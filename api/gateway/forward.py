@@ -136,6 +136,7 @@ class Exchange:
         "_held",
         "_settlements",
         "admission",
+        "failed",
         "headers",
         "told",
         "wish",
@@ -163,6 +164,8 @@ class Exchange:
         self.wording = wording
         self.headers = headers
         self._settlements = settlements
+        self.failed = False
+        """Whether it ended as a failure in the ledger."""
         self._held = held
         self._ended = False
 
@@ -190,9 +193,11 @@ class Exchange:
             self._settlements.later(ending)
 
     async def release(self, reason: str) -> None:
-        """Give back what was held: nothing was delivered."""
-        ending = self._ending(Release(request_id=self.work.request_id, reason=reason))
+        """Give back what was held: it failed, and nothing was delivered."""
+        how = Release(request_id=self.work.request_id, reason=reason, failed=True)
+        ending = self._ending(how)
         if ending is not None:
+            self.failed = True
             await self._settlements.end(ending)
 
     @property
@@ -456,8 +461,9 @@ class Gateway:
             got = await self._ask(exchange, deadline)
             if got.chunks is None:
                 return await self._answer(exchange, got)
-        except Failure:
+        except Failure as failure:
             await exchange.release("upstream")
+            failure.counted = exchange.failed
             raise
         except BaseException:
             # Asked, and the answer seen by nobody: the process ends, or something is broken here.

@@ -4,8 +4,10 @@ They are admitted, held and finished like requests; nobody reads their receipts,
 written.
 """
 
+import asyncio
 import contextlib
 from collections.abc import Callable
+from datetime import timedelta
 from typing import NamedTuple
 
 import msgspec
@@ -13,9 +15,9 @@ import msgspec
 from api.operations.decisions import Sees, shown
 from ledger import accounts, keys, metering
 from ledger import events as e
-from ledger.batch import Command
+from ledger.batch import Command, Outcome, is_under_way
 from ledger.clock import Instant
-from ledger.errors import RequestFailed, RequestIdIsTaken
+from ledger.errors import LimitIsReached, RequestFailed, RequestIdIsTaken
 from ledger.fitting import Fitted, Open, fit
 from ledger.ids import AccountId, KeyId
 from ledger.lanes import Writer
@@ -36,6 +38,10 @@ class Held(NamedTuple):
     event: e.RequestReserved
     fitted: Fitted[Made] | None
     """How much of an answer left open; None: it was not."""
+
+
+UNDER_WAY_PAUSES = [timedelta(milliseconds=each) for each in (5, 10, 20, 50, *(100,) * 50)]
+"""How often and how long a request waits for others to have ended well."""
 
 
 class Calls:
@@ -76,9 +82,9 @@ class Calls:
 
         def decide(facts: Facts, at: Instant) -> Made:
             key = keys.require_usable(facts.key, at, secret=secret)
-            if not any(limit.kind == "failures" for limit in key.limits.values()):
+            account = accounts.require_open(facts.account)
+            if not keys.require_failures_left(key, account, at, model=model):
                 return [], None
-            keys.require_failures_left(key, at)
             raise RequestFailed
 
         command = Command(
@@ -110,16 +116,20 @@ class Calls:
         """
         hold = _Hold(key_id, reserve, asks, permits, sees, if_priced=if_priced)
         decide, also = shown(hold.decide, sees)
-        command = Command(
-            account_id,
-            decide,
-            key_id=key_id,
-            request_id=reserve.request_id,
-            metered=True,
-            request=reserve,
-            also=also,
-        )
-        outcome = await self._writer.submit_one(command)
+
+        def asking(*, waits: bool) -> Command:
+            return Command(
+                account_id,
+                decide,
+                key_id=key_id,
+                request_id=reserve.request_id,
+                metered=True,
+                request=reserve,
+                also=also,
+                waits=waits,
+            )
+
+        outcome = await self._admitted(asking)
         if outcome.replay is not None:
             raise RequestIdIsTaken
         if not outcome.events:
@@ -127,6 +137,17 @@ class Calls:
         body = outcome.events[0].body
         assert isinstance(body, e.RequestReserved)
         return Held(body, hold.fitted)
+
+    async def _admitted(self, asking: Callable[..., Command]) -> Outcome:
+        """Submit a command, again while only what may fail yet takes its room (all may be well)."""
+        for pause in UNDER_WAY_PAUSES:
+            try:
+                return await self._writer.submit_one(asking(waits=True))
+            except LimitIsReached as refused:
+                if not is_under_way(refused):
+                    raise
+            await asyncio.sleep(pause.total_seconds())
+        return await self._writer.submit_one(asking(waits=False))
 
     async def finish(
         self,

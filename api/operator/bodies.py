@@ -330,6 +330,8 @@ class ReleaseBody(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
     secret: Word | UnsetType = UNSET
     account_id: Word | UnsetType = UNSET
     reason: Text = ""
+    failed: bool = False
+    """It was made and failed: it counts against limits on failures."""
 
 
 class CloudEvent(msgspec.Struct, frozen=True, kw_only=True):

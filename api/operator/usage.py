@@ -387,7 +387,9 @@ async def release_request(ask: Ask[object]) -> Answer:
     body = reading.decode(_release, raw)
     account_id, key_id = await _whose(ask, body)
     request_id = ask.call.path("request_id")
-    release = metering.Release(request_id=request_id, by=ask.caller.actor, reason=body.reason)
+    release = metering.Release(
+        request_id=request_id, by=ask.caller.actor, reason=body.reason, failed=body.failed
+    )
     asked = _asked(ask, raw, request_id)
     done = await ask.services.ledger.requests.release(account_id, key_id, release, asked)
     return done_answer(done)

@@ -86,6 +86,8 @@ class Failure(Exception):
         """The limit that refused, with its numbers."""
         self.error = error
         """What it was made of."""
+        self.counted = False
+        """Whether the ledger has it among the key's failures already."""
 
 
 def invalid(field: str, detail: str) -> Failure:

@@ -32,6 +32,8 @@ class Upstream:
     def __init__(self) -> None:
         """Begin to listen."""
         self.listed, self.list_type = LISTED, JSON
+        self.status = 200
+        """Of its answers to a chat."""
         self.list_pause = 0
         """Seconds before it answers what it lists."""
         self.asked: Counter[str] = Counter()
@@ -51,11 +53,12 @@ class Upstream:
                 message = {"role": "assistant", "content": "Yes."}
                 choices = [{"index": 0, "message": message, "finish_reason": "stop"}]
                 named = {"id": "x", "object": "chat.completion", "model": body["model"]}
-                self._answer(json.dumps({**named, "choices": choices, "usage": USAGE}).encode())
+                text = json.dumps({**named, "choices": choices, "usage": USAGE}).encode()
+                self._answer(text, status=upstream.status)
 
-            def _answer(self, text: bytes, content_type: str = JSON) -> None:
+            def _answer(self, text: bytes, content_type: str = JSON, status: int = 200) -> None:
                 upstream.asked[self.path] += 1
-                self.send_response(200)
+                self.send_response(status)
                 self.send_header("Content-Type", content_type)
                 self.send_header("Content-Length", str(len(text)))
                 self.end_headers()
@@ -300,3 +303,32 @@ def test_who_asks_at_once_waits_for_one_list(venice: Venice, relisted: Upstream)
     client = venice.client()
     assert set(together(8, lambda _: client.get(MODELS).status_code)) == {200}
     assert relisted.asked["/v1/models"] == asked + 1
+
+
+def may_fail(venice: Venice, ceiling: str) -> httpx.Client:
+    """Issue a key whose requests may fail so often in half a minute, and that no tier holds."""
+    rule = {"kind": "failures", "window": "rolling:30", "ceiling": ceiling}
+    body = {"name": "bot", "dialect": "venice", "limits": [rule]}
+    path = f"/ledger/v1/accounts/{venice.account_id}/keys"
+    return venice.showing(venice.operator.post(path, json=body).json()["secret"])
+
+
+def test_of_many_at_once_as_many_fail_as_may(
+    venice: Venice, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An upstream that knows no such model is asked three times; its 404s are three failures."""
+    client = may_fail(venice, "3")
+    asked = upstream.asked["/v1/chat/completions"]
+    monkeypatch.setattr(upstream, "status", 404)
+    assert statuses(client, UNLISTED, 60) == {404: 3, 429: 57}
+    assert upstream.asked["/v1/chat/completions"] == asked + 3
+    monkeypatch.undo()
+    refused = chat(client, UNLISTED)
+    assert refused.status_code == 429
+    assert refused.json()["error"].startswith("Too many failed attempts (> 20)")
+    assert chat(may_fail(venice, "3"), UNLISTED).status_code == 200
+
+
+def test_of_many_at_once_that_may_fail_all_are_answered(venice: Venice) -> None:
+    """Who may fail three times waits a moment for others to be answered, and is refused nothing."""
+    assert statuses(may_fail(venice, "3"), UNLISTED, 60) == {200: 60}

@@ -14,9 +14,6 @@ from ledger.ids import AccountId
 
 DIALECT = "venice"
 
-METERED = frozenset({"create_chat_completion", "create_embeddings"})
-"""Operations whose refusals the lane writes down."""
-
 _NOT_COUNTED = frozenset(
     {
         Kind.CREDENTIAL_IS_MISSING,
@@ -114,7 +111,7 @@ async def _usable_key(ask: Ask[Any, Any]) -> KeyCaller:
     caller = await credentials.usable(services, caller)
     assert caller.key is not None
     try:
-        keys.require_failures_left(caller.key, services.clock.now())
+        keys.require_failures_left(caller.key, None, services.clock.now())
     except LimitIsReached:
         # Decided anew in the lane, where refusals are written down.
         await note_failure(ask, caller)
@@ -168,9 +165,9 @@ async def perhaps(ask: Ask[Any, Any]) -> KeyCaller | None:
 async def count_failure(ask: Ask[Any, Any], failure: Failure) -> Failure:
     """Count a failed request against its key; give the refusal where too many have failed.
 
-    What the lane refused of a metered request is counted there already.
+    What the lane wrote down is counted there already.
     """
-    if failure.kind in _NOT_COUNTED or _is_counted(ask, failure):
+    if failure.kind in _NOT_COUNTED or _is_counted(failure):
         return failure
     shown = credentials.presented(ask.call).bearer
     if shown is None or credentials.is_token(shown):
@@ -185,10 +182,16 @@ async def count_failure(ask: Ask[Any, Any], failure: Failure) -> Failure:
     return failure
 
 
-def _is_counted(ask: Ask[Any, Any], failure: Failure) -> bool:
+def _is_counted(failure: Failure) -> bool:
     if failure.limit is not None and failure.limit.limit_id.startswith("failures"):
         return True
-    return ask.route.operation in METERED and isinstance(failure.error, Refused)
+    match failure.error:
+        case Failure() as cause:
+            return _is_counted(cause)
+        case Refused() as refusal:
+            return refusal.is_noted
+        case _:
+            return failure.counted
 
 
 async def note_failure(ask: Ask[Any, Any], caller: KeyCaller, model: str = "") -> None:

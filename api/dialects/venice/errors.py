@@ -121,7 +121,8 @@ def word(failure: Failure) -> Answer:
 def _of_limit(limit: LimitIsReached) -> str:
     """Say which limit it was, where the page has words of its own for it."""
     kind, _, assets = limit.limit_id.rpartition("/")[0].partition(":")
-    if kind == "failures":
+    if kind == "failures" and limit.used >= limit.ceiling:
+        # Else requests that are under way take the room, and none of them has failed yet.
         return _FAILURES
     if limit.scope == "key" and kind == "spend":
         named = assets.partition(":each_model")[0].rpartition(":")[2]

@@ -8,7 +8,6 @@ import msgspec
 from api.characters import NoSuchCharacter
 from api.dialects.venice import credentials, models
 from api.dialects.venice.errors import MODEL_NOT_FOUND, NO_SUCH_CHARACTER_SLUG, rate_headers
-from api.exchange import Answer
 from api.gateway import headers, wishes
 from api.gateway.standing import Standing
 from api.surface.credentials import KeyCaller
@@ -74,7 +73,7 @@ async def _forward(ask: Ask[None, KeyCaller], name: str, document: Mapping[str, 
     asked = wishes.model_of(document)
     model = asked if ask.services.settings.upstreams else models.STAND_INS.get(asked, asked)
     try:
-        reply = await forward(
+        return await forward(
             ask,
             name,
             document=document,
@@ -92,9 +91,6 @@ async def _forward(ask: Ask[None, KeyCaller], name: str, document: Mapping[str, 
             raise
         detail = f"{MODEL_NOT_FOUND}: {asked}"
         raise Failure(Kind.MODEL_IS_UNKNOWN, detail, error=failure) from failure
-    if isinstance(reply, Answer) and reply.status >= 400:  # noqa: PLR2004
-        await credentials.note_failure(ask, ask.caller, model)
-    return reply
 
 
 def _character_slug(parameters: object) -> str | None:

@@ -42,8 +42,8 @@ ASSETS: Mapping[str, tuple[str, ...]] = {"usd": USD, "diem": DIEM}
 CAP_MAX = Decimal(9_999_999_999)
 ONLY_COUNTED = "99999999999999"
 """Ceiling of a counter without a cap: more than there can be of any asset."""
-FAILURES = e.LimitRule(kind="failures", window="rolling:30", ceiling="21")
-"""More than 20 failed requests are too many: the one after the 21st is refused."""
+FAILURES = e.LimitRule(kind="failures", window="rolling:30", ceiling="20")
+"""More than 20 failed requests are too many: the one after the 20th is refused."""
 
 _DAY = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 _INSTANT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{3})?Z", re.ASCII)
