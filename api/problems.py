@@ -35,6 +35,7 @@ STATUS: Mapping[type[errors.LedgerError], int] = {
     errors.ModelIsDenied: 403,
     errors.ModelIsUnpriced: 422,
     errors.NoSuchGrant: 404,
+    errors.TooManyGrants: 409,
     errors.NoSuchRequest: 404,
     errors.RequestIsClosed: 409,
     errors.RequestIdIsTaken: 409,

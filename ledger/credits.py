@@ -7,7 +7,7 @@ cover is drawn from the declared overdraft of the asset the price is in.
 from ledger import events as e
 from ledger.accounts import REASON_MAX, require_not_closed
 from ledger.clock import Instant
-from ledger.errors import CreditIsExhausted, InvalidField, NoSuchGrant
+from ledger.errors import CreditIsExhausted, InvalidField, NoSuchGrant, TooManyGrants
 from ledger.money import InvalidAmount, format_pico, parse_asset, parse_pico
 from ledger.state import OVERDRAFT_LOT, OVERDRAFT_UNLIMITED, Account, Lot
 
@@ -133,7 +133,8 @@ def grant(account: Account | None, terms: e.CreditGranted, *, at: Instant) -> li
 
     Raises:
         NoSuchAccount, AccountIsClosed: There is no account to grant to.
-        InvalidField: A term is wrong, or the account has 1,000 open lots.
+        InvalidField: A term is wrong.
+        TooManyGrants: The account has 1,000 open lots.
     """
     account = require_not_closed(account)
     amount = _check_amount(terms.asset, terms.amount)
@@ -147,7 +148,7 @@ def grant(account: Account | None, terms: e.CreditGranted, *, at: Instant) -> li
     if terms.expires_at is not None and terms.expires_at <= max(effective_at, at):
         raise InvalidField("expires_at", "must be later than now and than effective_at")
     if len(account.lots) >= LOTS_MAX:
-        raise InvalidField("account_id", f"has {LOTS_MAX} open grants")
+        raise TooManyGrants
     repaid = min(amount, account.overdrawn.get(terms.asset, 0)) if effective_at <= at else 0
     return [
         e.CreditGranted(

@@ -146,6 +146,12 @@ class NoSuchGrant(Refused):
     code = "no_such_grant"
 
 
+class TooManyGrants(Refused):
+    """The account has 1,000 open grants; void one, or wait until one is spent or expires."""
+
+    code = "too_many_grants"
+
+
 class NoSuchRequest(Refused):
     """No such request."""
 

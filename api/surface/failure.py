@@ -113,6 +113,7 @@ KINDS: Mapping[type[errors.LedgerError], Kind] = {
     errors.ModelIsDenied: Kind.MODEL_IS_DENIED,
     errors.ModelIsUnpriced: Kind.MODEL_IS_UNKNOWN,
     errors.NoSuchGrant: Kind.NOT_FOUND,
+    errors.TooManyGrants: Kind.CONFLICT,
     errors.NoSuchRequest: Kind.NOT_FOUND,
     errors.RequestIsClosed: Kind.CONFLICT,
     errors.RequestIdIsTaken: Kind.CONFLICT,

@@ -12,9 +12,11 @@ from ledger.errors import (
     InvalidField,
     NoSuchAccount,
     NoSuchGrant,
+    TooManyGrants,
 )
 from ledger.money import PICO_PER_UNIT
 from ledger.state import Account, Lot
+from tests.properties import core
 from tests.properties.core import START, account_id
 
 A = account_id("a")
@@ -232,3 +234,17 @@ def test_parts_are_written_only_where_there_are_several() -> None:
     assert credit.written([]) == ((), ())
     assert credit.written([(4, ONE)]) == ((4,), ())
     assert credit.written([(4, ONE), (0, 1)]) == ((4, 0), ("1", "0.000000000001"))
+
+
+def test_one_grant_more_than_may_be_open_has_a_refusal_of_its_own() -> None:
+    """The 1,001st waits until one is spent, expired or void; nothing about the request is wrong."""
+    world = core.Core(core.a_card())
+    world.do(core.open_account(A))
+    for _ in range(credit.LOTS_MAX):
+        world.do(core.grant(A, "1"))
+    refused = world.submit(core.grant(A, "1"))
+    assert isinstance(refused, TooManyGrants)
+    assert refused.code == "too_many_grants"
+    world.do(core.void(A, 1))
+    world.do(core.grant(A, "1"))
+    assert isinstance(world.submit(core.grant(A, "1")), TooManyGrants)
