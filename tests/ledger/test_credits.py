@@ -174,7 +174,7 @@ def test_nobody_to_grant_to() -> None:
     for account, why in (
         (None, NoSuchAccount),
         (closed, AccountIsClosed),
-        (an_account(*map(a_lot, range(1, 1_001))), InvalidField),
+        (an_account(*map(a_lot, range(1, 1_001))), TooManyGrants),
     ):
         with pytest.raises(why):
             credit.grant(account, terms(), at=START)
