@@ -198,8 +198,9 @@ class Queries:
             account = await _account(lane, account_id)
             names = dict(await lane.rows(reads.FIND_PROFILES, ([account_id],)))
             position = Position(lane.lane, lane.seq)
-        name = names.get(account_id, "")
-        return Found(views.account_view(account, name, position.lane, self._clock.now()), position)
+        name, priced = names.get(account_id, ""), await self._priced()
+        view = views.account_view(account, name, position.lane, self._clock.now(), priced)
+        return Found(view, position)
 
     async def accounts(self, *, after: UUID | None, most: int) -> tuple[views.Page, list[Position]]:
         """List accounts, each as its lane stood."""
@@ -207,6 +208,7 @@ class Queries:
         async with self.pool.connection() as connection:
             rows = await (await connection.execute(reads.PAGE_ACCOUNTS, terms)).fetchall()
         shown = rows[:most]
+        priced = await self._priced()
         found: dict[UUID, views.AccountView] = {}
         positions = []
         for lane_number in sorted({row[1] for row in shown}):
@@ -218,7 +220,7 @@ class Queries:
             at = self._clock.now()
             for account_id, account in state.accounts.items():
                 name = names.get(account_id, "")
-                found[account_id] = views.account_view(account, name, lane_number, at)
+                found[account_id] = views.account_view(account, name, lane_number, at, priced)
         data = [found[row[0]] for row in shown if row[0] in found]
         return _page(data, len(rows) > most, lambda view: view.account_id), positions
 
@@ -344,7 +346,10 @@ class Queries:
             NoSuchAccount: There is none.
         """
         account, position = await self.account_state(account_id)
-        return Found({"balances": views.balance_views(account, self._clock.now())}, position)
+        return Found(
+            {"balances": views.balance_views(account, self._clock.now(), await self._priced())},
+            position,
+        )
 
     async def grants(self, account_id: AccountId, *, before: int, most: int) -> Found:
         """List an account's grants, newest first.
@@ -632,6 +637,10 @@ class Queries:
             if count is not None and count[0] != self._cards.count:
                 await store.load_cards(connection, self._cards)
         return self._cards
+
+    async def _priced(self) -> set[str]:
+        """Give what prices are in."""
+        return (await self.refreshed_cards()).assets()
 
     async def card(self, name: str, version: int) -> RateCard:
         """Find a version of a rate card, withdrawn or not.

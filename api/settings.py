@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from ledger.keys import DIALECTS
-from ledger.money import Amount, InvalidAmount, parse_amount
+from ledger.money import KNOWN_ASSETS, Amount, InvalidAmount, parse_amount, parse_asset
 from ledger.pricing import MODEL_TOKENS_MAX
 from ledger.secrets import Peppers
 
@@ -54,6 +54,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     pepper: str = ""
     jwt_secret: str = ""
     welcome_grant: str = WELCOME
+    assets: str = ""
     lanes: int = 2
     host: str = "127.0.0.1"
     port: int = 8321
@@ -104,6 +105,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return _offset(self.clock_offset) if self.clock_offset else None
 
     @property
+    def known_assets(self) -> frozenset[str]:
+        """Give what there may be amounts of: the built-in ones, and those declared."""
+        declared = filter(None, (part.strip() for part in self.assets.split(",")))
+        return KNOWN_ASSETS | set(map(parse_asset, declared))
+
+    @property
     def welcome(self) -> tuple[Amount, ...]:
         """Give the credit of a new account: one lot each."""
         if self.welcome_grant in {"", "0"}:
@@ -117,6 +124,7 @@ VARIABLES: Mapping[str, str] = {
     "KEYLEDGER_ADMIN_SECRET": "The operator's secret; unset: made at first start, printed once.",
     "KEYLEDGER_PEPPER": "Key-hash pepper; several as 1:<text>,2:<text>; unset: made and kept.",
     "KEYLEDGER_JWT_SECRET": "Signs members' tokens, 32 characters or more; unset: made and kept.",
+    "KEYLEDGER_ASSETS": "Assets beside currencies and the dialects' own: POINTS,TOKENS.",
     "KEYLEDGER_WELCOME_GRANT": f'Credit of a new account; default "{WELCOME}"; 0: none.',
     "KEYLEDGER_LANES": "Lanes of a database about to be created; fixed from then on; default 2.",
     "KEYLEDGER_HOST": "Address to listen on; default 127.0.0.1.",
@@ -166,6 +174,7 @@ def from_environment(environment: Mapping[str, str]) -> Settings:
         pepper=get("KEYLEDGER_PEPPER", ""),
         jwt_secret=get("KEYLEDGER_JWT_SECRET", ""),
         welcome_grant=get("KEYLEDGER_WELCOME_GRANT", WELCOME),
+        assets=get("KEYLEDGER_ASSETS", ""),
         lanes=_whole(environment, "KEYLEDGER_LANES", 2, 1, 4096),
         host=get("KEYLEDGER_HOST", "127.0.0.1"),
         port=_whole(environment, "KEYLEDGER_PORT", 8321, 0, PORT_MAX),
@@ -207,10 +216,19 @@ def from_environment(environment: Mapping[str, str]) -> Settings:
         ),
     )
     try:
-        _ = settings.welcome
+        assets = settings.known_assets
+    except InvalidAmount as error:
+        message = f"KEYLEDGER_ASSETS: {error}"
+        raise InvalidSetting(message) from error
+    try:
+        given = settings.welcome
     except InvalidAmount as error:
         message = f"KEYLEDGER_WELCOME_GRANT: {error}"
         raise InvalidSetting(message) from error
+    for amount in given:
+        if amount.asset not in assets:
+            message = f"KEYLEDGER_WELCOME_GRANT: {amount.asset} is not in KEYLEDGER_ASSETS."
+            raise InvalidSetting(message)
     _ = settings.dialects_of_hosts
     _ = settings.trusted_networks
     _ = settings.upstreams

@@ -3,7 +3,7 @@
 A receipt is a pure function of the stored event, so that a replay gives the same bytes.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Annotated, Any
 
 import msgspec
@@ -468,13 +468,18 @@ class BalanceView(msgspec.Struct, frozen=True, kw_only=True):
     """None: no bound."""
 
 
-def balance_views(account: Account, at: Instant) -> list[BalanceView]:
-    """Show every asset that the account has, owes or pays with."""
+def balance_views(account: Account, at: Instant, priced: Collection[str]) -> list[BalanceView]:
+    """Show every asset that the account has, owes or pays with.
+
+    ``priced``: what prices are in. Credit of an asset that nothing is priced in, and that the
+    account does not pay with, can pay for nothing.
+    """
+    pays = {*account.pays_with, *priced}
     assets = {*account.pays_with, *account.overdraft, *account.overdrawn}
     assets |= {lot.asset for lot in account.lots.values()}
     views = []
     for asset in sorted(assets):
-        lots = spendable(account, (asset,), at)
+        lots = spendable(account, (asset,), at) if asset in pays else []
         left = overdraft_left(account, asset)
         views.append(
             BalanceView(
@@ -509,7 +514,9 @@ class AccountView(msgspec.Struct, frozen=True, kw_only=True):
     """How many events the account has: its ETag."""
 
 
-def account_view(account: Account, name: str, lane: int, at: Instant) -> AccountView:
+def account_view(
+    account: Account, name: str, lane: int, at: Instant, priced: Collection[str]
+) -> AccountView:
     """Show an account as of an instant."""
     return AccountView(
         account_id=format_id("acct", account.account_id),
@@ -523,7 +530,7 @@ def account_view(account: Account, name: str, lane: int, at: Instant) -> Account
         limits=limit_views(
             account.rules, account.limits, account.counters, at, account.active_keys
         ),
-        balances=balance_views(account, at),
+        balances=balance_views(account, at, priced),
         active_keys=account.active_keys,
         test=account.test,
         internal=account.internal,

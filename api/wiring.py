@@ -155,7 +155,7 @@ class Services:
             await hear(clock, connection)
         resolver = Resolver(pool, peppers, lanes)
         gate = Gate(pool, digest, configured.jwt_secret(settings), lanes, clock)
-        ledger = Ledger(writer, resolver, peppers, settings.welcome)
+        ledger = Ledger(writer, resolver, peppers, settings.welcome, settings.known_assets)
         attempts = Attempts(pool, secret=configured.jwt_secret(settings))
         logins = Logins(pool, gate, attempts)
         writer.start()

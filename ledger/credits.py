@@ -67,7 +67,7 @@ def plan(account: Account, asset: str, pico: int, at: Instant) -> Parts:
     if account.status == "closed":
         # What is told of it afterwards is owed: its credit was dealt with when it was closed.
         return [(OVERDRAFT_LOT, left)]
-    for lot in spendable(account, _paying(account, asset), at):
+    for lot in spendable(account, paying(account, asset), at):
         take = min(left, lot.remaining - lot.held)
         parts.append((lot.number, take))
         left -= take
@@ -85,7 +85,8 @@ def lasts(account: Account, parts: Parts, at: Instant, until: Instant) -> bool:
     return all(lot.expires_at is None or until < lot.expires_at for lot in lots)
 
 
-def _paying(account: Account, asset: str) -> tuple[str, ...]:
+def paying(account: Account, asset: str) -> tuple[str, ...]:
+    """Give the assets that can pay a price in ``asset``, first to pay first."""
     assets = account.pays_with
     return assets if asset in assets else (asset,)
 
@@ -106,7 +107,7 @@ def require_covered(account: Account, asset: str, parts: Parts) -> None:
     raise CreditIsExhausted(
         asset=asset,
         available=requested - drawn + max(left, 0),
-        pending=sum(map(account.pending, _paying(account, asset))),
+        pending=sum(map(account.pending, paying(account, asset))),
         requested=requested,
     )
 

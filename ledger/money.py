@@ -14,6 +14,14 @@ PICO_PER_UNIT = 10**PLACES
 PICO_LIMIT = 10**26
 """Largest amount anywhere, exclusive: 100 trillion units. Sums of many fit NUMERIC(38,0)."""
 
+_CURRENCIES = (
+    "AED ARS AUD BDT BGN BHD BRL CAD CHF CLP CNY COP CZK DKK EGP EUR GBP GHS HKD HUF IDR ILS INR"
+    " ISK JPY KES KRW KWD KZT LKR MAD MXN MYR NGN NOK NZD OMR PEN PHP PKR PLN QAR RON RSD SAR SEK"
+    " SGD THB TND TRY TWD UAH UGX USD UYU VND ZAR"
+)
+KNOWN_ASSETS = frozenset((*_CURRENCIES.split(), "CREDIT", "DIEM", "BUNDLED_CREDITS"))
+"""What an amount may be of without being declared: by ISO 4217, and the dialects'."""
+
 _WHOLE_DIGITS_MAX = 15
 _ASSET = re.compile(r"[A-Z][A-Z0-9_]{1,23}", re.ASCII)
 

@@ -94,6 +94,10 @@ class RateCards:
         """Give the names of all cards."""
         return sorted(self._versions)
 
+    def assets(self) -> set[str]:
+        """Give what prices are in."""
+        return {versions[0].card.asset for versions in self._versions.values()}
+
     def current(self, name: str, at: Instant, known_at: Instant | None = None) -> PriceBook | None:
         """Give the version in force at an instant, among those known at another.
 

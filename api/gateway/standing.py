@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from ledger.clock import Instant
-from ledger.credits import spendable
+from ledger.credits import paying, spendable
 from ledger.limits import Counter, Limit, name_of, total
 from ledger.state import Account, Key
 
@@ -63,12 +63,11 @@ def _room(limit: Measured) -> tuple[int, int]:
 
 
 def balances_of(account: Account, at: Instant) -> dict[str, int]:
-    """Give what could be spent of each asset now, reservations taken off."""
-    assets = {lot.asset for lot in account.lots.values()} | set(account.pays_with)
+    """Give what could be spent on a price in USD of each asset now, reservations taken off."""
     return {
         asset: sum(lot.remaining - lot.held for lot in spendable(account, (asset,), at))
         - account.overdrawn.get(asset, 0)
-        for asset in assets
+        for asset in paying(account, "USD")
     }
 
 

@@ -1,7 +1,7 @@
 """Accounts: open, change the terms, suspend, resume, close."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -89,7 +89,7 @@ class Accounts:
             return made
 
         def render(facts: Facts, recorded: list[Recorded], at: Instant) -> Any:  # noqa: ANN401, ARG001
-            return _opened_view(recorded, name, lane)
+            return _opened_view(recorded, name, lane, facts.cards.assets())
 
         def rows(recorded: list[Recorded]) -> list[Statement]:
             made: list[Statement] = [(reads.SAVE_PROFILE, (found, lane, name))]
@@ -205,7 +205,9 @@ def _welcome_event(lot: int, gift: Amount) -> e.CreditGranted:
     )
 
 
-def _opened_view(recorded: list[Recorded], name: str, lane: int) -> Any:  # noqa: ANN401
+def _opened_view(
+    recorded: list[Recorded], name: str, lane: int, priced: Collection[str]
+) -> views.AccountView | None:
     """Show an account as its first events made it."""
     if not recorded:
         return None
@@ -215,12 +217,12 @@ def _opened_view(recorded: list[Recorded], name: str, lane: int) -> Any:  # noqa
         evolve(state, event.envelope, event.body)
         advance(state, event)
     at = recorded[-1].envelope.recorded_at
-    return views.account_view(state.accounts[first.account_id], name, lane, at)
+    return views.account_view(state.accounts[first.account_id], name, lane, at, priced)
 
 
 def _account_render(name: str, lane: int) -> Render:
     def render(facts: Facts, recorded: list[Recorded], at: Instant) -> Any:  # noqa: ANN401, ARG001
         assert facts.account is not None
-        return views.account_view(facts.account, name, lane, at)
+        return views.account_view(facts.account, name, lane, at, facts.cards.assets())
 
     return render

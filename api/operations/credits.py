@@ -150,5 +150,5 @@ def _balances(facts: Facts, recorded: list[Recorded], at: Instant) -> Any:  # no
     assert facts.account is not None
     return {
         "events": [event.body.type for event in recorded],
-        "balances": views.balance_views(facts.account, at),
+        "balances": views.balance_views(facts.account, at, facts.cards.assets()),
     }

@@ -3,7 +3,7 @@
 A rule decides; what is answered is rendered from the state as of the change's own position.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
@@ -18,7 +18,7 @@ from ledger.errors import InvalidField
 from ledger.ids import AccountId, KeyId
 from ledger.lanes import Writer
 from ledger.metering import Facts, Made
-from ledger.money import InvalidAmount
+from ledger.money import KNOWN_ASSETS, InvalidAmount
 from ledger.store import Statement
 
 Rule = Callable[[Facts, Instant], list[e.AnyEvent]]
@@ -34,9 +34,10 @@ _encode = msgspec.json.Encoder().encode
 class Desk:
     """Where changes are handed in."""
 
-    def __init__(self, writer: Writer) -> None:
-        """Take who appends."""
+    def __init__(self, writer: Writer, assets: frozenset[str] = KNOWN_ASSETS) -> None:
+        """Take who appends, and what there are amounts of."""
         self._writer = writer
+        self._assets = assets
 
     def lane_of(self, account_id: AccountId) -> int:
         """Give the lane of an account."""
@@ -61,7 +62,7 @@ class Desk:
             Refused: The rule said no.
             LedgerUnavailable: It could not be decided now.
         """
-        change = _Change(rule, render, rows)
+        change = _Change(rule, render, rows, self.require_known)
         outcome = await self._writer.submit_one(
             Command(
                 account_id,
@@ -77,11 +78,42 @@ class Desk:
             return Done(outcome.reply, position, replayed=True), None
         return Done(_encode(change.view), position, recorded=outcome.events), change.view
 
+    def require_known(self, event: e.AnyEvent) -> None:
+        """Refuse an amount or a price of something that nobody declared: a slip of the pen.
+
+        Raises:
+            InvalidField: It is neither built in nor a setting.
+        """
+        for field, asset in _named(event):
+            if asset not in self._assets:
+                problem = f"{asset} is no known asset; KEYLEDGER_ASSETS declares further ones"
+                raise InvalidField(field, problem)
+
+
+def _named(event: e.AnyEvent) -> Iterator[tuple[str, str]]:
+    """Give each asset that an event brings in, with its field."""
+    match event:
+        case e.AccountOpened() | e.AccountPolicySet():
+            yield from (("pays_with", asset) for asset in event.pays_with)
+            yield from (("overdraft", asset) for asset in event.overdraft)
+        case e.CreditGranted() | e.BalanceReduced() | e.AllowanceSet():
+            yield "asset", event.asset
+        case e.RateCardPublished():
+            yield "asset", event.card.asset
+        case _:
+            pass
+    if isinstance(event, e.AccountOpened | e.AccountLimitsSet | e.KeyIssued | e.KeyLimitsSet):
+        for place, rule in enumerate(event.limits):
+            yield from ((f"limits[{place}].assets", asset) for asset in rule.assets)
+
 
 class _Change:
     """A change on its way through the lane: the rule, and the answer as of its own position."""
 
-    def __init__(self, rule: Rule, render: Render, rows: Rows | None) -> None:
+    def __init__(
+        self, rule: Rule, render: Render, rows: Rows | None, require: Callable[[e.AnyEvent], None]
+    ) -> None:
+        self._require = require
         self._rule = rule
         self._render = render
         self._rows = rows
@@ -95,6 +127,8 @@ class _Change:
             made = self._rule(facts, at)
         except InvalidAmount as error:
             raise InvalidField("amount", str(error)) from error
+        for event in made:
+            self._require(event)
         if not made:
             self.view = self._render(facts, [], at)
         return made, None

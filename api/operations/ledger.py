@@ -13,7 +13,7 @@ from api.operations.requests import Requests
 from api.resolve import Resolver
 from ledger.ids import AccountId
 from ledger.lanes import Writer
-from ledger.money import Amount
+from ledger.money import KNOWN_ASSETS, Amount
 from ledger.secrets import Peppers
 
 
@@ -26,10 +26,14 @@ class Ledger:
         resolver: Resolver,
         peppers: Peppers,
         welcome: Sequence[Amount],
+        assets: frozenset[str] = KNOWN_ASSETS,
     ) -> None:
-        """Take what operations need. ``welcome``: what a new account is given."""
+        """Take what operations need.
+
+        ``welcome``: what a new account is given. ``assets``: what there are amounts of.
+        """
         self._writer = writer
-        desk = Desk(writer)
+        desk = Desk(writer, assets)
         self.accounts = Accounts(desk, welcome)
         self.members = Members(desk)
         self.keys = Keys(desk, resolver, peppers)

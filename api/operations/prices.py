@@ -61,6 +61,14 @@ class Prices:
         )
         return done
 
+    def require_known(self, card: RateCard) -> None:
+        """Refuse what publishing would refuse for its asset, where nothing is published.
+
+        Raises:
+            InvalidField: Nobody declared it.
+        """
+        self._desk.require_known(e.RateCardPublished(by="", content_hash="", card=card))
+
     async def withdraw(self, asked: Asked, name: str, version: int) -> Done:
         """Withdraw a version that is not in force yet."""
 

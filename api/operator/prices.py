@@ -60,6 +60,7 @@ async def _publish(ask: Ask[bodies.RateCardBody] | Ask[bodies.ImportBody], draft
             raise
     else:
         if ask.body.dry_run:
+            ask.services.ledger.prices.require_known(proposal.card)
             return found_answer(publication_view(proposal, users, recorded_at=None), None)
     done = await ask.services.ledger.prices.publish(
         ask.asked(), draft, confirm=ask.body.confirm, users=users

@@ -271,6 +271,76 @@ def test_past_prices_are_not_published(world: Any) -> None:
     assert list(world.get("/rate-cards/past")["models"]) == ["h", "i"]
 
 
+UNKNOWN = "USDD"
+SPEND = {"kind": "spend", "window": "month", "ceiling": "1", "assets": [UNKNOWN]}
+
+
+@pytest.mark.parametrize(
+    ("method", "place", "body", "field"),
+    [
+        ("POST", "/accounts", {"name": "n", "pays_with": [UNKNOWN]}, "pays_with"),
+        ("POST", "/accounts", {"name": "n", "overdraft": {UNKNOWN: "1"}}, "overdraft"),
+        ("POST", "/accounts", {"name": "n", "limits": [SPEND]}, "limits[0].assets"),
+        ("PATCH", "{account}", {"pays_with": ["USD", UNKNOWN]}, "pays_with"),
+        ("PUT", "{account}/limits", {"limits": [SPEND]}, "limits[0].assets"),
+        ("POST", "{account}/grants", {"amount": "1", "asset": UNKNOWN}, "asset"),
+        (
+            "POST",
+            "{account}/adjustments",
+            {"amount": "1", "asset": UNKNOWN, "reason": "r"},
+            "asset",
+        ),
+        ("PUT", "{account}/allowances/USDD", {"amount": "1"}, "asset"),
+        (
+            "POST",
+            "{account}/keys",
+            {"name": "k", "dialect": "bve", "limits": [SPEND]},
+            "limits[0].assets",
+        ),
+        ("POST", "/rate-cards", {"name": "typo", "asset": UNKNOWN, "models": {}}, "asset"),
+        (
+            "POST",
+            "/rate-cards",
+            {"name": "typo", "asset": UNKNOWN, "models": {}, "dry_run": True},
+            "asset",
+        ),
+    ],
+)
+def test_an_asset_that_nobody_declared_is_refused(
+    world: Any, method: str, place: str, body: dict[str, Any], field: str
+) -> None:
+    """A slip of the pen makes no currency, at any door that brings one in."""
+    path = "/ledger/v1" + place.replace("{account}", f"/accounts/{world.account()}")
+    found = world.client.request(method, path, json=body)
+    assert found.status_code == 400, found.text
+    (error,) = found.json()["errors"]
+    assert error["field"] == field
+    assert "USDD is no known asset" in error["problem"]
+
+
+def test_what_can_pay_for_nothing_is_not_spendable(world: Any) -> None:
+    """It is in the balance; it is spendable where the account pays with it or prices are in it."""
+    account = world.account()
+    for asset in ("USD", "CAD", "ISK"):
+        grant = {"amount": "5", "asset": asset}
+        world.post(f"/accounts/{account}/grants", grant, 201)
+    card = {"name": "canadian", "asset": "CAD", "models": {"h": {"prices": {"input": "1"}}}}
+    world.post("/rate-cards", card, 201)
+
+    def shown() -> dict[str, tuple[str, str]]:
+        balances = world.get(f"/accounts/{account}/balances")["balances"]
+        return {each["asset"]: (each["balance"], each["spendable"]) for each in balances}
+
+    assert shown()["ISK"] == ("5", "0")
+    assert shown()["CAD"] == ("5", "5")
+    assert shown()["USD"][0] == shown()["USD"][1]
+    changed = world.client.patch(
+        f"/ledger/v1/accounts/{account}", json={"pays_with": ["USD", "ISK"]}
+    )
+    assert changed.status_code == 200, changed.text
+    assert shown()["ISK"] == ("5", "5")
+
+
 def test_price_tables_of_others_are_imported_exactly(world: Any) -> None:
     """LiteLLM's price per token becomes a price per million without passing a float."""
     data = {"x": {"input_cost_per_token": 7.5e-08, "output_cost_per_token": 3e-07}}
