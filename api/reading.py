@@ -39,8 +39,9 @@ PIECE = 16 * 1024
 
 _BRACKETS = bytes.maketrans(b"{}", b"[]")
 _NO_BRACKETS = bytes(set(range(256)) - set(b'[]{}"'))
-_NUMBERS = bytes.maketrans(b"123456789.E{]}:", b"0000000000e[,,,")
-_NO_NUMBERS = bytes(set(range(256)) - set(b'0123456789.eE,[]{}:"'))
+_SIGNS = dict(zip(b'0123456789.eE[{"', b'00000000000ee[["', strict=True))
+_NUMBERS = bytes(_SIGNS.get(byte, ord(",")) for byte in range(256))
+_NO_NUMBERS = b"+-"
 _NO_POINTS = bytes(set(range(256)) - set(b'."'))
 _BITS = bytes.maketrans(b"[]", b"10")
 _RISE = [2 * byte.bit_count() - 8 for byte in range(256)]
