@@ -46,7 +46,8 @@ async def furnish(services: Services) -> None:
     await open_operator(services)
     await price_dialects(services)
     if not services.cards.versions(STANDARD_CARD):
-        draft = draft_of(_standard(services.clock.now()), start=None)
+        # What was used before the first start may be told of later, and has to have a price.
+        draft = draft_of(_standard(services.clock.now()), start=clock.EARLIEST)
         await services.ledger.prices.publish(Asked("system"), draft, first=True)
 
 
@@ -109,10 +110,7 @@ def _standard(at: Instant) -> RateCard:
     from ledger.price_sources import from_genai_prices  # noqa: PLC0415
 
     card = from_genai_prices(at=at, name=STANDARD_CARD, provider_ids=_known_providers()).card
-    # What was used before the first start may be told of later, and has to have a price.
-    return msgspec.structs.replace(
-        card, models={**card.models, **SAMPLE_MODELS}, effective_from=clock.EARLIEST
-    )
+    return msgspec.structs.replace(card, models={**card.models, **SAMPLE_MODELS})
 
 
 def _known_providers() -> list[str]:

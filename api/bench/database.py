@@ -43,7 +43,8 @@ FROM_PROJECTION: LiteralString = (
     " GROUP BY account_id, integration, asset"
 )
 FROM_EVENTS: LiteralString = (
-    "SELECT account_id, payload ->> 'integration', payload ->> 'asset', count(*), sum(amount)"
+    "SELECT account_id, payload ->> 'integration', payload ->> 'asset', count(*),"
+    " sum((payload ->> 'charge')::numeric)"
     " FROM keyledger.events WHERE type IN ('request_recorded', 'request_settled')"
     " AND occurred_at >= date_trunc('month', now() AT TIME ZONE 'UTC') AT TIME ZONE 'UTC'"
     " GROUP BY 1, 2, 3"

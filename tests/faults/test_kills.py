@@ -285,7 +285,8 @@ def _sums_agree(connection: psycopg.Connection, load: Load) -> None:
         if call.receipt and call.kind in {"recorded", "settled"}
     )
     for sql in (
-        "SELECT sum(amount) FROM events WHERE type IN ('request_recorded', 'request_settled')",
+        "SELECT trunc(sum((payload ->> 'charge')::numeric * 1000000000000)) FROM events"
+        " WHERE type IN ('request_recorded', 'request_settled')",
         "SELECT sum(amount) FROM spend",
     ):
         row = connection.execute(sql).fetchone()
