@@ -17,8 +17,6 @@ class Booked(NamedTuple):
     usage: dict[str, int]
     charge: str
     flags: tuple[str, ...]
-    body: dict[str, Any]
-    """All of the event."""
 
     @property
     def output(self) -> int:
@@ -42,7 +40,7 @@ def book(url: str) -> dict[str, list[Booked]]:
         elif name in {"settled", "released", "expired"}:
             charge, flags = body.get("charge", ""), tuple(body.get("flags", ()))
             usage = {name: units for name, (units, _) in body.get("lines", {}).items()}
-            ended = Booked(name, usage, charge, flags, body)
+            ended = Booked(name, usage, charge, flags)
             found[body["request_id"]].append(ended)
     return found
 
@@ -57,6 +55,16 @@ def ended(url: str, request_id: str, *, seconds: float = 10) -> Booked:
             return endings[0]
         time.sleep(0.02)
     raise AssertionError(f"{request_id} is still open")
+
+
+def settlement(url: str, request_id: str) -> dict[str, Any]:
+    """Give all that the event says which settled a request."""
+    with psycopg.connect(url) as connection:
+        rows = connection.execute(
+            "SELECT payload::text FROM keyledger.events WHERE type::text LIKE 'request_settled%'"
+        ).fetchall()
+    found = (msgspec.json.decode(row[0]) for row in rows)
+    return next(body for body in found if body["request_id"] == request_id)
 
 
 def all_events(url: str) -> str:

@@ -7,9 +7,8 @@ import socket
 from collections.abc import Mapping
 from typing import Any, Self
 
-from tests.gateway.truthful import PIECE, RESET, VOICES
+from tests.gateway.truthful import MODEL, PIECE, RESET, VOICES
 
-MODEL = "keyledger-small"
 WAYS = ("fin", "rst", "half")
 """How an end of a connection goes away: in order, by a reset, or of its own half alone."""
 FAILED = re.compile(rb'"error":\s*\{')

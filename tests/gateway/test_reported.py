@@ -19,7 +19,7 @@ from ledger.pricing import ConditionPrice, ModelPrice, RateCard
 from ledger.reports import Reading
 from ledger.usage import CLASSES, Usage
 from tests.conftest import World
-from tests.gateway.book import ended
+from tests.gateway.book import ended, settlement
 from tests.gateway.reported import ANY, ROWS, WHOLE, Row
 from tests.gateway.rig import Rig
 from tests.gateway.scripted import Scripted
@@ -174,7 +174,7 @@ def test_a_report_is_charged_through_the_gateway(
     told = {"estimated": row.estimated, "interrupted": row.interrupted}
     told |= {"other_model": row.served != "m"}
     assert found.flags == tuple(name for name, holds in told.items() if holds)
-    body = found.body
+    body = settlement(ledger_url, request_id)
     assert tuple(body.get("doubts", ())) == row.doubts
     assert body.get("condition", "") == ("priority" if row.condition == "priority" else "")
     assert body.get("served_model", "m") == row.served

@@ -21,6 +21,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+MODEL = "keyledger-small"
 INPUT = 7
 """Tokens it says it read."""
 PIECE = " tok"
@@ -66,7 +67,7 @@ def _named_usage(tokens: int) -> dict[str, int]:
 
 
 def _chunk(choices: list[Any], **more: Any) -> bytes:
-    base = {"id": "x", "object": "chat.completion.chunk", "model": "x", "choices": choices}
+    base = {"id": "x", "object": "chat.completion.chunk", "model": MODEL, "choices": choices}
     return _event({**base, **more})
 
 
@@ -79,7 +80,7 @@ def _chat_whole(tokens: int, told: bool) -> dict[str, Any]:  # noqa: FBT001
     message = {"role": "assistant", "content": PIECE * tokens}
     choices = [{"index": 0, "message": message, "finish_reason": "stop"}]
     usage = {"usage": _chat_usage(tokens)} if told else {}
-    return {"id": "x", "object": "chat.completion", "model": "x", "choices": choices, **usage}
+    return {"id": "x", "object": "chat.completion", "model": MODEL, "choices": choices, **usage}
 
 
 def _messages_opening(told: bool) -> Events:  # noqa: FBT001
@@ -108,7 +109,7 @@ def _messages_whole(tokens: int, told: bool) -> dict[str, Any]:  # noqa: FBT001
 
 
 def _response(status: str, **more: Any) -> dict[str, Any]:
-    return {"id": "x", "object": "response", "model": "x", "status": status, **more}
+    return {"id": "x", "object": "response", "model": MODEL, "status": status, **more}
 
 
 def _responses_closing(tokens: int, told: bool) -> Events:  # noqa: FBT001
