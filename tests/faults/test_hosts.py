@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
 
 import httpx
 import pytest
@@ -70,9 +71,7 @@ def test_concurrent_reserves_are_exact_across_hosts(hosts: Hosts) -> None:
     assert sorted(statuses) == [201] * 20 + [429] * 44
 
 
-def test_credit_is_never_overspent_across_hosts(
-    server: rig.Postgres, name: str, hosts: Hosts
-) -> None:
+def test_credit_is_never_overspent_across_hosts(hosts: Hosts) -> None:
     """Promise 5, A8: the last cent is spent once, whoever asks."""
     with hosts[0].client() as client:
         account = rig.open_account(client, welcome=False)

@@ -285,8 +285,7 @@ def _sums_agree(connection: psycopg.Connection, load: Load) -> None:
         if call.receipt and call.kind in {"recorded", "settled"}
     )
     for sql in (
-        "SELECT trunc(sum((payload ->> 'charge')::numeric * 1000000000000)) FROM events"
-        " WHERE type IN ('request_recorded', 'request_settled')",
+        "SELECT trunc(sum((payload ->> 'charge')::numeric * 1e12)) FROM events",
         "SELECT sum(amount) FROM spend",
     ):
         row = connection.execute(sql).fetchone()
