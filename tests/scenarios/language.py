@@ -129,8 +129,7 @@ class Story:
         self._versions += 1
         self._models = {**getattr(self, "_models", {}), model: terms}
         card = core.a_card(self._models, version=self._versions)
-        start = card.effective_from if self._versions == 1 else None
-        return self._do(core.publish(card, start=start, confirm=True))
+        return self._do(core.publish(card, confirm=True))
 
     # Accounts and credit.
 
