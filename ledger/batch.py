@@ -538,6 +538,8 @@ class Batch:
     def _put_aside(self, command: Command, hashed: bytes, at: Instant) -> None:
         """Keep what a request's event holds a digest of."""
         asked = command.request
+        if asked is None:
+            return
         if isinstance(asked, metering.Record | metering.Settle) and asked.report is not None:
             self._reports.append((hashed, command.account_id, at, asked.report.kept))
         if isinstance(asked, metering.Record | metering.Reserve) and asked.notes is not None:

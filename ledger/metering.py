@@ -36,7 +36,7 @@ from ledger.limits import left, require
 from ledger.lines import Lines, ModelLines, charge_of, rounded, units_of, unpriced_lines, usage_of
 from ledger.model_names import OTHERS
 from ledger.money import InvalidAmount, format_pico
-from ledger.pricing import PriceBook
+from ledger.pricing import PriceBook, Quote
 from ledger.ratecards import RateCards
 from ledger.reports import Reading
 from ledger.secrets import redacted
@@ -273,10 +273,8 @@ def record(facts: Facts, command: Record, *, key_id: KeyId, at: Instant) -> Made
             flags=_flags(command, at, after_end=after_end),
             doubts=command.doubts,
             served_model=command.served_model,
-            report="" if command.report is None else command.report.digest,
             told_at=_told(command.occurred_at, was_at),
-            metadata=_noted(command.notes, "metadata"),
-            end_user=_noted(command.notes, "end_user"),
+            **_digests(command.report, command.notes),
         )
     ], None
 
@@ -429,8 +427,7 @@ def reserve(facts: Facts, command: Reserve, *, key_id: KeyId, at: Instant) -> Ma
         lots=lots,
         parts=amounts,
         expires_at=at + timedelta(seconds=command.ttl_seconds),
-        metadata=_noted(command.notes, "metadata"),
-        end_user=_noted(command.notes, "end_user"),
+        **_digests(None, command.notes),
     )
     return [event], None
 
@@ -668,35 +665,30 @@ def cost_of(  # noqa: PLR0917 (private, and each call names them alike)
     Raises:
         InvalidField: It would cost more than any amount.
     """
-    quotes = [
-        None if book is None else book.quote(each.model, each.usage, condition, at)
-        for each in (OtherUse(model, usage), *others)
-    ]
-    own, *rest = quotes
-    lines = unpriced_lines(usage) if own is None else own.lines
-    parts = tuple(
-        ModelLines(model=other.model, lines=unpriced_lines(other.usage))
-        if quote is None
-        else ModelLines(model=other.model, lines=quote.lines, priced_as=quote.priced_as)
-        for other, quote in zip(others, rest, strict=True)
-    )
-    priced = [quote for quote in quotes if quote is not None]
+    own = None if book is None else book.quote(model, usage, condition, at)
+    parts: tuple[ModelLines, ...] = ()
+    product, priced, is_whole = 0, own is not None, own is not None and own.is_whole
+    if own is not None:
+        product = own.product
+    for other in others:
+        quote = None if book is None else book.quote(other.model, other.usage, condition, at)
+        if quote is None:
+            is_whole = False
+            lines, priced_as = unpriced_lines(other.usage), ""
+        else:
+            product, priced, is_whole = product + quote.product, True, is_whole and quote.is_whole
+            lines, priced_as = quote.lines, quote.priced_as
+        parts += (ModelLines(model=other.model, lines=lines, priced_as=priced_as),)
+    if own is None:
+        own = Quote(0, unpriced_lines(usage))
     if book is None or not priced:
-        return Cost(0, lines, parts, is_whole=False)
+        return Cost(0, own.lines, parts, is_whole=False)
     try:
-        pico = rounded(sum(quote.product for quote in priced))
+        pico = rounded(product)
     except InvalidAmount as error:
         raise InvalidField("usage", "costs more than any amount") from error
-    return Cost(
-        pico,
-        lines,
-        parts,
-        is_whole=len(priced) == len(quotes) and all(quote.is_whole for quote in priced),
-        card=book.reference,
-        asset=book.card.asset,
-        priced_as=own.priced_as if own is not None else "",
-        by_time=own.by_time if own is not None else "",
-    )
+    card, asset = book.reference, book.card.asset
+    return Cost(pico, own.lines, parts, is_whole, card, asset, own.priced_as, own.by_time)
 
 
 def _dearest(book: PriceBook | None, command: Reserve, at: Instant) -> tuple[str, str, Cost]:
@@ -728,8 +720,13 @@ def _told(told: Instant | None, was_at: Instant) -> Instant | None:
     return None if told is None or told == was_at else told
 
 
-def _noted(notes: Notes | None, name: str) -> str:
-    return "" if notes is None else notes.digest(getattr(notes, name))
+def _digests(report: Report | None, notes: Notes | None) -> dict[str, str]:
+    """Return what an event says of what stands beside it."""
+    found = {} if report is None else {"report": report.digest}
+    if notes is not None:
+        found["metadata"] = notes.digest(notes.metadata)
+        found["end_user"] = notes.digest(notes.end_user)
+    return found
 
 
 def _require(account: Account | None) -> Account:
@@ -784,8 +781,7 @@ def _require_writable(command: Record | Reserve) -> None:
         raise InvalidField("request_id", f"1 to {REQUEST_ID_MAX} characters")
     if not 1 <= len(command.model) <= MODEL_MAX:
         raise InvalidField("model", f"1 to {MODEL_MAX} characters")
-    require_no_secret("request_id", command.request_id)
-    require_no_secret("model", command.model)
+    # Of secrets what enters the event is searched as a whole; these stand beside it.
     if command.notes is not None:
         require_no_secret("metadata", command.notes.metadata)
         require_no_secret("end_user", command.notes.end_user)
@@ -819,7 +815,7 @@ def spending_beyond(  # noqa: PLR0917 (each call names them alike)
     return most
 
 
-def _require_limits(  # noqa: PLR0917 (private, and each call names them alike)
+def _require_limits(  # noqa: C901, PLR0917 (private, and each call names them alike)
     account: Account,
     key: Key,
     commands: Sequence[Record | Reserve],
@@ -833,14 +829,19 @@ def _require_limits(  # noqa: PLR0917 (private, and each call names them alike)
     asked = commands[0]
     choices = asked.choices if isinstance(asked, Reserve) else ()
     models = (asked.model, *choices)
-    used = sum(_tokens(command) for command in commands)
+    used: int | None = None
     for scope, subject in (("key", key), ("account", account)):
         for limit in subject.limits.values():
             if limit.kind in {"key_creations", "active_keys"}:
                 continue
             # Any request may become a failure.
-            fails = limit.kind == "failures"
-            quantity = 1 if fails else quantity_of_all(limit, len(commands), used, spent)
+            if limit.kind == "failures":
+                quantity = 1
+            elif limit.kind == "tokens":
+                # Counted where a limit asks for them only.
+                used = quantity = sum(map(_tokens, commands)) if used is None else used
+            else:
+                quantity = quantity_of_all(limit, len(commands), 0, spent)
             counted: Sequence[str] = models
             if limit.narrow or choices:
                 counted = models_counted(limit, asked.category, models)

@@ -163,6 +163,9 @@ class Quote(NamedTuple):
     by_time: str = ""
     """The condition that held because of the time of day."""
 
+    is_whole: bool = True
+    """Whether every class has a price."""
+
     @property
     def pico(self) -> int:
         """What it costs, rounded.
@@ -171,11 +174,6 @@ class Quote(NamedTuple):
             InvalidAmount: The charge is beyond any amount.
         """
         return rounded(self.product)
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether every class has a price."""
-        return all(price is not None for _, price in self.lines.values())
 
 
 class PriceChange(NamedTuple):
@@ -384,8 +382,9 @@ def _quote(priced: _Priced, usage: Usage) -> Quote:
     used = tuple(compress(CLASSES, quantities))
     plan = rates.plans.get(used) or rates.plan(used)
     units = tuple(filter(None, quantities))
-    lines = dict(zip(used, zip(units, plan.prices, strict=True), strict=True))
-    return Quote(sum(map(mul, plan.pico, units)), lines, priced_as, by_time)
+    # As long as one another: checking it costs as much as the rest.
+    lines = dict(zip(used, zip(units, plan.prices, strict=False), strict=False))
+    return Quote(sum(map(mul, plan.pico, units)), lines, priced_as, by_time, plan.is_whole)
 
 
 def _rates_of(compiled: _Compiled, usage: Usage) -> _Rates:

@@ -220,9 +220,13 @@ def quantity_of_all(limit: Limit, requests: int, tokens: int, spent: dict[str, i
 
 def is_unpriced(body: e.RequestRecorded | e.RequestSettled) -> bool:
     """Tell whether something of a request has no price yet."""
-    if not body.charge or lack_price(body.lines):
+    if not body.charge:
         return True
-    return any(lack_price(other.lines) for other in body.others)
+    # Asked of every request, twice.
+    for _, price in body.lines.values():
+        if price is None:
+            return True
+    return bool(body.others) and any(lack_price(other.lines) for other in body.others)
 
 
 def tokens_used(body: Metered) -> int:
@@ -329,7 +333,8 @@ def change_together(
     that their sums change the state as they do one after another. ``at`` is the last one's.
     """
     body = bodies[0]
-    tokens = sum(map(tokens_used, bodies))
+    # Counted where a limit asks for them only.
+    tokens = sum(map(tokens_used, bodies)) if _limits_tokens(account, key) else 0
     if len(bodies) == 1:
         spent = _spend(account, body)
     else:
@@ -338,6 +343,14 @@ def change_together(
     about = (body.category, body.model)
     _count(account, key, *about, requests=len(bodies), tokens=tokens, spent=spent, at=at)
     return spent
+
+
+def _limits_tokens(account: Account, key: Key | None) -> bool:
+    for limits in (account.limits, {} if key is None else key.limits):
+        for limit in limits.values():
+            if limit.kind == "tokens":
+                return True
+    return False
 
 
 def change_by_sums(

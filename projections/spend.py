@@ -116,7 +116,7 @@ def sums_of(
             line, found = pair
             found.requests += 1
             found.add(body.lines)
-            if not body.charge or is_unpriced(body):
+            if is_unpriced(body):
                 found.unpriced += 1
             _add_others(sums, line, body)
             _add_amounts(sums, line, found, body, state)

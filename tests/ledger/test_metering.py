@@ -556,12 +556,12 @@ def test_the_largest_usage_is_priced_without_overflow() -> None:
 def test_promise_11_a_secret_is_not_taken_as_a_name() -> None:
     """Promise 11: what is stored for ever (request id, model, a key's name) holds no secret."""
     secret = secrets.generate(secrets.format_of("bve"))
-    nothing = metering.Facts(None, None, RateCards(), None, None)
+    world = a_world(unpriced="record")
     for field, values in {"request_id": (f"x {secret}", "m"), "model": ("x", secret)}.items():
-        command = metering.Record(request_id=values[0], model=values[1], usage=Usage(input=1))
-        with pytest.raises(InvalidField) as refused:
-            metering.record(nothing, command, key_id=key_id("K1"), at=START)
-        assert refused.value.field == field
+        refused = world.submit(core.record(A, K, values[0], MILLION, model=values[1]))
+        assert isinstance(refused, InvalidField)
+        assert refused.field == field
+        assert secret not in str(world.log)
     with pytest.raises(InvalidField, match="holds a secret"):
         keys.check_name(f"my {secret}")
     keys.check_name("sk-bve-not-a-secret")

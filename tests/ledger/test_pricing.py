@@ -86,7 +86,7 @@ def test_a_class_without_a_price_falls_back_or_is_unpriced(name):
     book = PriceBook(a_card())
     quote = book.quote("mini", Usage(**{name: 7}))
     if name in ("images", "characters", "seconds", "searches", "requests"):
-        assert quote == Quote(0, {name: (7, None)})
+        assert quote == Quote(0, {name: (7, None)}, is_whole=False)
         assert not quote.is_whole
         return
     wider = next(each for each in (name, *FALLBACKS.get(name, ())) if each in MINI)
