@@ -1,5 +1,6 @@
 """Usage in any order, told up to three days late, over changing prices, as a table prices it."""
 
+import asyncio
 import random
 from datetime import timedelta
 from decimal import ROUND_HALF_EVEN, Decimal
@@ -7,7 +8,14 @@ from decimal import ROUND_HALF_EVEN, Decimal
 import pandas as pd
 import pytest
 
+from api import furnishing, wiring
+from api.operations import Asked
+from ledger import clock, database, metering, verify
+from ledger import events as e
+from ledger.ids import lane_of_account
+from ledger.ratecards import draft_of
 from ledger.usage import Usage
+from projections import rebuild
 from tests.properties import core
 from tests.properties.core import START, Core, a_card, account_id, key_id
 
@@ -21,9 +29,9 @@ PRICES = [
 ]
 
 
-def oracle(rows: list[dict]) -> pd.DataFrame:
+def oracle(rows: list[dict], prices=PRICES) -> pd.DataFrame:
     """Price usage by joining it to the prices that were in force, as an accountant would."""
-    prices = pd.DataFrame(PRICES, columns=["since", "input_price", "output_price"])
+    prices = pd.DataFrame(prices, columns=["since", "input_price", "output_price"])
     used = pd.DataFrame(rows).sort_values("at")
     joined = pd.merge_asof(used, prices, left_on="at", right_on="since")
 
@@ -68,3 +76,68 @@ def test_charges_by_service_time_equal_the_oracle(seed: int) -> None:
             body = outcome.events[0].body
             assert body.charge == expected.loc[row["request_id"], "charge"], row
             assert outcome.events[0].envelope.occurred_at == row["at"]
+
+
+def test_a_card_swapped_in_the_middle_of_a_day_prices_what_comes_late(
+    database_url: str, tmp_path
+) -> None:
+    """The service itself, over days played by its clock: every charge equals the oracle's."""
+    now = clock.now()
+    prices = [(now + (since - START), one, two) for since, one, two in PRICES]
+    prices[0] = (now - timedelta(days=4) + timedelta(minutes=1), *prices[0][1:])
+    chance = random.Random(7)  # noqa: S311 - no secret
+    rows: list[dict] = []
+
+    async def told() -> dict[str, str]:
+        settings = wiring.Settings(
+            home=tmp_path, admin_secret="x" * 16, pepper="pepper-of-tests", jwt_secret="j" * 64
+        )
+        database.set_clock_offset(database_url, -timedelta(days=4))
+        services = await wiring.Services.open(settings, database_url)
+        try:
+            await furnishing.open_operator(services)
+            for since, one, two in prices:
+                card = a_card({"mini": {"input": one, "output": two}})
+                draft = draft_of(card, start=since)
+                await services.ledger.prices.publish(Asked("operator"), draft, confirm=True)
+            keys = []
+            for number in range(6):
+                terms = e.AccountOpened(by="operator", overdraft={"USD": "unlimited"})
+                opened = await services.ledger.accounts.open(
+                    Asked("operator"), terms, name=f"A{number}"
+                )
+                account = opened.recorded[0].envelope.account_id
+                issued = await services.ledger.keys.issue(
+                    Asked("operator"), account, e.KeyIssued(by="operator", name="b", dialect="bve")
+                )
+                keys.append((account, issued.done.recorded[0].envelope.key_id))
+            assert {lane_of_account(account, 2) for account, _ in keys} == {0, 1}
+            database.set_clock_offset(database_url, timedelta(0))
+            commands = []
+            for number in range(600):
+                at = now + timedelta(seconds=chance.uniform(-3 * 86_400 + 600, 270))
+                usage = Usage(input=chance.randrange(10**6), output=chance.randrange(10**5))
+                row = {"request_id": f"r{number}", "at": at}
+                rows.append({**row, "input": usage.input, "output": usage.output})
+                record = metering.Record(
+                    request_id=f"r{number}", model="mini", usage=usage, occurred_at=at
+                )
+                commands.append(services.ledger.requests.recording(*chance.choice(keys), record))
+            chance.shuffle(commands)
+            outcomes = []
+            for start in range(0, 600, 75):
+                outcomes += await services.ledger.requests.hand_in(commands[start : start + 75])
+            return {
+                outcome.events[0].body.request_id: outcome.events[0].body.charge
+                for outcome in outcomes
+            }
+        finally:
+            await services.close()
+
+    charges = asyncio.run(told())
+    expected = oracle(rows, prices)
+    assert charges == {row["request_id"]: expected.loc[row["request_id"], "charge"] for row in rows}
+    report = verify.verify(database_url)
+    assert report.intact, report.findings
+    assert report.charges == 600
+    assert rebuild.rebuild(database_url).equal
