@@ -78,7 +78,24 @@ def test_charges_by_service_time_equal_the_oracle(seed: int) -> None:
             assert outcome.events[0].envelope.occurred_at == row["at"]
 
 
-def test_a_card_swapped_in_the_middle_of_a_day_prices_what_comes_late(
+async def opened(services: wiring.Services, name: str) -> tuple:
+    """Open an account with a key; return both ids."""
+    asked = Asked("operator")
+    terms = e.AccountOpened(by="operator", overdraft={"USD": "unlimited"})
+    account = (await services.ledger.accounts.open(asked, terms, name=name)).recorded[0]
+    terms = e.KeyIssued(by="operator", name="bot", dialect="bve")
+    issued = await services.ledger.keys.issue(asked, account.envelope.account_id, terms)
+    key = issued.done.recorded[0]
+    return account.envelope.account_id, key.envelope.key_id
+
+
+async def published(services: wiring.Services, since, one: str, two: str) -> None:
+    """Publish prices that take effect at an instant."""
+    draft = draft_of(a_card({"mini": {"input": one, "output": two}}), start=since)
+    await services.ledger.prices.publish(Asked("operator"), draft, confirm=True)
+
+
+def test_a_card_swapped_in_the_middle_of_a_day_prices_what_comes_late(  # noqa: PLR0915 - a story
     database_url: str, tmp_path
 ) -> None:
     """The service itself, over days played by its clock: every charge equals the oracle's."""
@@ -96,21 +113,9 @@ def test_a_card_swapped_in_the_middle_of_a_day_prices_what_comes_late(
         services = await wiring.Services.open(settings, database_url)
         try:
             await furnishing.open_operator(services)
-            for since, one, two in prices:
-                card = a_card({"mini": {"input": one, "output": two}})
-                draft = draft_of(card, start=since)
-                await services.ledger.prices.publish(Asked("operator"), draft, confirm=True)
-            keys = []
-            for number in range(6):
-                terms = e.AccountOpened(by="operator", overdraft={"USD": "unlimited"})
-                opened = await services.ledger.accounts.open(
-                    Asked("operator"), terms, name=f"A{number}"
-                )
-                account = opened.recorded[0].envelope.account_id
-                issued = await services.ledger.keys.issue(
-                    Asked("operator"), account, e.KeyIssued(by="operator", name="b", dialect="bve")
-                )
-                keys.append((account, issued.done.recorded[0].envelope.key_id))
+            for since, *pair in prices:
+                await published(services, since, *pair)
+            keys = [await opened(services, f"A{number}") for number in range(6)]
             assert {lane_of_account(account, 2) for account, _ in keys} == {0, 1}
             database.set_clock_offset(database_url, timedelta(0))
             commands = []
