@@ -34,7 +34,7 @@ from api.gateway.upstream import (
     UpstreamTimedOut,
 )
 from api.gateway.wishes import Wish
-from api.operations import Calls, Permits
+from api.operations import Calls, Permits, notes_of
 from api.reading import UNREADABLE
 from api.surface.failure import Failure, Kind
 from ledger import secrets
@@ -494,6 +494,7 @@ class Gateway:
             by=admission.by,
             secret=admission.secret,
             ttl_seconds=self._bounds.total_seconds + EXPIRY_SECONDS,
+            notes=notes_of(*wishes.noted(document)),
         )
         look = None if decorate is None else _Look(admission.permits, reserve)
         asking = (

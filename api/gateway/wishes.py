@@ -163,6 +163,29 @@ def _read(document: Document, form: type[Read]) -> Read:
         raise of_problem(reading.worded(error)) from error
 
 
+NOTES_MAX = 16
+NOTE_NAME_MAX, NOTE_TEXT_MAX = 64, 512
+END_USER_MAX = 255
+
+
+def noted(document: Document) -> tuple[Mapping[str, str], str]:
+    """Return what a request notes of itself: its metadata, and whom it is made for.
+
+    In the fields of OpenAI (``metadata``, ``safety_identifier``, ``user``) and Anthropic
+    (``metadata.user_id``). What does not fit is the upstream's to judge, and not kept.
+    """
+    metadata = document.get("metadata")
+    notes = metadata if isinstance(metadata, dict) and len(metadata) <= NOTES_MAX else {}
+    kept = {
+        name: text
+        for name, text in notes.items()
+        if isinstance(text, str) and len(name) <= NOTE_NAME_MAX and len(text) <= NOTE_TEXT_MAX
+    }
+    named = (document.get("safety_identifier"), document.get("user"), kept.pop("user_id", ""))
+    users = (each for each in named if isinstance(each, str) and len(each) <= END_USER_MAX)
+    return kept, next(filter(None, users), "")
+
+
 def model_of(document: Document) -> str:
     """Give the model that a request names.
 

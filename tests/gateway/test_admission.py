@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psycopg
 import pytest
 
 from api.gateway import forward, headers
@@ -355,3 +356,25 @@ def test_a_refusal_says_which_limit_and_when() -> None:
     )
     limit.decided_at = AT
     assert headers.refused(limit) == {"RateLimit": '"key:requests/rolling:60";r=0;t=7'}
+
+
+def test_what_a_request_notes_of_itself_stands_beside_its_event(
+    gateway: Rig, ledger_url: str
+) -> None:
+    """Metadata and end user are kept as the native API keeps them: events hold digests."""
+    account = gateway.account()
+    with gateway.client(gateway.key(account)[1]) as client:
+        noted = {"metadata": {"team": "search", "user_id": "anna-1"}, "max_tokens": 20}
+        reply = chat(client, **noted)
+        assert reply.status_code == 200, reply.text
+    with psycopg.connect(ledger_url) as connection:
+        rows = connection.execute(
+            "SELECT metadata, end_user FROM keyledger.request_notes"
+        ).fetchall()
+        ((payload,),) = connection.execute(
+            "SELECT payload::text FROM keyledger.events WHERE type = 'request_reserved'"
+            " ORDER BY recorded_at DESC LIMIT 1"
+        ).fetchall()
+    assert ('{"team":"search"}', "anna-1") in rows
+    assert "anna" not in payload
+    assert '"end_user":"' in payload
