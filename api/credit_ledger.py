@@ -196,6 +196,7 @@ async def _assets(
 ) -> Mapping[int, str]:
     lots = {lot for event in events for lot in getattr(event.body, "lots", ())}
     lots |= {lot for event in events for lot, _ in getattr(event.body, "lapsed", ())}
+    lots |= {lot for event in events for lot, _, _ in getattr(event.body, "repaid", ())}
     terms = (lane.lane, account_id, sorted(lots))
     return dict(await lane.rows(reads.ASSETS_OF_LOTS, terms))
 
@@ -294,6 +295,17 @@ def _movements(event: Recorded, chapter: _Chapter) -> Iterator[_Moved]:
         for lot, amount in body.lapsed:
             said = f"Held part of grant {lot}, which had ended"
             yield _Moved(EXPIRY, said, chapter.assets[lot], -parse_pico(amount))
+    if isinstance(body, e.Repaying):
+        yield from _repaid(body, chapter)
+
+
+def _repaid(body: e.Repaying, chapter: _Chapter) -> Iterator[_Moved]:
+    for lot, asset, amount in body.repaid:
+        # In its own asset it only moves within the balance.
+        if chapter.assets[lot] != asset:
+            said = f"Grant {lot} repaid what was overdrawn in {asset}"
+            yield _Moved(ADJUSTMENT, said, chapter.assets[lot], -parse_pico(amount))
+            yield _Moved(ADJUSTMENT, said, asset, parse_pico(amount))
 
 
 def _charge(event: Recorded, body: Charged, chapter: _Chapter) -> Iterator[_Moved]:

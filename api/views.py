@@ -574,7 +574,9 @@ def grant_of_event(recorded: Recorded) -> GrantView:
     """Show a grant as it was made."""
     body, at = recorded.body, recorded.envelope.recorded_at
     assert isinstance(body, e.CreditGranted)
-    left = body.amount if not body.repaid else _less(body.amount, body.repaid)
+    # Others may repay as well only where they took effect in the same moment.
+    spent = sum(parse_pico(amount) for lot, _, amount in body.repaid if lot == body.lot)
+    left = format_pico(parse_pico(body.amount) - spent)
     return GrantView(
         lot=body.lot,
         asset=body.asset,
@@ -592,10 +594,6 @@ def grant_of_event(recorded: Recorded) -> GrantView:
         currency=body.currency or None,
         payment_reference=body.payment_reference or None,
     )
-
-
-def _less(amount: str, part: str) -> str:
-    return format_pico(parse_pico(amount) - parse_pico(part))
 
 
 def grant_of_row(row: TupleRow) -> GrantView:

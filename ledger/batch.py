@@ -36,7 +36,7 @@ from ledger.ids import AccountId, KeyId, request_hash
 from ledger.metering import Facts, Known, Made
 from ledger.money import InvalidAmount, format_pico
 from ledger.ratecards import RateCards
-from ledger.state import Account, Key, LaneState, advance_over, change, change_together
+from ledger.state import Account, Key, LaneState, Reservation, advance_over, change, change_together
 from ledger.store import Statement
 
 REFUSAL_INTERVAL = timedelta(seconds=1)
@@ -375,7 +375,7 @@ class Batch:
         account, key = self.state.accounts.get(first.account_id), self._own_key(first)
         if account is None or key is None:
             return False
-        at = self._next_instant()
+        at = self._due_until(account)
         instants = [at, *(at + number * TICK for number in range(1, len(run)))]
         records = [command.record for command in run if command.record is not None]
         facts = Facts(account, key, self._cards, None, None)
@@ -430,15 +430,18 @@ class Batch:
             return Outcome([], None, self.state.seq, reply)
         state = self.state
         hashed = command.request_hash
+        account = state.accounts.get(command.account_id)
+        at = self._due_until(account)
         facts = Facts(
-            state.accounts.get(command.account_id),
+            account,
             self._own_key(command),
             self._cards,
             self.known.get(hashed) if hashed is not None else None,
             state.reservations.get(hashed) if hashed is not None else None,
         )
-        at = self._next_instant()
         made, replay = command.decide(facts, at)
+        if account is not None:
+            made = [credit.with_repaid(account, body, facts.reservation, at) for body in made]
         # All before the first is appended: what is refused leaves nothing behind.
         payloads = list(map(codec.sealed, made))
         recorded = [
@@ -467,6 +470,20 @@ class Batch:
     def _next_instant(self) -> Instant:
         at, last = self.at, self.state.last_recorded_at
         return at if last is None or at > last else last + TICK
+
+    def _due_until(self, account: Account | None) -> Instant:
+        """Return the next instant, once it is recorded which grants took effect until then.
+
+        What is decided about the account then finds repaid what they repay.
+        """
+        at = self._next_instant()
+        while account is not None and account.waiting:
+            event = credit.take_effect(account, at=at)
+            if event is None:
+                break
+            self._place(account.account_id, None, account, None, event, at, at)
+            at = self._next_instant()
+        return at
 
     def _append(
         self, command: Command, facts: Facts, body: e.AnyEvent, payload: bytes, at: Instant
@@ -563,7 +580,7 @@ class Batch:
         key, account = self._own_key(command), self.state.accounts.get(command.account_id)
         if not command.metered or key is None or account is None:
             return refusal
-        at, fails = self._next_instant(), False
+        at, fails = self._due_until(account), False
         event = refused_event(command, refusal, key.name)
         if not event.limit_id.startswith("failures"):
             about = {"category": event.category, "model": event.model}
@@ -583,9 +600,10 @@ class Batch:
     def append_suppressed(self, refusals: list[Suppressed]) -> None:
         """Record refusals that a second held back, each as one event with its count."""
         for note in refusals:
-            if note.account_id in self.state.accounts:
+            account = self.state.accounts.get(note.account_id)
+            if account is not None:
                 event = msgspec.structs.replace(note.event, count=note.times)
-                self.append(note.account_id, note.key_id, event, self._next_instant())
+                self.append(note.account_id, note.key_id, event, self._due_until(account))
 
     def expire(
         self, reservations: Iterable[bytes], key_ids: Iterable[UUID], accounts: Iterable[UUID]
@@ -595,22 +613,27 @@ class Batch:
         for hashed in reservations:
             reservation = state.reservations.get(hashed)
             if reservation is not None:
-                event = metering.expire(state.accounts[reservation.account_id], reservation)
-                at = self._next_instant()
-                recorded = self.append(reservation.account_id, reservation.key_id, event, at)
-                self._closed_requests[hashed] = (reservation.seq, recorded.envelope.lane_seq)
-                if hashed in self.known:
-                    self.known[hashed] = Known(self.known[hashed].first, recorded)
+                self._expire_request(hashed, reservation)
         for key_id in key_ids:
             key = state.keys.get(key_id)
-            at = self._next_instant()
-            for expired in keys.expire(key, at=at) if key else []:
-                self.append(state.keys[key_id].account_id, KeyId(key_id), expired, at)
+            if key is not None:
+                at = self._due_until(state.accounts[key.account_id])
+                for expired in keys.expire(key, at=at):
+                    self.append(key.account_id, key.key_id, expired, at)
         for account_id in accounts:
-            account = state.accounts.get(account_id)
-            at = self._next_instant()
-            for lapsed in credit.expire(account, at=at) if account else []:
+            found = state.accounts.get(account_id)
+            at = self._due_until(found)
+            for lapsed in credit.expire(found, at=at) if found else []:
                 self.append(AccountId(account_id), None, lapsed, at)
+
+    def _expire_request(self, hashed: bytes, reservation: Reservation) -> None:
+        account = self.state.accounts[reservation.account_id]
+        at = self._due_until(account)
+        event = credit.with_repaid(account, metering.expire(account, reservation), reservation, at)
+        recorded = self.append(reservation.account_id, reservation.key_id, event, at)
+        self._closed_requests[hashed] = (reservation.seq, recorded.envelope.lane_seq)
+        if hashed in self.known:
+            self.known[hashed] = Known(self.known[hashed].first, recorded)
 
     @property
     def is_empty(self) -> bool:

@@ -1,15 +1,28 @@
 """Decisions about credit: which lots pay, what is left, grants and what becomes of them.
 
 Spent first: assets in the account's order, then lots by priority, expiry, age. What lots do not
-cover is drawn from the declared overdraft of the asset the price is in.
+cover is drawn from the declared overdraft of the asset the price is in. Free lots that may pay for
+what is overdrawn repay it, in the event that brings the two together.
 """
+
+from typing import TypeVar, get_args
+
+import msgspec
 
 from ledger import events as e
 from ledger.accounts import REASON_MAX, require_not_closed
 from ledger.clock import Instant
 from ledger.errors import CreditIsExhausted, InvalidField, NoSuchGrant, TooManyGrants
 from ledger.money import InvalidAmount, format_pico, parse_asset, parse_pico
-from ledger.state import OVERDRAFT_LOT, OVERDRAFT_UNLIMITED, Account, Lot
+from ledger.state import (
+    OVERDRAFT_LOT,
+    OVERDRAFT_UNLIMITED,
+    Account,
+    Lot,
+    Reservation,
+    move_credit,
+    replica,
+)
 
 LOTS_MAX = 1_000
 """Open lots an account may have."""
@@ -77,6 +90,72 @@ def plan(account: Account, asset: str, pico: int, at: Instant) -> Parts:
     return parts
 
 
+def repay(account: Account, at: Instant) -> e.Repaid:
+    """Tell what free lots repay of what is overdrawn, first to pay first; of a closed account none.
+
+    Assets are repaid in the order in which the account pays with them, then by name.
+    """
+    if account.status == "closed" or not account.lots:
+        return ()
+    order = {asset: place for place, asset in enumerate(account.pays_with)}
+    owed = sorted(
+        (order.get(asset, len(order)), asset) for asset, pico in account.overdrawn.items() if pico
+    )
+    repaid: list[tuple[int, str, str]] = []
+    taken: dict[int, int] = {}
+    for _, asset in owed:
+        left = account.overdrawn[asset]
+        for lot in spendable(account, paying(account, asset), at):
+            take = min(left, lot.remaining - lot.held - taken.get(lot.number, 0))
+            if take:
+                repaid.append((lot.number, asset, format_pico(take)))
+                taken[lot.number] = taken.get(lot.number, 0) + take
+                left -= take
+            if not left:
+                break
+    return tuple(repaid)
+
+
+_REPAYING = get_args(e.Repaying)
+Told = TypeVar("Told", bound=e.Event)
+
+
+def with_repaid(account: Account, body: Told, reservation: Reservation | None, at: Instant) -> Told:
+    """Return an event that was decided with what is repaid once it has happened.
+
+    ``reservation``: the open one that the event ends.
+    """
+    if not isinstance(body, _REPAYING) or not _may_repay(account, body):
+        return body
+    after = replica(account)
+    move_credit(after, body, reservation, at)
+    repaid = repay(after, at)
+    return msgspec.structs.replace(body, repaid=repaid) if repaid else body
+
+
+def _may_repay(account: Account, body: e.Repaying) -> bool:
+    """Tell whether an event may leave both overdraft and free lots; nearly none does."""
+    if not (account.lots or isinstance(body, e.CreditGranted)):
+        return False
+    draws = isinstance(body, e.RequestSettled) and OVERDRAFT_LOT in body.lots
+    return draws or any(account.overdrawn.values())
+
+
+def take_effect(account: Account, *, at: Instant) -> e.GrantTookEffect | None:
+    """Record the first grant whose effective instant has come; None: there is none.
+
+    One at a time, for each may repay what the account owes.
+    """
+    due = [(effective_at, number) for number, effective_at in account.waiting.items()]
+    if not due or min(due)[0] > at:
+        return None
+    effective_at, number = min(due)
+    event = e.GrantTookEffect(
+        lot=number, asset=account.lots[number].asset, effective_at=effective_at
+    )
+    return with_repaid(account, event, None, at)
+
+
 def lasts(account: Account, parts: Parts, at: Instant, until: Instant) -> bool:
     """Tell whether a plan made at an instant would be the same until a later one."""
     if any(at < lot.effective_at <= until for lot in account.lots.values()):
@@ -128,9 +207,9 @@ def written(parts: Parts) -> tuple[tuple[int, ...], tuple[str, ...]]:
 
 
 def grant(account: Account | None, terms: e.CreditGranted, *, at: Instant) -> list[e.AnyEvent]:
-    """Add a lot of credit; an overdrawn balance of the asset is repaid from it first.
+    """Add a lot of credit.
 
-    ``terms.lot`` and ``terms.repaid`` are decided here, whatever they say.
+    ``terms.lot`` is decided here, whatever it says; what the lot repays, by ``with_repaid``.
 
     Raises:
         NoSuchAccount, AccountIsClosed: There is no account to grant to.
@@ -150,7 +229,6 @@ def grant(account: Account | None, terms: e.CreditGranted, *, at: Instant) -> li
         raise InvalidField("expires_at", "must be later than now and than effective_at")
     if len(account.lots) >= LOTS_MAX:
         raise TooManyGrants
-    repaid = min(amount, account.overdrawn.get(terms.asset, 0)) if effective_at <= at else 0
     return [
         e.CreditGranted(
             by=terms.by,
@@ -165,7 +243,6 @@ def grant(account: Account | None, terms: e.CreditGranted, *, at: Instant) -> li
             cost=cost,
             currency=terms.currency,
             payment_reference=terms.payment_reference,
-            repaid=format_pico(repaid) if repaid else "",
         )
     ]
 

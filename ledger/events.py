@@ -22,6 +22,8 @@ from ledger.pricing import RateCard
 from ledger.usage import Usage
 
 Utc = Annotated[datetime, msgspec.Meta(tz=True)]
+Repaid = tuple[tuple[int, str, str], ...]
+"""Lot, asset of the overdraft, amount: what free lots paid back of what was overdrawn, at par."""
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -98,6 +100,8 @@ class AccountPolicySet(Event, frozen=True, kw_only=True, omit_defaults=True):
     rate_card: str
     overdraft: dict[str, str] = {}
     unpriced: str = "refuse"
+    repaid: Repaid = ()
+    """By assets that may pay from now on."""
 
 
 class AccountLimitsSet(Event, frozen=True, kw_only=True, omit_defaults=True):
@@ -347,8 +351,19 @@ class CreditGranted(Event, frozen=True, kw_only=True, omit_defaults=True):
     currency: str = ""
     payment_reference: str = ""
     """The payment's own id, such as that of a payment provider."""
-    repaid: str = ""
-    """The part that went to an overdrawn balance at once."""
+    repaid: Repaid = ()
+    """What of it went to what is overdrawn, at once."""
+
+
+class GrantTookEffect(Event, frozen=True, kw_only=True, omit_defaults=True):
+    """A lot that was granted ahead of time is spendable from now on."""
+
+    type = "grant_took_effect"
+    lot: int
+    asset: str
+    effective_at: Utc
+    repaid: Repaid = ()
+    """What of it went to what is overdrawn."""
 
 
 class GrantVoided(Event, frozen=True, kw_only=True, omit_defaults=True):
@@ -531,6 +546,8 @@ class RequestSettled(Event, frozen=True, kw_only=True, omit_defaults=True):
     doubts: tuple[str, ...] = ()
     served_model: str = ""
     report: str = ""
+    repaid: Repaid = ()
+    """What lots that the hold left free repaid of what is overdrawn, this charge included."""
 
     @property
     def usage(self) -> Usage:
@@ -549,6 +566,7 @@ class RequestReleased(Event, frozen=True, kw_only=True, omit_defaults=True):
     lapsed: tuple[tuple[int, str], ...] = ()
     failed: bool = False
     """Whether the request was made and failed: it counts against limits on failures."""
+    repaid: Repaid = ()
 
 
 class RequestExpired(Event, frozen=True, kw_only=True, omit_defaults=True):
@@ -558,6 +576,7 @@ class RequestExpired(Event, frozen=True, kw_only=True, omit_defaults=True):
     request_id: str
     reserved_seq: int
     lapsed: tuple[tuple[int, str], ...] = ()
+    repaid: Repaid = ()
 
 
 class RequestRefused(Event, frozen=True, kw_only=True, omit_defaults=True):
@@ -654,6 +673,7 @@ AnyEvent = (
     | KeySecretRehashed
     | KeyExpired
     | CreditGranted
+    | GrantTookEffect
     | GrantVoided
     | GrantExpired
     | BalanceReduced
@@ -661,3 +681,13 @@ AnyEvent = (
     | RateCardWithdrawn
 )
 """Closed: whoever matches on it is told by the type checker when an event is added."""
+
+Repaying = (
+    RequestSettled
+    | RequestReleased
+    | RequestExpired
+    | AccountPolicySet
+    | CreditGranted
+    | GrantTookEffect
+)
+"""Whatever frees credit or draws on the overdraft beside it: after it free credit repays."""

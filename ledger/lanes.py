@@ -95,14 +95,17 @@ PAST: LiteralString = (
     " UNION ALL (SELECT 'lot', account_id, NULL, NULL, NULL, NULL FROM lots"
     " WHERE lane = $1 AND expires_at <= (SELECT at FROM clock) AND status = 'open'"
     " AND expires_at IS NOT NULL ORDER BY expires_at LIMIT $3)"
+    " UNION ALL (SELECT 'lot', account_id, NULL, NULL, NULL, NULL FROM lots"
+    " WHERE lane = $1 AND takes_effect_at <= (SELECT at FROM clock)"
+    " AND takes_effect_at IS NOT NULL ORDER BY takes_effect_at LIMIT $3)"
     " UNION ALL SELECT 'cards', NULL, NULL, NULL, count(*) + count(withdrawn_at), NULL"
     " FROM rate_cards"
     " UNION ALL SELECT 'clock', NULL, NULL, NULL, (1000000 * extract(epoch FROM at))::int8,"
     " (1000000 * extract(epoch FROM statement_timestamp()))::int8 FROM clock"
 )
-"""Request ids that were used before; what ran out: reservations, keys, lots; how many rate cards
-and withdrawals of them; what the clock says, the ledger's and the server's own, in microseconds
-since 1970.
+"""Request ids that were used before; what ran out: reservations, keys, lots, and lots that took
+effect; how many rate cards and withdrawals of them; what the clock says, the ledger's and the
+server's own, in microseconds since 1970.
 
 Asked once the head is locked, in a statement of its own: what waited for the lock sees only what
 was committed before it began to wait, and its clock may have been read before, too.
@@ -118,6 +121,9 @@ DUE_OF: LiteralString = (
     " UNION ALL (SELECT 'lot', account_id, NULL, NULL FROM lots"
     " WHERE lane = %(lane)s AND account_id = ANY(%(accounts)s) AND expires_at <= %(at)s"
     " AND status = 'open' AND expires_at IS NOT NULL LIMIT %(most)s)"
+    " UNION ALL (SELECT 'lot', account_id, NULL, NULL FROM lots"
+    " WHERE lane = %(lane)s AND account_id = ANY(%(accounts)s) AND takes_effect_at <= %(at)s"
+    " AND takes_effect_at IS NOT NULL LIMIT %(most)s)"
 )
 """The same of some accounts alone, where more is due than ``PAST`` brings."""
 

@@ -8,6 +8,8 @@ so that a wrong price or a wrong lot is found although its hash is right.
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+import msgspec
+
 from ledger import credits as credit
 from ledger import events as e
 from ledger import metering
@@ -17,10 +19,11 @@ from ledger.lines import ModelLines, charge_of, usage_of
 from ledger.metering import OtherUse
 from ledger.money import InvalidAmount, format_pico
 from ledger.ratecards import RateCards
-from ledger.state import Account, LaneState, change, parts_of
+from ledger.state import Account, LaneState, Reservation, change, parts_of
 
 Priced = e.RequestRecorded | e.RequestReserved | e.RequestSettled | e.RequestRated
 """Events that hold prices and draw on lots."""
+_ENDED = e.RequestSettled | e.RequestReleased | e.RequestExpired
 
 
 class Difference(NamedTuple):
@@ -72,10 +75,18 @@ class Recount:
             case e.RequestRecorded() | e.RequestReserved() | e.RequestSettled() | e.RequestRated():
                 yield from self._compare_cost(envelope, body)
                 yield from self._compare_lots(account, envelope, body)
-            case e.CreditGranted() | e.GrantVoided() | e.GrantExpired() | e.BalanceReduced():
+            case (
+                e.CreditGranted()
+                | e.GrantTookEffect()
+                | e.GrantVoided()
+                | e.GrantExpired()
+                | e.BalanceReduced()
+            ):
                 yield from self._compare_credit(account, envelope, body)
             case _:
                 pass
+        if isinstance(body, _ENDED | e.AccountPolicySet):
+            yield from self._compare_repaid(account, envelope, body)
 
     def _compare_cost(self, envelope: e.Envelope, body: Priced) -> Iterator[Difference]:
         self.charges += 1
@@ -116,8 +127,7 @@ class Recount:
         pico = sum(amount for _, amount in parts)
         self.movements += bool(parts)
         if isinstance(body, e.RequestSettled):
-            hashed = request_hash(account.account_id, body.request_id)
-            reservation = self._state.reservations.get(hashed)
+            reservation = self._ended_by(account, body)
             held = [] if reservation is None else parts_of(reservation.event)
             expected = metering.settled_parts(account, held, body.asset, pico, at)
         else:
@@ -126,11 +136,30 @@ class Recount:
         if format_pico(pico) != (stored or "0") or parts != expected:
             yield Difference("lots_differ", _shown(parts), _shown(expected))
 
+    def _compare_repaid(
+        self, account: Account, envelope: e.Envelope, body: _ENDED | e.AccountPolicySet
+    ) -> Iterator[Difference]:
+        self.movements += bool(body.repaid and not getattr(body, "lots", ()))
+        unpaid = msgspec.structs.replace(body, repaid=())
+        reservation = self._ended_by(account, body)
+        expected = credit.with_repaid(account, unpaid, reservation, envelope.recorded_at)
+        if body != expected:
+            yield Difference("lots_differ", _shown(body.repaid), _shown(expected.repaid))
+
+    def _ended_by(self, account: Account, body: e.AnyEvent) -> Reservation | None:
+        if not isinstance(body, _ENDED):
+            return None
+        return self._state.reservations.get(request_hash(account.account_id, body.request_id))
+
     def _compare_credit(
         self,
         account: Account,
         envelope: e.Envelope,
-        body: e.CreditGranted | e.GrantVoided | e.GrantExpired | e.BalanceReduced,
+        body: e.CreditGranted
+        | e.GrantTookEffect
+        | e.GrantVoided
+        | e.GrantExpired
+        | e.BalanceReduced,
     ) -> Iterator[Difference]:
         self.movements += 1
         at = envelope.recorded_at
@@ -138,7 +167,11 @@ class Recount:
         try:
             match body:
                 case e.CreditGranted():
-                    made = credit.grant(account, body, at=at)
+                    granted = credit.grant(account, body, at=at)
+                    made = [credit.with_repaid(account, each, None, at) for each in granted]
+                case e.GrantTookEffect():
+                    effective = credit.take_effect(account, at=at)
+                    made = [] if effective is None else [effective]
                 case e.GrantVoided():
                     made = credit.void(account, body.lot, by=body.by, reason=body.reason)
                 case e.GrantExpired():

@@ -69,6 +69,8 @@ class Account(msgspec.Struct):
     """Those emptied since they were last written down."""
     touched: set[int] = set()
     """Numbers of lots that changed since they were last written down; 0 is the overdraft."""
+    waiting: dict[int, Instant] = {}
+    """Open lots that have not taken effect, by number, and when they will."""
     next_lot: int = 1
     overdrawn: dict[str, int] = {}
     overdraft_held: dict[str, int] = {}
@@ -279,8 +281,10 @@ def change(  # noqa: C901, PLR0912, PLR0915
         case e.RequestRated():
             spent = _spend(account, body)
             _count_rated(account, key, body, spent, at)
-        case e.CreditGranted() | e.GrantVoided() | e.GrantExpired() | e.BalanceReduced():
-            _credit(account, body, at)
+        case e.CreditGranted() | e.GrantTookEffect():
+            move_credit(account, body, None, at)
+        case e.GrantVoided() | e.GrantExpired() | e.BalanceReduced():
+            _credit(account, body)
         case (
             e.AccountOpened()
             | e.AccountPolicySet()
@@ -421,7 +425,7 @@ def _account(account: Account, body: AccountEvent, at: Instant) -> None:  # noqa
         case e.AccountOpened():
             pass
         case e.AccountPolicySet():
-            account.pays_with = body.pays_with
+            move_credit(account, body, None, at)
             account.rate_card = body.rate_card
             account.overdraft = dict(body.overdraft)
             account.unpriced = body.unpriced
@@ -536,17 +540,70 @@ def _rotated(key: Key, body: e.KeyRotated) -> None:
     key.hint = body.hint
 
 
-CreditEvent = e.CreditGranted | e.GrantVoided | e.GrantExpired | e.BalanceReduced
+def replica(account: Account) -> Account:
+    """Return an account whose lots and balances may be changed without changing those of this."""
+    return msgspec.structs.replace(
+        account,
+        lots={number: msgspec.structs.replace(lot) for number, lot in account.lots.items()},
+        drained={},
+        touched=set(),
+        waiting=dict(account.waiting),
+        overdrawn=dict(account.overdrawn),
+        overdraft_held=dict(account.overdraft_held),
+    )
 
 
-def _credit(account: Account, body: CreditEvent, at: Instant) -> None:
+def move_credit(
+    account: Account, body: e.Repaying, reservation: Reservation | None, at: Instant
+) -> None:
+    """Do to lots and overdraft what an event does that may repay.
+
+    ``reservation``: the open one that the event ends.
+    """
     match body:
         case e.CreditGranted():
             _granted(account, body, at)
+        case e.GrantTookEffect():
+            del account.waiting[body.lot]
+            account.touched.add(body.lot)
+        case e.AccountPolicySet():
+            account.pays_with = body.pays_with
+        case e.RequestSettled() | e.RequestReleased() | e.RequestExpired():
+            _end(account, body, reservation)
+    for number, asset, amount in body.repaid:
+        pico = parse_pico(amount)
+        account.overdrawn[asset] -= pico
+        account.touched.add(OVERDRAFT_LOT)
+        _take(account, number, "", pico)
+
+
+def _end(
+    account: Account,
+    body: e.RequestSettled | e.RequestReleased | e.RequestExpired,
+    reservation: Reservation | None,
+) -> None:
+    """Free what was held, and take what was charged and what lapsed."""
+    if reservation is not None:
+        for number, pico in parts_of(reservation.event):
+            account.touched.add(number)
+            if number == OVERDRAFT_LOT:
+                account.overdraft_held[reservation.event.asset] -= pico
+            else:
+                account.lots[number].held -= pico
+    if isinstance(body, e.RequestSettled):
+        for number, pico in parts_of(body):
+            _take(account, number, body.asset, pico)
+    for number, amount in body.lapsed:
+        _take(account, number, "", parse_pico(amount))
+
+
+def _credit(account: Account, body: e.GrantVoided | e.GrantExpired | e.BalanceReduced) -> None:
+    match body:
         case e.GrantVoided() | e.GrantExpired():
             lot = account.lots[body.lot]
             lot.remaining -= parse_pico(body.amount)
             account.touched.add(body.lot)
+            account.waiting.pop(body.lot, None)
             lot.closed = "voided" if isinstance(body, e.GrantVoided) else "expired"
             _drop_empty(account, lot)
         case e.BalanceReduced():
@@ -556,19 +613,17 @@ def _credit(account: Account, body: CreditEvent, at: Instant) -> None:
 
 def _granted(account: Account, body: e.CreditGranted, at: Instant) -> None:
     amount = parse_pico(body.amount)
-    repaid = parse_pico(body.repaid) if body.repaid else 0
-    if repaid:
-        account.overdrawn[body.asset] -= repaid
     account.next_lot = body.lot + 1
-    account.touched.update((body.lot, OVERDRAFT_LOT) if repaid else (body.lot,))
-    lots = account.lots if amount > repaid else account.drained
-    lots[body.lot] = Lot(
+    account.touched.add(body.lot)
+    if body.effective_at is not None and body.effective_at > at:
+        account.waiting[body.lot] = body.effective_at
+    account.lots[body.lot] = Lot(
         number=body.lot,
         asset=body.asset,
         kind=body.kind,
         priority=body.priority,
         amount=amount,
-        remaining=amount - repaid,
+        remaining=amount,
         held=0,
         granted_at=at,
         effective_at=body.effective_at or at,
@@ -762,17 +817,6 @@ def _release_holds(account: Account, key: Key | None, reservation: Reservation) 
         subject = account if hold.scope == "account" else key
         if subject is not None and hold.limit_id in subject.counters:
             subject.counters[hold.limit_id].free_pending(hold.bucket, hold.quantity)
-    for number, pico in parts_of(reservation.event):
-        account.touched.add(number)
-        if number == OVERDRAFT_LOT:
-            account.overdraft_held[reservation.event.asset] -= pico
-        else:
-            account.lots[number].held -= pico
-
-
-def _lapse(account: Account, lapsed: tuple[tuple[int, str], ...]) -> None:
-    for number, amount in lapsed:
-        _take(account, number, "", parse_pico(amount))
 
 
 def _freed(
@@ -788,7 +832,7 @@ def _freed(
         message = f"{body.type} ends {body.request_id!r}, which is not reserved."
         raise LedgerCorrupt(message)
     _release_holds(account, key, reservation)
-    _lapse(account, body.lapsed)
+    move_credit(account, body, reservation, at)
     if isinstance(body, e.RequestReleased) and body.failed:
         _add_failures(account, key, reservation.event, 1, at)
 
@@ -804,11 +848,8 @@ def _settled(
     reservation = state.reservations.pop(hashed, None)
     if reservation is not None:
         _release_holds(account, key, reservation)
-    parts = parts_of(body)
-    spent = by_asset(account, parts, body.asset)
-    for number, pico in parts:
-        _take(account, number, body.asset, pico)
-    _lapse(account, body.lapsed)
+    spent = by_asset(account, parts_of(body), body.asset)
+    move_credit(account, body, reservation, envelope.recorded_at)
     # A request counts in the window it was admitted in: that is where its hold stood.
     at = reservation.reserved_at if reservation else envelope.recorded_at
     for subject in (account, key):

@@ -11,7 +11,8 @@ from ledger.store import Statement
 
 LOAD_LOTS: LiteralString = (
     "SELECT account_id, number, asset, kind, priority, amount, remaining, held, granted_at,"
-    " effective_at, expires_at, reason, status, cost, currency, payment_reference FROM lots"
+    " effective_at, expires_at, reason, status, cost, currency, payment_reference,"
+    " takes_effect_at FROM lots"
     " WHERE lane = %s AND account_id = ANY(%s) AND remaining > 0 ORDER BY account_id, number"
 )
 LOAD_BALANCES: LiteralString = (
@@ -20,15 +21,17 @@ LOAD_BALANCES: LiteralString = (
 )
 SAVE_LOTS: LiteralString = (
     "INSERT INTO lots (lane, account_id, number, asset, kind, priority, amount, remaining, held,"
-    " granted_at, effective_at, expires_at, reason, status, cost, currency, payment_reference)"
+    " granted_at, effective_at, expires_at, reason, status, cost, currency, payment_reference,"
+    " takes_effect_at)"
     " SELECT %s, l.account_id, l.number, l.asset, l.kind, l.priority, l.amount::numeric,"
     " l.remaining::numeric, l.held::numeric, l.granted_at, l.effective_at, l.expires_at,"
-    " l.reason, l.status, l.cost, l.currency, l.payment_reference"
-    " FROM unnest(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
+    " l.reason, l.status, l.cost, l.currency, l.payment_reference, l.takes_effect_at"
+    " FROM unnest(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
     " AS l(account_id, number, asset, kind, priority, amount, remaining, held, granted_at,"
-    " effective_at, expires_at, reason, status, cost, currency, payment_reference)"
-    " ON CONFLICT ON CONSTRAINT lot_is_numbered_once DO UPDATE"
-    " SET remaining = EXCLUDED.remaining, held = EXCLUDED.held, status = EXCLUDED.status"
+    " effective_at, expires_at, reason, status, cost, currency, payment_reference,"
+    " takes_effect_at) ON CONFLICT ON CONSTRAINT lot_is_numbered_once DO UPDATE"
+    " SET remaining = EXCLUDED.remaining, held = EXCLUDED.held, status = EXCLUDED.status,"
+    " takes_effect_at = EXCLUDED.takes_effect_at"
 )
 SAVE_BALANCES: LiteralString = (
     "INSERT INTO balances (lane, account_id, asset, posted, pending, overdrawn, overdraft_held)"
@@ -45,8 +48,10 @@ TABLES = ("lots", "balances")
 
 def _absorb_lots(state: LaneState, rows: list[TupleRow]) -> None:
     for row in rows:
-        status = row[12]
-        state.accounts[row[0]].lots[row[1]] = Lot(
+        status, account = row[12], state.accounts[row[0]]
+        if row[16] is not None:
+            account.waiting[row[1]] = row[16]
+        account.lots[row[1]] = Lot(
             number=row[1],
             asset=row[2],
             kind=row[3],
@@ -123,6 +128,7 @@ def _save_lots(lane: int, pairs: list[tuple[Account, Lot]]) -> Statement:
         Texts(lot.cost for lot in lots),
         Texts(lot.currency for lot in lots),
         Texts(lot.payment_reference for lot in lots),
+        Instants(account.waiting.get(lot.number) for account, lot in pairs),
     )
 
 

@@ -202,14 +202,16 @@ UNPRICED: LiteralString = (
     "SELECT lane_seq, account_id, key_id, model, request_id FROM unpriced_requests"
     " WHERE lane = %s AND lane_seq > %s ORDER BY lane_seq LIMIT %s"
 )
-# Few lanes have something due at a time; each of the three has its own partial index.
+# Few lanes have something due at a time; all but the first have a partial index for it.
 LANES_WITH_DUE: LiteralString = (
     "SELECT lane FROM lane_heads h WHERE"
     " EXISTS (SELECT FROM reservations r WHERE r.lane = h.lane AND r.expires_at <= %(at)s)"
     " OR EXISTS (SELECT FROM keys k WHERE k.lane = h.lane AND k.expires_at <= %(at)s"
     " AND k.status IN ('active', 'suspended') AND k.expires_at IS NOT NULL)"
     " OR EXISTS (SELECT FROM lots l WHERE l.lane = h.lane AND l.expires_at <= %(at)s"
-    " AND l.status = 'open' AND l.expires_at IS NOT NULL) ORDER BY lane"
+    " AND l.status = 'open' AND l.expires_at IS NOT NULL)"
+    " OR EXISTS (SELECT FROM lots l WHERE l.lane = h.lane AND l.takes_effect_at <= %(at)s"
+    " AND l.takes_effect_at IS NOT NULL) ORDER BY lane"
 )
 VERIFY: LiteralString = (
     "SELECT s.key_id, s.account_id, s.number, s.lane, h.seq, k.name, k.dialect, k.status,"

@@ -337,7 +337,7 @@ class Story:
         self.chance.choice(does)(name)
 
     def _asset(self) -> str:
-        return self.chance.choice((CREDIT, CREDIT, USD, "BONUS"))
+        return self.chance.choice((CREDIT, CREDIT, USD, "CAD"))
 
     def grant(self, _: str) -> None:
         """Add a lot that may end soon."""
@@ -399,7 +399,7 @@ class Story:
 @pytest.mark.parametrize("seed", range(6))
 def test_balance_after_is_the_balance_before_and_the_amount(book: Any, seed: int) -> None:
     """The property, over whatever moves a balance: whole, by pages of any size, and filtered."""
-    mine = book(pays_with=[USD, "BONUS"], overdraft={USD: "3", CREDIT: "5000"}, unpriced="record")
+    mine = book(pays_with=[USD, "CAD"], overdraft={USD: "3", CREDIT: "5000"}, unpriced="record")
     story = Story(mine, seed)
     for step in range(60):
         story.move(f"{seed}-{step}")
@@ -415,6 +415,25 @@ def test_balance_after_is_the_balance_before_and_the_amount(book: Any, seed: int
     for key in story.keys:
         found = mine.rows(limit=5, key=key["key_id"])
         assert found == [row for row in rows if row["key_id"] == key["key_id"]]
+
+
+def test_what_one_asset_repays_of_another_shows_in_both(book: Any) -> None:
+    """At par, as two movements; what a grant repays of its own asset moves no balance."""
+    mine = book(pays_with=[USD, CREDIT], overdraft={CREDIT: "5000"})
+    key = mine.key("Bot")
+    line = {"key_id": key["key_id"], "request_id": "r1", "model": "luna", "usage": {"input": 9}}
+    mine.post("/usage", line)
+    owed = -mine.balances()[CREDIT]
+    assert owed > 0
+    granted = mine.grant("10", USD)
+    rows = mine.rows()
+    check(mine, rows)
+    assert mine.balances() == {CREDIT: 0, USD: 10 - owed}
+    assert Decimal(granted["remaining"]) == 10 - owed
+    moved = [(row["type"], row["asset"], Decimal(row["amount"])) for row in rows[:3]]
+    assert moved == [
+        ("Adjustment", CREDIT, owed), ("Adjustment", USD, -owed), ("Purchase", USD, 10)
+    ]  # fmt: skip
 
 
 def test_a_long_history_goes_on_page_by_page(book: Any) -> None:

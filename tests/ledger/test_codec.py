@@ -42,6 +42,7 @@ RULES = (
 )
 LINES = {"output": (17, "0.6"), "input": (1000, "0.15"), "images": (2, None)}
 OTHERS = (ModelLines(model="judge", lines={"output": (5, "1")}, priced_as="judge-1"),)
+REPAID = ((2, "USD", "0.25"), (1, "CREDIT", "0.5"))
 PRICED = {"lines": LINES, "card": "standard/3", "asset": "USD"}
 
 # One instance of every event, told by hand; text is not only ASCII.
@@ -103,12 +104,18 @@ INSTANCES: tuple[e.AnyEvent, ...] = (
         doubts=("usage.total_tokens",),
         served_model="maxi",
         report="00ff",
+        repaid=REPAID,
         **PRICED,
     ),
     e.RequestReleased(
-        by="system", request_id="r-3", reserved_seq=8, reason="gone", lapsed=((1, "2"),)
+        by="system",
+        request_id="r-3",
+        reserved_seq=8,
+        reason="gone",
+        lapsed=((1, "2"),),
+        repaid=REPAID,
     ),
-    e.RequestExpired(request_id="r-4", reserved_seq=9),
+    e.RequestExpired(request_id="r-4", reserved_seq=9, repaid=REPAID),
     e.RequestRefused(
         by="operator",
         request_id="r-5",
@@ -148,7 +155,11 @@ INSTANCES: tuple[e.AnyEvent, ...] = (
         internal=True,
     ),
     e.AccountPolicySet(
-        by="member:1", pays_with=("USD",), rate_card="standard", overdraft={"USD": "1"}
+        by="member:1",
+        pays_with=("USD",),
+        rate_card="standard",
+        overdraft={"USD": "1"},
+        repaid=REPAID,
     ),
     e.AccountLimitsSet(by="operator", limits=RULES),
     e.AccountSuspended(by="operator", reason="unpaid"),
@@ -203,8 +214,9 @@ INSTANCES: tuple[e.AnyEvent, ...] = (
         cost="4.5",
         currency="EUR",
         payment_reference="pi_1",
-        repaid="0.25",
+        repaid=((3, "USD", "0.25"),),
     ),
+    e.GrantTookEffect(lot=4, asset="CREDIT", effective_at=AT, repaid=REPAID),
     e.GrantVoided(by="operator", lot=3, asset="USD", amount="4.75", reason="fraud"),
     e.GrantExpired(lot=2, asset="USD", amount="0.000000000001", expired_at=LATER),
     e.BalanceReduced(
@@ -308,7 +320,7 @@ def test_an_event_survives_being_written(body) -> None:
 def test_a_payload_is_plain(body) -> None:
     """No float, no number that is an amount, instants in UTC with Z, mapping keys sorted."""
     fields = json.loads(encode(body), parse_float=pytest.fail)
-    for name in ("amount", "charge", "held", "overage", "repaid"):
+    for name in ("amount", "charge", "held", "overage"):
         assert isinstance(fields.get(name, ""), str)
     for name in ("lines", "usage", "settings", "overdraft"):
         assert list(fields.get(name, ())) == sorted(fields.get(name, ()))

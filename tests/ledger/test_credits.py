@@ -131,18 +131,26 @@ def terms(**changes) -> e.CreditGranted:
 
 def test_a_grant_is_numbered_and_written_shortest() -> None:
     """The lot's number is decided here, whatever was said; the amount is canonical."""
-    made = credit.grant(an_account(a_lot(1)), terms(repaid="3"), at=START)
+    made = credit.grant(an_account(a_lot(1)), terms(repaid=((1, "USD", "3"),)), at=START)
     assert made == [e.CreditGranted(by="x", lot=2, asset="USD", amount="5")]
 
 
 def test_a_grant_repays_what_is_overdrawn_first() -> None:
-    """Of its own asset, at once, and no more than there is."""
-    account = an_account(overdrawn={"USD": 2 * ONE, "CAD": ONE})
-    assert credit.grant(account, terms(), at=START)[0].repaid == "2"
-    assert credit.grant(account, terms(amount="1.5"), at=START)[0].repaid == "1.5"
-    assert credit.grant(account, terms(asset="EUR"), at=START)[0].repaid == ""
-    later = terms(effective_at=START + DAY)
-    assert credit.grant(account, later, at=START)[0].repaid == ""
+    """What its asset may pay for, at once, and no more than there is."""
+    owing = {"overdrawn": {"USD": 2 * ONE, "CAD": ONE}}
+
+    def repaid(account=None, **changes):
+        account = account or an_account(**owing)
+        (made,) = credit.grant(account, terms(**changes), at=START)
+        return credit.with_repaid(account, made, None, START).repaid
+
+    assert repaid() == ((1, "USD", "2"),)
+    assert repaid(amount="1.5") == ((1, "USD", "1.5"),)
+    assert repaid(asset="EUR") == ()
+    assert repaid(effective_at=START + DAY) == ()
+    both = an_account(**owing, pays_with=("CAD", "EUR", "USD"))
+    assert repaid(both, asset="EUR") == ((1, "CAD", "1"), (1, "USD", "2"))
+    assert repaid(both, asset="CREDIT") == ()
 
 
 @pytest.mark.parametrize(

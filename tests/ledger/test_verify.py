@@ -388,6 +388,25 @@ def test_a_grant_rewritten_with_all_its_hashes_is_found(told: Told) -> None:
     assert findings(ledger)
 
 
+@pytest.mark.parametrize("what", ["request_settled", "account_policy_set"])
+def test_a_repayment_rewritten_with_all_its_hashes_is_found(database_url: str, what: str) -> None:
+    """Promise 7, Promise 12: what free lots repay is decided again, by whatever event it is."""
+    ledger = Ledger(database_url)
+    ledger.start()
+    account = ledger.owe()
+    ((lane, seq, repaid),) = ledger.rows(
+        "SELECT lane, lane_seq, payload ->> 'repaid' FROM events"
+        " WHERE account_id = %s AND type = %s::event_type",
+        account,
+        what,
+    )
+    assert repaid
+    before = f',"repaid":{repaid}'.encode()
+    rewrite(ledger, lane, seq, lambda payload: payload.replace(before, b"", 1))
+    found = [finding for finding in findings(ledger) if finding.seq == seq]
+    assert "lots_differ" in {finding.what for finding in found}, found
+
+
 def test_the_checker_says_how_much_it_decided_again(told: Told) -> None:
     """Every request is priced again, and every movement of a lot decided again (Promise 10)."""
     ledger, _, _ = told

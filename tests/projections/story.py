@@ -130,11 +130,31 @@ class Ledger:
         self.do(publish("unknown", version=2))
         for event in unpriced:
             self.do(core.rate(event.envelope.account_id, event.envelope.key_id, event))
+        self.owe()
         # Reservations, keys and grants of the stories run out before this.
         database.set_clock_offset(self.url, timedelta(hours=1))
         for name in NAMES:
             account = self.account(name)
             self.do(core.set_account_limits(account, *_limits("1000")))
+
+    def owe(self) -> AccountId:
+        """Let credit that comes free, now and within the hour, repay what was overdrawn."""
+        account = self.account("debtor")
+        key = self.key(account, "debtor")
+        ids = [self.request_id() for _ in range(3)]
+        self.do(
+            core.open_account(account, overdraft={"USD": "unlimited"}),
+            core.grant(account, "0.15", "CAD"),
+            core.grant(account, "0.15"),
+            core.issue(account, key),
+            *(core.reserve(account, key, each, SMALL) for each in ids),
+            *(self.record(account, key) for _ in range(9)),
+            core.settle(account, key, ids[0], Usage(input=1)),
+            core.release(account, key, ids[1]),
+            core.set_paying(account, "CAD", "USD"),
+            core.grant(account, "0.15", effective_at=self.now() + timedelta(seconds=60)),
+        )
+        return account
 
     def _tell(self, name: str) -> Recorded:
         account = self.account(name)

@@ -39,8 +39,6 @@ def postings(body, assets: dict[int, str]) -> list[Posting]:  # noqa: C901
     match body:
         case e.CreditGranted():
             move("granted", f"lot {body.lot}", body.asset, parse_pico(body.amount))
-            if body.repaid:
-                move(f"lot {body.lot}", "lot 0", body.asset, parse_pico(body.repaid))
         case e.GrantVoided() | e.GrantExpired():
             move(f"lot {body.lot}", "lapsed", body.asset, parse_pico(body.amount))
         case e.BalanceReduced():
@@ -51,6 +49,12 @@ def postings(body, assets: dict[int, str]) -> list[Posting]:  # noqa: C901
                 move(f"lot {lot}", "revenue", assets.get(lot, body.asset), pico)
     for lot, amount in getattr(body, "lapsed", ()):
         move(f"lot {lot}", "lapsed", assets[lot], parse_pico(amount))
+    for lot, asset, amount in getattr(body, "repaid", ()):
+        # At par: what leaves one asset comes in as the other.
+        between = "lot 0" if assets[lot] == asset else "exchange"
+        move(f"lot {lot}", between, assets[lot], parse_pico(amount))
+        if between != "lot 0":
+            move(between, "lot 0", asset, parse_pico(amount))
     return made
 
 

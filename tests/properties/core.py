@@ -182,6 +182,24 @@ def grant(account: AccountId, amount: str, asset: str = "USD", **terms) -> Comma
     return change(account, lambda facts, at: credit.grant(facts.account, granted, at=at))
 
 
+def set_paying(account: AccountId, *assets: str) -> Command:
+    """Let other assets pay for an account; its other terms stay."""
+
+    def decide(facts: metering.Facts, at: Instant) -> list[e.AnyEvent]:  # noqa: ARG001
+        now = facts.account
+        assert now is not None
+        policy = e.AccountPolicySet(
+            by="operator",
+            pays_with=assets,
+            rate_card=now.rate_card,
+            overdraft=now.overdraft,
+            unpriced=now.unpriced,
+        )
+        return accounts.set_policy(now, policy)
+
+    return change(account, decide)
+
+
 def void(account: AccountId, lot: int) -> Command:
     """Void a grant."""
     return change(

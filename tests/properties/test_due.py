@@ -12,6 +12,7 @@ from ledger.batch import Outcome
 from ledger.ids import lane_of_account
 from ledger.lanes import DUE_MAX, Writer
 from projections import rebuild
+from projections.reads import LANES_WITH_DUE
 from tests.properties import core
 from tests.properties.audit import check_database
 from tests.properties.core import account_id, key_id
@@ -75,6 +76,31 @@ def test_a_crowd_of_others_keeps_nobody_from_their_credit(database_url, count) -
     types = [each.body.type for each in log if each.envelope.account_id == mine[0]]
     ended = ["request_expired", "key_expired", "grant_expired"]
     assert types[-5:] == [*ended, "request_reserved", "key_issued"]
+    assert rebuild.rebuild(database_url).equal
+
+
+def test_a_grant_for_later_repays_at_its_hour_though_nobody_asks(database_url) -> None:
+    """It does so by the job's nudge, or with the next batch of the lane, whoever sent that."""
+    crowd, mine = neighbours(database_url)
+    prepared(database_url, *crowd[2], *mine[2])
+
+    async def run() -> None:
+        async with writing(database_url) as writer:
+            at = ledger_clock(database_url)
+            await writer.submit_one(core.record(*mine[:2], "owed", USAGE, delivered=True))
+            await writer.submit_one(core.record(*mine[:2], "owed too", USAGE, delivered=True))
+            await writer.submit_one(core.grant(mine[0], "1", effective_at=at + TTL))
+            database.set_clock_offset(database_url, 2 * TTL)
+            await writer.submit_one(core.record(*crowd[:2], "other", USAGE))
+
+    asyncio.run(run())
+    log = check_database(database_url)
+    (last,) = [each.body for each in log if each.envelope.account_id == mine[0]][-1:]
+    assert isinstance(last, e.GrantTookEffect)
+    assert last.repaid
+    with connected(database_url) as connection:
+        waiting = connection.execute(LANES_WITH_DUE, {"at": ledger_clock(database_url)})
+        assert waiting.fetchall() == []
     assert rebuild.rebuild(database_url).equal
 
 

@@ -14,6 +14,8 @@ from ledger.errors import CreditIsExhausted, LimitIsReached, Refused
 from ledger.lines import charge_of
 from ledger.money import format_pico, parse_pico
 from ledger.pricing import PriceBook
+from ledger.recount import Recount
+from ledger.state import LaneState
 from ledger.usage import Usage
 from tests.properties import core
 from tests.properties.audit import (
@@ -37,6 +39,11 @@ EACH = "15"
 """Tokens of each model in a minute."""
 AT_ONCE = 2
 """Models that a key counts by themselves: one fewer than there are."""
+UNASKED = (
+    *(e.RequestRefused, e.RequestExpired, e.KeyExpired),
+    *(e.GrantExpired, e.GrantTookEffect),
+)
+"""What may be recorded beside a command that is refused."""
 ADMITTED = (e.RequestRecorded, e.RequestReserved)
 
 tokens = st.integers(0, 12)
@@ -64,6 +71,7 @@ class Ledger(RuleBasedStateMachine):
         self.patched = pytest.MonkeyPatch()
         self.patched.setattr(rules, "MODELS_MAX", AT_ONCE)
         self.core = Core(a_card(MODELS))
+        self.folded, self.checker = LaneState(), Recount(self.core.cards)
         self.seen = 0
         self.done: list[tuple] = []
         self.unpriced: list = []
@@ -85,8 +93,7 @@ class Ledger(RuleBasedStateMachine):
         outcome = self.core.submit(make(*args, **terms))
         if isinstance(outcome, Refused):
             made = [event.body for event in self.core.log if event.envelope.lane_seq > before]
-            kinds = (e.RequestRefused, e.RequestExpired, e.GrantExpired, e.KeyExpired)
-            assert all(isinstance(body, kinds) for body in made)
+            assert all(isinstance(body, UNASKED) for body in made)
         else:
             assert all(event in self.core.log for event in outcome.events)
         return outcome
@@ -135,15 +142,18 @@ class Ledger(RuleBasedStateMachine):
         """Set other ceilings."""
         self.submit(core.set_key_limits, A, key, *limits(requests, per_day, spend))
 
+    @rule(assets=st.sampled_from([("CREDIT", "USD"), ("USD", "CREDIT"), ("USD",), ("CREDIT",)]))
+    def pay_with(self, assets) -> None:
+        """Let other assets pay from now on."""
+        self.submit(core.set_paying, A, *assets)
+
     @rule(key=keys, grace=st.sampled_from([0, 60]))
     def rotate(self, key, grace) -> None:
         """Give a key another secret; nothing else may come of it (A17)."""
         account = self.core.state.accounts[A]
         before = account.balance("USD"), account.pending("USD"), self.core.state.keys[key].counters
         outcome = self.submit(core.rotate, A, key, grace)
-        expired = [
-            x for x in self.core.log if isinstance(x.body, e.GrantExpired | e.RequestExpired)
-        ]
+        expired = [x for x in self.core.log if isinstance(x.body, UNASKED)]
         if isinstance(outcome, Outcome) and not expired:
             after = account.balance("USD"), account.pending("USD")
             assert (*after, self.core.state.keys[key].counters) == before
@@ -173,6 +183,7 @@ class Ledger(RuleBasedStateMachine):
                 lot.remaining - lot.held
                 for lot in account.lots.values()
                 if not lot.closed
+                and lot.asset in {"USD", *(account.pays_with if "USD" in account.pays_with else ())}
                 and lot.effective_at <= now
                 and not (lot.expires_at and lot.expires_at <= now)
             )
@@ -289,6 +300,31 @@ class Ledger(RuleBasedStateMachine):
         assert set(account.overdrawn) | set(account.overdraft_held) <= {"USD"}
         used = account.overdrawn.get("USD", 0) + account.overdraft_held.get("USD", 0)
         assert used <= parse_pico(OVERDRAFT) + exempt(self.core.log)
+
+    @invariant()
+    def no_credit_is_free_beside_overdraft(self) -> None:
+        """After every event what is overdrawn has no free lot beside it that may pay for it (E1).
+
+        The checker, which chooses the lots of each event again, comes to the same.
+        """
+        state = self.folded
+        for event in self.core.log[state.seq :]:
+            found = self.checker.take(event.envelope, event.body)
+            # The price that comes later is in force from the beginning here.
+            assert not [each for each in found if each.what != "rate_card_was_not_in_force"]
+            core.evolve(state, event.envelope, event.body)
+            core.advance(state, event)
+            account, now = state.accounts[A], event.envelope.recorded_at
+            for asset in (asset for asset, pico in account.overdrawn.items() if pico):
+                may_pay = {asset, *(account.pays_with if asset in account.pays_with else ())}
+                assert not [
+                    lot
+                    for lot in account.lots.values()
+                    if lot.asset in may_pay
+                    and lot.remaining > lot.held
+                    and lot.effective_at <= now
+                    and not (lot.closed or (lot.expires_at and lot.expires_at <= now))
+                ]
 
     @invariant()
     def counters_are_sums(self) -> None:

@@ -7,6 +7,7 @@
 ``wait 90s`` (``s m h d``)            let time pass
 ``prices mini input=0.15``            publish a version of the rate card; per million
 ``account A1 overdraft=5``            open an account (``pays_with=CREDIT,USD unpriced=record``)
+``policy A1 pays_with=CREDIT,USD``    let other assets pay
 ``grant A1 5 USD expires=2h``         add credit (``kind=promotional priority=10 starts=1h``)
 ``issue K1 account=A1``               issue a key (limits: ``requests_per_minute=60``,
                                       ``tokens_per_day=…``, ``spend_per_month=…`` …)
@@ -145,6 +146,11 @@ class Story:
             given["unpriced"] = terms["unpriced"]
         self._account_of.setdefault(name, name)
         return self._do(core.open_account(core.account_id(name), **given, limits=limits_of(terms)))
+
+    def policy(self, names, terms) -> str:
+        """Let other assets pay for an account."""
+        account = core.account_id(names[0])
+        return self._do(core.set_paying(account, *terms["pays_with"].split(",")))
 
     def grant(self, names, terms) -> str:
         """Grant credit."""
@@ -366,21 +372,28 @@ def said(body: e.AnyEvent) -> str:  # noqa: C901, PLR0911
             lapsed = "".join(
                 f", {amount} of lot {lot} lapsed" for lot, amount in getattr(body, "lapsed", ())
             )
-            return f"charged {body.charge} {body.asset}{parts}{over}{flags}{lapsed}"
+            back = repaid_by(body) if isinstance(body, e.RequestSettled) else ""
+            return f"charged {body.charge} {body.asset}{parts}{over}{flags}{lapsed}{back}"
         case e.RequestReserved():
             return f"held {body.held} {body.asset}" if body.held else "held unpriced"
         case e.RequestReleased():
-            return "released"
+            return f"released{repaid_by(body)}"
         case e.RequestExpired():
             return "expired"
         case e.CreditGranted():
-            repaid = f", {body.repaid} repaid" if body.repaid else ""
-            return f"lot {body.lot}{repaid}"
+            return f"lot {body.lot}{repaid_by(body)}"
+        case e.AccountPolicySet():
+            return f"set{repaid_by(body)}"
         case e.GrantVoided():
             return f"voided {body.amount} {body.asset}"
         case e.KeyRotated():
             return f"secret {body.secret}"
     return body.type
+
+
+def repaid_by(body: e.Repaying) -> str:
+    """Say what was repaid."""
+    return "".join(f", {amount} {asset} repaid by lot {lot}" for lot, asset, amount in body.repaid)
 
 
 def refusal(refused: Refused) -> str:

@@ -43,6 +43,7 @@ EVENT_TYPES = (
     "key_secret_rehashed",
     "key_expired",
     "credit_granted",
+    "grant_took_effect",
     "grant_voided",
     "grant_expired",
     "balance_reduced",
@@ -432,6 +433,7 @@ CREATE TABLE lots (
     account_id uuid NOT NULL,
     granted_at timestamptz NOT NULL,
     effective_at timestamptz NOT NULL,
+    takes_effect_at timestamptz,
     expires_at timestamptz,
     number int4 NOT NULL,
     priority int4 NOT NULL,
@@ -451,6 +453,7 @@ CREATE TABLE lots (
 ) WITH (fillfactor = 50);
 CREATE INDEX lots_to_expire ON lots (lane, expires_at)
     WHERE status = 'open' AND expires_at IS NOT NULL;
+CREATE INDEX lots_to_take_effect ON lots (lane, takes_effect_at) WHERE takes_effect_at IS NOT NULL;
 CREATE TABLE balances (
     account_id uuid NOT NULL,
     lane int2 NOT NULL,
