@@ -282,7 +282,7 @@ class Conversations:
         return found
 
     async def persona(self, account_id: AccountId, character_id: UUID) -> Character:
-        """Give a published character of the account, telling apart why there is none (foil, F4).
+        """Give a published character of the account, telling apart why there is none (foil, FO4).
 
         Raises:
             NoSuchCharacter: There never was one.

@@ -8,14 +8,14 @@ PAYS_WITH = ("DIEM", "BUNDLED_CREDITS", "USD")
 """At par, first to pay first. A price in CAD or CREDIT is paid in that alone."""
 
 KEYS_OF_ACCOUNT = (
-    # Page 004: how many keys an account may make, and have.
+    # V10, V11: how many keys an account may make, and have.
     e.LimitRule(kind="key_creations", window="rolling:60", ceiling="20"),
     e.LimitRule(kind="active_keys", window="lifetime", ceiling="500"),
 )
 """Limits of any account that is opened without being given others."""
 
 LIMITS = (
-    # Page 003: what a new account may spend in an hour. The operator knows whom they open one for.
+    # Y11: what a new account may spend in an hour. The operator knows whom they open one for.
     e.LimitRule(kind="spend", window="rolling:3600", ceiling="5", assets=("CAD",)),
     *KEYS_OF_ACCOUNT,
 )
@@ -28,7 +28,7 @@ def own_terms(by: str) -> e.AccountOpened:
 
 
 KEY_LIMITS: Mapping[str, tuple[e.LimitRule, ...]] = {
-    # Page 001: requests per minute and key, the two categories apart from one another.
+    # FO8, FO9: requests per minute and key, the two categories apart from one another.
     "foil": (
         e.LimitRule(kind="requests", window="rolling:60", ceiling="30", category="chat"),
         e.LimitRule(kind="requests", window="rolling:60", ceiling="60", category="general"),

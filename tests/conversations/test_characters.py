@@ -189,7 +189,7 @@ def ways(visible: str, by_slug: str, of_model: str, persona: str, page: str) -> 
 
 
 def test_promise_15_who_sees_a_character(tell: Tell) -> None:
-    """Promise 15, F4, F5: another's draft is as absent as nothing, except that foil answers 403."""
+    """Promise 15, FO4, FO5: another's draft is as absent as nothing, but foil answers 403."""
     everything = ways("found", "found", "found", "found", "found")
     denied = ways(ABSENT, ABSENT, ABSENT, "CharacterIsDenied", "absent")
 
@@ -470,8 +470,8 @@ def test_so_many_chats_are_remembered(tell: Tell, monkeypatch: pytest.MonkeyPatc
     tell(story)
 
 
-def test_f4_foil_tells_denied_from_unknown(tell: Tell) -> None:
-    """F4: what is there and not yours is another kind of failure than what never was."""
+def test_fo4_foil_tells_denied_from_unknown(tell: Tell) -> None:
+    """FO4: what is there and not yours is another kind of failure than what never was."""
 
     async def story(stage: Any) -> None:
         account = await stage.account()

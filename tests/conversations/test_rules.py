@@ -158,8 +158,8 @@ def test_promise_11_no_character_holds_a_secret(field: str, form: secrets.Format
         ("Hi {player}", "{player} {name} %s", "Hi {player} {name} %s"),
     ],
 )
-def test_f6_the_greeting_names_the_player(greeting: str, player: str, said: str) -> None:
-    """F6: whatever the author wrote; and neither text is a format string."""
+def test_fo6_the_greeting_names_the_player(greeting: str, player: str, said: str) -> None:
+    """FO6: whatever the author wrote; and neither text is a format string."""
     assert a_character(greeting=greeting).greet(player) == said
 
 

@@ -27,8 +27,8 @@ async def said(stage: Any, session: Session) -> list[tuple[str, str]]:
     return [(each.role, each.content) for each in await stage.talk.history(session)]
 
 
-def test_f6_a_session_begins_with_a_greeting(tell: Tell) -> None:
-    """F6: state, score and outcome are those of a beginning; the greeting is the first message."""
+def test_fo6_a_session_begins_with_a_greeting(tell: Tell) -> None:
+    """FO6: state, score and outcome are those of a beginning; the greeting is the first message."""
 
     async def story(stage: Any) -> None:
         luna = await persona(stage, greeting="Welcome, {player}.")

@@ -1,4 +1,4 @@
-"""bve, promise by promise: B1 … B9."""
+"""bve, promise by promise: BV1 … BV9."""
 
 import re
 import uuid
@@ -35,8 +35,8 @@ def create(operator: httpx.Client, **terms: Any) -> dict[str, Any]:
     return found.json()
 
 
-def test_b1_a_key_is_created_with_the_documented_fields(operator: httpx.Client) -> None:
-    """B1: exactly ten fields, in their order, with the defaults."""
+def test_bv1_a_key_is_created_with_the_documented_fields(operator: httpx.Client) -> None:
+    """BV1: exactly ten fields, in their order, with the defaults."""
     found = operator.post(ADMIN, json={"name": "my-client"})
     made = found.json()
     assert found.status_code == 201
@@ -50,8 +50,8 @@ def test_b1_a_key_is_created_with_the_documented_fields(operator: httpx.Client) 
 
 
 @pytest.mark.parametrize("length", [1, 255])
-def test_b1_a_name_has_1_to_255_characters(operator: httpx.Client, length: int) -> None:
-    """B1: both ends of the range are good."""
+def test_bv1_a_name_has_1_to_255_characters(operator: httpx.Client, length: int) -> None:
+    """BV1: both ends of the range are good."""
     assert create(operator, name="n" * length)["name"] == "n" * length
 
 
@@ -77,8 +77,8 @@ def test_b1_a_name_has_1_to_255_characters(operator: httpx.Client, length: int) 
         ({"name": "n", "upstream_key": "sk-x"}, "upstream_key"),
     ],
 )
-def test_b1_a_wrong_field_is_named(operator: httpx.Client, body: Any, param: str) -> None:
-    """B1: 400 ``invalid_request`` with the field as ``param``, and no key is made."""
+def test_bv1_a_wrong_field_is_named(operator: httpx.Client, body: Any, param: str) -> None:
+    """BV1: 400 ``invalid_request`` with the field as ``param``, and no key is made."""
     before = len(operator.get(ADMIN).json())
     found = operator.post(ADMIN, json=body)
     assert found.status_code == 400, found.text
@@ -114,10 +114,10 @@ def test_another_media_type_is_refused(operator: httpx.Client) -> None:
     assert (found.status_code, found.json()["error"]["code"]) == (415, "unsupported_media_type")
 
 
-def test_b5_the_curl_examples_run(
+def test_bv5_the_curl_examples_run(
     operator: httpx.Client, served: Any, page: Callable[[str], str], curl: Callable[..., Any]
 ) -> None:
-    """B5: every curl of the page runs verbatim but for host and secret."""
+    """BV5: every curl of the page runs verbatim but for host and secret."""
     secret = operator.headers["authorization"].removeprefix("Bearer ")
     text = page("002").replace("https://api.bve.me", served.url)
     text = text.replace("admin_bve_YOUR_ADMIN_KEY", secret)
@@ -127,8 +127,8 @@ def test_b5_the_curl_examples_run(
     assert [curl(command)[0] for command in known] == [201, 201, 201, 200, 200]
 
 
-def test_b6_the_list_shows_every_state_and_no_secret(operator: httpx.Client, world: Any) -> None:
-    """B6: active, suspended and revoked keys, newest first, exactly eleven fields, no secret."""
+def test_bv6_the_list_shows_every_state_and_no_secret(operator: httpx.Client, world: Any) -> None:
+    """BV6: active, suspended and revoked keys, newest first, exactly eleven fields, no secret."""
     made = [create(operator, name=f"k{number}") for number in range(3)]
     world.post(f"/keys/key_{made[1]['id'].replace('-', '')}/suspend")
     operator.post(f"{ADMIN}/{made[2]['id']}/revoke")
@@ -143,8 +143,8 @@ def test_b6_the_list_shows_every_state_and_no_secret(operator: httpx.Client, wor
     assert times == sorted(times, reverse=True)
 
 
-def test_b7_a_revocation_is_permanent(operator: httpx.Client, world: Any) -> None:
-    """B7: again answers as the first time, and nothing brings the key back."""
+def test_bv7_a_revocation_is_permanent(operator: httpx.Client, world: Any) -> None:
+    """BV7: again answers as the first time, and nothing brings the key back."""
     made = create(operator)
     first = operator.post(f"{ADMIN}/{made['id']}/revoke")
     assert first.status_code == 200
@@ -169,14 +169,14 @@ def test_b7_a_revocation_is_permanent(operator: httpx.Client, world: Any) -> Non
     ],
     ids=lambda text: text[:40],
 )
-def test_b8_an_unknown_key_is_not_found(operator: httpx.Client, key_id: str) -> None:
-    """B8: 404 with the documented body, for what is no UUID too, however long or odd."""
+def test_bv8_an_unknown_key_is_not_found(operator: httpx.Client, key_id: str) -> None:
+    """BV8: 404 with the documented body, for what is no UUID too, however long or odd."""
     found = operator.post(f"{ADMIN}/{key_id}/revoke")
     assert (found.status_code, found.json()) == (404, NOT_FOUND)
 
 
-def test_b8_another_accounts_key_is_not_found(operator: httpx.Client, world: Any) -> None:
-    """B8: a key of a customer's account is none of this surface's."""
+def test_bv8_another_accounts_key_is_not_found(operator: httpx.Client, world: Any) -> None:
+    """BV8: a key of a customer's account is none of this surface's."""
     theirs = world.key(world.account(), dialect="bve")
     key_id = str(uuid.UUID(theirs["key_id"].removeprefix("key_")))
     found = operator.post(f"{ADMIN}/{key_id}/revoke")
@@ -192,10 +192,10 @@ def test_b8_another_accounts_key_is_not_found(operator: httpx.Client, world: Any
         ("GET", "/admin/usage"),
     ],
 )
-def test_b9_only_the_operator_may(
+def test_bv9_only_the_operator_may(
     served: Any, operator: httpx.Client, method: str, path: str
 ) -> None:
-    """B9: nothing, something wrong or a client's key → 401; the secret may come without Bearer."""
+    """BV9: nothing, something wrong or a client's key → 401; the secret may come without Bearer."""
     secret = operator.headers["authorization"].removeprefix("Bearer ")
     key = create(operator)["key"]
     with served.client(None) as client:
@@ -210,8 +210,8 @@ def test_b9_only_the_operator_may(
         assert found.status_code != 401
 
 
-def test_b9_the_operators_secret_is_no_client_key(operator: httpx.Client) -> None:
-    """B9: it opens no ``/v1`` route."""
+def test_bv9_the_operators_secret_is_no_client_key(operator: httpx.Client) -> None:
+    """BV9: it opens no ``/v1`` route."""
     found = operator.get("/v1/models")
     assert (found.status_code, found.json()["error"]["code"]) == (401, "invalid_api_key")
 

@@ -1,4 +1,4 @@
-"""bve's ten thousand requests a day, which hold although nobody sets them. B2."""
+"""bve's ten thousand requests a day, which hold although nobody sets them. BV2."""
 
 import uuid
 from collections import Counter
@@ -44,10 +44,10 @@ def chat(client: httpx.Client) -> httpx.Response:
     return client.post("/v1/chat/completions", json=CHAT)
 
 
-def test_b2_the_10001st_request_of_a_day_is_refused(
+def test_bv2_the_10001st_request_of_a_day_is_refused(
     operator: httpx.Client, client: httpx.Client, served: Any
 ) -> None:
-    """B2: after 9,999 one more passes and the next does not, in the page's words, till midnight."""
+    """BV2: after 9,999 one more passes and the next does not, in the page's words, to midnight."""
     assert record(operator, client, DAILY - 1)["recorded"] == DAILY - 1
     last = chat(client)
     assert last.status_code == 200, last.text
@@ -73,7 +73,7 @@ def test_b2_the_10001st_request_of_a_day_is_refused(
         assert chat(other).status_code == 200
 
 
-def test_b2_the_last_of_a_day_are_given_out_once(
+def test_bv2_the_last_of_a_day_are_given_out_once(
     operator: httpx.Client, client: httpx.Client
 ) -> None:
     """Promise 5: with ten left, thirty at once are ten; a batch over the limit stops at it."""
@@ -89,8 +89,8 @@ def test_b2_the_last_of_a_day_are_given_out_once(
     assert problems == {"limit_is_reached"}
 
 
-def test_b2_a_batch_stops_at_the_days_limit(operator: httpx.Client, client: httpx.Client) -> None:
-    """B2: of 10,000 and then three more, given as bodies, exactly 10,000 are counted."""
+def test_bv2_a_batch_stops_at_the_days_limit(operator: httpx.Client, client: httpx.Client) -> None:
+    """BV2: of 10,000 and then three more, given as bodies, exactly 10,000 are counted."""
     assert record(operator, client, DAILY)["recorded"] == DAILY
     found = record(operator, client, 3)
     assert (found["recorded"], found["refused"]) == (0, 3)

@@ -1,4 +1,4 @@
-"""bve for clients: limits, allowed models, OpenAI's own client. B2, B3, B4, B7."""
+"""bve for clients: limits, allowed models, OpenAI's own client. BV2, BV3, BV4, BV7."""
 
 import concurrent.futures
 import json
@@ -53,8 +53,8 @@ def refusal(found: httpx.Response) -> tuple[int, str, str]:
     return found.status_code, error["code"], error["message"]
 
 
-def test_b2_the_61st_request_of_a_minute_is_refused(client_of: Any) -> None:
-    """B2: the default of 60 holds with requests sent at once; another key is unaffected."""
+def test_bv2_the_61st_request_of_a_minute_is_refused(client_of: Any) -> None:
+    """BV2: the default of 60 holds with requests sent at once; another key is unaffected."""
     client = client_of()
     assert statuses(client, 75) == [200] * 60 + [429] * 15
     found = chat(client)
@@ -65,22 +65,22 @@ def test_b2_the_61st_request_of_a_minute_is_refused(client_of: Any) -> None:
     assert chat(client_of()).status_code == 200
 
 
-def test_b2_the_101st_request_of_a_day_is_refused(client_of: Any) -> None:
-    """B2: ``rpd_limit: 100``."""
+def test_bv2_the_101st_request_of_a_day_is_refused(client_of: Any) -> None:
+    """BV2: ``rpd_limit: 100``."""
     client = client_of(rpm_limit=1000, rpd_limit=100)
     assert statuses(client, 110) == [200] * 100 + [429] * 10
     assert refusal(chat(client))[2] == "Rate limit exceeded: requests per day"
 
 
-def test_b3_the_monthly_limit_of_requests(client_of: Any) -> None:
-    """B3: the request after the last of the month is refused."""
+def test_bv3_the_monthly_limit_of_requests(client_of: Any) -> None:
+    """BV3: the request after the last of the month is refused."""
     client = client_of(rpm_limit=1000, monthly_limit=20)
     assert statuses(client, 25) == [200] * 20 + [429] * 5
     assert refusal(chat(client))[2] == "Monthly request limit exceeded"
 
 
-def test_b3_tokens_stop_at_the_limit(client_of: Any, operator: httpx.Client) -> None:
-    """B3: with reservations counted, no sum of tokens ever passes the limit."""
+def test_bv3_tokens_stop_at_the_limit(client_of: Any, operator: httpx.Client) -> None:
+    """BV3: with reservations counted, no sum of tokens ever passes the limit."""
     client = client_of(rpm_limit=10_000, monthly_token_limit=600)
     found = statuses(client, 40, max_tokens=20)
     assert set(found) == {200, 429}
@@ -94,8 +94,8 @@ def test_b3_tokens_stop_at_the_limit(client_of: Any, operator: httpx.Client) -> 
     ]
 
 
-def test_b4_only_allowed_models(client_of: Any) -> None:
-    """B4: listed ones work, others are 403; the list is filtered; ``[]`` allows none."""
+def test_bv4_only_allowed_models(client_of: Any) -> None:
+    """BV4: listed ones work, others are 403; the list is filtered; ``[]`` allows none."""
     client = client_of(allowed_models=["keyledger-small"])
     assert chat(client).status_code == 200
     assert refusal(chat(client, model="keyledger-large"))[:2] == (403, "model_not_allowed")
@@ -110,10 +110,10 @@ def test_b4_only_allowed_models(client_of: Any) -> None:
     assert len(everything.get("/v1/models").json()["data"]) == 3
 
 
-def test_b7_a_revoked_key_is_refused_on_the_next_call(
+def test_bv7_a_revoked_key_is_refused_on_the_next_call(
     client_of: Any, operator: httpx.Client, world: Any
 ) -> None:
-    """B7: 403 ``api_key_revoked``, and ``api_key_suspended`` while suspended."""
+    """BV7: 403 ``api_key_revoked``, and ``api_key_suspended`` while suspended."""
     client = client_of()
     key_id = client.headers["x-key-id"]
     native = f"/keys/key_{key_id.replace('-', '')}"
@@ -128,8 +128,8 @@ def test_b7_a_revoked_key_is_refused_on_the_next_call(
     assert refusal(client.get("/v1/models"))[:2] == (403, "api_key_revoked")
 
 
-def test_b6_an_expired_key_is_a_revoked_one(client_of: Any, operator: httpx.Client) -> None:
-    """B6: the page knows three states. Since its expiry a key is revoked, wherever one looks."""
+def test_bv6_an_expired_key_is_a_revoked_one(client_of: Any, operator: httpx.Client) -> None:
+    """BV6: the page knows three states. Since its expiry a key is revoked, wherever one looks."""
     client = client_of()
     key_id = client.headers["x-key-id"]
     ends = clock.now() + timedelta(seconds=1)

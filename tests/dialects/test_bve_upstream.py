@@ -117,20 +117,20 @@ def test_a_busy_upstream_is_a_rate_limit(client: httpx.Client, answers: Any) -> 
 @pytest.mark.parametrize(
     "body", [{}, [], "models", {"data": None}, {"data": ["m"]}, {"data": {"id": "m"}}]
 )
-def test_b4_a_list_that_is_none_cannot_be_filtered(
+def test_bv4_a_list_that_is_none_cannot_be_filtered(
     operator: httpx.Client, served: Served, answers: Any, body: Any
 ) -> None:
-    """B4: a 200 that is no list of models is the upstream's failure: 502, and shows nothing."""
+    """BV4: a 200 that is no list of models is the upstream's failure: 502, and shows nothing."""
     answers(200, body)
     with served.client(create(operator, allowed_models=["m"])["key"]) as client:
         found = client.get("/v1/models")
     assert (found.status_code, envelope(found)["code"]) == (502, "upstream_error")
 
 
-def test_b4_what_else_a_list_holds_is_kept(
+def test_bv4_what_else_a_list_holds_is_kept(
     operator: httpx.Client, served: Served, answers: Any
 ) -> None:
-    """B4: models that are not allowed go, and one without an id; all else stays."""
+    """BV4: models that are not allowed go, and one without an id; all else stays."""
     models = [{"id": "m", "created": 7}, {"id": "n"}, {"created": 8}, {"id": ["m"]}]
     answers(200, {"object": "list", "data": models, "has_more": False})
     with served.client(create(operator, allowed_models=["m"])["key"]) as client:
@@ -140,8 +140,8 @@ def test_b4_what_else_a_list_holds_is_kept(
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"\xff", b"{" * 9, b'{"data":' + b"[" * 100_000])
-def test_b4_what_is_no_json_is_no_list(body: bytes) -> None:
-    """B4: nor is what cannot be decoded at all."""
+def test_bv4_what_is_no_json_is_no_list(body: bytes) -> None:
+    """BV4: nor is what cannot be decoded at all."""
     with pytest.raises(Failure) as caught:
         _only(["m"], body)
     assert caught.value.kind is Kind.UPSTREAM_FAILED

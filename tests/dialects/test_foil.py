@@ -1,4 +1,4 @@
-"""foil, promise by promise: F1 … F10."""
+"""foil, promise by promise: FO1 … FO10."""
 
 import concurrent.futures
 import functools
@@ -114,8 +114,8 @@ def message_of(found: httpx.Response) -> str:
     return said
 
 
-def test_f1_a_key_is_created_with_exactly_five_fields(game: Game) -> None:
-    """F1: ``pk_live_`` and 32 hex digits; the type prefix as ``key_prefix``."""
+def test_fo1_a_key_is_created_with_exactly_five_fields(game: Game) -> None:
+    """FO1: ``pk_live_`` and 32 hex digits; the type prefix as ``key_prefix``."""
     found = game.person.client.post(KEYS, json={"name": "My Game - Production"})
     made = found.json()
     assert found.status_code == 201
@@ -128,16 +128,16 @@ def test_f1_a_key_is_created_with_exactly_five_fields(game: Game) -> None:
 
 
 @pytest.mark.parametrize("body", [{}, {"name": ""}, {"name": "  "}, {"name": 7}, []])
-def test_f1_a_blank_or_missing_name_is_refused(game: Game, body: Any) -> None:
-    """F1: 400, and no key is made."""
+def test_fo1_a_blank_or_missing_name_is_refused(game: Game, body: Any) -> None:
+    """FO1: 400, and no key is made."""
     found = game.person.client.post(KEYS, json=body)
     assert found.status_code == 400
     assert message_of(found)
     assert game.person.client.get(KEYS).json() == []
 
 
-def test_f2_a_key_is_shown_once(game: Game) -> None:
-    """F2: the list has four fields and no secret."""
+def test_fo2_a_key_is_shown_once(game: Game) -> None:
+    """FO2: the list has four fields and no secret."""
     made = game.make_key()
     found = game.person.client.get(KEYS)
     (row,) = found.json()
@@ -145,8 +145,8 @@ def test_f2_a_key_is_shown_once(game: Game) -> None:
     assert made["key"] not in found.text
 
 
-def test_f3_sdk_requests_need_a_key_in_its_header(game: Game, served: Any, world: Any) -> None:
-    """F3: none, garbage, revoked, another dialect's, Bearer only → 401 with a challenge."""
+def test_fo3_sdk_requests_need_a_key_in_its_header(game: Game, served: Any, world: Any) -> None:
+    """FO3: none, garbage, revoked, another dialect's, Bearer only → 401 with a challenge."""
     made = game.make_key()
     revoked = game.make_key()
     assert game.person.client.delete(f"{KEYS}/{revoked['id']}").status_code == 204
@@ -169,8 +169,8 @@ def test_f3_sdk_requests_need_a_key_in_its_header(game: Game, served: Any, world
                 assert found.headers["www-authenticate"].startswith("Bearer")
 
 
-def test_f3_key_management_takes_no_key(game: Game, served: Any) -> None:
-    """F3: an ``X-API-Key`` or a ``pk_live_`` Bearer manages nothing."""
+def test_fo3_key_management_takes_no_key(game: Game, served: Any) -> None:
+    """FO3: an ``X-API-Key`` or a ``pk_live_`` Bearer manages nothing."""
     made = game.make_key()
     with served.client(None) as client:
         for headers in (
@@ -183,10 +183,10 @@ def test_f3_key_management_takes_no_key(game: Game, served: Any) -> None:
             assert client.delete(f"{KEYS}/{made['id']}", headers=headers).status_code == 401
 
 
-def test_f3_key_management_tells_nothing_shown_from_something_wrong(
+def test_fo3_key_management_tells_nothing_shown_from_something_wrong(
     game: Game, served: Any
 ) -> None:
-    """F3: RFC 6750 §3.1: the challenge has no error code where no credential was sent."""
+    """FO3: RFC 6750 §3.1: the challenge has no error code where no credential was sent."""
     made = game.make_key()
     wrong = [
         {"X-API-Key": made["key"]},
@@ -205,10 +205,10 @@ def test_f3_key_management_tells_nothing_shown_from_something_wrong(
                 assert 'error="invalid_token"' in found.headers["www-authenticate"]
 
 
-def test_f4_a_persona_must_be_ones_own_and_published(
+def test_fo4_a_persona_must_be_ones_own_and_published(
     game: Game, person: Callable[..., Any], served: Any
 ) -> None:
-    """F4: not owned and not published → 403; an unknown id → 404."""
+    """FO4: not owned and not published → 403; an unknown id → 404."""
     client = game.client()
     draft = game.publish("Draft", publish=False)
     theirs = Game(served, person())
@@ -222,8 +222,8 @@ def test_f4_a_persona_must_be_ones_own_and_published(
         assert found.status_code == 404
 
 
-def test_f5_the_list_shows_published_personas(game: Game) -> None:
-    """F5: a bare array; drafts and others' personas are absent."""
+def test_fo5_the_list_shows_published_personas(game: Game) -> None:
+    """FO5: a bare array; drafts and others' personas are absent."""
     game.publish("Draft", publish=False)
     (row,) = game.client().get(f"{SDK}/personas").json()
     assert list(row) == ["id", "name", "description", "created_at", "updated_at"]
@@ -231,8 +231,8 @@ def test_f5_the_list_shows_published_personas(game: Game) -> None:
     assert SECONDS.fullmatch(row["updated_at"])
 
 
-def test_f6_a_session_begins_as_documented(game: Game) -> None:
-    """F6: eight fields, the greeting names the player; the same id starts afresh."""
+def test_fo6_a_session_begins_as_documented(game: Game) -> None:
+    """FO6: eight fields, the greeting names the player; the same id starts afresh."""
     client = game.client()
     begun = game.begin(client)
     assert list(begun) == BEGUN
@@ -256,8 +256,8 @@ def test_f6_a_session_begins_as_documented(game: Game) -> None:
         {"user_session_id": "x" * 256},
     ],
 )
-def test_f6_a_wrong_field_is_named(game: Game, changes: dict[str, Any]) -> None:
-    """F6: 400, and no session begins."""
+def test_fo6_a_wrong_field_is_named(game: Game, changes: dict[str, Any]) -> None:
+    """FO6: 400, and no session begins."""
     client = game.client()
     body = {"user_session_id": "p", **PLAYER, **changes}
     found = client.post(f"{game.chat}/init-session", json=body)
@@ -330,8 +330,8 @@ def test_a_session_that_is_not_there(game: Game) -> None:
     assert client.get(f"{game.chat}/session", params=other).status_code == 404
 
 
-def test_f7_keys_belong_to_their_creators_account(game: Game, person: Callable[..., Any]) -> None:
-    """F7: another account neither sees nor revokes them."""
+def test_fo7_keys_belong_to_their_creators_account(game: Game, person: Callable[..., Any]) -> None:
+    """FO7: another account neither sees nor revokes them."""
     made = game.make_key()
     other = person()
     assert other.client.get(KEYS).json() == []
@@ -345,8 +345,8 @@ def test_f7_keys_belong_to_their_creators_account(game: Game, person: Callable[.
     assert game.person.client.delete(f"{KEYS}/{made['id']}").status_code == 404
 
 
-def test_f2_an_expired_key_is_gone(game: Game, world: Any) -> None:
-    """F2: neither listed nor there to be deleted, from the moment that it stops working."""
+def test_fo2_an_expired_key_is_gone(game: Game, world: Any) -> None:
+    """FO2: neither listed nor there to be deleted, from the moment that it stops working."""
     made = game.make_key()
     ends = clock.now() + timedelta(seconds=1)
     path = f"/ledger/v1/keys/key_{uuid.UUID(made['id']).hex}"
@@ -366,8 +366,8 @@ def at_once(count: int, call: Callable[[], httpx.Response]) -> list[int]:
         return sorted(each.status_code for each in pool.map(lambda _: call(), range(count)))
 
 
-def test_f8_the_31st_message_of_a_minute_is_refused(game: Game) -> None:
-    """F8: 429 with Retry-After; another key is unaffected; general calls still work (F9)."""
+def test_fo8_the_31st_message_of_a_minute_is_refused(game: Game) -> None:
+    """FO8: 429 with Retry-After; another key is unaffected; general calls still work (FO9)."""
     client = game.client()
     game.begin(client)
     assert at_once(36, lambda: game.say(client)) == [200] * 30 + [429] * 6
@@ -381,8 +381,8 @@ def test_f8_the_31st_message_of_a_minute_is_refused(game: Game) -> None:
     assert client.get(f"{game.chat}/history", params=query).status_code == 200
 
 
-def test_f9_the_61st_general_call_of_a_minute_is_refused(game: Game) -> None:
-    """F9: init, history, reset and listing share 60, apart from chat."""
+def test_fo9_the_61st_general_call_of_a_minute_is_refused(game: Game) -> None:
+    """FO9: init, history, reset and listing share 60, apart from chat."""
     client = game.client()
     game.begin(client)
     query = {"user_session_id": "player-001"}
@@ -447,8 +447,8 @@ def test_a_refusal_by_a_limit_says_what_is_left(game: Game, world: Any) -> None:
         assert re.search(rf'/rolling:60";r=0;t={wait}$', found.headers["ratelimit"])
 
 
-def test_f10_the_dashboard_does_not_count(game: Game) -> None:
-    """F10: managing keys and personas uses up nothing of a key."""
+def test_fo10_the_dashboard_does_not_count(game: Game) -> None:
+    """FO10: managing keys and personas uses up nothing of a key."""
     client = game.client()
     for _ in range(40):
         assert game.person.client.get(KEYS).status_code == 200

@@ -114,7 +114,7 @@ class Hammer:
 def test_no_worker_answers_after_a_revocation(
     fleet: Fleet, house: House, held: Sequence[Line], dialect: str
 ) -> None:
-    """Promise 6, R15, F3, B7, Y7, V5: nothing that began after the revocation's reply succeeds.
+    """Promise 6, R15, FO3, BV7, Y7, V5: nothing that began after the revocation's reply succeeds.
 
     On reading and on metered routes, in each of four workers.
     """
@@ -278,10 +278,10 @@ def statuses(found: Sequence[httpx.Response]) -> Counter[int]:
     return Counter(reply.status_code for reply in found)
 
 
-def test_f8_thirty_messages_and_f9_sixty_others_a_minute(
+def test_fo8_thirty_messages_and_fo9_sixty_others_a_minute(
     house: House, held: Sequence[Line]
 ) -> None:
-    """F8, F9: of 45 messages 30 pass, of 80 other calls 60, in four workers, neither of the other.
+    """FO8, FO9: of 45 messages 30 pass, of 80 other calls 60, in four workers, each apart.
 
     Another key of the account has its own.
     """
@@ -310,7 +310,7 @@ def test_f8_thirty_messages_and_f9_sixty_others_a_minute(
 def test_bve_counts_requests_over_processes(
     house: House, held: Sequence[Line], terms: Mapping[str, int], passed: int, words: str
 ) -> None:
-    """B2, B3: per minute (60 unless said), per day and per month of UTC: exactly so many pass."""
+    """BV2, BV3: per minute (60 unless said), per day and per month of UTC: exactly so many pass."""
     secret = bve_key(house, **terms)
     chat = chat_of("bve", house)
     found = at_once(held, passed + 30, lambda client, number: chat(client, secret, number))
@@ -326,7 +326,7 @@ def bve_key(house: House, **terms: int) -> str:
 
 
 def test_bve_counts_monthly_tokens_over_processes(house: House, held: Sequence[Line]) -> None:
-    """B3: tokens of a month never exceed the ceiling, and go on until none would fit.
+    """BV3: tokens of a month never exceed the ceiling, and go on until none would fit.
 
     What a request might use is held while it runs, so no moment lets two workers past it.
     """

@@ -1,4 +1,4 @@
-"""Clients that go away, processes that end, a ledger that is away: nothing is lost (C1 to C8)."""
+"""Clients that go away, processes that end, a ledger that is away: nothing is lost (C2, C3, C8)."""
 
 import asyncio
 import json

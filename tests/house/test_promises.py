@@ -5,7 +5,10 @@ A test names a promise in its name (`promise_4`) or its docstring ("Promise 4").
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
+
+from tests.house.parsed import tree_of
 
 TESTS = Path(__file__).parents[1]
 PROMISES = frozenset(range(1, 16))
@@ -13,17 +16,18 @@ NOT_YET_HELD: frozenset[int] = frozenset({9})
 """Promises without a test. It only shrinks: a new test takes its number out."""
 
 
-def held() -> set[int]:
+@cache
+def held() -> frozenset[int]:
     """Return the promises that a test function or class names."""
     named = set()
     for path in TESTS.rglob("test_*.py"):
         if path.parent.name == "house":
             continue
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        for node in ast.walk(tree_of(path)):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
                 said = f"{node.name} {ast.get_docstring(node) or ''}"
                 named |= {int(n) for n in re.findall(r"promise[_ ](\d+)", said, re.IGNORECASE)}
-    return named
+    return frozenset(named)
 
 
 def test_every_promise_is_named_by_a_test() -> None:

@@ -87,7 +87,7 @@ async def list_keys(ask: Ask[None, Caller]) -> Answer:
 )
 async def revoke_key(ask: Ask[None, Caller]) -> Answer:
     """Revoke a key: permanent and immediate. Again, it answers as the first time."""
-    # Not by ``ask.path``: what can be no id at all is the id of no key, too (B8).
+    # Not by ``ask.path``: what can be no id at all is the id of no key, too (BV8).
     key = await _key(ask.services, ask.call.scope["path_params"]["id"])
     ended = await account_keys.revoke(ask.services, key, by=ask.caller.actor)
     view = views.RevokedKey(
