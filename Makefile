@@ -3,12 +3,13 @@
 
 ARGS ?=
 BIN := .venv/bin
+QUICK := not soak and not faults and not processes and not browser
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test bench lint clean constraints
+.PHONY: help demo test quick soak bench lint clean constraints
 
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -18,6 +19,12 @@ demo: .venv/installed ## Show the main job: ARGS="--trace FILE --exit"
 
 test: lint ## Lint, types, contracts, then tests: ARGS="-k lanes"
 	$(call check,pytest,$(BIN)/pytest -n 2 --dist worksteal $(ARGS))
+
+quick: .venv/installed-test ## The tests without processes of their own, faults and browsers
+	$(call check,pytest,$(BIN)/pytest -n 2 --dist worksteal -m "$(QUICK)" $(ARGS))
+
+soak: .venv/installed-test ## The long forms of what the suite plays in short
+	$(call check,pytest,$(BIN)/pytest -n 2 --dist worksteal -m soak $(ARGS))
 
 bench: .venv/installed-bench ## Measure against the peers: ARGS="--json"
 	$(BIN)/keyledger bench $(ARGS)
@@ -29,7 +36,7 @@ lint: .venv/installed-test ## Format, lint, types and import contracts, without 
 	$(call check,lint-imports,$(BIN)/lint-imports)
 
 clean: ## Remove .venv and caches; the data directory .keyledger stays
-	rm -rf .venv .venv-pins build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf .venv .venv-pins build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .schemathesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 constraints: ## Pin the newest versions of everything in constraints.txt

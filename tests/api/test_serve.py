@@ -205,6 +205,7 @@ def test_a_wrong_pepper_is_refused_at_start(furnished_url: str, tmp_path: Path) 
     assert "KEYLEDGER_PEPPER" in done.stderr
 
 
+@pytest.mark.processes
 def test_an_offset_of_the_clock_is_for_databases_made_for_tests(
     databases: Any, tmp_path: Path
 ) -> None:

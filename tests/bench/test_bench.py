@@ -16,6 +16,8 @@ from rich.console import Console
 from api.bench.command import command
 from api.bench.table import Row, rendered
 
+pytestmark = pytest.mark.processes
+
 ROOT = Path(__file__).parents[2]
 PEERS = (
     "empty Litestar @post handler",

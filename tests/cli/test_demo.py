@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.processes
+
 
 @pytest.fixture
 def home(keyledger: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:  # noqa: ARG001

@@ -16,6 +16,8 @@ import pytest
 
 from tests.dialects.fleet import native
 
+pytestmark = pytest.mark.processes
+
 SCRIPT = """
 import asyncio, dataclasses, inspect, json, sys, time
 import foilengine

@@ -21,6 +21,8 @@ from tests.dialects.scene import PLAYER, bearer
 from tests.dialects.test_conformance import DRIVERS, House, Made, metered
 from tests.faults.rig import until
 
+pytestmark = pytest.mark.processes
+
 WORKERS = 4
 EACH = 2
 """Connections to every worker."""

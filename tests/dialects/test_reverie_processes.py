@@ -12,6 +12,8 @@ import pytest
 from tests.conftest import JWT_SECRET, OPERATOR_SECRET, PEPPER
 from tests.faults import rig
 
+pytestmark = pytest.mark.processes
+
 WORKERS = 3
 PASSWORD = "correct horse battery"
 PATH = "/api/device/v1/chat/completions"

@@ -510,29 +510,30 @@ def test_y7_a_revoked_key_is_invalid_at_once(buyer: Buyer, header: str) -> None:
 def test_y7_no_request_succeeds_after_the_revocation_returned(buyer: Buyer) -> None:
     """Y7: eight clients hammer while it happens; what began after it is refused."""
     made = buyer.key()
-    revoked_at = threading.Event()
-    stop = threading.Event()
-    late: list[int] = []
+    revoked = threading.Event()
+    started = threading.Barrier(9)
 
-    def hammer(header: str) -> None:
+    def hammer(header: str) -> list[int]:
+        late: list[int] = []
         with buyer.client(made["key"], header) as client:
-            while not stop.is_set():
-                after = revoked_at.is_set()
+            assert client.get(f"{AUTH}/me").status_code == 200
+            started.wait()
+            while len(late) < 3:
+                after = revoked.is_set()
                 status = client.get(f"{AUTH}/me").status_code
                 if after:
                     late.append(status)
+        return late
 
-    with ThreadPoolExecutor(8) as pool:
+    with ThreadPoolExecutor(8) as pool, buyer.client() as owner:
         running = [pool.submit(hammer, HEADERS[number % 2]) for number in range(8)]
-        time.sleep(0.3)
-        with buyer.client() as owner:
-            assert owner.delete(f"{KEYS}/{made['id']}").status_code == 204
-        revoked_at.set()
-        time.sleep(0.3)
-        stop.set()
-        for each in running:
-            each.result()
-    assert late
+        try:
+            started.wait(30)
+            deleted = owner.delete(f"{KEYS}/{made['id']}")
+        finally:
+            revoked.set()
+        late = [status for each in running for status in each.result()]
+    assert deleted.status_code == 204
     assert set(late) == {401}
 
 

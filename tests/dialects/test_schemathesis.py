@@ -25,6 +25,8 @@ from tests.dialects.fleet import Fleet, running
 from tests.dialects.scene import NATIVE, Scene
 from tests.dialects.test_conformance import DRIVERS
 
+pytestmark = pytest.mark.processes
+
 SEED = 20_261_121
 EXAMPLES = 10
 """Of each operation and kind: right and wrong."""

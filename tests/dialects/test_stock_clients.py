@@ -25,6 +25,8 @@ from mcp.shared.exceptions import MCPError
 
 from tests.faults.rig import READY_SECONDS, TLS, free_port, until
 
+pytestmark = pytest.mark.processes
+
 SECRET = "operator-secret-of-this-command"
 COMMAND = Path(sys.executable).with_name("keyledger")
 SMALL, EMBEDDING = "keyledger-small", "keyledger-embedding"

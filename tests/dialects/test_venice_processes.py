@@ -14,6 +14,8 @@ from tests.conftest import JWT_SECRET, OPERATOR_SECRET, PEPPER
 from tests.dialects.venice_world import KEYS, RATES, own_terms, together
 from tests.faults import rig
 
+pytestmark = pytest.mark.processes
+
 WORKERS = 3
 PASSWORD = "correct horse battery"
 BODY = {"apiKeyType": "INFERENCE", "description": "x"}

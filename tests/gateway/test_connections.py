@@ -14,6 +14,8 @@ from tests.gateway.book import Booked, book, ended, open_reservations
 from tests.gateway.caller import WAYS, Caller
 from tests.gateway.truthful import INPUT, VOICES, Attempt, Truthful, told
 
+pytestmark = pytest.mark.processes
+
 PACED = {"tokens": 50, "pause": 0.02}
 """A second of tokens."""
 SLOW_BYTES = 4_096

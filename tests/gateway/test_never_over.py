@@ -26,6 +26,8 @@ from tests.dialects.fleet import Fleet, running
 from tests.gateway.scripted import INPUT, Scripted
 from tests.properties.postgres import events_of
 
+pytestmark = pytest.mark.processes
+
 SEED = 20_261_129
 WORKERS = 4
 CALLERS = 24

@@ -39,6 +39,8 @@ from tests.gateway.caller import Caller
 from tests.gateway.scripted import INPUT, KEY, PIECE, Scripted
 from tests.gateway.truthful import VOICES
 
+pytestmark = pytest.mark.processes
+
 CHAT = "/v1/chat/completions"
 MODEL = "keyledger-small"
 CONCURRENT = 200

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.house.parsed import tree_of
+
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted(
     path for package in ("ledger", "projections", "api") for path in (ROOT / package).rglob("*.py")
@@ -161,8 +163,7 @@ def broken(rule: Rule, allowed: dict[str, str]) -> list[str]:
         place = path.relative_to(ROOT).as_posix()
         if place.startswith(tuple(allowed)):
             continue
-        text = path.read_text("utf-8")
-        for line, what in rule(ast.parse(text, place), text.splitlines()):
+        for line, what in rule(tree_of(path), path.read_text("utf-8").splitlines()):
             found.append(f"{place}:{line}: {what}")
     return found
 

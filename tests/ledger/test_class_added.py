@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import ledger
 
 ROOT = Path(ledger.__file__).parents[1]
@@ -73,6 +75,7 @@ print(json.dumps({
 """
 
 
+@pytest.mark.processes
 def test_a_class_that_one_line_adds_reaches_everything(furnished_url: str, tmp_path: Path) -> None:
     """It is priced, charged, summed, reported, checked and rebuilt, in older databases too."""
     for package in ("ledger", "projections", "api"):

@@ -17,6 +17,8 @@ import pytest
 from ledger import embedded
 from ledger.embedded import EmbeddedPostgres
 
+pytestmark = pytest.mark.processes
+
 ROOT = Path(embedded.__file__).parents[1]
 SMALL = {"shared_buffers": "16MB", "max_wal_size": "64MB"}
 WAIT_SECONDS = 20

@@ -14,6 +14,8 @@ from api.replay.sender import BATCH, Options
 from api.replay.tally import Tally
 from api.replay.traces import GENERATED, open_trace
 
+pytestmark = pytest.mark.processes
+
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 SECRET = "operator-secret-of-tests"
 

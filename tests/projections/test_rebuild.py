@@ -241,6 +241,7 @@ def test_a_forged_head_stops_a_rebuild(ledger: Ledger) -> None:
     assert (caught.value.lane, caught.value.seq) == (1, ledger.heads()[1])
 
 
+@pytest.mark.processes
 def test_a_killed_rebuild_leaves_nothing(ledger: Ledger) -> None:
     """Shadow tables go with their session, however it ends."""
     before = content(ledger)

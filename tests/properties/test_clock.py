@@ -48,6 +48,7 @@ def record(url: str, account, key, *requests: str) -> list[str]:
     return asyncio.run(run())
 
 
+@pytest.mark.processes
 def test_a_writer_whose_clock_is_40_days_ahead_freezes_no_window(elsewhere, database_url) -> None:
     """It is refused and records nothing; others go on, in the windows of the database's clock."""
     terms = {"overdraft": {"USD": "unlimited"}, "limits": HOURLY}
@@ -65,6 +66,7 @@ def test_a_writer_whose_clock_is_40_days_ahead_freezes_no_window(elsewhere, data
     assert {each.envelope.recorded_at - log[0].envelope.recorded_at < DAY for each in log} == {True}
 
 
+@pytest.mark.processes
 def test_what_a_process_takes_for_the_time_is_recorded_nowhere(elsewhere, database_url) -> None:
     """A clock that is four minutes ahead is let write, and what it writes bears no trace of it."""
     account, key, commands = an_account(database_url, grant="9")

@@ -19,6 +19,8 @@ from tests.properties.core import START, a_card, account_id, key_id
 from tests.properties.postgres import Stored, events_of, lanes_of, writing
 from tests.properties.workers import USAGE
 
+pytestmark = pytest.mark.processes
+
 PROCESSES = 4
 
 

@@ -22,6 +22,8 @@ from tests.dialects.fleet import Fleet, running
 from tests.dialects.test_conformance import DRIVERS, House
 from tests.gateway.scripted import KEY, Scripted
 
+pytestmark = pytest.mark.processes
+
 MODEL = "keyledger-small"
 STORED = frozenset(
     {

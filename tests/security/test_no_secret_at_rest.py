@@ -24,6 +24,8 @@ from ledger import codec, secrets
 from ledger.embedded import EmbeddedPostgres, binary
 from ledger.secrets import REDACTED
 
+pytestmark = pytest.mark.processes
+
 DIALECTS = ("reverie", "foil", "bve", "ryvion", "venice")
 PASSWORD = "correct horse battery staple"
 OTHER_PASSWORD = "a pass word of another member"

@@ -280,6 +280,7 @@ def test_neither_token_passes_for_the_other(run: Any, chain: Chain) -> None:
     run(story)
 
 
+@pytest.mark.processes
 def test_a_token_is_used_once_by_many_processes(
     ledger_url: str, web3: Any, chain: Chain, tmp_path: Path
 ) -> None:
