@@ -3,8 +3,12 @@
 
 ARGS ?=
 BIN := .venv/bin
+# A file to a worker, so that what a file serves is started once.
+PYTEST := $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 QUICK := not soak and not faults and not processes and not browser
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Empty: the many processes that tests start find everything compiled.
+export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -18,13 +22,14 @@ demo: .venv/installed ## Show the main job: ARGS="--trace FILE --exit"
 	$(BIN)/keyledger demo $(ARGS)
 
 test: lint ## Lint, types, contracts, then tests: ARGS="-k lanes"
-	$(call check,pytest,$(BIN)/pytest -n 2 --dist worksteal $(ARGS))
+	$(call check,pytest,$(PYTEST) $(ARGS))
 
 quick: .venv/installed-test ## The tests without processes of their own, faults and browsers
-	$(call check,pytest,$(BIN)/pytest -n 2 --dist worksteal -m "$(QUICK)" $(ARGS))
+	$(call check,pytest,$(PYTEST) -m "$(QUICK)" $(ARGS))
 
+soak: export KEYLEDGER_TEST_SEED ?= $(shell date +%s)
 soak: .venv/installed-test ## The long forms of what the suite plays in short
-	$(call check,pytest,$(BIN)/pytest -n 2 --dist worksteal -m soak $(ARGS))
+	$(call check,pytest,$(PYTEST) -m soak $(ARGS))
 
 bench: .venv/installed-bench ## Measure against the peers: ARGS="--json"
 	$(BIN)/keyledger bench $(ARGS)

@@ -57,6 +57,9 @@ PEPPER = "pepper-of-tests"
 JWT_SECRET = "jwt-secret-of-tests, long enough for SHA-512 too: 64 characters.."
 PRICES = {"input": "1", "output": "2", "cache_read": "0.1"}
 
+SEED = int(os.environ.get("KEYLEDGER_TEST_SEED") or 20_261_121)
+"""What chance begins with, wherever a test plays by it; a failed run prints it."""
+
 LAST_SECONDS = 60
 """Of a UTC day; longer than a test that counts per day takes."""
 
@@ -67,6 +70,19 @@ _numbers = itertools.count(1)
 def pytest_collection_finish() -> None:
     """Take back what py_ecc does to the process of whoever imports it, as the service does."""
     sys.setrecursionlimit(RECURSION_LIMIT)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take long, so that no worker is left with one in the end."""
+    marks = ("soak", "faults", "processes")
+    long = {item.path for item in items if any(map(item.get_closest_marker, marks))}
+    items.sort(key=lambda item: item.path not in long)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how to repeat what failed by chance."""
+    if terminalreporter.stats.get("failed") or terminalreporter.stats.get("error"):
+        terminalreporter.write_line(f"Chance played by KEYLEDGER_TEST_SEED={SEED}")
 
 
 def pytest_runtest_setup() -> None:

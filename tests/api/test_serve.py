@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -75,22 +75,79 @@ class Running:
         return httpx.Client(base_url=self.url, headers=headers, timeout=10)
 
 
-@pytest.fixture
-def running(furnished_url: str, tmp_path: Path, unused_port: int) -> Iterator[Running]:
-    """Serve for one test."""
-    found = Running(furnished_url, tmp_path, unused_port)
-    yield found
-    if found.process.poll() is None:
-        found.process.terminate()
-        found.process.wait(timeout=40)
+@pytest.fixture(scope="module")
+def started(
+    ledger_url: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[], Running]]:
+    """Give a way to have the module's service running: started where it is not, or has ended."""
+    found: list[Running] = []
+
+    def start() -> Running:
+        if not found or found[-1].process.poll() is not None:
+            found.append(Running(ledger_url, tmp_path_factory.mktemp("home"), unused_port()))
+        return found[-1]
+
+    yield start
+    for each in found:
+        if each.process.poll() is None:
+            each.process.terminate()
+            each.process.wait(timeout=40)
 
 
 @pytest.fixture
+def running(started: Callable[[], Running]) -> Running:
+    """Give the module's service, running."""
+    return started()
+
+
 def unused_port() -> int:
     """Give a port that nobody listens on."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         found: int = listening.getsockname()[1]
     return found
+
+
+def _resident(pids: list[int]) -> int:
+    pages = sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in pids)
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.faults
+def test_strangers_who_send_slowly_or_without_end_cost_little(running: Running) -> None:
+    """Connections that dribble, say nothing or never end a header are ended, in memory bounded."""
+    workers = running.workers()
+    port = int(running.url.rpartition(":")[2])
+    before = _resident(workers)
+    with contextlib.ExitStack() as stack:
+        slow = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=30))
+            for _ in range(200)
+        ]
+        endless = slow.pop()
+        with contextlib.suppress(ConnectionError):
+            endless.sendall(b"GET / HTTP/1.1\r\nHost: h\r\nX: ")
+            for _ in range(1_000):
+                endless.sendall(b"a" * 60_000)
+        for caller in slow[: len(slow) // 2]:
+            caller.sendall(b"GET /")
+        began = time.monotonic()
+        while slow and time.monotonic() - began < 2 * wire.HEAD_SECONDS + wire.LOOK_SECONDS:
+            time.sleep(0.5)
+            for caller in slow[: len(slow) // 2]:
+                with contextlib.suppress(ConnectionError):
+                    caller.sendall(b"a")
+            readable, _, _ = select.select(slow, [], [], 0)
+            slow = [caller for caller in slow if caller not in readable]
+        assert not slow
+    assert _resident(workers) - before < 30_000_000
+    for lines, status in (
+        ("GET /health/live HTTP/1.0", b"200"),
+        ("GET /health/live HTTP/1.1", b"400"),
+        ("GET /health/live HTTP/1.1\r\nHost: a\r\nHost: b", b"400"),
+    ):
+        with socket.create_connection(("127.0.0.1", port), timeout=30) as caller:
+            caller.sendall(f"{lines}\r\nConnection: close\r\n\r\n".encode())
+            assert caller.recv(65_536).split(b" ")[1] == status
 
 
 @pytest.mark.faults
@@ -137,49 +194,6 @@ def test_sigterm_ends_everything_in_order(running: Running) -> None:
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
     assert "Traceback" not in running.log.read_text()
-
-
-def _resident(pids: list[int]) -> int:
-    pages = sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in pids)
-    return pages * os.sysconf("SC_PAGE_SIZE")
-
-
-@pytest.mark.faults
-def test_strangers_who_send_slowly_or_without_end_cost_little(running: Running) -> None:
-    """Connections that dribble, say nothing or never end a header are ended, in memory bounded."""
-    workers = running.workers()
-    port = int(running.url.rpartition(":")[2])
-    before = _resident(workers)
-    with contextlib.ExitStack() as stack:
-        slow = [
-            stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=30))
-            for _ in range(200)
-        ]
-        endless = slow.pop()
-        with contextlib.suppress(ConnectionError):
-            endless.sendall(b"GET / HTTP/1.1\r\nHost: h\r\nX: ")
-            for _ in range(1_000):
-                endless.sendall(b"a" * 60_000)
-        for caller in slow[: len(slow) // 2]:
-            caller.sendall(b"GET /")
-        began = time.monotonic()
-        while slow and time.monotonic() - began < 2 * wire.HEAD_SECONDS + wire.LOOK_SECONDS:
-            time.sleep(0.5)
-            for caller in slow[: len(slow) // 2]:
-                with contextlib.suppress(ConnectionError):
-                    caller.sendall(b"a")
-            readable, _, _ = select.select(slow, [], [], 0)
-            slow = [caller for caller in slow if caller not in readable]
-        assert not slow
-    assert _resident(workers) - before < 30_000_000
-    for lines, status in (
-        ("GET /health/live HTTP/1.0", b"200"),
-        ("GET /health/live HTTP/1.1", b"400"),
-        ("GET /health/live HTTP/1.1\r\nHost: a\r\nHost: b", b"400"),
-    ):
-        with socket.create_connection(("127.0.0.1", port), timeout=30) as caller:
-            caller.sendall(f"{lines}\r\nConnection: close\r\n\r\n".encode())
-            assert caller.recv(65_536).split(b" ")[1] == status
 
 
 @pytest.mark.faults

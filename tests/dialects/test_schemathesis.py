@@ -21,13 +21,13 @@ from schemathesis.specs.openapi import checks
 from api.front import SURFACES, dialect_documents
 from api.openapi import document
 from api.operator.routing import ROUTES
+from tests.conftest import SEED
 from tests.dialects.fleet import Fleet, running
 from tests.dialects.scene import NATIVE, Scene
 from tests.dialects.test_conformance import DRIVERS
 
 pytestmark = pytest.mark.processes
 
-SEED = 20_261_121
 EXAMPLES = 10
 """Of each operation and kind: right and wrong."""
 ALWAYS = ("account_id", "from", "to", "id")

@@ -17,22 +17,15 @@ from ledger import verify
 from ledger.database import SCHEMA
 from ledger.embedded import EmbeddedPostgres
 from projections import rebuild
+from tests.conftest import SEED
 
 pytestmark = pytest.mark.faults
 
-SEED = 20_261_121
 ACCOUNTS = 4
 KEYS = 3
 CALLERS = 12
-KILLS = (
-    *("worker",) * 6,
-    *("backend",) * 5,
-    *("terminated",) * 3,
-    *("postmaster",) * 4,
-    *("supervisor",) * 2,
-    "everything",
-)
-"""What is killed: 21 times."""
+KILLS = ("worker", "backend", "terminated", "postmaster", "supervisor", "everything")
+"""What is killed, at random moments and in random order, once in each round."""
 THERE_SECONDS = 40
 """For a target that is being started again to be there."""
 
@@ -117,16 +110,17 @@ class Load:
 class Killer:
     """Kills one thing after the other, at moments that a seed chooses."""
 
-    def __init__(self, service: rig.Service) -> None:
-        """Take whose processes to kill."""
+    def __init__(self, service: rig.Service, rounds: int) -> None:
+        """Take whose processes to kill, and how often each."""
         self.service = service
+        self.rounds = rounds
         self.server = EmbeddedPostgres(service.home / "postgres")
         self.chance = random.Random(SEED)  # noqa: S311 - to be repeated, not to be secret
         self.done: list[str] = []
 
     async def run(self) -> None:
         """Kill everything on the list; wait for what is away, being started again."""
-        targets = list(KILLS)
+        targets = [*KILLS] * self.rounds
         self.chance.shuffle(targets)
         for target in targets:
             await asyncio.sleep(self.chance.uniform(0.2, 1.2))
@@ -196,14 +190,15 @@ def service(tmp_path: Path) -> Iterator[rig.Service]:
         yield service
 
 
-def test_kills_at_random_moments_lose_and_double_nothing(service: rig.Service) -> None:
+@pytest.mark.parametrize("rounds", [1, pytest.param(6, marks=pytest.mark.soak)])
+def test_kills_at_random_moments_lose_and_double_nothing(service: rig.Service, rounds: int) -> None:
     """Promises 2, 3, 4 and 7, C1 to C3, B1: what was acknowledged is there, once, as it was."""
     with service.client() as client:
         keys = []
         for number in range(ACCOUNTS):
             account = rig.open_account(client, f"A{number}", overdraft={"USD": "unlimited"})
             keys += [rig.issue(client, account)["key_id"] for _ in range(KEYS)]
-    load, killer = Load(service, keys), Killer(service)
+    load, killer = Load(service, keys), Killer(service, rounds)
 
     async def both() -> None:
         loading = asyncio.create_task(load.run())
@@ -213,7 +208,7 @@ def test_kills_at_random_moments_lose_and_double_nothing(service: rig.Service) -
         await loading
 
     asyncio.run(both())
-    assert len(killer.done) >= 20
+    assert len(killer.done) == rounds * len(KILLS)
     assert sum(call.attempts > 1 for call in load.calls), "no call ever met a kill"
     url = killer.server.url
     with psycopg.connect(url, autocommit=True, options=f"-c search_path={SCHEMA}") as connection:

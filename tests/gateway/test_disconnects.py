@@ -19,6 +19,7 @@ from ledger.errors import LedgerUnavailable
 from ledger.ids import new_account_id, new_key_id
 from ledger.metering import Settle
 from ledger.usage import Usage
+from tests.conftest import SEED
 from tests.gateway.book import book, ended, open_reservations
 from tests.gateway.rig import Rig, Thin, rig
 from tests.gateway.scripted import INPUT, KEY, Scripted
@@ -182,7 +183,7 @@ def test_what_is_settled_is_settled_before_the_stream_says_so(
 
 def test_nothing_is_lost(gateway: Rig, ledger_url: str, upstream: Scripted) -> None:
     """Whatever clients and upstreams do: what was made is charged, or charged and flagged."""
-    draw = random.Random(20_261_121)  # noqa: S311 - a test's dice
+    draw = random.Random(SEED)  # noqa: S311 - a test's dice
     plans = [_plan(draw) for _ in range(150)]
     asked = _run_all(gateway, plans)
     deadline = time.monotonic() + 20

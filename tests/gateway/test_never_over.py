@@ -22,13 +22,13 @@ from ledger.ids import parse_id
 from ledger.limits import compile_rules
 from ledger.money import format_pico, parse_pico
 from ledger.usage import output_tokens, tokens
+from tests.conftest import SEED
 from tests.dialects.fleet import Fleet, running
 from tests.gateway.scripted import INPUT, Scripted
 from tests.properties.postgres import events_of
 
 pytestmark = pytest.mark.processes
 
-SEED = 20_261_129
 WORKERS = 4
 CALLERS = 24
 REQUESTS = 240

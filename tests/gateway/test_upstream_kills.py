@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from tests.conftest import SEED
 from tests.dialects.fleet import Fleet, running
 from tests.faults.rig import until
 from tests.gateway.book import Booked, book, open_reservations
@@ -23,7 +24,6 @@ from tests.gateway.truthful import INPUT, VOICES, Attempt, Truthful, told
 
 pytestmark = pytest.mark.faults
 
-SEED = 20_261_121
 REQUESTS = 600
 CALLERS = 24
 DRAIN_SECONDS = 5

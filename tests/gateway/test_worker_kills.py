@@ -16,6 +16,7 @@ from typing import NamedTuple
 import psycopg
 import pytest
 
+from tests.conftest import SEED
 from tests.dialects.fleet import Fleet, running
 from tests.faults.rig import ROOT, end, until
 from tests.gateway.book import Booked, book, open_reservations
@@ -24,7 +25,6 @@ from tests.gateway.truthful import VOICES, Attempt, Truthful, told
 
 pytestmark = pytest.mark.faults
 
-SEED = 20_261_121
 CALLERS = 16
 LOAD_SECONDS = 6
 KILLS = 4

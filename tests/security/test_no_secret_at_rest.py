@@ -4,11 +4,13 @@ import base64
 import io
 import json
 import logging
+import random
 import re
 import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import closing
+from itertools import cycle, repeat
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -23,13 +25,15 @@ from api import logs
 from ledger import codec, secrets
 from ledger.embedded import EmbeddedPostgres, binary
 from ledger.secrets import REDACTED
+from tests.conftest import SEED
 
 pytestmark = pytest.mark.processes
 
 DIALECTS = ("reverie", "foil", "bve", "ryvion", "venice")
 PASSWORD = "correct horse battery staple"
 OTHER_PASSWORD = "a pass word of another member"
-REFUSED_MIN = 300
+REFUSED_MIN = {"each": 80, "all": 300}
+"""How many answers name a field, by how many of the secrets each operation is sent."""
 KEPT = ("pepper", "jwt-secret")
 """Files of the data directory whose purpose is to keep a secret."""
 
@@ -37,6 +41,8 @@ KEPT = ("pepper", "jwt-secret")
 class Run(NamedTuple):
     """What a busy service left behind."""
 
+    sent: str
+    """How many of the secrets each operation was sent: each one of them, or all."""
     home: Path
     words: bytes
     """Everything its processes wrote to stdout and stderr."""
@@ -82,9 +88,12 @@ class Listener:
         return answer
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Let a service with its own database live through what secrets live through."""
+@pytest.fixture(scope="module", params=["each", pytest.param("all", marks=pytest.mark.soak)])
+def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Let a service with its own database live through what secrets live through.
+
+    Each operation is sent one of the secrets, in turn, or all of them.
+    """
     place = tmp_path_factory.mktemp("secrets")
     for parent in (place, *place.parents[:2]):
         parent.chmod(parent.stat().st_mode | 0o011)
@@ -105,7 +114,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
             tokens = _log_in(listener, account)
             _use(listener, issued, given)
             _misuse(listener, service, given)
-            given += _plant(listener, service, account, [shown[0], *tokens])
+            given += _plant(
+                listener, service, account, [shown[0], *tokens], whole=request.param == "all"
+            )
             _break(listener, service, given)
         url = EmbeddedPostgres(service.home / "postgres").url
         dump = subprocess.run([str(binary("pg_dump")), url], capture_output=True, check=True)
@@ -113,6 +124,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
         words = log.read()
     kept = [(service.home / name).read_text() for name in KEPT]
     return Run(
+        sent=request.param,
         home=service.home,
         words=words,
         dump=dump.stdout,
@@ -226,19 +238,21 @@ FURTHER = ("user", "service_tier", "stop", "metadata", "previous_response_id", "
 """Fields that inference takes and no schema names."""
 
 
-def _plant(listener: Listener, service: rig.Service, account: str, others: list[str]) -> list[str]:
+def _plant(
+    listener: Listener, service: rig.Service, account: str, others: list[str], *, whole: bool
+) -> list[str]:
     """Send secrets as every text that any documented route takes; give those of new keys."""
     made = [rig.issue(listener.client, account, name, **TERMS[name]) for name in DIALECTS]
     ids = {"account_id": account, "key_id": made[0]["key_id"]}
     operator = listener.client.headers["Authorization"]
     native = listener.client.get(f"{service.address}/openapi.json").json()
-    for secret in [made[0]["secret"], *others[:3]]:
-        _plant_in(listener, service, native, ids, secret, operator)
+    for turns in _turns([made[0]["secret"], *others[:3]], whole=whole):
+        _plant_in(listener, service, native, ids, turns, operator)
     for name, key in zip(DIALECTS, made, strict=True):
         document = listener.client.get(f"{service.address}/openapi/{name}.json").json()
         shown = operator if name == "bve" else f"Bearer {key['secret']}"
-        for secret in [key["secret"], others[0]]:
-            _plant_in(listener, service, document, ids, secret, shown)
+        for turns in _turns([key["secret"], others[0]], whole=whole):
+            _plant_in(listener, service, document, ids, turns, shown)
         own = f"Bearer {key['secret']}"
         # With its own key as the model: the oldest leak of them all.
         chat = {"model": key["secret"], "messages": [{"role": "user", "content": "Hello"}]}
@@ -248,21 +262,29 @@ def _plant(listener: Listener, service: rig.Service, account: str, others: list[
     return [key["secret"] for key in made]
 
 
+def _turns(known: list[str], *, whole: bool) -> list[Iterator[str]]:
+    """Give which secret each operation is sent, once over all operations or once per secret."""
+    if whole:
+        return [repeat(secret) for secret in known]
+    chance = random.Random(SEED)  # noqa: S311 - to be repeated, not to be secret
+    return [cycle(chance.sample(known, len(known)))]
+
+
 def _plant_in(  # noqa: PLR0917
     listener: Listener,
     service: rig.Service,
     document: dict[str, Any],
     ids: dict[str, str],
-    secret: str,
+    turns: Iterator[str],
     authorization: str,
 ) -> None:
     headers = {"Authorization": authorization}
     for path, operations in document["paths"].items():
         names = re.findall(r"{(\w+)}", path)
         real = {name: ids.get(name, "1") for name in names}
-        places = [{**real, name: quote(secret, safe="")} for name in names]
         for method, operation in operations.items():
-            for filled in places:
+            secret = next(turns)
+            for filled in ({**real, name: quote(secret, safe="")} for name in names):
                 url = service.address + path.format(**filled)
                 listener.send(method, url, json={}, headers=headers)
             if "requestBody" not in operation:
@@ -395,7 +417,7 @@ def test_no_answer_shows_a_secret_again(run: Run) -> None:
 def test_what_holds_a_secret_is_refused_by_name(run: Run) -> None:
     """Promise 11: the answer names the field; so many were tried that no door was left out."""
     refused = run.answers.count(codec.IS_SECRET.encode())
-    assert refused > REFUSED_MIN, refused
+    assert refused > REFUSED_MIN[run.sent], refused
 
 
 @pytest.mark.faults
