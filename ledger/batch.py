@@ -5,7 +5,8 @@ which is the database's when it gave the lane's lock.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, LiteralString, NamedTuple, Protocol
 from uuid import UUID
@@ -40,6 +41,8 @@ from ledger.state import Account, Key, LaneState, Reservation, advance_over, cha
 from ledger.store import Statement
 
 REFUSAL_INTERVAL = timedelta(seconds=1)
+RUN_MAX = 1_000
+"""Requests of an account decided by their sums at once: where these do not fit, one by one."""
 
 
 class Changes:
@@ -367,45 +370,72 @@ class Batch:
             self.results.append((command, outcome))
 
     def _decide_together(self, run: list[Command]) -> bool:
-        """Decide requests of one key that are alike; False: they have to be decided one by one."""
+        """Decide requests of one account by their sums; False: decide them one by one."""
         hashes = {command.request_hash for command in run}
         if len(hashes) < len(run) or not self.known.keys().isdisjoint(hashes):
             return False
-        first = run[0]
-        account, key = self.state.accounts.get(first.account_id), self._own_key(first)
-        if account is None or key is None:
+        account = self.state.accounts.get(run[0].account_id)
+        if account is None:
             return False
         at = self._due_until(account)
         instants = [at, *(at + number * TICK for number in range(1, len(run)))]
-        records = [command.record for command in run if command.record is not None]
-        facts = Facts(account, key, self._cards, None, None)
+        places, asked = self._alikes(run, instants)
+        if not asked:
+            return False
         try:
-            bodies = metering.record_together(facts, records, instants)
-            decided = [(body, codec.sealed(body)) for body in bodies or ()]
+            made = metering.record_together(account, self._cards, asked, at, instants[-1])
+            sealed = [[(body, codec.sealed(body)) for body in bodies] for bodies in made or ()]
         except (Refused, InvalidAmount):
             return False
-        if bodies is None:
+        if made is None:
             return False
-        self._place_together(run, account, key, decided, instants)
+        decided = dict(zip(itertools.chain(*places), itertools.chain(*sealed), strict=True))
+        self._place_together(run, account, decided, instants)
+        for alikes, bodies in sorted(
+            zip(asked, made, strict=True), key=lambda each: each[0].instants[-1]
+        ):
+            change_together(account, alikes.key, bodies, alikes.instants[-1])
         return True
+
+    def _alikes(
+        self, run: list[Command], instants: list[Instant]
+    ) -> tuple[list[list[int]], list[metering.Alikes]]:
+        """Sort requests by key and by what is alike: their places in the run, and they.
+
+        Nothing where one of the keys is none of the account's.
+        """
+        found: dict[tuple[object, ...], list[int]] = {}
+        for place, command in enumerate(run):
+            assert command.record is not None
+            assert command.key_id is not None
+            about = (command.key_id.int, *metering.alike(command.record))
+            found.setdefault(about, []).append(place)
+        asked = []
+        for places in found.values():
+            key = self._own_key(run[places[0]])
+            if key is None:
+                return [], []
+            records = [record for place in places if (record := run[place].record) is not None]
+            asked.append(metering.Alikes(key, records, [instants[place] for place in places]))
+        return list(found.values()), asked
 
     def _place_together(
         self,
         run: list[Command],
         account: Account,
-        key: Key,
-        decided: list[tuple[e.RequestRecorded, bytes]],
+        decided: Mapping[int, tuple[e.RequestRecorded, bytes]],
         instants: list[Instant],
     ) -> None:
-        """Give events their places one after another, and change the state by all of them."""
-        state, lane, key_id, account_id = self.state, self.lane, key.key_id, account.account_id
+        """Give events their places one after another; the caller changes what they count in."""
+        state, lane, account_id = self.state, self.lane, account.account_id
         seq, version, hashed, chain = state.seq, account.version, account.hash, state.chain
         gap = seq + 1 - account.last_seq
-        for command, (body, payload), at in zip(run, decided, instants, strict=True):
+        for place, (command, at) in enumerate(zip(run, instants, strict=True)):
+            body, payload = decided[place]
             seq += 1
             version += 1
             occurred_at = metering.service_at(command.occurred_at, at)
-            envelope = e.Envelope(lane, seq, account_id, version, at, occurred_at, key_id)
+            envelope = e.Envelope(lane, seq, account_id, version, at, occurred_at, command.key_id)
             recorded = codec.record(envelope, body, hashed, payload)
             hashed = recorded.hash
             chain = codec.chain(chain, hashed)
@@ -417,7 +447,6 @@ class Batch:
             self._new_requests[command.request_hash] = (seq, 0)
             self._put_aside(command, command.request_hash, at)
             self.results.append((command, Outcome([recorded], None, seq)))
-        change_together(account, key, [body for body, _ in decided], instants[-1])
         account.version, account.hash, account.last_seq = version, hashed, seq
         state.seq, state.chain, state.last_recorded_at = seq, chain, instants[-1]
 
@@ -709,21 +738,26 @@ def _request_columns(requests: dict[bytes, tuple[int, int]]) -> tuple[arrays.Arr
 
 
 def runs(commands: Iterable[Command]) -> list[list[Command]]:
-    """Bring requests of one key that are alike together, in their order; all else stays alone.
+    """Bring requests of one account together that may be decided by their sums; all else is alone.
 
-    None is moved over a command that is no such request.
+    An account's stay in their order, and none is moved over a command that is no such request.
     """
     found: list[list[Command]] = []
-    unfinished: dict[tuple[object, ...], list[Command]] = {}
+    unfinished: dict[int, list[Command]] = {}
     for command in commands:
         record = command.record
         if record is None or command.key_id is None:
             unfinished.clear()
             found.append([command])
             continue
-        about = (command.account_id.int, command.key_id.int, *metering.alike(record))
+        # A UUID hashes itself in Python.
+        about = command.account_id.int
+        if metering.is_special(record):
+            unfinished.pop(about, None)
+            found.append([command])
+            continue
         run = unfinished.get(about)
-        if run is None:
+        if run is None or len(run) == RUN_MAX:
             run = unfinished[about] = []
             found.append(run)
         run.append(command)

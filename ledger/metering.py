@@ -32,7 +32,7 @@ from ledger.errors import (
 from ledger.fitting import Alike, dearest
 from ledger.ids import REQUEST_ID_MAX, KeyId
 from ledger.keys import require_model, require_no_secret, require_scope, require_usable
-from ledger.limits import left, require
+from ledger.limits import Counters, Limit, left, require
 from ledger.lines import Lines, ModelLines, charge_of, rounded, units_of, unpriced_lines, usage_of
 from ledger.model_names import OTHERS
 from ledger.money import InvalidAmount, format_pico
@@ -292,55 +292,97 @@ def _as_served(book: PriceBook | None, command: Record) -> Record:
 
 
 def alike(one: Record) -> tuple[str | int | None, ...]:
-    """Give what requests of one key must have in common to be decided together."""
+    """Return what requests of one key have in common whose sums are taken together."""
     return one.model, one.category, one.condition, one.scope, one.secret
 
 
-def _is_special(command: Record) -> bool:
-    """Tell whether a request has to be looked at by itself."""
-    is_usual = command.served_condition in {None, command.condition} and not command.served_model
-    return bool(command.delivered or command.others or command.notes) or not is_usual
+def is_special(command: Record) -> bool:
+    """Tell whether a request has to be decided by itself, whatever is asked beside it."""
+    served = command.served_condition
+    return bool(
+        command.delivered
+        or command.others
+        or command.notes
+        or command.served_model
+        or (served is not None and served != command.condition)
+    )
+
+
+class Alikes(NamedTuple):
+    """Requests of one key that are ``alike``, new and not special, and when each is recorded."""
+
+    key: Key
+    commands: Sequence[Record]
+    instants: Sequence[Instant]
+
+
+class _Priced(NamedTuple):
+    """What alike requests cost."""
+
+    asked: Alikes
+    book: PriceBook
+    quotes: Sequence[Quote]
+    served: Sequence[Instant]
+    """Their service instants."""
+    pico: int
+    """Of all together."""
 
 
 def record_together(
-    facts: Facts, commands: Sequence[Record], instants: Sequence[Instant]
-) -> list[e.RequestRecorded] | None:
-    """Admit, price and charge requests of one key that are ``alike`` and new, by their sums.
+    account: Account, cards: RateCards, asked: Sequence[Alikes], first: Instant, last: Instant
+) -> list[list[e.RequestRecorded]] | None:
+    """Admit, price and charge requests of one account by their sums, all of them or none.
 
-    A limit or a lot that has room for all of them has room for one after another: each is decided
-    as ``record`` decides it. None: decide them one by one, because more than one lot would pay, a
-    window or a price changes on the way, or one of them is special.
+    Limits and a lot that have room for all of them have room for one after another, in whatever
+    order: each is decided as ``record`` decides it. None: decide them one by one, because more
+    than one lot would pay, or a window, a price or the counter of a model changes on the way.
 
     Raises:
         Refused: As ``record`` where it is one request; of several, one at least may be refused.
     """
-    first, last = instants[0], instants[-1]
-    for command in commands:
-        if _is_special(command):
+    priced = []
+    for alikes in asked:
+        found = _priced_together(account, cards, alikes, last)
+        if found is None:
             return None
-        _require_writable(command)
-    key, account = _require_allowed(facts, commands[0], last)
-    served = [service_at(each.occurred_at, at) for each, at in zip(commands, instants, strict=True)]
-    name = key.rate_card or account.rate_card
-    book = _book_throughout(facts.cards, name, min(served), max(served))
-    if book is None:
+        priced.append(found)
+    assets = {each.book.card.asset for each in priced if each.pico}
+    if len(assets) > 1:
         return None
-    asked = commands[0]
-    quotes = book.quotes(asked.model, [c.usage for c in commands], asked.condition, served)
-    if quotes is None:
-        return None
-    asset = book.card.asset
-    charges = [quote.pico for quote in quotes]
-    parts = credit.plan(account, asset, sum(charges), first)
+    asset = assets.pop() if assets else ""
+    parts = credit.plan(account, asset, sum(each.pico for each in priced), first)
     if len(parts) > 1 or not credit.lasts(account, parts, first, last):
         return None
-    if key.limits or account.limits:
-        if not _windows_stay(key, account, first, last):
-            return None
-        _require_limits(account, key, commands, parts, asset, first)
+    paid_in = "".join(by_asset(account, parts, asset))
+    if not _has_room(account, priced, paid_in, first, last):
+        return None
     credit.require_covered(account, asset, parts)
     lots = (parts[0][0],) if parts else ()
-    integration, card = key.name, book.reference
+    return [_recorded(each, lots) for each in priced]
+
+
+def _priced_together(
+    account: Account, cards: RateCards, asked: Alikes, last: Instant
+) -> _Priced | None:
+    key, commands, instants = asked
+    for command in commands:
+        _require_writable(command)
+    like = commands[0]
+    _require_allowed(Facts(account, key, cards, None, None), like, last)
+    served = [service_at(each.occurred_at, at) for each, at in zip(commands, instants, strict=True)]
+    name = key.rate_card or account.rate_card
+    book = _book_throughout(cards, name, min(served), max(served))
+    if book is None:
+        return None
+    quotes = book.quotes(like.model, [each.usage for each in commands], like.condition, served)
+    if quotes is None:
+        return None
+    return _Priced(asked, book, quotes, served, sum([quote.pico for quote in quotes]))
+
+
+def _recorded(priced: _Priced, lots: tuple[int, ...]) -> list[e.RequestRecorded]:
+    (key, commands, instants), book, quotes, served, _ = priced
+    integration, card, asset = key.name, book.reference, book.card.asset
     return [
         e.RequestRecorded(
             by=command.by,
@@ -355,17 +397,70 @@ def record_together(
             card=card,
             priced_as=quote.priced_as,
             asset=asset,
-            charge=format_pico(pico),
-            lots=lots if pico else (),
+            charge=format_pico(quote.pico),
+            lots=lots if quote.pico else (),
             flags=_flags(command, at),
             doubts=command.doubts,
             report="" if command.report is None else command.report.digest,
             told_at=_told(command.occurred_at, was_at),
         )
-        for command, quote, pico, at, was_at in zip(
-            commands, quotes, charges, instants, served, strict=True
-        )
+        for command, quote, at, was_at in zip(commands, quotes, instants, served, strict=True)
     ]
+
+
+def _has_room(
+    account: Account, priced: Sequence[_Priced], paid_in: str, first: Instant, last: Instant
+) -> bool:
+    """Tell whether every limit has room for all of the requests; False: their order may matter.
+
+    Raises:
+        LimitIsReached: One has not, so that one of the requests at least is refused.
+    """
+    by_key: dict[int, list[_Priced]] = {}
+    for each in priced:
+        if each.asked.key.limits:
+            by_key.setdefault(id(each.asked.key), []).append(each)
+    limited: list[tuple[str, Key | Account, Sequence[_Priced]]] = [
+        ("key", theirs[0].asked.key, theirs) for theirs in by_key.values()
+    ]
+    if account.limits:
+        limited.append(("account", account, priced))
+    return all(
+        _limit_has_room(limit, subject.counters, theirs, paid_in, first, last, scope)
+        for scope, subject, theirs in limited
+        for limit in subject.limits.values()
+        if limit.kind not in {"key_creations", "active_keys"}
+    )
+
+
+def _limit_has_room(  # noqa: PLR0917 (private, and called once)
+    limit: Limit,
+    counters: Counters,
+    priced: Sequence[_Priced],
+    paid_in: str,
+    first: Instant,
+    last: Instant,
+    scope: str,
+) -> bool:
+    if first is not last and limit.window.bucket(first) != limit.window.bucket(last):
+        return False
+    sums: dict[str, int] = {}
+    for each in priced:
+        commands = each.asked.commands
+        model = commands[0].model
+        if limit.covers(commands[0].category, model):
+            counted = model if limit.each_model else ""
+            used = sum(map(_tokens, commands)) if limit.kind == "tokens" else 0
+            spent = {paid_in: each.pico} if each.pico else {}
+            quantity = quantity_of_all(limit, len(commands), used, spent)
+            sums[counted] = sums.get(counted, 0) + quantity
+    if len(sums) > 1 and any(limit.counter_id(model) not in counters for model in sums):
+        # Which of the models gets a counter of its own depends on which comes first.
+        return False
+    for model, quantity in sums.items():
+        # Any request may become a failure.
+        require(limit, counters, 1 if limit.kind == "failures" else quantity, first, scope, model)
+    return True
 
 
 def _book_throughout(
@@ -373,15 +468,6 @@ def _book_throughout(
 ) -> PriceBook | None:
     book = cards.current(name, first, first)
     return book if first is last or cards.current(name, last, last) is book else None
-
-
-def _windows_stay(key: Key, account: Account, first: Instant, last: Instant) -> bool:
-    if first is last:
-        return True
-    return all(
-        limit.window.bucket(first) == limit.window.bucket(last)
-        for limit in (*key.limits.values(), *account.limits.values())
-    )
 
 
 def reserve(facts: Facts, command: Reserve, *, key_id: KeyId, at: Instant) -> Made:

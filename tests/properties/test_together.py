@@ -1,7 +1,7 @@
-"""Requests decided together are decided as they would be one after another.
+"""Requests decided together are decided as they would be one after another, as the body has them.
 
-A bulk body's requests of one key are held to limits and credit by their sums. Whatever is asked,
-events, bytes, state and answers must be those of deciding each by itself.
+A bulk body's requests of one account are held to limits and credit by their sums. Whatever is
+asked, events, bytes, state and answers must be those of deciding each by itself, in its order.
 """
 
 from collections.abc import Callable
@@ -87,6 +87,7 @@ def prepared(
     lots: list,
     overdraft: str,
     *,
+    of_account: list[tuple[str, int, str]] | None = None,
     ends: bool = False,
     dearer: bool = False,
 ) -> core.Core:
@@ -95,16 +96,29 @@ def prepared(
     if dearer:
         cards.append(core.a_card({"mini": {"input": "0.2"}}, version=2, effective_from=EDGE))
     world = core.Core(*cards)
-    rules = {(one[0], one[2]): rule(one) for one in limits}
+    terms, shared = rules_of(limits), rules_of(of_account or [])
     for account in (A, B):
-        world.do(core.open_account(account, overdraft={"USD": overdraft}))
+        world.do(core.open_account(account, overdraft={"USD": overdraft}, limits=shared))
         for amount, expires_at in lots:
             world.do(core.grant(account, amount, expires_at=expires_at))
-    terms = tuple(rules.values())
     world.do(core.issue(A, K, limits=terms, expires_at=EDGE if ends else None))
-    world.do(core.issue(A, L))
+    world.do(core.issue(A, L, limits=terms[:1]))
     world.do(core.issue(B, M))
     return world
+
+
+def rules_of(limits: list[tuple[str, int, str]]) -> tuple[e.LimitRule, ...]:
+    """Make limits that differ."""
+    return tuple({(one[0], one[2]): rule(one) for one in limits}.values())
+
+
+def one_by_one(commands: list[Command]) -> list[list[Command]]:
+    """Split a body so that each request is decided by itself: an account's in the body's order."""
+    split = [command for run in runs(commands) for command in run]
+    for account in (A, B):
+        mine = [[each for each in told if each.account_id == account] for told in (commands, split)]
+        assert mine[0] == mine[1]
+    return [[command] for command in split]
 
 
 def told(result: Outcome | Exception) -> object:
@@ -138,28 +152,30 @@ def decided(
 @given(
     asked=asks,
     limits=st.lists(ceilings, max_size=3),
+    of_account=st.lists(ceilings, max_size=2),
     lots=grants,
     overdraft=st.sampled_from(["0", "0.2", "unlimited"]),
     ahead=st.sampled_from([0, 1, 1, 2, 3, 5, 1_000_000]),
     ends=st.booleans(),
     dearer=st.booleans(),
+    counted=st.sampled_from([1, 2]),
+    most=st.sampled_from([3, 1_000]),
 )
 def test_requests_decided_together_are_decided_as_one_after_another(  # noqa: PLR0917
-    asked, limits, lots, overdraft, ahead, ends, dearer
+    asked, limits, of_account, lots, overdraft, ahead, ends, dearer, counted, most
 ) -> None:
     """Promise 4, Promise 5: sums admit exactly what each request by itself would be admitted."""
-    world = prepared(limits, lots, overdraft, ends=ends, dearer=dearer)
+    world = prepared(limits, lots, overdraft, of_account=of_account, ends=ends, dearer=dearer)
     commands = [
         core.record(*whose, f"r{number - repeated}", usage, **more)
         for number, ((whose, more), repeated, usage) in enumerate(asked, 1)
     ]
     at = EDGE - ahead * TICK
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(ledger_limits, "MODELS_MAX", 1)
+        patched.setattr(ledger_limits, "MODELS_MAX", counted)
+        patched.setattr(batches, "RUN_MAX", most)
         together = decided(world, commands, runs, at)
-        alone = decided(
-            world, commands, lambda given: [[command] for run in runs(given) for command in run], at
-        )
+        alone = decided(world, commands, one_by_one, at)
     assert together == alone
 
 
@@ -175,6 +191,42 @@ def test_many_requests_of_a_key_are_decided_by_their_sums(monkeypatch, overdraft
     assert decided(world, commands, runs) == alone
 
 
+def test_requests_of_many_keys_of_an_account_are_decided_by_their_sums(monkeypatch) -> None:
+    """It does: what all of them use fits, so that it is the same in whatever order."""
+    shared = [("requests/day", 1_000, ""), ("spend/day/each", 900, "")]
+    world = prepared(shared, [("50", None)], "0", of_account=shared)
+    for key in (K, L):
+        for model in ("mini", "other"):
+            # Which models have counters of their own would depend on the order.
+            world.do(core.record(A, key, f"first {key} {model}", Usage(input=1), model=model))
+    commands = [
+        core.record(A, key, f"r{number} {key}", Usage(input=1_000), model=model)
+        for number, model in enumerate(["mini", "other", "mini"] * 20)
+        for key in (K, L)
+    ]
+    alone = decided(world, commands, one_by_one)
+    monkeypatch.setattr(batches.Batch, "_decide", None)
+    assert decided(world, commands, runs) == alone
+
+
+@pytest.mark.parametrize("other", [(L, ""), (K, "chat")])
+@pytest.mark.parametrize("by_limit", [False, True])
+@pytest.mark.parametrize("place", range(4))
+def test_what_comes_first_in_a_body_is_admitted_first(other, by_limit, place) -> None:
+    """Credit or a limit for three of four: the last is refused, whichever is unlike the rest."""
+    of_account = [("requests/day", 3, "")] if by_limit else []
+    world = prepared([], [("50" if by_limit else "0.45", None)], "0", of_account=of_account)
+    asked = [(K, "")] * 4
+    asked[place] = other
+    usage = Usage(input=1_000_000)
+    commands = [
+        core.record(A, key, f"r{number}", usage, category=category)
+        for number, (key, category) in enumerate(asked)
+    ]
+    answers, _, _ = decided(world, commands, runs)
+    assert [name for name, answer in answers if not isinstance(answer, Outcome)] == ["r3"]
+
+
 def test_a_request_is_not_moved_over_what_is_none() -> None:
     """It stays quiet: a revocation between two requests of a key stays between them."""
     usage = Usage(input=1)
@@ -182,3 +234,13 @@ def test_a_request_is_not_moved_over_what_is_none() -> None:
     revoked = core.revoke(A, K)
     assert runs([first, revoked, second]) == [[first], [revoked], [second]]
     assert runs([first, second, revoked]) == [[first, second], [revoked]]
+
+
+def test_a_special_request_keeps_its_place_in_its_account(monkeypatch) -> None:
+    """What is decided by itself is neither overtaken nor overtakes; runs are bounded."""
+    monkeypatch.setattr(batches, "RUN_MAX", 2)
+    usage = Usage(input=1)
+    mine = [core.record(A, K, f"r{number}", usage, delivered=number == 1) for number in range(5)]
+    other = [core.record(B, M, f"o{number}", usage) for number in range(2)]
+    given = [mine[0], other[0], mine[1], other[1], *mine[2:]]
+    assert runs(given) == [[mine[0]], other, [mine[1]], mine[2:4], mine[4:]]
