@@ -55,11 +55,15 @@ class Reading(NamedTuple):
 class Evidence:
     """Takes in what a reply says, once or again and again, and tells what was used."""
 
-    __slots__ = ("_counts", "_doubts", "_format", "_raws", "_said", "_searches")
+    __slots__ = ("_counts", "_doubts", "_format", "_most", "_raws", "_said", "_searches")
 
-    def __init__(self, format_: str = "") -> None:
-        """Begin with nothing. ``format_``: one of ``shapes.FORMATS``, where it is known."""
+    def __init__(self, format_: str = "", *, most: tuple[int, int] | None = None) -> None:
+        """Begin with nothing. ``format_``: one of ``shapes.FORMATS``, where it is known.
+
+        ``most``: tokens read and made that a report may tell; None: any number of them.
+        """
         self._format = format_
+        self._most = most
         self._counts: Counts | None = None
         self._said = Said()
         self._searches = 0
@@ -87,6 +91,12 @@ class Evidence:
         if said.announces:
             found = found._replace(output=found.output._replace(total=None))
         self._note_doubts(found.doubts)
+        if self._most is not None:
+            # Before it is weighed against others: a number gone wrong hides none that is right.
+            found = found._replace(
+                input=_plausible(found.input, self._most[0], self._doubts),
+                output=_plausible(found.output, self._most[1], self._doubts),
+            )
         known = self._counts
         self._counts = found if known is None else self._later(known, found)
         self._raws = [*self._raws[:1], said.report]
@@ -263,6 +273,7 @@ def _with_parts(side: Side, *sources: Side) -> Side:
     parts, total = dict(side.parts), side.total or 0
     most = max(source.total or 0 for source in sources)
     for source in sources:
+        _split_as(source, parts)
         for name, number in source.parts.items():
             if parts.get(name):
                 continue
@@ -270,6 +281,22 @@ def _with_parts(side: Side, *sources: Side) -> Side:
             if grown <= most and sum(parts.values()) + number <= grown:
                 parts[name], total = number, grown
     return side if side.total is None else side._replace(parts=parts, total=total)
+
+
+def _split_as(source: Side, parts: dict[str, int]) -> None:
+    """Keep how cached tokens were split, where what is said now tells them in one number."""
+    for whole, finer in _SPLITS:
+        for name in finer:
+            moved = 0 if name in parts else min(source.parts.get(name, 0), parts.get(whole, 0))
+            if moved:
+                parts[name], parts[whole] = moved, parts[whole] - moved
+
+
+_SPLITS = (
+    ("cache_write", ("cache_write_1h",)),
+    ("cache_read", tuple(f"{kind}_cache_read" for kind in shapes.KINDS)),
+)
+"""Classes of cached tokens that some reports tell apart from the usual one, and others do not."""
 
 
 def _plausible(side: Side, most: int, doubts: dict[str, None]) -> Side:

@@ -72,10 +72,20 @@ def _inside(reply: Fields) -> Iterator[object]:
 
 
 def _report_in(reply: Fields, inner: Fields) -> Fields | None:
-    for found in _places(reply, inner):
-        if isinstance(found, Mapping) and shapes.is_known(found):
-            return found
-    return None
+    known = [
+        found
+        for found in _places(reply, inner)
+        if isinstance(found, Mapping) and shapes.is_known(found)
+    ]
+    # One of zeros says nothing beside another that tells numbers.
+    return next((found for found in known if _tells(found)), known[0] if known else None)
+
+
+def _tells(report: Fields) -> bool:
+    """Tell whether a report says anything but zeros, however deep."""
+    return any(
+        _tells(each) if isinstance(each, Mapping) else bool(each) for each in report.values()
+    )
 
 
 def _places(reply: Fields, inner: Fields) -> Iterator[object]:
@@ -90,6 +100,8 @@ def _places(reply: Fields, inner: Fields) -> Iterator[object]:
     for choice in choices if isinstance(choices, list) else ():
         if isinstance(choice, Mapping):
             yield choice.get("usage")
+            for said in (choice.get("message"), choice.get("delta")):
+                yield said.get("usage") if isinstance(said, Mapping) else None
     yield reply.get("meta")
     yield reply
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from api.gateway import wishes
+from api.gateway import sse, wishes
 from api.gateway.wishes import Reader
 
 
@@ -39,16 +39,20 @@ INPUT_ONLY = "openai_embeddings"
 _TEXTS = frozenset(
     {
         *("content", "reasoning_content", "reasoning", "refusal", "text", "thinking"),
-        *("transcript", "arguments", "partial_json", "name"),
+        *("transcript", "arguments", "partial_json", "name", "input", "code", "reasoning_text"),
     }
 )
 _ASIDE = frozenset(
     {
         *("reasoning_details", "annotations", "citations", "logprobs", "search_results", "usage"),
-        *("signature", "encrypted_content"),
+        *("signature", "encrypted_content", "results", "outputs", "tools"),
     }
 )
-"""What repeats or adorns what was made."""
+"""What repeats or adorns what was made, and what tools of the upstream's brought."""
+_BROUGHT = ("_tool_result", "_call_output")
+"""Ends of the types of what came from a tool, and was not made."""
+_MADE = ("_call", "tool_use", "redacted_thinking")
+"""Ends of the types of what was made although no text may tell it."""
 _ARGUMENTS = frozenset({"arguments", "input"})
 _encode = msgspec.json.Encoder().encode
 
@@ -59,10 +63,22 @@ def _texts(value: Any) -> Iterator[str]:  # noqa: ANN401
         for each in value:
             yield from _texts(each)
     elif isinstance(value, dict):
-        for name, each in value.items():
-            # Some say the same thought under two names.
-            if name != "reasoning" or each != value.get("reasoning_content"):
-                yield from _member_texts(name, each)
+        kind = str(value.get("type", ""))
+        if not kind.endswith(_BROUGHT):
+            if kind.endswith(_MADE):
+                yield ""
+            yield from _part_texts(value)
+
+
+def _part_texts(value: dict[str, Any]) -> Iterator[str]:
+    thought = value.get("reasoning_details")
+    if thought and not (value.get("reasoning") or value.get("reasoning_content")):
+        yield ""
+        yield from _texts(thought)
+    for name, each in value.items():
+        # Some say the same thought under two names.
+        if name != "reasoning" or each != value.get("reasoning_content"):
+            yield from _member_texts(name, each)
 
 
 def _member_texts(name: str, value: Any) -> Iterator[str]:  # noqa: ANN401
@@ -73,7 +89,7 @@ def _member_texts(name: str, value: Any) -> Iterator[str]:  # noqa: ANN401
     elif name in _ARGUMENTS and isinstance(value, dict):
         yield _encode(value).decode()
     else:
-        if name == "audio":
+        if name in {"audio", "images"}:
             yield ""
         yield from _texts(value)
 
@@ -94,11 +110,17 @@ def _members(*names: bytes) -> re.Pattern[bytes]:
     return re.compile(rb'"(?:%b)"\s*:\s*"((?:[^"\\]|\\.)+)"' % b"|".join(names), re.DOTALL)
 
 
-_CHAT = (b"content", b"refusal", b"arguments", b"transcript", b"name")
+_CHAT = (
+    *(b"content", b"refusal", b"arguments", b"transcript", b"name", b"input"),
+    *(b"thinking", b"reasoning_text"),
+)
 _PLAIN = _members(*_CHAT, b"text")
 _WITH_REASONING_CONTENT = _members(*_CHAT, b"reasoning_content")
 _WITH_REASONING = _members(*_CHAT, b"reasoning")
+_THOUGHT_APART = _members(b"text", b"summary", b"data")
+"""Of a thought that is told in details alone."""
 _SOUND = re.compile(rb'"data"\s*:\s*"[^"]')
+_PICTURE = re.compile(rb'"image_url"\s*:')
 
 
 def _chat_pieces(block: bytes) -> list[bytes]:
@@ -108,9 +130,11 @@ def _chat_pieces(block: bytes) -> list[bytes]:
     elif b'"reasoning_content"' in block:
         found = _WITH_REASONING_CONTENT.findall(block)
     else:
-        found = _WITH_REASONING.findall(block)
+        found = _WITH_REASONING.findall(block) or _THOUGHT_APART.findall(block)
     if b'"audio"' in block:
         found += [b""] * len(_SOUND.findall(block))
+    if b'"images"' in block:
+        found += [b""] * len(_PICTURE.findall(block))
     return found
 
 
@@ -119,13 +143,25 @@ _DELTA = _members(b"delta")
 
 def _response_pieces(block: bytes) -> list[bytes]:
     found = _DELTA.findall(block)
-    # Sound is no text, however long it is.
-    return [b""] * len(found) if b'.audio.delta"' in block else found
+    if b'audio.delta"' in block:
+        # Sound is no text, however long it is.
+        found = [b""] * len(found)
+    return found + [b""] * block.count(b'"partial_image_b64"')
 
 
-_ERROR = rb'"error"\s*:\s*["{]|(?m:^event:\s*error)'
-_USAGE = rb'"usage(?:Metadata)?"\s*:\s*\{'
-_HINTS = (b'"usage', b'"error"', b"event: error", b"event:error")
+_MESSAGE = _members(b"text", b"partial_json", b"thinking", b"name")
+
+
+def _message_pieces(block: bytes) -> list[bytes]:
+    if b'_tool_result"' in block:
+        # What a tool of the upstream's brought comes in one event, and was not made.
+        block = b"".join(each for each in sse.events(block) if b'_tool_result"' not in each)
+    return _MESSAGE.findall(block)
+
+
+_ERROR = rb'"error"\s*:\s*["{]|"(?:finish_reason|object)"\s*:\s*"error"|(?m:^event:\s*error)'
+_USAGE = rb'"usage(?:Metadata)?"\s*:\s*\{|"(?:input|prompt|completion|output)_tokens"\s*:'
+_HINTS = (b'"usage', b'_tokens"', b'"error"', b"event: error", b"event:error")
 _CHAT_HINTS = (*_HINTS, b"[DONE]")
 _CHAT_MARKS = re.compile(rb"%b|\[DONE\]|%b" % (_USAGE, _ERROR))
 
@@ -144,7 +180,7 @@ COMPLETION = Meter(
     wishes.of_completion,
     TOKENS,
     _of("choices"),
-    _members(b"text").findall,
+    _chat_pieces,
     _CHAT_HINTS,
     _CHAT_MARKS,
     hides_usage=True,
@@ -175,7 +211,7 @@ MESSAGES = Meter(
     wishes.of_messages,
     TOKENS,
     _of("content"),
-    _members(b"text", b"partial_json", b"thinking", b"name").findall,
+    _message_pieces,
     (*_HINTS, b'"message_stop"'),
     re.compile(rb'%b|"message_stop"|%b' % (_USAGE, _ERROR)),
     error_event="error",

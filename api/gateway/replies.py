@@ -3,6 +3,8 @@
 Only what may hold usage is decoded; the text of an answer only where nothing else tells its size.
 """
 
+import json
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -44,19 +46,74 @@ class _Loose(msgspec.Struct):
     id: msgspec.Raw = msgspec.Raw()
     responseId: msgspec.Raw = msgspec.Raw()  # noqa: N815
     service_tier: msgspec.Raw = msgspec.Raw()
+    object: msgspec.Raw = msgspec.Raw()
+    success: msgspec.Raw = msgspec.Raw()
+    detail: msgspec.Raw = msgspec.Raw()
+    # Of a report that stands in the reply itself.
+    prompt_tokens: msgspec.Raw = msgspec.Raw()
+    completion_tokens: msgspec.Raw = msgspec.Raw()
+    input_tokens: msgspec.Raw = msgspec.Raw()
+    output_tokens: msgspec.Raw = msgspec.Raw()
+    total_tokens: msgspec.Raw = msgspec.Raw()
+    prompt_tokens_details: msgspec.Raw = msgspec.Raw()
+    completion_tokens_details: msgspec.Raw = msgspec.Raw()
+    input_tokens_details: msgspec.Raw = msgspec.Raw()
+    output_tokens_details: msgspec.Raw = msgspec.Raw()
 
 
 _loose = msgspec.json.Decoder(_Loose)
 _any = msgspec.json.Decoder()
+_encode = msgspec.json.Encoder().encode
 _FIELDS = _Loose.__struct_fields__
 _WRAPS = frozenset({"response", "message"})
-_LARGE: Mapping[str, bytes] = {"choices": b'"usage"', "output": b'"web_search_call"'}
+_LARGE: Mapping[str, tuple[bytes, ...]] = {
+    "choices": (b'"usage"', b'"error"'),
+    "output": (b'"web_search_call"',),
+}
 """What may be large, and what it is decoded for."""
 _NOTHING = frozenset({b"null", b"[]", b"{}", b'""'})
 
 
+_BOM = b"\xef\xbb\xbf"
+_DIGITS_MAX = 18
+
+
+def decoded(body: bytes) -> Any:  # noqa: ANN401 - what somebody else made
+    """Decode a reply whole, numbers that JSON does not have included.
+
+    Raises:
+        ValueError: It is no JSON.
+    """
+    try:
+        return _any.decode(body)
+    except UNREADABLE:
+        pass
+    try:
+        # Python writes NaN and Infinity, and so do servers that are written in it.
+        return json.loads(body, parse_constant=lambda _: None, parse_int=_number)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
+def _number(digits: str) -> int | None:
+    return int(digits) if len(digits) <= _DIGITS_MAX else None
+
+
+def _strict(body: bytes | msgspec.Raw) -> bytes | msgspec.Raw:
+    """Write a reply anew that holds numbers that JSON does not have."""
+    try:
+        return _encode(decoded(bytes(body)))
+    except (ValueError, RecursionError):
+        return b""
+
+
 def looked(body: bytes | msgspec.Raw) -> dict[str, Any] | None:
     """Decode of a reply what may tell its usage; None: it is no object."""
+    found = _looked(body)
+    return _looked(_strict(body)) if found is None else found
+
+
+def _looked(body: bytes | msgspec.Raw) -> dict[str, Any] | None:
     try:
         loose = _loose.decode(body)
         found: dict[str, Any] = {}
@@ -65,8 +122,8 @@ def looked(body: bytes | msgspec.Raw) -> dict[str, Any] | None:
             if not raw or raw in _NOTHING:
                 continue
             if name in _WRAPS:
-                found[name] = looked(raw) if raw[:1] == b"{" else None
-            elif name in _LARGE and _LARGE[name] not in raw:
+                found[name] = looked(raw) if raw[:1] == b"{" else _any.decode(raw)
+            elif name in _LARGE and not any(sign in raw for sign in _LARGE[name]):
                 found[name] = ()  # there, and of no interest
             else:
                 found[name] = _any.decode(raw)
@@ -84,22 +141,49 @@ def says_error(reply: Mapping[str, Any]) -> bool:
     """Tell whether a reply, or an event of a stream, tells a failure instead of an answer."""
     if reply.get("type") in {"error", "response.failed"} or reply.get("status") == "failed":
         return True
-    error = reply.get("error")
+    if reply.get("object") == "error":
+        return True
+    excuses = reply.get("success") is False or any(_is_text(reply, name) for name in _EXCUSES)
+    if excuses and not any(reply.get(name) is not None for name in _ANSWERS):
+        return True
+    choices = reply.get("choices")
+    return _is_error(reply) or any(map(_is_error, choices if isinstance(choices, list) else ()))
+
+
+def _is_error(part: object) -> bool:
+    if not isinstance(part, Mapping):
+        return False
+    error = part.get("error")
     told = any(error.values()) if isinstance(error, Mapping) else bool(error)
-    return told and not any(name in reply for name in ("choices", "output", "message"))
+    return told or part.get("finish_reason") == "error"
+
+
+_ANSWERS = ("choices", "output", "usage", "response", "type")
+"""What stands in an answer, or in an event of one, and not in a mere excuse."""
+_EXCUSES = ("detail", "message")
+"""Where servers say in words why there is no answer."""
+
+
+def _is_text(reply: Mapping[str, Any], name: str) -> bool:
+    return isinstance(reply.get(name), str)
 
 
 def failure_of(meter: Meter, content_type: str, body: bytes) -> str:
     """Say why what came under a status of success is no answer; empty: it is one."""
     if not meter.format:
         return ""
-    if not body.strip():
+    text = body.removeprefix(_BOM).strip()
+    if text in _EMPTY:
         return "an empty body"
-    if content_type.lower().lstrip().startswith("text/html"):
+    if _PAGE_TYPE.match(content_type) or _PAGE.match(text):
         return "a page for people"
     reply = looked(body)
     if reply is not None:
-        return "an error under a status of success" if says_error(reply) else ""
+        failed = says_error(reply)
+        if failed and reply.get("status") != "failed":
+            # An error beside all of an answer is none of it.
+            failed = not any(meter.made(decoded(body)))
+        return "an error under a status of success" if failed else ""
     try:
         body.decode()
     except UnicodeDecodeError:
@@ -107,9 +191,23 @@ def failure_of(meter: Meter, content_type: str, body: bytes) -> str:
     return ""
 
 
-def evidence_for(meter: Meter) -> Evidence:
+_EMPTY = frozenset({b"", *_NOTHING})
+_PAGE_TYPE = re.compile(r"\s*(?:text/html|application/xhtml\+xml)", re.IGNORECASE)
+_PAGE = re.compile(rb"<(?:!doctype\s+html|html)\b", re.IGNORECASE)
+
+
+def evidence_for(meter: Meter, wish: Wish) -> Evidence:
     """Begin to take in what is said of a request."""
-    return Evidence(INPUT_ONLY if meter.format == INPUT_ONLY else "")
+    form = INPUT_ONLY if meter.format == INPUT_ONLY else ""
+    return Evidence(form, most=(_input_most(wish), _output_most(wish)))
+
+
+def _input_most(wish: Wish) -> int:
+    return BEYOND_FACTOR * wish.content.bound + BEYOND_TOKENS
+
+
+def _output_most(wish: Wish) -> int:
+    return BEYOND_FACTOR * wish.output + BEYOND_TOKENS
 
 
 def passed(wish: Wish, output: int, least: int) -> Passed:
@@ -119,8 +217,8 @@ def passed(wish: Wish, output: int, least: int) -> Passed:
         input=lambda: content.estimate,
         output=output,
         least=least,
-        input_most=BEYOND_FACTOR * content.bound + BEYOND_TOKENS,
-        output_most=BEYOND_FACTOR * wish.output + BEYOND_TOKENS,
+        input_most=_input_most(wish),
+        output_most=_output_most(wish),
     )
 
 
@@ -128,7 +226,7 @@ def of_reply(meter: Meter, wish: Wish, body: bytes) -> Reading:
     """Tell what a whole reply used: as reported, as far as that holds; else by estimate."""
     if not meter.format:
         return Reading(Usage(requests=1))
-    evidence = evidence_for(meter)
+    evidence = evidence_for(meter, wish)
     evidence.take(said_in(body))
     told = evidence.output or 0
     known = passed(wish, 0, 0)
@@ -141,8 +239,8 @@ def of_reply(meter: Meter, wish: Wish, body: bytes) -> Reading:
 
 def _texts(meter: Meter, body: bytes) -> Iterator[str]:
     try:
-        return meter.made(_any.decode(body))
-    except UNREADABLE:
+        return meter.made(decoded(body))
+    except ValueError:
         # No JSON, and yet a success: its text is all of it.
         return iter([body.decode(errors="replace")])
 

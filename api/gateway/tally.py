@@ -19,7 +19,6 @@ _LAST_TYPES = frozenset(
 )
 _USAGE_IS_NULL = re.compile(rb',\s*"usage"\s*:\s*null|"usage"\s*:\s*null\s*,')
 _ERROR_NAME = re.compile(rb"(?m:^event:\s*error)")
-_any = msgspec.json.Decoder()
 _encode = msgspec.json.Encoder().encode
 
 
@@ -49,7 +48,7 @@ class Tally:
         """Begin with nothing seen."""
         self._meter = meter
         self._wish = wish
-        self._evidence = replies.evidence_for(meter)
+        self._evidence = replies.evidence_for(meter, wish)
         self._begun = False
         self._told_at = -1
         """Pieces that had passed at the last report; −1: none was one of output."""
@@ -101,6 +100,13 @@ class Tally:
             self.pieces += len(found)
             self._weight += tokens.weight_of(found)
 
+    def _count_told(self, said: bytes) -> None:
+        """Count an answer that came in no pieces, but whole in the event that ends it."""
+        texts = self._meter.made(replies.decoded(said).get("response"))
+        found = [_encode(text)[1:-1] for text in texts]
+        self.pieces = len(found)
+        self._weight = tokens.weight_of(found)
+
     def _look(self, event: bytes, *, hides: bool) -> bytes:
         """Take note of what an event reports; give what the client is to see of it."""
         if self._meter.marks.search(event) is None:
@@ -115,6 +121,8 @@ class Tally:
             return event
         if replies.says_error(looked) or _ERROR_NAME.search(event):
             self.failed = True
+        if not self.pieces and looked.get("type") in _LAST_TYPES:
+            self._count_told(said)
         has_usage = self._note(looked)
         return _hidden(said) if hides and has_usage else event
 
@@ -147,14 +155,20 @@ def begins(meter: Meter, held: bytes) -> bool | None:
         return True
     if meter.marks.search(held) is None:
         return None
-    told = (_begins(event) for event in sse.events(held))
-    return next((each for each in told if each is not None), None)
+    says = False
+    for event in sse.events(held):
+        begins = _begins(event, says=says)
+        if begins is not None:
+            return begins
+        says = says or bool(sse.data(event))
+    return None
 
 
-def _begins(event: bytes) -> bool | None:
+def _begins(event: bytes, *, says: bool) -> bool | None:
+    """Tell of one event; ``says``: whether another one before it said anything."""
     said = sse.data(event)
     if said.strip() == DONE:
-        return True
+        return says
     looked = replies.looked(said)
     if replies.says_error(looked or {}) or (said and _ERROR_NAME.search(event)):
         return False
@@ -162,13 +176,20 @@ def _begins(event: bytes) -> bool | None:
 
 
 def says_nothing(held: bytes) -> bool:
-    """Tell whether a stream held no data at all: comments, or nothing."""
-    return not any(sse.data(event) for event in sse.events(held))
+    """Tell whether a stream that is over held no answer: comments, a role, one that only begins.
+
+    An empty answer ends with a reason, or says what it used.
+    """
+    return _ENDS.search(b"".join(each for each in sse.events(held) if _START not in each)) is None
+
+
+_START = b'"message_start"'
+_ENDS = re.compile(rb'"(?:finish_reason|stop_reason)"\s*:\s*"|"usage(?:Metadata)?"\s*:\s*\{')
 
 
 def _hidden(said: bytes) -> bytes:
     """Give an event without its usage; empty: it was only there for that."""
-    document = _any.decode(said)
+    document = replies.decoded(said)
     choices = document.get("choices")
     if not choices:
         return b""
@@ -178,7 +199,15 @@ def _hidden(said: bytes) -> bytes:
     for holder in holders:
         if isinstance(holder, dict):
             holder.pop("usage", None)
+            for inner in (holder.get("delta"), holder.get("message")):
+                if isinstance(inner, dict):
+                    inner.pop("usage", None)
     return sse.event(_encode(document))
 
 
-_REPORTS = ("usage", "usageMetadata")
+_SIDES = ("prompt_tokens", "completion_tokens", "input_tokens", "output_tokens")
+_REPORTS = (
+    *("usage", "usageMetadata", "total_tokens"),
+    *_SIDES,
+    *(f"{name}_details" for name in _SIDES),
+)

@@ -96,6 +96,11 @@ def plan_of(document: dict[str, Any]) -> dict[str, Any]:
     return {}
 
 
+def raw_of(text: str) -> bytes:
+    """Give the bytes of a body that a plan has as text: one each, unless it begins with a mark."""
+    return text.encode("utf-8" if text.startswith("\ufeff") else "latin-1")
+
+
 def bound_of(document: dict[str, Any]) -> int:
     """Read how long the answer may be; of several choices all together."""
     fields = ("max_tokens", "max_completion_tokens", "max_output_tokens")
@@ -128,7 +133,7 @@ class Answer:
             return await self.events()
         if "status" in plan:
             body = plan.get("body", {"error": {"message": f"no: {KEY}", "type": "x"}})
-            body = plan["raw"].encode("latin-1") if "raw" in plan else body
+            body = raw_of(plan["raw"]) if "raw" in plan else body
             return await self.whole(body, plan["status"], plan.get("headers", {}))
         if self.document.get("stream"):
             return await self.stream()

@@ -71,7 +71,7 @@ def read(row: Row, wish: Wish) -> Reading | None:
         begins = tally.begins(meter, b"\n\n".join(held.split(b"\n\n")[:end]) + b"\n\n")
         if begins is not None:
             break
-    if begins is False or tally.says_nothing(held):
+    if begins is False or (begins is None and tally.says_nothing(held)):
         return None
     seen = Tally(meter, wish)
     for event in sse.events(held):
