@@ -504,6 +504,8 @@ class AccountView(msgspec.Struct, frozen=True, kw_only=True):
     rate_card: str
     overdraft: dict[str, str]
     unpriced: str
+    max_output_tokens: int
+    """Of the longest answer through the gateway; 0: as the operator's setting says."""
     limits: list[LimitView]
     balances: list[BalanceView]
     active_keys: int
@@ -527,6 +529,7 @@ def account_view(
         rate_card=account.rate_card,
         overdraft=account.overdraft,
         unpriced=account.unpriced,
+        max_output_tokens=account.max_output_tokens,
         limits=limit_views(
             account.rules, account.limits, account.counters, at, account.active_keys
         ),

@@ -1,7 +1,5 @@
 """Decisions about accounts and their members: state and facts in, events out."""
 
-from collections.abc import Mapping
-
 from ledger import events as e
 from ledger.errors import (
     AccountIsClosed,
@@ -14,6 +12,7 @@ from ledger.errors import (
 )
 from ledger.limits import compile_rule, compile_rules
 from ledger.money import InvalidAmount, parse_asset, parse_pico
+from ledger.pricing import MODEL_TOKENS_MAX
 from ledger.state import OVERDRAFT_UNLIMITED, Account
 
 ROLES = ("owner", "finance", "auditor", "member")
@@ -47,12 +46,13 @@ def require_not_closed(account: Account | None) -> Account:
     return account
 
 
-def check_terms(pays_with: tuple[str, ...], overdraft: Mapping[str, str], unpriced: str) -> None:
+def check_terms(terms: e.AccountOpened | e.AccountPolicySet) -> None:
     """Check the terms under which an account is billed.
 
     Raises:
         InvalidField: Names the one that is wrong.
     """
+    pays_with, overdraft = terms.pays_with, terms.overdraft
     if not 1 <= len(pays_with) <= ASSETS_MAX or len(set(pays_with)) != len(pays_with):
         raise InvalidField("pays_with", f"1 to {ASSETS_MAX} different assets")
     for field, assets in (("pays_with", pays_with), ("overdraft", overdraft)):
@@ -63,8 +63,10 @@ def check_terms(pays_with: tuple[str, ...], overdraft: Mapping[str, str], unpric
                 raise InvalidField(field, "not an asset code") from error
     for asset, bound in overdraft.items():
         _check_overdraft(asset, bound)
-    if unpriced not in {"refuse", "record"}:
+    if terms.unpriced not in {"refuse", "record"}:
         raise InvalidField("unpriced", "must be refuse or record")
+    if not 0 <= terms.max_output_tokens <= MODEL_TOKENS_MAX:
+        raise InvalidField("max_output_tokens", f"must be 0 to {MODEL_TOKENS_MAX}")
 
 
 def _check_overdraft(asset: str, bound: str) -> None:
@@ -86,7 +88,7 @@ def open_account(account: Account | None, terms: e.AccountOpened) -> list[e.AnyE
     """
     if account is not None:
         raise AccountIsOpen
-    check_terms(terms.pays_with, terms.overdraft, terms.unpriced)
+    check_terms(terms)
     compile_rules(terms.limits)
     return [terms]
 
@@ -98,7 +100,7 @@ def set_policy(account: Account | None, terms: e.AccountPolicySet) -> list[e.Any
         NoSuchAccount, AccountIsClosed, InvalidField: It cannot be.
     """
     require_not_closed(account)
-    check_terms(terms.pays_with, terms.overdraft, terms.unpriced)
+    check_terms(terms)
     return [terms]
 
 

@@ -89,6 +89,9 @@ class AccountOpened(Event, frozen=True, kw_only=True, omit_defaults=True):
     """A test account: kept in a book of its own."""
     internal: bool = False
     """The operator's own use: posts to its cost, gets statements and never invoices."""
+    max_output_tokens: int = 0
+    """Tokens of the longest answer that its requests through the gateway may ask for; 0: the
+    operator's setting alone says so."""
 
 
 class AccountPolicySet(Event, frozen=True, kw_only=True, omit_defaults=True):
@@ -100,6 +103,7 @@ class AccountPolicySet(Event, frozen=True, kw_only=True, omit_defaults=True):
     rate_card: str
     overdraft: dict[str, str] = {}
     unpriced: str = "refuse"
+    max_output_tokens: int = 0
     repaid: Repaid = ()
     """By assets that may pay from now on."""
 

@@ -59,6 +59,8 @@ class Account(msgspec.Struct):
     rate_card: str = "standard"
     overdraft: dict[str, str] = {}
     unpriced: str = "refuse"
+    max_output_tokens: int = 0
+    """Of the longest answer that it may ask for; 0: any."""
     rules: tuple[e.LimitRule, ...] = ()
     limits: Mapping[str, Limit] = {}
     """``rules`` made ready, by id."""
@@ -400,6 +402,7 @@ def _opened(envelope: e.Envelope, body: e.AccountOpened) -> Account:
         rate_card=body.rate_card,
         overdraft=dict(body.overdraft),
         unpriced=body.unpriced,
+        max_output_tokens=body.max_output_tokens,
         rules=body.limits,
         limits=compile_rules(body.limits),
         test=body.test,
@@ -429,6 +432,7 @@ def _account(account: Account, body: AccountEvent, at: Instant) -> None:  # noqa
             account.rate_card = body.rate_card
             account.overdraft = dict(body.overdraft)
             account.unpriced = body.unpriced
+            account.max_output_tokens = body.max_output_tokens
         case e.AccountLimitsSet():
             account.rules = body.limits
             account.limits = compile_rules(body.limits)

@@ -15,24 +15,27 @@ from ledger.store import Statement
 
 LOAD: LiteralString = (
     "SELECT account_id, opened_at, status, pays_with, rate_card, overdraft::text, unpriced,"
-    " limits::text, members::text, next_lot, active_keys, test, internal, ended_at FROM accounts"
+    " limits::text, members::text, next_lot, active_keys, test, internal, ended_at,"
+    " max_output_tokens FROM accounts"
     " WHERE lane = %s AND account_id = ANY(%s)"
 )
 SAVE: LiteralString = (
     "INSERT INTO accounts (lane, account_id, opened_at, status, pays_with, rate_card, overdraft,"
-    " unpriced, limits, members, next_lot, active_keys, test, internal, ended_at)"
+    " unpriced, limits, members, next_lot, active_keys, test, internal, ended_at,"
+    " max_output_tokens)"
     " SELECT %s, a.account_id, a.opened_at, a.status,"
     " ARRAY(SELECT json_array_elements_text(a.pays_with::json)), a.rate_card,"
     " a.overdraft::json, a.unpriced, a.limits::json, a.members::json, a.next_lot, a.active_keys,"
-    " a.test <> 0, a.internal <> 0, a.ended_at"
-    " FROM unnest(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s) AS a(account_id,"
+    " a.test <> 0, a.internal <> 0, a.ended_at, a.max_output_tokens"
+    " FROM unnest(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s) AS a(account_id,"
     " opened_at, status, pays_with, rate_card, overdraft, unpriced, limits, members, next_lot,"
-    " active_keys, test, internal, ended_at)"
+    " active_keys, test, internal, ended_at, max_output_tokens)"
     " ON CONFLICT ON CONSTRAINT account_is_unique DO UPDATE SET status = EXCLUDED.status,"
     " pays_with = EXCLUDED.pays_with, rate_card = EXCLUDED.rate_card,"
     " overdraft = EXCLUDED.overdraft, unpriced = EXCLUDED.unpriced, limits = EXCLUDED.limits,"
     " members = EXCLUDED.members, next_lot = EXCLUDED.next_lot,"
-    " active_keys = EXCLUDED.active_keys, ended_at = EXCLUDED.ended_at"
+    " active_keys = EXCLUDED.active_keys, ended_at = EXCLUDED.ended_at,"
+    " max_output_tokens = EXCLUDED.max_output_tokens"
 )
 TABLES = ("accounts",)
 
@@ -69,6 +72,7 @@ def _absorb(state: LaneState, rows: list[TupleRow]) -> None:
             test=row[11],
             internal=row[12],
             ended_at=row[13],
+            max_output_tokens=row[14],
         )
 
 
@@ -115,6 +119,7 @@ def save(lane: int, state: LaneState, changes: Changes) -> list[Statement]:
                 Int4s(account.test for account in accounts),
                 Int4s(account.internal for account in accounts),
                 Instants(account.ended_at for account in accounts),
+                Int4s(account.max_output_tokens for account in accounts),
             ),
         )
     ]

@@ -21,6 +21,12 @@ def command() -> None:
 @click.option("--rate-card", default="standard", show_default=True)
 @click.option("--unpriced", type=click.Choice(["refuse", "record"]), default="refuse")
 @click.option(
+    "--max-output-tokens",
+    type=click.IntRange(0),
+    default=0,
+    help="Of the longest answer through the gateway; 0: as the server's setting says.",
+)
+@click.option(
     "--overdraft",
     multiple=True,
     metavar="ASSET=AMOUNT",
@@ -43,6 +49,7 @@ def open_account(
     pays_with: tuple[str, ...],
     rate_card: str,
     unpriced: str,
+    max_output_tokens: int,
     overdraft: tuple[str, ...],
     limits: tuple[dict[str, str | bool], ...],
     welcome: bool,
@@ -56,6 +63,7 @@ def open_account(
         "pays_with": list(pays_with) or ["USD"],
         "rate_card": rate_card,
         "unpriced": unpriced,
+        "max_output_tokens": max_output_tokens,
         "overdraft": dict(_pair(text) for text in overdraft),
         "welcome": welcome,
         "test": test,
@@ -146,6 +154,7 @@ def account_facts(account: Any) -> RenderableType | None:  # noqa: ANN401
                 "rate card": account["rate_card"],
                 "overdraft": _overdrafts(account),
                 "unpriced usage": account["unpriced"],
+                "longest answer": account["max_output_tokens"] or "as the server's setting says",
                 "active keys": account["active_keys"],
                 "balance": _balances(account),
             }

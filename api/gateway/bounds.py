@@ -102,9 +102,11 @@ def ask(
     *,
     may_be_unpriced: bool,
     figures: Figures,
-    key_tokens: int = 0,
+    most: tuple[int, ...] = (),
 ) -> Asked:
     """Work out the most that a request comes to. ``known`` is what the card says of the model.
+
+    ``most``: how long the operator lets answers be, for account and key; 0 says nothing.
 
     Raises:
         ModelIsUnpriced: It allows a tool that has neither a bound nor a price, and the account
@@ -120,7 +122,7 @@ def ask(
     elsewhere = _reads(wish, said, known, tools, figures) - said
     runs = sum(uses for tool, uses in tools if tool.answers)
     answers = wish.answers + runs if wish.field else 0
-    bound = _bound(wish, model, known, figures, key_tokens)
+    bound = _bound(wish, model, known, (figures.output_tokens, *most))
     units = _units(tools, known.prices, may_be_unpriced=may_be_unpriced)
     usage = Usage(
         input=wish.content.text_bound + elsewhere,
@@ -132,12 +134,12 @@ def ask(
     return Asked(bound, usage, elsewhere, tools, alike, answers)
 
 
-def _bound(wish: Wish, model: str, known: ModelPrice, figures: Figures, key_tokens: int) -> Bound:
+def _bound(wish: Wish, model: str, known: ModelPrice, most: tuple[int, ...]) -> Bound:
     if wish.most is not None:
         bound = Bound(wish.most, "client")
     else:
         bound = Bound(_own_maximum(wish, model, known), "model")
-    for tokens in (figures.output_tokens, key_tokens):
+    for tokens in most:
         if tokens and tokens < bound.tokens:
             bound = Bound(tokens, "operator")
     return bound
@@ -248,7 +250,7 @@ class Asking:
             terms[0],
             may_be_unpriced=account.unpriced != "refuse",
             figures=self._figures,
-            key_tokens=_key_tokens(key),
+            most=(account.max_output_tokens, _key_tokens(key)),
         )
         named = (reserve.condition,) if reserve.condition else wish.allows.conditions
         condition, others = _conditions(named, terms)

@@ -38,6 +38,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     rate_card: str | UnsetType = UNSET
     overdraft: dict[str, str] | UnsetType = UNSET
     unpriced: str | UnsetType = UNSET
+    max_output_tokens: int | UnsetType = UNSET
     expected_version: int | None = None
 
 
@@ -115,12 +116,14 @@ class Accounts:
             account = accounts.require_not_closed(facts.account)
             if patch.expected_version not in {None, account.version}:
                 raise VersionIsOutdated
+            most = patch.max_output_tokens
             terms = e.AccountPolicySet(
                 by=asked.by,
                 pays_with=account.pays_with if patch.pays_with is UNSET else patch.pays_with,
                 rate_card=account.rate_card if patch.rate_card is UNSET else patch.rate_card,
                 overdraft=account.overdraft if patch.overdraft is UNSET else patch.overdraft,
                 unpriced=account.unpriced if patch.unpriced is UNSET else patch.unpriced,
+                max_output_tokens=account.max_output_tokens if most is UNSET else most,
             )
             return accounts.set_policy(account, terms)
 

@@ -32,6 +32,7 @@ async def open_account(ask: Ask[bodies.AccountBody]) -> Answer:
         rate_card=body.rate_card,
         overdraft=body.overdraft,
         unpriced=body.unpriced,
+        max_output_tokens=body.max_output_tokens,
         limits=bodies.rules(body.limits),
         test=body.test,
         internal=body.internal,
@@ -85,6 +86,7 @@ async def change_account(ask: Ask[bodies.AccountChanges]) -> Answer:
         rate_card=body.rate_card,
         overdraft=body.overdraft,
         unpriced=body.unpriced,
+        max_output_tokens=body.max_output_tokens,
         expected_version=ask.call.expected_version,
     )
     name = await ask.services.queries.name_of(account_id)

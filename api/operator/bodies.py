@@ -20,6 +20,7 @@ from ledger.usage import InvalidUsage, Usage
 Name = Annotated[str, Meta(min_length=1, max_length=255)]
 Text = Annotated[str, Meta(max_length=500)]
 Word = Annotated[str, Meta(max_length=255)]
+Tokens = Annotated[int, Meta(ge=0, le=1_000_000_000)]
 Money = Annotated[str, Meta(max_length=32, examples=["12.50"])]
 """A plain decimal string with at most twelve places."""
 Time = Annotated[str, Meta(max_length=40, examples=["2026-12-01T00:00:00Z"])]
@@ -88,6 +89,8 @@ class AccountBody(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Asset to plain decimal or ``unlimited``."""
     unpriced: Word = "refuse"
     """refuse or record: what becomes of usage without a price."""
+    max_output_tokens: Tokens = 0
+    """Of the longest answer through the gateway; 0: as the operator's setting says."""
     limits: tuple[LimitBody, ...] = tuple(
         LimitBody(kind=rule.kind, window=rule.window, ceiling=rule.ceiling)
         for rule in KEYS_OF_ACCOUNT
@@ -110,6 +113,7 @@ class AccountChanges(Body, frozen=True, kw_only=True, forbid_unknown_fields=True
     rate_card: Word | UnsetType = UNSET
     overdraft: dict[str, Money] | UnsetType = UNSET
     unpriced: Word | UnsetType = UNSET
+    max_output_tokens: Tokens | UnsetType = UNSET
 
 
 class LimitsBody(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -368,6 +368,19 @@ def test_accounts_are_changed_suspended_and_closed(world: Any) -> None:
     assert world.post(f"/accounts/{account}/resume", None, 409)["code"] == "account_is_closed"
 
 
+def test_the_longest_answer_of_an_account_is_the_operators_to_say(world: Any) -> None:
+    """Left out it stays, 0 lifts it, and what is no such number is refused by its name."""
+    account = world.account(max_output_tokens=900)
+
+    def change(**terms: Any) -> Any:
+        return world.client.patch(f"/ledger/v1/accounts/{account}", json=terms).json()
+
+    assert world.get(f"/accounts/{account}")["max_output_tokens"] == 900
+    assert change(unpriced="record")["max_output_tokens"] == 900
+    assert change(max_output_tokens=0)["max_output_tokens"] == 0
+    assert change(max_output_tokens=-1)["errors"][0]["field"] == "max_output_tokens"
+
+
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [

@@ -40,7 +40,7 @@ def asked(
 ) -> Asked:
     """Work out what a request comes to."""
     return bounds.ask(
-        wish, model, known, may_be_unpriced=not refuses, figures=figures, key_tokens=key_tokens
+        wish, model, known, may_be_unpriced=not refuses, figures=figures, most=(key_tokens,)
     )
 
 

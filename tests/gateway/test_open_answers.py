@@ -139,23 +139,35 @@ def bounded(
 
 
 @pytest.mark.parametrize(
-    ("settings", "body", "bound"),
+    ("terms", "settings", "body", "bound"),
     [
-        ({}, {}, (900, "operator")),
-        ({SETTING_OUTPUT: "300"}, {}, (300, "operator")),
-        ({SETTING_OUTPUT: "5000"}, {}, (900, "operator")),
-        ({}, {"max_tokens": 5_000}, (900, "operator")),
+        ({}, {}, {}, (900, "operator")),
+        ({}, {SETTING_OUTPUT: "300"}, {}, (300, "operator")),
+        ({}, {SETTING_OUTPUT: "5000"}, {}, (900, "operator")),
+        ({}, {}, {"max_tokens": 5_000}, (900, "operator")),
+        ({"max_output_tokens": 200}, {}, {}, (200, "operator")),
+        (
+            {"max_output_tokens": 200},
+            {SETTING_OUTPUT: "300"},
+            {"max_tokens": 250},
+            (200, "operator"),
+        ),
+        ({"max_output_tokens": 200}, {SETTING_OUTPUT: "100"}, {}, (100, "operator")),
+        ({"max_output_tokens": 5_000}, {}, {}, (900, "operator")),
     ],
 )
 def test_the_operators_bound_is_told_and_said(
     bounded: Rig,
     upstream: Scripted,
+    *,
+    terms: dict[str, Any],
     settings: dict[str, str],
     body: dict[str, Any],
     bound: tuple[int, str],
 ) -> None:
-    """For everybody or for a key, whether the client bounds its answer or not."""
-    with bounded.client(bounded.key(bounded.account(), settings=settings)[1]) as client:
+    """For everybody, an account or a key, whether the client bounds its answer or not."""
+    account = bounded.account(**terms)
+    with bounded.client(bounded.key(account, settings=settings)[1]) as client:
         reply = chat(client, **body)
     assert bound_of(reply) == bound
     assert upstream.bodies[reply.headers["x-request-id"]]["max_tokens"] == bound[0]

@@ -52,6 +52,8 @@ def test_an_account_opens_once() -> None:
         ("overdraft.USD", {"overdraft": {"USD": "1e3"}}),
         ("overdraft.USD", {"overdraft": {"USD": "infinite"}}),
         ("unpriced", {"unpriced": "free"}),
+        ("max_output_tokens", {"max_output_tokens": -1}),
+        ("max_output_tokens", {"max_output_tokens": 10**9 + 1}),
         ("kind", {"limits": (e.LimitRule(kind="wishes", window="day", ceiling="1"),)}),
     ],
 )

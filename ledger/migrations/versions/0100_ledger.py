@@ -393,6 +393,7 @@ CREATE TABLE accounts (
     active_keys int4 NOT NULL,
     test bool NOT NULL,
     internal bool NOT NULL,
+    max_output_tokens int4 NOT NULL,
     CONSTRAINT account_is_unique PRIMARY KEY (lane, account_id)
 );
 CREATE TABLE keys (
