@@ -1,5 +1,7 @@
 """Which model of a rate card a name means: by name, alias, pattern, or ``*``, in this order.
 
+A name that the card does not have as it is written is looked for in lower case too.
+
 The card alone decides; patterns are data in it. What a name could make slow is refused when the
 card is checked, so that finding a model takes a bounded number of steps whatever the name.
 """
@@ -93,6 +95,8 @@ class Names:
     def _match(self, name: str) -> str | None:
         if len(name) <= NAME_MAX:
             lower = name.lower()
+            if lower in self._exact:
+                return self._exact[lower]
             for after, test, model in self._patterns:
                 if lower.startswith(after) and test(lower[len(after) :]):
                     return model or None

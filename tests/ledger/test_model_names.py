@@ -31,6 +31,19 @@ def test_the_exact_name_goes_first_then_the_alias_then_the_pattern() -> None:
     ]
 
 
+def test_letters_may_be_of_another_case() -> None:
+    """As it is written a name goes before itself in lower case, which goes before patterns."""
+    every = Pattern(model="maxi", match=Match(contains="mini"))
+    found = names(every, models=("mini", "Mini", "*"), **{"mini-2026": "mini"})
+    assert [found.find(name) for name in ("Mini", "MINI", "MINI-2026", "Mini-x", "MAXI")] == [
+        "Mini",
+        "mini",
+        "mini",
+        "maxi",
+        "*",
+    ]
+
+
 def test_the_first_pattern_that_takes_a_name_decides() -> None:
     """Their order is part of the card."""
     long = Pattern(model="mini", match=Match(starts_with="m-mini"))
