@@ -555,7 +555,7 @@ def _order(change: PriceChange) -> tuple[str, str, int, int]:
 
 
 def jumps(old: RateCard, new: RateCard, factor: int = 10) -> list[PriceChange]:
-    """List the prices that moved more than ``factor`` times up or down, or to or from zero.
+    """List the prices that moved ``factor`` times or more up or down, or to or from zero.
 
     What went or appeared is compared to what a request paid in its stead: a class to its
     fall-back, a tier to what is below it, a time of day to the rest of the day. It guards against
@@ -605,4 +605,4 @@ def place_of(change: PriceChange) -> str:
 
 def _is_jump(was: str, now: str, factor: int) -> bool:
     low, high = sorted((parse_pico(was), parse_pico(now)))
-    return low * factor < high
+    return low * factor <= high

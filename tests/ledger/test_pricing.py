@@ -411,17 +411,17 @@ def test_a_diff_lists_every_changed_price():
 @pytest.mark.parametrize(
     ("old", "new", "jumped"),
     [
-        ("0.15", "1.5", False),
-        ("0.15", "1.500001", True),
-        ("1.5", "0.15", False),
-        ("1.5", "0.149999", True),
+        ("0.15", "1.499999", False),
+        ("0.15", "1.5", True),
+        ("1.5", "0.150001", False),
+        ("1.5", "0.15", True),
         ("0.15", "0", True),
         ("0", "0.15", True),
         ("0.15", "150000", True),
     ],
 )
 def test_a_price_that_jumps_is_found(old, new, jumped):
-    """More than tenfold up or down, and to or from zero, is a likely unit mistake (I6)."""
+    """Tenfold or more up or down, and to or from zero, is a likely unit mistake (I6)."""
     before = a_card({"m": ModelPrice(prices={"input": old})})
     after = a_card({"m": ModelPrice(prices={"input": new})})
     expected = [PriceChange("m", "input", None, None, old, new)] if jumped else []

@@ -149,16 +149,16 @@ def test_a_patch_is_of_the_version_in_force_at_its_start() -> None:
 
 
 def test_a_price_that_jumps_has_to_be_confirmed() -> None:
-    """More than tenfold is a mistake of units until somebody says otherwise (I6)."""
-    jump = a_card({"mini": {"input": "1.6", "output": "0.6"}})
+    """Tenfold, a point in the wrong place, is a mistake until somebody says otherwise (I6)."""
+    jump = a_card({"mini": {"input": "1.5", "output": "0.6"}})
     with pytest.raises(PricesAreSuspicious) as refused:
         published(jump, ALREADY)
     (reason,) = refused.value.reasons
     assert reason == (
-        "1 price would move tenfold or more, in USD per million: input of mini from 0.15 to 1.6."
+        "1 price would move tenfold or more, in USD per million: input of mini from 0.15 to 1.5."
     )
     assert published(jump, ALREADY, confirm=True)
-    assert published(a_card({"mini": {"input": "1.5", "output": "0.6"}}), ALREADY)
+    assert published(a_card({"mini": {"input": "1.499", "output": "0.6"}}), ALREADY)
 
 
 TIER = Tier(above_tokens=1_000, prices={"input": "2", "output": "8"})
