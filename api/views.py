@@ -93,6 +93,8 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     overage: str | None = None
     """The part of the charge beyond what was held, or what credit and limits left."""
     served_model: str | None = None
+    told_at: Instant | None = None
+    """The service instant as it was told, where that was ``early`` and was not taken."""
     doubts: tuple[str, ...] = ()
     """Fields of the provider's report that were not believed."""
     rated_at: Instant | None = None
@@ -161,6 +163,8 @@ def receipt(recorded: Recorded, rated: Recorded | None = None) -> Receipt:
     match body:
         case e.RequestRecorded() | e.RequestSettled():
             found = _receipt(envelope, body, body.charge)
+            if isinstance(body, e.RequestRecorded) and body.told_at is not None:
+                found = replace(found, told_at=body.told_at)
             if body.others or body.overage or body.doubts or body.served_model:
                 found = replace(
                     found,
@@ -236,6 +240,8 @@ def _rated(found: Receipt, rated: Recorded) -> Receipt:
         prices=found.prices | priced,
         unpriced=[name for name in found.unpriced if name not in priced],
         others=[_merged(other, later.get(other.model)) for other in found.others],
+        priced_as=found.priced_as or body.priced_as or None,
+        time_condition=found.time_condition or body.by_time or None,
         rated_at=rated.envelope.recorded_at,
     )
 

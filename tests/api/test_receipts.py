@@ -89,6 +89,36 @@ def test_an_unpriced_request_shows_no_charge() -> None:
     assert free["charge"] == {"amount": "0", "asset": "USD"}
 
 
+def test_an_early_request_shows_what_was_told() -> None:
+    """The instant that was not taken stands beside the one that was."""
+    told = AT + timedelta(minutes=6)
+    body = e.RequestRecorded(
+        by="operator", request_id="r", charge="1", flags=("early",), told_at=told, **PRICED
+    )
+    found = receipt(body)
+    assert (found["occurred_at"], found["told_at"]) == (format_instant(AT), format_instant(told))
+
+
+def test_a_later_rating_says_which_model_priced_it() -> None:
+    """A name that a later card takes for one of its models is shown with that model."""
+    body = e.RequestRecorded(
+        by="operator", request_id="r", integration="bot", model="m-2", lines={"input": (1, None)}
+    )
+    rating = e.RequestRated(
+        by="system",
+        request_id="r",
+        rated_seq=7,
+        charge="1",
+        priced_as="m",
+        by_time="night",
+        **{**PRICED, "model": "m-2", "lines": {"input": (1, "1")}},
+    )
+    envelope = e.Envelope(1, 7, ACCOUNT, 3, AT, AT, KEY)
+    first, rated = (codec.record(envelope, each, codec.GENESIS) for each in (body, rating))
+    found = views.receipt(first, rated)
+    assert (found.priced_as, found.time_condition, found.unpriced) == ("m", "night", [])
+
+
 def test_a_reservation_holds_and_a_settlement_charges() -> None:
     """What is held is no charge; when it runs out stands there."""
     until = AT + timedelta(seconds=600)
