@@ -9,12 +9,12 @@ from rich.table import Table
 
 from api.cli.service import connect, segment
 from api.cli.terminal import facts, json_option, out, show, table
-from api.cli.words import TimeWord
+from api.cli.words import StartWord
 
 SHOWN_CLASSES = ("input", "cache_read", "cache_write", "output")
 
 effective_option = click.option(
-    "--effective-from", type=TimeWord(), help="In force from then on; default: now."
+    "--effective-from", type=StartWord(), help="In force from then on; default: now."
 )
 replace_option = click.option("--replace", is_flag=True, help="Drop what is not named.")
 confirm_option = click.option(
@@ -101,8 +101,8 @@ def list_cards(*, as_json: bool) -> None:
 @command.command("show")
 @click.argument("name", default="standard")
 @click.option("--version", type=click.IntRange(1), help="Default: the one in force.")
-@click.option("--as-of", type=TimeWord(), help="The version in force at that time.")
-@click.option("--known-at", type=TimeWord(), help="As known at that time; default: now.")
+@click.option("--as-of", type=StartWord(), help="The version in force at that time.")
+@click.option("--known-at", type=StartWord(), help="As known at that time; default: now.")
 @click.option("--model", default="", help="Only models whose name holds this.")
 @json_option
 def show_card(

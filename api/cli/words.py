@@ -75,6 +75,22 @@ class ExpiryWord(click.ParamType[str]):
         return TimeWord().convert(value, param, ctx)
 
 
+class StartWord(click.ParamType[str]):
+    """An instant, or a date such as ``2026-12-01``: then the beginning of that day of UTC."""
+
+    name = "TIME|DATE"
+
+    def convert(
+        self,
+        value: Any,  # noqa: ANN401
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> str:
+        """Check it."""
+        is_date = _DATE.fullmatch(value) is not None
+        return TimeWord().convert(f"{value}T00:00:00Z" if is_date else value, param, ctx)
+
+
 class TimeWord(click.ParamType[str]):
     """An instant such as ``2026-12-01T00:00:00Z``."""
 

@@ -128,6 +128,8 @@ def test_a_rate_card_is_published_shown_and_compared(served_keyledger: Any, tmp_
     assert "this is in force then already" in publish("200").out
     assert "house/2" in served_keyledger("price", "list").out
     assert "0.15" in served_keyledger("price", "show", "house", "--version", "1").out
+    later = ("--as-of", "2999-01-01", "--known-at", "2998-12-31")
+    assert "house/3" in served_keyledger("price", "show", "house", *later).out
 
 
 def test_a_version_to_come_is_withdrawn(served_keyledger: Any, tmp_path: Path) -> None:
