@@ -163,6 +163,10 @@ class Requests:
         decide: Decide,
         asked: Asked | None,
     ) -> Done:
+        if key_id is None:
+            # What counts against the key's limits ends with it, whoever says so.
+            known, _ = await self.find(account_id, ending.request_id)
+            key_id = known.first.envelope.key_id
         command = Command(
             account_id,
             decide,

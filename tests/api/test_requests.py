@@ -149,6 +149,22 @@ def test_a_released_request_costs_nothing_and_stays_closed(world: Any) -> None:
     assert [shown[place]["status"] for place in ("first", "last")] == ["reserved", "released"]
 
 
+@pytest.mark.parametrize("ending", ["settle", "release"])
+def test_a_request_ended_by_its_account_is_still_of_its_key(world: Any, ending: str) -> None:
+    """What it held against the key's limits is freed, and what it used counts (A12, B1)."""
+    tokens = {"kind": "tokens", "window": "day", "ceiling": "1000"}
+    key = world.key(world.account(), limits=[tokens])
+    world.post("/requests", world.usage(key, "r1"), 201)
+    body = {"account_id": key["account_id"]}
+    if ending == "settle":
+        body["usage"] = {"input": 400}
+    done = world.post(f"/requests/r1/{ending}", body)
+    assert done["key_id"] == key["key_id"]
+    (limit,) = world.get(f"/keys/{key['key_id']}")["limits"]
+    used = "400" if ending == "settle" else "0"
+    assert (limit["used"], limit["pending"]) == (used, "0")
+
+
 def test_a_request_id_may_hold_anything_a_path_escapes(world: Any) -> None:
     """An id with slashes, spaces and accents is settled at its escaped path."""
     key = world.key(world.account())
