@@ -486,8 +486,8 @@ def reserve(facts: Facts, command: Reserve, *, key_id: KeyId, at: Instant) -> Ma
     for choice in command.choices:
         require_model(key, choice)
     book = facts.cards.current(key.rate_card or account.rate_card, at, at)
-    model, condition, cost = _dearest(book, command, at)
-    if account.unpriced == "refuse" and not cost.is_whole:
+    model, condition, cost, is_whole = _dearest(book, command, at)
+    if account.unpriced == "refuse" and not is_whole:
         raise ModelIsUnpriced
     parts = credit.plan(account, cost.asset, cost.pico, at)
     _require_limits(account, key, (command,), parts, cost.asset, at)
@@ -537,11 +537,11 @@ def settle(facts: Facts, command: Settle, *, at: Instant) -> Made:
         return [], _replay_settle(known.last, command)
     account = _require(facts.account)
     late = facts.reservation is None
-    book = facts.cards.pinned(reserved.card) if reserved.card else None
+    was_at = known.first.envelope.occurred_at
+    book = settled_by(facts.cards, reserved, facts.key, account, was_at)
     named = (reserved.model, *reserved.choices)
     model, served_model = _served(book, named, command.model or command.served_model)
     condition = _served_condition(book, model, reserved.condition, command.condition)
-    was_at = known.first.envelope.occurred_at
     cost = cost_of(book, model, command.usage, command.others, condition, was_at)
     held = [] if facts.reservation is None else parts_of(reserved)
     parts = settled_parts(account, held, cost.asset, cost.pico, at)
@@ -578,6 +578,22 @@ def settle(facts: Facts, command: Settle, *, at: Instant) -> Made:
         report="" if command.report is None else command.report.digest,
     )
     return [event], None
+
+
+def settled_by(
+    cards: RateCards,
+    reserved: e.RequestReserved,
+    key: Key | None,
+    account: Account,
+    was_at: Instant,
+) -> PriceBook | None:
+    """Return the rate card that prices a settlement: that in force when it was reserved.
+
+    The reservation names it where anything in it had a price.
+    """
+    if reserved.card:
+        return cards.pinned(reserved.card)
+    return cards.current((key.rate_card if key else "") or account.rate_card, was_at, was_at)
 
 
 def _served(book: PriceBook | None, named: Sequence[str], served: str) -> tuple[str, str]:
@@ -753,16 +769,17 @@ def cost_of(  # noqa: PLR0917 (private, and each call names them alike)
     """
     own = None if book is None else book.quote(model, usage, condition, at)
     parts: tuple[ModelLines, ...] = ()
-    product, priced, is_whole = 0, own is not None, own is not None and own.is_whole
+    product, priced, is_whole = 0, False, own is not None and own.is_whole
     if own is not None:
-        product = own.product
+        product, priced = own.product, _is_priced(own)
     for other in others:
         quote = None if book is None else book.quote(other.model, other.usage, condition, at)
         if quote is None:
             is_whole = False
             lines, priced_as = unpriced_lines(other.usage), ""
         else:
-            product, priced, is_whole = product + quote.product, True, is_whole and quote.is_whole
+            product, priced = product + quote.product, priced or _is_priced(quote)
+            is_whole = is_whole and quote.is_whole
             lines, priced_as = quote.lines, quote.priced_as
         parts += (ModelLines(model=other.model, lines=lines, priced_as=priced_as),)
     if own is None:
@@ -777,12 +794,18 @@ def cost_of(  # noqa: PLR0917 (private, and each call names them alike)
     return Cost(pico, own.lines, parts, is_whole, card, asset, own.priced_as, own.by_time)
 
 
-def _dearest(book: PriceBook | None, command: Reserve, at: Instant) -> tuple[str, str, Cost]:
-    """Find the model and the condition that a request may come to cost most by.
+def _is_priced(quote: Quote) -> bool:
+    """Tell whether anything that was used has a price, be it zero; what used nothing has."""
+    return quote.is_whole or any(price is not None for _, price in quote.lines.values())
 
-    What one of them has no price for is unpriced, since it may be what is used.
+
+def _dearest(book: PriceBook | None, command: Reserve, at: Instant) -> tuple[str, str, Cost, bool]:
+    """Find the model and the condition that a request may come to cost most by, and that cost.
+
+    The last says whether everything that it may come to has a price.
     """
     found: tuple[str, str, Cost] | None = None
+    is_whole = True
     for model in (command.model, *command.choices):
         for condition in (command.condition, *command.conditions):
             if condition != command.condition and (
@@ -794,12 +817,11 @@ def _dearest(book: PriceBook | None, command: Reserve, at: Instant) -> tuple[str
                 prices = book.prices(model, usage, condition, at)
                 usage = dearest(prices, usage, command.alike)
             cost = cost_of(book, model, usage, (), condition, at)
-            if not cost.is_whole:
-                return model, condition, cost
-            if found is None or cost.pico > found[2].pico:
+            is_whole = is_whole and cost.is_whole
+            if found is None or (cost.pico, bool(cost.card)) > (found[2].pico, bool(found[2].card)):
                 found = model, condition, cost
     assert found is not None
-    return found
+    return *found, is_whole
 
 
 def _told(told: Instant | None, was_at: Instant) -> Instant | None:

@@ -18,8 +18,9 @@ from ledger.ids import AccountId, request_hash
 from ledger.lines import ModelLines, charge_of, usage_of
 from ledger.metering import OtherUse
 from ledger.money import InvalidAmount, format_pico
+from ledger.pricing import PriceBook
 from ledger.ratecards import RateCards
-from ledger.state import Account, LaneState, Reservation, change, parts_of
+from ledger.state import Account, Key, LaneState, Reservation, change, parts_of
 
 Priced = e.RequestRecorded | e.RequestReserved | e.RequestSettled | e.RequestRated
 """Events that hold prices and draw on lots."""
@@ -62,18 +63,18 @@ class Recount:
         key = state.keys.get(envelope.key_id) if envelope.key_id is not None else None
         try:
             if account is not None:
-                yield from self._compare(account, envelope, body)
+                yield from self._compare(account, key, envelope, body)
             change(state, account, key, envelope, body)
         except (LedgerCorrupt, LookupError, AssertionError, ValueError) as error:
             self.lose(account_id)
             yield Difference("event_cannot_follow", repr(error)[:200], "an event that can be")
 
     def _compare(
-        self, account: Account, envelope: e.Envelope, body: e.AnyEvent
+        self, account: Account, key: Key | None, envelope: e.Envelope, body: e.AnyEvent
     ) -> Iterator[Difference]:
         match body:
             case e.RequestRecorded() | e.RequestReserved() | e.RequestSettled() | e.RequestRated():
-                yield from self._compare_cost(envelope, body)
+                yield from self._compare_cost(account, key, envelope, body)
                 yield from self._compare_lots(account, envelope, body)
             case (
                 e.CreditGranted()
@@ -88,37 +89,69 @@ class Recount:
         if isinstance(body, _ENDED | e.AccountPolicySet):
             yield from self._compare_repaid(account, envelope, body)
 
-    def _compare_cost(self, envelope: e.Envelope, body: Priced) -> Iterator[Difference]:
+    def _compare_cost(
+        self, account: Account, key: Key | None, envelope: e.Envelope, body: Priced
+    ) -> Iterator[Difference]:
         self.charges += 1
         stored = body.held if isinstance(body, e.RequestReserved) else body.charge
         book = self._cards.pinned(body.card) if body.card else None
         if body.card and book is None:
             yield Difference("rate_card_is_unknown", body.card, "a published version")
             return
-        if book is not None and not isinstance(body, e.RequestSettled):
-            # A settlement keeps that of its reservation.
-            name, at = book.card.name, envelope.occurred_at
-            in_force = self._cards.current(name, at, envelope.recorded_at)
-            if in_force is not book:
-                expected = "none" if in_force is None else in_force.reference
-                yield Difference("rate_card_was_not_in_force", body.card, expected)
+        due, reference = self._card_due(account, key, envelope, body)
+        if body.card and body.card != reference:
+            yield Difference("rate_card_was_not_in_force", body.card, reference or "none")
+        book = book or due
         if isinstance(body, e.RequestRated):
-            # Its lines are part of the request's, so no tier can be told from them.
-            expected = format_pico(charge_of(body.lines, body.others))
+            yield from self._compare_rating(book, envelope, body)
+            return
+        model, condition = body.model, body.condition
+        others: tuple[ModelLines, ...] = ()
+        if isinstance(body, e.RequestReserved):
+            model, condition = body.held_as or model, body.held_at or condition
         else:
-            model, condition = body.model, body.condition
-            others: tuple[ModelLines, ...] = ()
-            if isinstance(body, e.RequestReserved):
-                model, condition = body.held_as or model, body.held_at or condition
+            others = body.others
+        used = [OtherUse(other.model, usage_of(other.lines)) for other in others]
+        cost = metering.cost_of(book, model, body.usage, used, condition, envelope.occurred_at)
+        if (cost.lines, cost.others) != (body.lines, others):
+            yield Difference("prices_differ", _shown(body.lines), _shown(cost.lines))
+        if stored != cost.charge:
+            yield Difference("charge_differs", stored, cost.charge)
+
+    @staticmethod
+    def _compare_rating(
+        book: PriceBook | None, envelope: e.Envelope, body: e.RequestRated
+    ) -> Iterator[Difference]:
+        at = envelope.occurred_at
+        rated = [(body.model, body.lines), *((other.model, other.lines) for other in body.others)]
+        for model, lines in rated:
+            # They are part of what the request used: any tier may be the one.
+            if lines and (book is None or not book.may_cost(lines, model, body.condition, at)):
+                yield Difference("prices_differ", _shown(lines), f"prices of {body.card}")
+        expected = format_pico(charge_of(body.lines, body.others))
+        if body.charge != expected:
+            yield Difference("charge_differs", body.charge, expected)
+
+    def _card_due(
+        self, account: Account, key: Key | None, envelope: e.Envelope, body: Priced
+    ) -> tuple[PriceBook | None, str]:
+        """Find the rate card that must have priced a request; None: nothing had a price."""
+        at = envelope.occurred_at
+        if isinstance(body, e.RequestSettled):
+            hashed = request_hash(account.account_id, body.request_id)
+            reservation = self._state.reservations.get(hashed)
+            if reservation is not None:
+                book = metering.settled_by(self._cards, reservation.event, key, account, at)
             else:
-                others = body.others
-            used = [OtherUse(other.model, usage_of(other.lines)) for other in others]
-            cost = metering.cost_of(book, model, body.usage, used, condition, envelope.occurred_at)
-            expected = cost.charge
-            if (cost.lines, cost.others) != (body.lines, others):
-                yield Difference("prices_differ", _shown(body.lines), _shown(cost.lines))
-        if stored != expected:
-            yield Difference("charge_differs", stored, expected)
+                # It ran out, and is not known here any more.
+                book = self._cards.pinned(body.card) if body.card else None
+        else:
+            name = (key.rate_card if key else "") or account.rate_card
+            if isinstance(body, e.RequestRated):
+                # Of the account then; it may have another by now.
+                name = body.card.rpartition("/")[0]
+            book = self._cards.current(name, at, envelope.recorded_at)
+        return book, "" if book is None else book.reference
 
     def _compare_lots(
         self, account: Account, envelope: e.Envelope, body: Priced

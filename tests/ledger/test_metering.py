@@ -262,6 +262,40 @@ def test_unpriced_usage_is_refused_or_recorded_as_the_account_says() -> None:
     assert (made.charge, made.card) == ("0", "standard/1")
 
 
+def test_a_known_model_of_which_nothing_used_has_a_price_charges_nothing_and_not_zero() -> None:
+    """That a model is on the card prices none of its classes (C9, Promise 10)."""
+    world = a_world(unpriced="record")
+    usage = Usage(images=3, searches=1)
+    (made,) = world.do(core.record(A, K, "r1", usage))
+    assert (made.charge, made.card, made.asset, made.lots) == ("", "", "", ())
+    assert made.lines == {"images": (3, None), "searches": (1, None)}
+    (made,) = world.do(core.record(A, K, "r2", Usage()))
+    assert (made.charge, made.lines) == ("0", {})
+
+
+def test_a_choice_without_a_price_does_not_free_the_others() -> None:
+    """Held is the dearest of what has a price; what is used of it then is charged."""
+    world = a_world(unpriced="record")
+    (held,) = world.do(core.reserve(A, K, "r1", MILLION, model="new", choices=("mini",)))
+    assert (held.model, held.held_as, held.held) == ("new", "mini", "0.15")
+    (made,) = world.do(core.settle(A, K, "r1", MILLION, model="mini"))
+    assert (made.charge, made.card) == ("0.15", "standard/1")
+    refused = a_world().submit(core.reserve(A, K, "r1", MILLION, choices=("new",)))
+    assert isinstance(refused, ModelIsUnpriced)
+
+
+def test_a_reservation_without_a_price_does_not_free_its_settlement() -> None:
+    """It is priced by the card in force when it was reserved, whatever came since (C10)."""
+    world = a_world(unpriced="record")
+    (held,) = world.do(core.reserve(A, K, "r1", Usage(images=1)))
+    assert (held.held, held.card) == ("", "")
+    world.wait(1)
+    world.cards.add(a_card({"mini": {"input": "9"}}, version=2), world.at)
+    (made,) = world.do(core.settle(A, K, "r1", Usage(images=1, input=10**6)))
+    assert (made.charge, made.card) == ("0.15", "standard/1")
+    assert made.lines == {"input": (10**6, "0.15"), "images": (1, None)}
+
+
 def test_a_reservation_holds_the_worst_case() -> None:
     """Credit and every limit are held until the request ends (A12, B1)."""
     limits = (rule("requests", "day", "5"), rule("tokens", "day", str(2 * 10**6)))
