@@ -36,6 +36,7 @@ from ledger.ids import (
 from ledger.pricing import RateCard
 from ledger.ratecards import RateCards
 from ledger.recount import Recount
+from ledger.request_texts import RequestTexts
 from ledger.side_rows import SideRows
 
 CHUNK = 20_000
@@ -680,14 +681,17 @@ def verify_lane(url: str, role: str, lane: int, report: Progress) -> LaneReport:
         connection.execute(SNAPSHOT)
         head = store.read_head(connection, lane)
         walk = _Walk(lane, database.lanes_of(connection), _cards(connection))
-        requests, beside = _Requests(walk), SideRows()
+        requests, beside, texts = _Requests(walk), SideRows(), RequestTexts(lane, walk.find)
         for rows in read(connection, lane, 0, head.seq):
             readable = walk.take(list(map(row_of, rows)))
             requests.take(connection, readable)
             for row, body in readable:
                 beside.take(row.lane_seq, row.account_id, row.key_id, body)
+                texts.take(row.lane_seq, row.account_id, body)
+            texts.check(connection)
             report(lane, walk.seq, head.seq)
         requests.finish(connection)
+        texts.finish(connection)
         _check_heads(connection, walk, head)
         _check_cards(connection, walk)
         beside.check(connection, lane, walk.lanes, walk.find)

@@ -3,10 +3,12 @@
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import psycopg
 import pytest
 
-from ledger import database, store, verify
+from ledger import database, metering, store, verify
+from ledger import events as e
 from ledger.codec import (
     GENESIS,
     chain,
@@ -17,8 +19,9 @@ from ledger.codec import (
     pack_envelope,
 )
 from ledger.ids import AccountId, KeyId
+from ledger.lines import unpriced_lines
 from ledger.verify import Finding
-from tests.projections.story import Ledger
+from tests.projections.story import Ledger, publish
 from tests.properties import core
 
 Told = tuple[Ledger, AccountId, KeyId]
@@ -372,6 +375,69 @@ def test_a_history_rewritten_with_all_its_hashes_still_has_to_add_up(
     found = [finding for finding in findings(ledger) if finding.seq == head - 4]
     assert {finding.what for finding in found} & what, found
     assert not any("hash" in finding.what or "chain" in finding.what for finding in found)
+
+
+def test_a_request_robbed_of_its_prices_with_all_hashes_is_found(told: Told) -> None:
+    """Promise 10, Promise 12: a price that a card in force had is missed although none is named."""
+    ledger, _, _ = told
+    lane, head = lane_of(told)
+
+    def rob(payload: bytes) -> bytes:
+        body = decode("request_recorded", payload)
+        assert isinstance(body, e.RequestRecorded)
+        lines = unpriced_lines(body.usage)
+        bare = {"card": "", "asset": "", "charge": "", "lots": (), "parts": ()}
+        return encode(msgspec.structs.replace(body, lines=lines, **bare))
+
+    rewrite(ledger, lane, head - 4, rob)
+    found = {finding.what for finding in findings(ledger) if finding.seq == head - 4}
+    assert found == {"prices_differ", "charge_differs"}
+
+
+def test_a_rating_rewritten_with_all_its_hashes_is_found(told: Told) -> None:
+    """Promise 10, Promise 12: what is rated later has to have the prices of its card too."""
+    ledger, account, key = told
+    ledger.do(ledger.record(account, key, model="new", delivered=True))
+    lane, head = lane_of(told)
+    with ledger.connect() as connection:
+        rows = connection.execute(store.FEED, (lane, head - 1, head), binary=True).fetchall()
+    (late,) = [store.stored(row).recorded for row in rows]
+    ledger.do(publish("new", version=2))
+    ledger.do(core.rate(account, key, late))
+    assert findings(ledger) == []
+    lane, head = lane_of(told)
+    rewrite(ledger, lane, head, lambda payload: payload.replace(b'"0.15"]', b'"0.14"]', 1))
+    assert "prices_differ" in {each.what for each in findings(ledger) if each.seq == head}
+
+
+TEXTS = [
+    ("UPDATE provider_reports SET report = '{}'", "text_differs", "provider_reports"),
+    ("UPDATE request_notes SET end_user = 'bob'", "text_differs", "request_notes"),
+    ("UPDATE request_notes SET metadata = ''", "text_differs", "request_notes"),
+    (
+        "UPDATE provider_reports SET request_hash = '\\x00010203'",
+        "text_is_of_no_event",
+        "provider_reports",
+    ),
+    ("UPDATE request_notes SET account_id = gen_random_uuid()", "text_differs", "request_notes"),
+]
+
+
+@pytest.mark.parametrize(("statement", "what", "table"), TEXTS)
+def test_a_text_beside_a_request_is_the_one_of_its_event(
+    told: Told, statement: str, what: str, table: str
+) -> None:
+    """Promise 12: a kept report and what was noted are compared; what was forgotten is not."""
+    ledger, account, key = told
+    report = metering.Report('{"prompt_tokens":7}')
+    notes = metering.Notes(b"salt", '{"ticket":"A-17"}', "anna@example.com")
+    ledger.do(ledger.record(account, key, report=report, notes=notes))
+    ledger.do(ledger.record(account, key, notes=notes._replace(metadata="")))
+    assert findings(ledger) == []
+    tamper(ledger, "DELETE FROM request_notes WHERE metadata = ''")
+    assert findings(ledger) == []
+    tamper(ledger, statement)
+    assert {(each.what, each.column) for each in findings(ledger)} == {(what, table)}
 
 
 def test_a_grant_rewritten_with_all_its_hashes_is_found(told: Told) -> None:

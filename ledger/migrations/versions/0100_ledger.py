@@ -536,6 +536,14 @@ CREATE VIEW side_rows AS
     UNION ALL SELECT 'wallet', NULL, account_id, account_id, 0,
         side_row_digest('wallet', salt, uuid_send(account_id), address) FROM wallets;
 COMMENT ON VIEW side_rows IS 'Rows beside the events that decide, as digests in events bind them';
+CREATE VIEW request_texts AS
+    SELECT 'provider_reports' AS source, lane, request_hash, account_id,
+        encode(sha256(convert_to(report, 'UTF8')), 'hex') AS digests FROM provider_reports
+    UNION ALL SELECT 'request_notes', lane, request_hash, account_id, concat(CASE WHEN metadata
+        <> '' THEN encode(sha256(salt || convert_to(metadata, 'UTF8')), 'hex') END, ' ', CASE WHEN
+        end_user <> '' THEN encode(sha256(salt || convert_to(end_user, 'UTF8')), 'hex') END)
+        FROM request_notes;
+COMMENT ON VIEW request_texts IS 'Texts beside events of requests, as digests in events bind them';
 """
 
 BEHIND = """
