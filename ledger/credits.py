@@ -93,7 +93,8 @@ def plan(account: Account, asset: str, pico: int, at: Instant) -> Parts:
 def repay(account: Account, at: Instant) -> e.Repaid:
     """Tell what free lots repay of what is overdrawn, first to pay first; of a closed account none.
 
-    Assets are repaid in the order in which the account pays with them, then by name.
+    Assets are repaid in the order in which the account pays with them, then by name. A lot that is
+    yet to take effect repays by its own event.
     """
     if account.status == "closed" or not account.lots:
         return ()
@@ -107,7 +108,7 @@ def repay(account: Account, at: Instant) -> e.Repaid:
         left = account.overdrawn[asset]
         for lot in spendable(account, paying(account, asset), at):
             take = min(left, lot.remaining - lot.held - taken.get(lot.number, 0))
-            if take:
+            if take and lot.number not in account.waiting:
                 repaid.append((lot.number, asset, format_pico(take)))
                 taken[lot.number] = taken.get(lot.number, 0) + take
                 left -= take

@@ -153,6 +153,25 @@ def test_a_grant_repays_what_is_overdrawn_first() -> None:
     assert repaid(both, asset="CREDIT") == ()
 
 
+def test_grants_that_take_effect_at_once_repay_one_after_another() -> None:
+    """Each by its own event, though either alone would repay the whole; then all is quiet."""
+    world = core.Core()
+    world.do(core.open_account(A, overdraft={"USD": "unlimited"}))
+    for _ in range(2):
+        world.do(core.grant(A, "5", effective_at=START + DAY))
+    account = world.state.accounts[A]
+    account.overdrawn["USD"] = 7 * ONE
+    world.at += DAY
+    world.do(core.set_paying(A, "USD"))
+    told = [event.body for event in world.log[-3:]]
+    assert [(body.type, body.repaid) for body in told] == [
+        ("grant_took_effect", ((1, "USD", "5"),)),
+        ("grant_took_effect", ((2, "USD", "2"),)),
+        ("account_policy_set", ()),
+    ]
+    assert credit.take_effect(account, at=world.at) is None
+
+
 @pytest.mark.parametrize(
     ("field", "changes"),
     [

@@ -209,6 +209,15 @@ class Ledger(RuleBasedStateMachine):
         )
         self.judge(outcome, usage, model)
 
+    @rule(key=keys, amount=amounts)
+    def owe(self, key, amount) -> None:
+        """Deliver more than there is, and promise credit for later, of either asset."""
+        usage, terms = Usage(input=12), {"model": "costly", "delivered": True}
+        self.note(self.submit(core.record, A, key, self.new_id(), usage, **terms))
+        later = self.core.at + timedelta(seconds=30)
+        for asset in ("CREDIT", "USD"):
+            self.submit(core.grant, A, amount, asset, effective_at=later)
+
     @precondition(lambda self: self.ids)
     @rule(data=st.data(), quantity=tokens)
     def settle(self, data, quantity) -> None:
@@ -321,10 +330,15 @@ class Ledger(RuleBasedStateMachine):
                     lot
                     for lot in account.lots.values()
                     if lot.asset in may_pay
+                    and lot.number not in account.waiting
                     and lot.remaining > lot.held
                     and lot.effective_at <= now
                     and not (lot.closed or (lot.expires_at and lot.expires_at <= now))
                 ]
+
+        # Several that take effect at once do so one after another, and none is late.
+        waiting = state.accounts[A].waiting
+        assert all(at > state.last_recorded_at for at in waiting.values())
 
     @invariant()
     def counters_are_sums(self) -> None:

@@ -209,6 +209,19 @@ def test_requests_of_many_keys_of_an_account_are_decided_by_their_sums(monkeypat
     assert decided(world, commands, runs) == alone
 
 
+def test_which_model_gets_a_counter_is_decided_by_the_body(monkeypatch) -> None:
+    """One more model than are counted by themselves: the first of them in the body is."""
+    monkeypatch.setattr(ledger_limits, "MODELS_MAX", 1)
+    world = prepared([], [("50", None)], "0", of_account=[("requests/day/each", 900, "")])
+    usage = Usage(input=1_000)
+    commands = [
+        core.record(A, K, f"r{number}", usage, model=model)
+        for number, model in enumerate(["mini", "other", "mini"])
+    ]
+    together = decided(world, commands, runs)
+    assert together == decided(world, commands, one_by_one)
+
+
 @pytest.mark.parametrize("other", [(L, ""), (K, "chat")])
 @pytest.mark.parametrize("by_limit", [False, True])
 @pytest.mark.parametrize("place", range(4))
