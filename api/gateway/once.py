@@ -46,6 +46,9 @@ LAST_SECONDS = 1
 
 _BOUNDARY = re.compile(r'(?i)\bboundary="?([^";,]+)')
 
+_OF_THE_MOMENT = re.compile(rb"(?:x-)?ratelimit|x-venice-balance-", re.IGNORECASE)
+"""Headers that say where limits and balances stand: minutes later they would mislead."""
+
 Handler = Callable[[Ask[Any, KeyCaller]], Awaitable[Reply]]
 
 
@@ -218,7 +221,11 @@ def _conflict(detail: str) -> Failure:
 
 
 def _head(reply: Reply, *, streamed: bool, content_type: str = "") -> Head:
-    headers = [(name.decode("latin-1"), text.decode("latin-1")) for name, text in reply.headers]
+    headers = [
+        (name.decode("latin-1"), text.decode("latin-1"))
+        for name, text in reply.headers
+        if _OF_THE_MOMENT.match(name) is None
+    ]
     return Head(status=reply.status, streamed=streamed, content_type=content_type, headers=headers)
 
 

@@ -5,7 +5,8 @@ import contextlib
 import io
 import re
 import ssl
-from collections.abc import AsyncIterator, Sequence
+import zlib
+from collections.abc import AsyncIterator, Iterator, Sequence
 from urllib.parse import quote, urlsplit
 from weakref import WeakSet
 
@@ -45,6 +46,9 @@ _UNSAFE = re.compile(r"[^!-~]")
 _VALUE = re.compile(rb"[\t -~]*")
 """What a field may say, either way: nothing that ends a line, and no bytes of unknown meaning."""
 _FIRST_FINAL = 200
+_ZIPPED = frozenset({b"gzip", b"x-gzip", b"deflate"})
+_EITHER_HEAD = 32 + zlib.MAX_WBITS
+"""Tells zlib to read the head of gzip or its own, whichever is there."""
 
 
 class Connections:
@@ -183,7 +187,7 @@ _used: "WeakSet[object]" = WeakSet()
 class Answer:
     """An answer whose body may still be on its way."""
 
-    __slots__ = ("_read_seconds", "_response", "content_type", "headers", "status")
+    __slots__ = ("_read_seconds", "_response", "_zip", "content_type", "headers", "status")
 
     def __init__(self, response: aiohttp.ClientResponse, *, read_seconds: int) -> None:
         """Take an answer whose head is there.
@@ -193,6 +197,7 @@ class Answer:
         """
         self._response = response
         self._read_seconds = read_seconds
+        self._zip: Unzip | None = None
         self.status = response.status
         self.headers = self._heard()
         self.content_type = self.headers.pop("content-type", "application/octet-stream")
@@ -205,10 +210,16 @@ class Answer:
             name = given.lower()
             if name in _HEARD and _VALUE.fullmatch(value):
                 heard[name.decode()] = value.decode()
-            elif name == b"content-encoding" and value.lower() != b"identity":
-                # We asked for none, and could not meter what we cannot read.
-                raise self._refused("encoded")
+            elif name == b"content-encoding":
+                self._take_encoding(value.strip().lower())
         return heard
+
+    def _take_encoding(self, name: bytes) -> None:
+        """Read what is encoded although we asked for none: else it could not be metered."""
+        if name in _ZIPPED and self._zip is None:
+            self._zip = Unzip()
+        elif name != b"identity":
+            raise self._refused("encoded")
 
     def _refused(self, why: str) -> UpstreamFailed:
         self.close()
@@ -216,6 +227,16 @@ class Answer:
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """Give the body as it comes."""
+        if self._zip is None:
+            async for chunk in self._chunks():
+                yield chunk
+            return
+        async for chunk in self._chunks():
+            for piece in self._zip.feed(chunk):
+                yield piece
+        self._zip.end()
+
+    async def _chunks(self) -> AsyncIterator[bytes]:
         content = self._response.content
         try:
             while True:
@@ -247,6 +268,43 @@ class Answer:
     def close(self) -> None:
         """Let go of it, and of the connection where the body is not at its end."""
         self._response.close()
+
+
+class Unzip:
+    """Decodes gzip and zlib piece by piece, however much a few bytes come to."""
+
+    def __init__(self) -> None:
+        """Begin."""
+        self._inner = zlib.decompressobj(_EITHER_HEAD)
+
+    def feed(self, chunk: bytes) -> Iterator[bytes]:
+        """Take a chunk; give what it says, in pieces of ``PIECE_BYTES`` at most.
+
+        Raises:
+            UpstreamBroke: It is not encoded so.
+        """
+        while chunk:
+            if self._inner.eof:
+                # One may follow another: together they are one body (RFC 1952, 2.2).
+                self._inner = zlib.decompressobj(_EITHER_HEAD)
+            try:
+                piece = self._inner.decompress(chunk, PIECE_BYTES)
+                while piece:
+                    yield piece
+                    rest = self._inner.unconsumed_tail
+                    piece = self._inner.decompress(rest, PIECE_BYTES)
+            except zlib.error as error:
+                raise UpstreamBroke("encoded wrongly") from error
+            chunk = self._inner.unused_data if self._inner.eof else b""
+
+    def end(self) -> None:
+        """Take note that nothing follows.
+
+        Raises:
+            UpstreamBroke: Something was to follow.
+        """
+        if not self._inner.eof:
+            raise UpstreamBroke("encoded, and cut")
 
 
 class HttpUpstream:

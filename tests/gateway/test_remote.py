@@ -1,10 +1,12 @@
 """An upstream over HTTP: connections kept and bounded, and no doubt about where an answer ends."""
 
 import asyncio
+import gzip
 import socket
 import ssl
 import subprocess
 import sys
+import zlib
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -231,13 +233,59 @@ def test_answers_end_where_http_says(answer: bytes, body: bytes) -> None:
     assert run(answering(answer, OK), twice) == ([body, b"ok"], 1)
 
 
+def encoded(name: str, body: bytes) -> bytes:
+    """Write an answer whose body is encoded although nobody asked for it."""
+    head = f"HTTP/1.1 200 OK\r\nContent-Encoding: {name}\r\nContent-Length: {len(body)}\r\n\r\n"
+    return head.encode() + body
+
+
+@pytest.mark.parametrize(
+    ("name", "body"),
+    [
+        ("gzip", gzip.compress(b"ok")),
+        ("X-GZip", gzip.compress(b"ok")),
+        ("deflate", zlib.compress(b"ok")),
+        ("gzip", gzip.compress(b"o") + gzip.compress(b"k")),
+    ],
+)
+def test_what_comes_encoded_unasked_is_decoded(name: str, body: bytes) -> None:
+    """Where anybody can; the connection goes on afterwards."""
+    assert run(answering(encoded(name, body), OK), twice) == ([b"ok", b"ok"], 1)
+
+
+def test_a_small_body_that_decodes_to_much_is_read_in_pieces_and_not_beyond_its_bound() -> None:
+    """A megabyte of nothing takes a kilobyte, and a bound is one of what is read."""
+    bomb = encoded("gzip", gzip.compress(bytes(64 * remote.PIECE_BYTES)))
+
+    async def use(upstream: HttpUpstream) -> list[int]:
+        with pytest.raises(UpstreamBroke):
+            await whole(upstream, most=remote.PIECE_BYTES)
+        return [len(piece) async for piece in (await ask(upstream)).chunks()]
+
+    sizes, _ = run(answering(bomb), use)
+    assert sum(sizes) == 64 * remote.PIECE_BYTES
+    assert max(sizes) <= remote.PIECE_BYTES
+
+
+@pytest.mark.parametrize("body", [b"ok", b"", gzip.compress(b"ok" * 99)[:-3]])
+def test_an_encoded_body_that_is_none_or_is_cut_is_no_answer(body: bytes) -> None:
+    """What it said until then is not the whole of it."""
+
+    async def use(upstream: HttpUpstream) -> None:
+        with pytest.raises(UpstreamBroke):
+            await whole(upstream)
+
+    run(answering(encoded("gzip", body)), use)
+
+
 @pytest.mark.parametrize(
     "answer",
     [
         b"",
         b"HTTP/1.1 200 OK\r\nContent-Len",
         b"SSH-2.0-OpenSSH\r\n",
-        b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 2\r\n\r\nok",
+        b"HTTP/1.1 200 OK\r\nContent-Encoding: br\r\nContent-Length: 2\r\n\r\nok",
+        b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip, gzip\r\nContent-Length: 2\r\n\r\nok",
         b"HTTP/1.1 200 OK\r\nX: " + b"x" * 70_000 + b"\r\n\r\n",
         b"HTTP/1.1 200 OK\r\n" + b"X: x\r\n" * 10_000 + b"\r\n",
         b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n",
