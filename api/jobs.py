@@ -12,13 +12,16 @@ import secrets as random
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import structlog
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
+from psycopg import AsyncConnection
 
 from api.wiring import Services, hear
 from ledger import clock, metering, store
+from ledger import events as e
+from ledger.codec import Recorded
 from projections import engine, reads
 
 log = structlog.get_logger("keyledger.jobs")
@@ -78,12 +81,22 @@ async def rate_unpriced(services: Services) -> str:
 
 async def _rate(services: Services, lane: int, seq: int) -> bool:
     async with services.pool.connection() as connection:
-        found = await store.find_event(connection, lane, seq)
+        chain = await _lacking(connection, lane, seq)
     # Most wait for a price that no card has: that is seen without asking the lane.
-    if found is None or not metering.ratable(services.cards, found.recorded):
+    if not chain or not metering.ratable(services.cards, chain[0], chain[-1]):
         return False
-    envelope = found.recorded.envelope
-    return await services.ledger.requests.rate(envelope.account_id, envelope.key_id, found.recorded)
+    return await services.ledger.requests.rate(chain[0], chain[-1])
+
+
+async def _lacking(connection: AsyncConnection[Any], lane: int, seq: int) -> list[Recorded]:
+    """Read an event that lacks a price, and what it rated, back to the request."""
+    chain: list[Recorded] = []
+    while (found := await store.find_event(connection, lane, seq)) is not None:
+        chain.append(found.recorded)
+        if not isinstance(found.recorded.body, e.RequestRated):
+            break
+        seq = found.recorded.body.rated_seq
+    return chain
 
 
 async def catch_up(services: Services) -> str:

@@ -4,6 +4,7 @@ A receipt is a pure function of the stored event, so that a replay gives the sam
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import reduce
 from typing import Annotated, Any
 
 import msgspec
@@ -152,13 +153,13 @@ _RECEIPT_STATUS: Mapping[type[e.Event], str] = {
 _encode = msgspec.json.Encoder().encode
 
 
-def receipt_bytes(recorded: Recorded, rated: Recorded | None = None) -> bytes:
+def receipt_bytes(recorded: Recorded, rated: Sequence[Recorded] = ()) -> bytes:
     """Write a receipt."""
     return _encode(receipt(recorded, rated))
 
 
-def receipt(recorded: Recorded, rated: Recorded | None = None) -> Receipt:
-    """Return the receipt of a stored event about a request, and of its later rating."""
+def receipt(recorded: Recorded, rated: Sequence[Recorded] = ()) -> Receipt:
+    """Return the receipt of a stored event about a request, and of its later ratings."""
     envelope, body = recorded.envelope, recorded.body
     match body:
         case e.RequestRecorded() | e.RequestSettled():
@@ -173,7 +174,7 @@ def receipt(recorded: Recorded, rated: Recorded | None = None) -> Receipt:
                     served_model=body.served_model or None,
                     doubts=body.doubts,
                 )
-            return found if rated is None else _rated(found, rated)
+            return reduce(_rated, rated, found)
         case e.RequestReserved():
             return _receipt(envelope, body, body.held)
         case e.RequestRated():
@@ -247,7 +248,9 @@ def _rated(found: Receipt, rated: Recorded) -> Receipt:
 
 
 def _merged(was: OtherUseView, now: OtherUseView | None) -> OtherUseView:
-    return was if now is None else replace(was, prices=was.prices | now.prices, unpriced=[])
+    if now is None:
+        return was
+    return replace(was, prices=was.prices | now.prices, unpriced=now.unpriced)
 
 
 def _ended(recorded: Recorded) -> Receipt:

@@ -135,7 +135,7 @@ class Outcome(NamedTuple):
     """Lane position the answer reflects."""
     reply: bytes | None = None
     """The stored reply, where the idempotency key was used before."""
-    rated: Recorded | None = None
+    rated: tuple[Recorded, ...] = ()
     """What gave the replayed request the prices that it lacked."""
 
 
@@ -485,7 +485,7 @@ class Batch:
                 self.also.extend(command.also(recorded))
         if idempotency is not None:
             self._store_reply(idempotency, recorded or ([replay] if replay else []))
-        rated = facts.known.rated if replay is not None and facts.known is not None else None
+        rated = facts.known.rated if replay is not None and facts.known is not None else ()
         return Outcome(recorded, replay, state.seq, rated=rated)
 
     def _own_key(self, command: Command) -> Key | None:

@@ -609,7 +609,7 @@ class RequestRefused(Event, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class RequestRated(Event, frozen=True, kw_only=True, omit_defaults=True):
-    """What of a request had no price got it later.
+    """What of a request had no price got it later, or part of it: the rest waits in its lines.
 
     ``occurred_at`` of its envelope is the request's own service instant: the day whose spend grows.
     """
@@ -618,13 +618,13 @@ class RequestRated(Event, frozen=True, kw_only=True, omit_defaults=True):
     by: str
     request_id: str
     rated_seq: int
-    """Lane position of the event that lacked a price."""
+    """Lane position of the event that lacked a price: the request's, or an earlier rating's."""
     rest: bool = False
-    """Whether the other classes had been priced before."""
+    """Whether other classes had been priced before."""
     integration: str
     model: str
     lines: Lines
-    """Those rated now."""
+    """Those that had no price: rated now, or still without one."""
     others: tuple[ModelLines, ...] = ()
     category: str = ""
     condition: str = ""

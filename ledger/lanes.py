@@ -491,22 +491,23 @@ class Lane:
         await self._know_ratings(connection, batch)
 
     async def _know_ratings(self, connection: AsyncConnection, batch: Batch) -> None:
-        """Bring what gave known requests the prices that they lacked."""
-        lacking: dict[bytes, bytes] = {}
-        for hashed, known in batch.known.items():
-            event = known.last or known.first
-            body = event.body
-            if isinstance(body, e.RequestRecorded | e.RequestSettled) and is_unpriced(body):
-                marker = rating_id(event.envelope.lane_seq)
-                lacking[request_hash(event.envelope.account_id, marker)] = hashed
-        if not lacking:
-            return
-        rows = await connection.execute(
-            store.FIND_REQUESTS, (self.lane, arrays.Byteas(lacking)), binary=True
-        )
-        rated = {row[1]: lacking[row[0]] for row in await rows.fetchall()}
-        for seq, event in (await self._events(connection, list(rated))).items():
-            batch.known[rated[seq]] = batch.known[rated[seq]]._replace(rated=event)
+        """Bring what gave known requests the prices they lacked: a rating may lack some too."""
+        ask = [(hashed, known.last or known.first) for hashed, known in batch.known.items()]
+        while lacking := {
+            request_hash(event.envelope.account_id, rating_id(event.envelope.lane_seq)): hashed
+            for hashed, event in ask
+            if isinstance(event.body, e.RequestRecorded | e.RequestSettled | e.RequestRated)
+            and is_unpriced(event.body)
+        }:
+            rows = await connection.execute(
+                store.FIND_REQUESTS, (self.lane, arrays.Byteas(lacking)), binary=True
+            )
+            rated = {row[1]: lacking[row[0]] for row in await rows.fetchall()}
+            ask = []
+            for seq, event in (await self._events(connection, list(rated))).items():
+                known = batch.known[rated[seq]]
+                batch.known[rated[seq]] = known._replace(rated=(*known.rated, event))
+                ask.append((rated[seq], event))
 
     async def _events(self, connection: AsyncConnection, seqs: list[int]) -> dict[int, Recorded]:
         rows = await connection.execute(

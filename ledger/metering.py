@@ -33,7 +33,16 @@ from ledger.fitting import Alike, dearest
 from ledger.ids import REQUEST_ID_MAX, KeyId
 from ledger.keys import require_model, require_no_secret, require_scope, require_usable
 from ledger.limits import Counters, Limit, left, require
-from ledger.lines import Lines, ModelLines, charge_of, rounded, units_of, unpriced_lines, usage_of
+from ledger.lines import (
+    Lines,
+    ModelLines,
+    charge_of,
+    lack_price,
+    rounded,
+    units_of,
+    unpriced_lines,
+    usage_of,
+)
 from ledger.model_names import OTHERS
 from ledger.money import InvalidAmount, format_pico
 from ledger.pricing import PriceBook, Quote
@@ -74,8 +83,8 @@ class Known(NamedTuple):
     """RequestRecorded or RequestReserved."""
     last: Recorded | None = None
     """RequestSettled, RequestReleased or RequestExpired; None: still open, or one step."""
-    rated: Recorded | None = None
-    """RequestRated, where what had no price got it since."""
+    rated: tuple[Recorded, ...] = ()
+    """RequestRated, one after another, where what had no price got it since."""
 
 
 class Facts(NamedTuple):
@@ -654,34 +663,39 @@ def expire(account: Account, reservation: Reservation) -> e.RequestExpired:
     )
 
 
-def rate(facts: Facts, unpriced: Recorded, *, by: str, at: Instant) -> list[e.AnyEvent]:
-    """Price what of a request had no price; quiet while one is lacking, or when it was rated.
+def rate(
+    facts: Facts, unpriced: Recorded, request: Recorded, *, by: str, at: Instant
+) -> list[e.AnyEvent]:
+    """Price what of a request had no price; quiet while nothing has one, or when it was rated.
 
-    By the card in force at the service instant, as known now. The service was delivered, so the
-    overdraft is drawn where credit does not cover it. ``facts.known`` is of the rating itself, so
-    that two jobs at once rate once.
+    ``unpriced`` is the event that lacks a price: that of ``request``, or an earlier rating of it.
+    What still has none waits in the rating's own lines. By the card in force at the service
+    instant, as known now. The service was delivered, so the overdraft is drawn where credit does
+    not cover it.
+    ``facts.known`` is of the rating itself, so that two jobs at once rate once.
     """
-    body = unpriced.body
-    if facts.known is not None or not isinstance(body, e.RequestRecorded | e.RequestSettled):
+    body, used = unpriced.body, request.body
+    if facts.known is not None or not isinstance(body, _RATABLE) or not is_unpriced(body):
         return []
-    if not is_unpriced(body):
-        return []
+    assert isinstance(used, e.RequestRecorded | e.RequestSettled)
     account, key = _require(facts.account), facts.key
-    was_at = unpriced.envelope.occurred_at
+    was_at = request.envelope.occurred_at
     name = body.card.rpartition("/")[0] or (key.rate_card if key else "") or account.rate_card
     book = facts.cards.current(name, was_at, at)
     if book is None:
         return []
-    cost = cost_of(book, body.model, body.usage, _uses(body.others), body.condition, was_at)
-    if not cost.is_whole:
-        return []
-    lacking = _rest(body.lines, cost.lines)
-    lacking_others = tuple(
-        msgspec.structs.replace(now, lines=rest)
-        for was, now in zip(body.others, cost.others, strict=True)
-        if (rest := _rest(was.lines, now.lines))
+    # By all that was used: tiers look at the whole context.
+    cost = cost_of(book, used.model, used.usage, _uses(used.others), used.condition, was_at)
+    lines = _rest(body.lines, cost.lines)
+    now = {other.model: other for other in cost.others}
+    others = tuple(
+        msgspec.structs.replace(now[was.model], lines=rest)
+        for was in body.others
+        if (rest := _rest(was.lines, now[was.model].lines))
     )
-    pico = charge_of(lacking, lacking_others)
+    if not cost.card or not _any_priced(body, lines, others):
+        return []
+    pico = charge_of(lines, others)
     parts = credit.plan(account, cost.asset, pico, at)
     lots, amounts = credit.written(parts)
     return [
@@ -692,8 +706,8 @@ def rate(facts: Facts, unpriced: Recorded, *, by: str, at: Instant) -> list[e.An
             rest=bool(body.charge),
             integration=body.integration,
             model=body.model,
-            lines=lacking,
-            others=lacking_others,
+            lines=lines,
+            others=others,
             category=body.category,
             condition=body.condition,
             by_time=cost.by_time,
@@ -707,24 +721,48 @@ def rate(facts: Facts, unpriced: Recorded, *, by: str, at: Instant) -> list[e.An
     ]
 
 
-def ratable(cards: RateCards, unpriced: Recorded) -> bool:
-    """Tell whether any rate card may price what a request lacks, without asking its lane."""
-    body, was_at = unpriced.body, unpriced.envelope.occurred_at
-    if not isinstance(body, e.RequestRecorded | e.RequestSettled):
+_RATABLE = e.RequestRecorded | e.RequestSettled | e.RequestRated
+
+
+def _any_priced(
+    body: e.RequestRecorded | e.RequestSettled | e.RequestRated,
+    lines: Lines,
+    others: tuple[ModelLines, ...],
+) -> bool:
+    """Tell whether a rating would price anything: of no usage, the model's price is enough."""
+    if not body.lines and not body.others:
+        return True
+    return any(
+        len(lack_price(each)) < len(each) for each in (lines, *(other.lines for other in others))
+    )
+
+
+def ratable(cards: RateCards, unpriced: Recorded, request: Recorded) -> bool:
+    """Tell whether any rate card may price something that a request lacks, without its lane."""
+    body, used, was_at = unpriced.body, request.body, request.envelope.occurred_at
+    if not isinstance(body, _RATABLE) or not isinstance(used, e.RequestRecorded | e.RequestSettled):
         return False
     own = body.card.rpartition("/")[0]
-    books = [cards.current(name, was_at) for name in ([own] if own else cards.names())]
-    others = _uses(body.others)
-    return any(
-        book is not None
-        and cost_of(book, body.model, body.usage, others, body.condition, was_at).is_whole
-        for book in books
-    )
+    for name in [own] if own else cards.names():
+        book = cards.current(name, was_at)
+        cost = cost_of(book, used.model, used.usage, _uses(used.others), used.condition, was_at)
+        now = {other.model: other.lines for other in cost.others}
+        others = tuple(
+            ModelLines(model=was.model, lines=_rest(was.lines, now[was.model]))
+            for was in body.others
+        )
+        if cost.card and _any_priced(body, _rest(body.lines, cost.lines), others):
+            return True
+    return False
 
 
 def _rest(was: Lines, now: Lines) -> Lines:
     """Return the lines, as priced now, of what had no price."""
-    return {name: now[name] for name, (_, price) in was.items() if price is None}
+    return {
+        name: (units, now[name][1] if name in now else None)
+        for name, (units, price) in was.items()
+        if price is None
+    }
 
 
 class Cost(NamedTuple):

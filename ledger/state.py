@@ -222,7 +222,7 @@ def quantity_of_all(limit: Limit, requests: int, tokens: int, spent: dict[str, i
             return 0
 
 
-def is_unpriced(body: e.RequestRecorded | e.RequestSettled) -> bool:
+def is_unpriced(body: e.RequestRecorded | e.RequestSettled | e.RequestRated) -> bool:
     """Tell whether something of a request has no price yet."""
     if not body.charge:
         return True

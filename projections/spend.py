@@ -133,7 +133,7 @@ def _add_rated(
     found = _at(sums, line)
     if body.rest:
         # Its quantities stand there already, beside what was priced at once.
-        found.unpriced -= 1
+        found.unpriced -= not is_unpriced(body)
     else:
         waited = line._replace(asset=UNPRICED)
         unpriced = _at(sums, waited)
@@ -141,6 +141,7 @@ def _add_rated(
         unpriced.unpriced -= 1
         unpriced.take_out(body.lines)
         found.requests += 1
+        found.unpriced += is_unpriced(body)
         found.add(body.lines)
         for other in body.others:
             _at(sums, waited._replace(model=other.model)).take_out(other.lines)

@@ -26,8 +26,9 @@ def save(lane: int, state: LaneState, changes: Changes) -> list[Statement]:  # n
     """Add what came without a price, take out what was rated."""
     waiting = {
         event.envelope.lane_seq: (event.envelope, event.body)
-        for event in changes.of(e.RequestRecorded, e.RequestSettled)
-        if isinstance(event.body, e.RequestRecorded | e.RequestSettled) and is_unpriced(event.body)
+        for event in changes.of(e.RequestRecorded, e.RequestSettled, e.RequestRated)
+        if isinstance(event.body, e.RequestRecorded | e.RequestSettled | e.RequestRated)
+        and is_unpriced(event.body)
     }
     rated = [
         event.body.rated_seq

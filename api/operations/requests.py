@@ -12,7 +12,6 @@ from api import views
 from api.exchange import Position
 from api.operations.asked import Asked, Done, check_reason, idempotency
 from api.operations.decisions import Decide, Sees, reserving, shown
-from ledger import events as e
 from ledger import metering
 from ledger.batch import Command, Idempotency, Outcome
 from ledger.clock import Instant
@@ -197,28 +196,21 @@ class Requests:
         return found["known"], Position(self._writer.lane_of(account_id), outcome.position)
 
     async def rate(
-        self,
-        account_id: AccountId,
-        key_id: KeyId | None,
-        unpriced: Recorded,
-        *,
-        by: str = "system",
+        self, unpriced: Recorded, request: Recorded, *, by: str = metering.SYSTEM
     ) -> bool:
-        """Price a request that had no price; tell whether it has one now."""
-        body = unpriced.body
-        assert isinstance(body, e.RequestRecorded | e.RequestSettled)
-        marker = rating_id(unpriced.envelope.lane_seq)
+        """Price what a request, or an earlier rating of it, lacked; tell whether anything was."""
+        envelope = unpriced.envelope
 
         def decide(facts: Facts, at: Instant) -> Made:
-            # The marker is a request id that no caller can send: a request is rated once for ever.
-            return metering.rate(facts, unpriced, by=by, at=at), None
+            # The marker is a request id that no caller can send: an event is rated once for ever.
+            return metering.rate(facts, unpriced, request, by=by, at=at), None
 
         command = Command(
-            account_id,
+            envelope.account_id,
             decide,
-            key_id=key_id,
-            request_id=marker,
-            occurred_at=unpriced.envelope.occurred_at,
+            key_id=envelope.key_id,
+            request_id=rating_id(envelope.lane_seq),
+            occurred_at=envelope.occurred_at,
         )
         outcome = await self._writer.submit_one(command)
         return bool(outcome.events)

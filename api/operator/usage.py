@@ -419,7 +419,7 @@ async def get_request(ask: Ask[None]) -> Answer:
         raise NoSuchRequest
     beside = await ask.services.queries.beside_request(account_id, request_id)
     view = views.RequestView(
-        first=views.receipt(known.first, known.rated if known.last is None else None),
+        first=views.receipt(known.first, known.rated if known.last is None else ()),
         last=None if known.last is None else views.receipt(known.last, known.rated),
         metadata=beside.metadata,
         end_user=beside.end_user,

@@ -8,6 +8,8 @@ from typing import Any
 import psycopg
 
 from api import jobs, wiring
+from ledger import verify
+from projections import rebuild
 from tests.api.test_jobs import SETTINGS
 
 PAGES = {"usage": {"input": 1000, "images": 2}}
@@ -58,6 +60,36 @@ def test_a_later_rating_is_shown_wherever_the_request_is(
         assert shown["rated_at"]
     (line,) = [x for x in world.get(f"/accounts/{account}/spend")["data"] if x["asset"] == "USD"]
     assert (line["amount"], line["unpriced"], line["requests"]) == ("0.003", 0, 1)
+
+
+def test_prices_that_come_one_by_one_are_charged_one_by_one(
+    world: Any, ledger_url: str, tmp_path: Path
+) -> None:
+    """Receipt, spend and backlog follow each of them; the record verifies and rebuilds."""
+    card = {"name": "parts", "asset": "USD", "effective_from": "2026-01-01T00:00:00Z"}
+    account = world.account(rate_card="parts", unpriced="record")
+    key = world.key(account)
+    told = {"model": "ocr", "usage": {"input": 1000, "images": 2, "searches": 1}}
+    assert world.record(key, "r1", **told)["charge"] is None
+    steps = {"input": "0.001", "images": "0.003", "searches": "0.013"}
+    prices: dict[str, str] = {}
+    for number, (name, charged) in enumerate(steps.items()):
+        prices[name] = {"input": "1", "images": "1000", "searches": "10000"}[name]
+        world.post("/rate-cards", {**card, "models": {"ocr": {"prices": prices}}}, 201)
+        assert with_services(ledger_url, tmp_path, jobs.rate_unpriced) == "1 rated"
+        assert with_services(ledger_url, tmp_path, jobs.rate_unpriced) == "0 rated"
+        shown = world.record(key, "r1", **told)
+        assert shown["charge"] == {"amount": charged, "asset": "USD"}
+        assert shown["prices"] == prices
+        assert shown.get("unpriced", []) == list(steps)[number + 1 :]
+        lines = world.get(f"/accounts/{account}/spend")["data"]
+        (line,) = [each for each in lines if each["asset"]]
+        assert (line["amount"], line["requests"], line["usage"]) == (charged, 1, told["usage"])
+        assert line.get("at_least", False) == (number < 2)
+        assert line["unpriced"] == int(number < 2)
+    report = verify.verify(ledger_url)
+    assert report.intact, report.findings
+    assert rebuild.rebuild(ledger_url).equal
 
 
 def test_a_providers_report_is_kept_as_it_was_for_its_time(

@@ -87,6 +87,28 @@ def test_a_class_without_a_price_frees_nothing_else() -> None:
     assert world.do(core.rate(A, K, unpriced)) == []
 
 
+def test_what_gets_its_price_first_is_rated_first() -> None:
+    """A class whose price comes later frees none whose price is there (C9)."""
+    world = world_with([a_card()], unpriced="record")
+    usage = Usage(input=10**6, images=3, searches=2)
+    world.do(core.record(A, K, "r", usage))
+    request = world.log[-1]
+    world.cards.add(a_card({"mini": {"input": "0.2", "images": "40000"}}, version=2))
+    (first,) = world.do(core.rate(A, K, request))
+    assert first.lines == {"images": (3, "40000"), "searches": (2, None)}
+    assert first.charge == "0.12"
+    rated = world.log[-1]
+    assert world.do(core.rate(A, K, rated, request)) == []
+    prices = {"input": "0.2", "images": "50000", "searches": "10000"}
+    world.cards.add(a_card({"mini": prices}, version=3))
+    (second,) = world.do(core.rate(A, K, rated, request))
+    assert (second.lines, second.charge) == ({"searches": (2, "10000")}, "0.02")
+    assert second.rated_seq == rated.envelope.lane_seq
+    assert second.rest
+    assert world.do(core.rate(A, K, rated, request)) == []
+    assert world.do(core.rate(A, K, request)) == []
+
+
 def test_an_account_that_refuses_unpriced_usage_refuses_it_in_part_too() -> None:
     """A class that the request must use has no price: no. One found in a report only is booked."""
     world = world_with([a_card()])

@@ -314,11 +314,16 @@ def release(account: AccountId, key: KeyId, request_id: str) -> Command:
     )
 
 
-def rate(account: AccountId, key: KeyId | None, unpriced: Recorded) -> Command:
+def rate(
+    account: AccountId, key: KeyId | None, unpriced: Recorded, request: Recorded | None = None
+) -> Command:
     """Price an unpriced request now that its price has come."""
     return Command(
         account,
-        lambda facts, at: (metering.rate(facts, unpriced, by="system", at=at), None),
+        lambda facts, at: (
+            metering.rate(facts, unpriced, request or unpriced, by="system", at=at),
+            None,
+        ),
         key_id=key,
         request_id=rating_id(unpriced.envelope.lane_seq),
         occurred_at=unpriced.envelope.occurred_at,
