@@ -101,7 +101,7 @@ HOSTILE = {
 }
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def _collected_as_served() -> Iterator[None]:
     before = gc.get_threshold()
     gc.collect()
@@ -109,7 +109,6 @@ def _collected_as_served() -> Iterator[None]:
     gc.set_threshold(*COLLECTED_AFTER)
     yield
     gc.set_threshold(*before)
-    gc.unfreeze()
 
 
 def seconds(work: Callable[[], object]) -> float:

@@ -21,6 +21,7 @@ from api import logs, serve, settings, wire
 from api.settings import InvalidSetting, Settings, from_environment
 from ledger import database, secrets
 from ledger.secrets import REDACTED
+from tests.conftest import TLS
 
 ADDRESS_WAIT_SECONDS = 60
 
@@ -57,7 +58,7 @@ class Running:
         while time.monotonic() < deadline:
             assert self.process.poll() is None, self.log.read_text()
             try:
-                if httpx.get(f"{self.url}/health/ready", timeout=2).status_code == 200:
+                if httpx.get(f"{self.url}/health/ready", timeout=2, verify=TLS).status_code == 200:
                     return
             except httpx.TransportError:
                 pass
@@ -72,7 +73,7 @@ class Running:
     def client(self) -> httpx.Client:
         """Give the operator's client."""
         headers = {"Authorization": "Bearer operator-secret-of-tests"}
-        return httpx.Client(base_url=self.url, headers=headers, timeout=10)
+        return httpx.Client(base_url=self.url, headers=headers, timeout=10, verify=TLS)
 
 
 @pytest.fixture(scope="module")

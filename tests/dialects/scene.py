@@ -6,7 +6,7 @@ from uuid import UUID
 
 import httpx
 
-from tests.conftest import OPERATOR_SECRET
+from tests.conftest import OPERATOR_SECRET, TLS
 from tests.dialects.fleet import Fleet, native
 from tests.dialects.test_conformance import CHAT, DRIVERS, PLAYER, House, Made
 
@@ -85,7 +85,7 @@ class Scene:
 
     def _stock_foil(self) -> None:
         shown = self.shown["api_key"]
-        with httpx.Client(base_url=self.fleet.url, headers=shown) as client:
+        with httpx.Client(base_url=self.fleet.url, headers=shown, verify=TLS) as client:
             persona = client.get("/api/v1/sdk/personas").json()[0]["id"]
         path = f"/api/v1/sdk/chat/{persona}/init-session"
         begun = self._post(path, PLAYER, shown={**shown, "Authorization": ""})

@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from ledger import clock
+from tests.conftest import TLS
 
 KEYS = "/api/v1/sdk/api-keys"
 UNKNOWN = "550e8400-e29b-41d4-a716-446655440000"
@@ -67,7 +68,7 @@ class Game:
     def client(self, key: str | None = None) -> httpx.Client:
         """Give a client that shows a key; a fresh one where none is given."""
         headers = {"X-API-Key": key or self.make_key()["key"]}
-        made = httpx.Client(base_url=self._served.url, headers=headers, timeout=20)
+        made = httpx.Client(base_url=self._served.url, headers=headers, timeout=20, verify=TLS)
         self.clients.append(made)
         return made
 

@@ -14,6 +14,7 @@ import pytest
 from api.auth import PERMISSIONS, ROLES
 from api.dialects.venice import SURFACE
 from ledger import clock, secrets
+from tests.conftest import TLS
 from tests.dialects.venice_world import (
     EMBEDDING,
     KEYS,
@@ -62,7 +63,7 @@ def test_v1_keys_are_managed_by_an_admin_key_or_a_session(venice: Venice) -> Non
 def test_v1_who_shows_nothing_good_is_refused(served: Any, shown: str | None) -> None:
     """V1: 401 in the page's words, with a challenge that has an error code only where one is."""
     headers = {} if shown is None else {"Authorization": shown}
-    found = httpx.get(f"{served.url}{KEYS}", headers=headers)
+    found = httpx.get(f"{served.url}{KEYS}", headers=headers, verify=TLS)
     assert (found.status_code, found.json()) == (401, {"error": "Authentication failed"})
     assert ("invalid_token" in found.headers["WWW-Authenticate"]) == (shown is not None)
 

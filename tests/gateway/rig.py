@@ -25,7 +25,7 @@ from ledger import events as e
 from ledger.errors import LedgerError
 from ledger.ids import AccountId, KeyId, new_account_id, new_request_id
 from ledger.money import parse_amount
-from tests.conftest import settings_for
+from tests.conftest import TLS, settings_for
 
 STATUSES = {
     Kind.CREDENTIAL_IS_UNKNOWN: 401,
@@ -201,7 +201,10 @@ class Rig:
     def client(self, secret: str) -> httpx.Client:
         """Give a client that shows a secret."""
         return httpx.Client(
-            base_url=self.url, headers={"Authorization": f"Bearer {secret}"}, timeout=30
+            base_url=self.url,
+            headers={"Authorization": f"Bearer {secret}"},
+            timeout=30,
+            verify=TLS,
         )
 
 

@@ -18,6 +18,7 @@ import psycopg
 import pytest
 
 from ledger.embedded import EmbeddedPostgres, binary
+from tests.conftest import TLS
 from tests.dialects.fleet import Fleet, running
 from tests.dialects.test_conformance import DRIVERS, House
 from tests.gateway.scripted import KEY, Scripted
@@ -100,7 +101,7 @@ class Talk:
         """Ask for a stream and go away after its first bytes."""
         shown = DRIVERS[dialect].show(self.made[dialect])
         with (
-            httpx.Client(base_url=self.fleet.url, timeout=10) as client,
+            httpx.Client(base_url=self.fleet.url, timeout=10, verify=TLS) as client,
             client.stream("POST", path, json=body, headers=shown) as found,
         ):
             assert found.status_code == 200
