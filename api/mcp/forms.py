@@ -109,15 +109,18 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
     lines: list[UsageLine]
 
 
-class KeyLine(msgspec.Struct, frozen=True, kw_only=True):
+class KeyLine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What one key spent in one currency."""
 
     key: str
     name: str
     """As it was called then."""
     currency: str
-    amount: str
+    amount: str | None
+    """Null: nothing in it has a price yet."""
     requests: int
+    unpriced: int = 0
+    """Requests in which something has no price yet: the amount will come to more."""
 
 
 class SpendByKey(msgspec.Struct, frozen=True, kw_only=True):

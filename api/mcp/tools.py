@@ -118,8 +118,9 @@ async def get_spend_by_key(
                 key=str(line.key_id),
                 name=line.integration or "",
                 currency=line.asset,
-                amount=format_pico(line.amount),
+                amount=format_pico(line.amount) if line.asset else None,
                 requests=line.requests,
+                unpriced=line.unpriced,
             )
             for line in lines
         ]
