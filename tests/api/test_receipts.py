@@ -115,7 +115,7 @@ def test_a_later_rating_says_which_model_priced_it() -> None:
     )
     envelope = e.Envelope(1, 7, ACCOUNT, 3, AT, AT, KEY)
     first, rated = (codec.record(envelope, each, codec.GENESIS) for each in (body, rating))
-    found = views.receipt(first, rated)
+    found = views.receipt(first, [rated])
     assert (found.priced_as, found.time_condition, found.unpriced) == ("m", "night", [])
 
 
