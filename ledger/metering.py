@@ -681,20 +681,10 @@ def rate(
     account, key = _require(facts.account), facts.key
     was_at = request.envelope.occurred_at
     name = body.card.rpartition("/")[0] or (key.rate_card if key else "") or account.rate_card
-    book = facts.cards.current(name, was_at, at)
-    if book is None:
+    priced = _priced_now(facts.cards.current(name, was_at, at), body, used, was_at)
+    if priced is None:
         return []
-    # By all that was used: tiers look at the whole context.
-    cost = cost_of(book, used.model, used.usage, _uses(used.others), used.condition, was_at)
-    lines = _rest(body.lines, cost.lines)
-    now = {other.model: other for other in cost.others}
-    others = tuple(
-        msgspec.structs.replace(now[was.model], lines=rest)
-        for was in body.others
-        if (rest := _rest(was.lines, now[was.model].lines))
-    )
-    if not cost.card or not _any_priced(body, lines, others):
-        return []
+    cost, lines, others = priced
     pico = charge_of(lines, others)
     parts = credit.plan(account, cost.asset, pico, at)
     lots, amounts = credit.written(parts)
@@ -724,17 +714,28 @@ def rate(
 _RATABLE = e.RequestRecorded | e.RequestSettled | e.RequestRated
 
 
-def _any_priced(
+def _priced_now(
+    book: PriceBook | None,
     body: e.RequestRecorded | e.RequestSettled | e.RequestRated,
-    lines: Lines,
-    others: tuple[ModelLines, ...],
-) -> bool:
-    """Tell whether a rating would price anything: of no usage, the model's price is enough."""
-    if not body.lines and not body.others:
-        return True
-    return any(
-        len(lack_price(each)) < len(each) for each in (lines, *(other.lines for other in others))
+    used: e.RequestRecorded | e.RequestSettled,
+    was_at: Instant,
+) -> "tuple[Cost, Lines, tuple[ModelLines, ...]] | None":
+    """Price what of an event had no price; None: nothing of it has one yet.
+
+    Of no usage at all the model's price is enough.
+    """
+    # By all that was used: tiers look at the whole context.
+    cost = cost_of(book, used.model, used.usage, _uses(used.others), used.condition, was_at)
+    lines = _rest(body.lines, cost.lines)
+    now = {other.model: other for other in cost.others}
+    others = tuple(
+        msgspec.structs.replace(now[was.model], lines=rest)
+        for was in body.others
+        if (rest := _rest(was.lines, now[was.model].lines))
     )
+    parts = (lines, *(other.lines for other in others))
+    priced = not (body.lines or body.others) or any(len(lack_price(p)) < len(p) for p in parts)
+    return (cost, lines, others) if cost.card and priced else None
 
 
 def ratable(cards: RateCards, unpriced: Recorded, request: Recorded) -> bool:
@@ -743,17 +744,8 @@ def ratable(cards: RateCards, unpriced: Recorded, request: Recorded) -> bool:
     if not isinstance(body, _RATABLE) or not isinstance(used, e.RequestRecorded | e.RequestSettled):
         return False
     own = body.card.rpartition("/")[0]
-    for name in [own] if own else cards.names():
-        book = cards.current(name, was_at)
-        cost = cost_of(book, used.model, used.usage, _uses(used.others), used.condition, was_at)
-        now = {other.model: other.lines for other in cost.others}
-        others = tuple(
-            ModelLines(model=was.model, lines=_rest(was.lines, now[was.model]))
-            for was in body.others
-        )
-        if cost.card and _any_priced(body, _rest(body.lines, cost.lines), others):
-            return True
-    return False
+    books = (cards.current(name, was_at) for name in ([own] if own else cards.names()))
+    return any(_priced_now(book, body, used, was_at) is not None for book in books)
 
 
 def _rest(was: Lines, now: Lines) -> Lines:
