@@ -38,7 +38,7 @@ from ledger.metering import Facts, Known, Made
 from ledger.money import InvalidAmount, format_pico
 from ledger.ratecards import RateCards
 from ledger.state import Account, Key, LaneState, Reservation, advance_over, change, change_together
-from ledger.store import Statement
+from ledger.store import Row, Statement
 
 REFUSAL_INTERVAL = timedelta(seconds=1)
 RUN_MAX = 1_000
@@ -213,7 +213,7 @@ class Command:
         secret: int | None = None,
         occurred_at: Instant | None = None,
         idempotency: Idempotency | None = None,
-        also: Callable[[list[Recorded]], list[Statement]] | None = None,
+        also: Callable[[list[Recorded]], list[Row]] | None = None,
         everywhere: bool = False,
         waits: bool = False,
     ) -> None:
@@ -344,7 +344,7 @@ class Batch:
         """Request hash → positions of its first event and of the one that closed it, or 0."""
         self._closed_requests: dict[bytes, tuple[int, int]] = {}
         """The same of requests that were there before this batch."""
-        self.also: list[Statement] = []
+        self.also: list[Row] = []
         """Rows of side tables."""
         self._reports: list[tuple[bytes, AccountId, Instant, metering.Report]] = []
         self._notes: list[tuple[bytes, AccountId, metering.Notes]] = []

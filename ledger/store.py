@@ -19,6 +19,7 @@ from ledger.events import Envelope, RateCardPublished, RateCardWithdrawn
 from ledger.ids import AccountId, KeyId
 from ledger.pricing import RateCard
 from ledger.ratecards import RateCards
+from ledger.tables import Bound
 
 NO_KEY = UUID(int=0)
 GAP_MAX = 2**31 - 1
@@ -116,11 +117,13 @@ WITHDRAW_RATE_CARD: LiteralString = (
 
 Statement = tuple[LiteralString, Sequence[Any]]
 """SQL with its parameters."""
+Row = Statement | Bound
+"""What writes a row beside the events, in their transaction."""
 
 
-def rate_card_rows(recorded: Iterable[Recorded]) -> list[Statement]:
+def rate_card_rows(recorded: Iterable[Recorded]) -> list[Row]:
     """Give what keeps the table of rate cards as their events say."""
-    rows: list[Statement] = []
+    rows: list[Row] = []
     for event in recorded:
         at, body = event.envelope.recorded_at, event.body
         if isinstance(body, RateCardPublished):

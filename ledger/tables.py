@@ -1,31 +1,44 @@
-"""What each table is declared with, and how a read becomes SQL: built by Core, run by psycopg.
+"""What each table is declared with, and how a statement becomes SQL: built by Core, run by psycopg.
 
-A table is one ``Table`` in the module that owns it. A read is a Core statement beside it, written
-out once at import: SQLAlchemy builds and compares, and is not there while a request is answered.
+A table is one ``Table`` in the module that owns it. A statement about it stands beside it and is
+written out once at import: SQLAlchemy builds and compares, and is not there while a request is
+answered.
 """
 
-from sqlalchemy import MetaData
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import BindParameter, MetaData
 from sqlalchemy.dialects.postgresql import psycopg
+from sqlalchemy.dialects.postgresql.psycopg import PGCompiler_psycopg
 from sqlalchemy.sql import ClauseElement
 
 metadata = MetaData()
 """Every table that the migrations make; a test holds the two equal."""
 
-_DIALECT = psycopg.dialect()  # type: ignore[no-untyped-call]
+Bound = tuple[bytes, Mapping[str, Any]]
+"""A compiled statement and its values by name: what psycopg's ``execute`` takes."""
+
+
+class _Compiler(PGCompiler_psycopg):
+    def visit_bindparam(self, bindparam: BindParameter[Any], *given: Any, **more: Any) -> Any:  # noqa: ANN401
+        if bindparam.value is not None:
+            more["literal_binds"] = True
+        return super().visit_bindparam(bindparam, *given, **more)  # type: ignore[no-untyped-call]
+
+
+class _Dialect(psycopg.dialect):
+    statement_compiler = _Compiler
+    supports_statement_cache = True
+
+
+_DIALECT = _Dialect()  # type: ignore[no-untyped-call]
 
 
 def compiled(statement: ClauseElement) -> bytes:
     """Return a statement's SQL with ``%(name)s`` where it has a ``bindparam``.
 
-    Values written into the statement would be lost, so it must hold none; a list is
+    A value written into the statement is a constant of it and stands in its text. A list is
     ``column == any_(bindparam(…))``, because ``IN`` is expanded anew for each list.
-
-    Raises:
-        ValueError: It holds a value of its own.
     """
-    made = statement.compile(dialect=_DIALECT)
-    own = [name for name, value in made.params.items() if value is not None]
-    if own:
-        message = f"A statement that is compiled once holds values of its own: {own}"
-        raise ValueError(message)
-    return str(made).encode()
+    return str(statement.compile(dialect=_DIALECT)).encode()

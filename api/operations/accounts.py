@@ -22,7 +22,7 @@ from ledger.keys import require_no_secret
 from ledger.metering import Facts
 from ledger.money import Amount, format_pico
 from ledger.state import LaneState, advance, evolve
-from ledger.store import Statement
+from ledger.store import Row
 from projections import reads
 from projections.wallets import WalletRow
 
@@ -92,8 +92,8 @@ class Accounts:
         def render(facts: Facts, recorded: list[Recorded], at: Instant) -> Any:  # noqa: ANN401, ARG001
             return _opened_view(recorded, name, lane, facts.cards.assets())
 
-        def rows(recorded: list[Recorded]) -> list[Statement]:
-            made: list[Statement] = [(reads.SAVE_PROFILE, (found, lane, name))]
+        def rows(recorded: list[Recorded]) -> list[Row]:
+            made: list[Row] = [(reads.SAVE_PROFILE, (found, lane, name))]
             at = recorded[0].envelope.recorded_at
             if owner is not None:
                 made.append(owner.login(found).insert(at))
@@ -127,7 +127,7 @@ class Accounts:
             )
             return accounts.set_policy(account, terms)
 
-        def rows(recorded: list[Recorded]) -> list[Statement]:  # noqa: ARG001
+        def rows(recorded: list[Recorded]) -> list[Row]:  # noqa: ARG001
             return [(reads.SAVE_PROFILE, (account_id, lane, new_name))]
 
         render = _account_render(new_name, lane)

@@ -15,7 +15,7 @@ from ledger.errors import InvalidField
 from ledger.ids import AccountId
 from ledger.metering import Facts
 from ledger.money import Amount, format_pico
-from ledger.store import Statement
+from ledger.store import Row
 from projections import allowances
 
 
@@ -54,7 +54,7 @@ class Credits:
         def granting(facts: Facts, at: Instant) -> list[e.AnyEvent]:
             return [event, *_grant_of_day(facts, asset, amount, day, at)]
 
-        def rows(recorded: list[Recorded]) -> list[Statement]:  # noqa: ARG001
+        def rows(recorded: list[Recorded]) -> list[Row]:  # noqa: ARG001
             if ends:
                 return [allowances.remove(lane, account_id, asset)]
             return [allowances.save(lane, account_id, asset, amount, day)]
@@ -80,7 +80,7 @@ class Credits:
         def rule(facts: Facts, at: Instant) -> list[e.AnyEvent]:
             return _grant_of_day(facts, asset, amount, day, at)
 
-        def rows(recorded: list[Recorded]) -> list[Statement]:  # noqa: ARG001
+        def rows(recorded: list[Recorded]) -> list[Row]:  # noqa: ARG001
             return [allowances.mark(lane, account_id, asset, day)]
 
         done, _ = await self._desk.change(_once(asset, day), account_id, rule, _balances, rows=rows)

@@ -11,10 +11,10 @@ from ledger.codec import Recorded
 from ledger.ids import KeyId
 from ledger.metering import Facts, Made
 from ledger.state import Account, Key
-from ledger.store import Statement
+from ledger.store import Row
 
 Decide = Callable[[Facts, Instant], Made]
-Also = Callable[[list[Recorded]], list[Statement]]
+Also = Callable[[list[Recorded]], list[Row]]
 """Called in the lane after the events of a decision."""
 Sees = Callable[[Account, Key, Instant], None]
 """Is shown the state that a request was admitted into."""
@@ -51,7 +51,7 @@ class _Shown:
         self._facts = facts
         return self._decide(facts, at)
 
-    def also(self, recorded: list[Recorded]) -> list[Statement]:
+    def also(self, recorded: list[Recorded]) -> list[Row]:
         # The state has moved over what was recorded.
         assert self._facts.account is not None
         assert self._facts.key is not None

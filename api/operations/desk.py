@@ -19,13 +19,13 @@ from ledger.ids import AccountId, KeyId
 from ledger.lanes import Writer
 from ledger.metering import Facts, Made
 from ledger.money import KNOWN_ASSETS, InvalidAmount
-from ledger.store import Statement
+from ledger.store import Row
 
 Rule = Callable[[Facts, Instant], list[e.AnyEvent]]
 """Decides: events, or a refusal raised; no events where all is so already."""
 Render = Callable[[Facts, list[Recorded], Instant], Any]
 """Shows the state that the events led to, as a struct or dict of the answer."""
-Rows = Callable[[list[Recorded]], list[Statement]]
+Rows = Callable[[list[Recorded]], list[Row]]
 """Gives rows of side tables, written with the events."""
 
 _encode = msgspec.json.Encoder().encode
@@ -133,7 +133,7 @@ class _Change:
             self.view = self._render(facts, [], at)
         return made, None
 
-    def also(self, recorded: list[Recorded]) -> list[Statement]:
+    def also(self, recorded: list[Recorded]) -> list[Row]:
         # Here the state has moved over the events and nobody else's came after.
         self.view = self._render(self._facts, recorded, self._at)
         return self._rows(recorded) if self._rows else []

@@ -31,7 +31,7 @@ from ledger.metering import OPERATOR, Facts
 from ledger.pricing import MODEL_TOKENS_MAX
 from ledger.ratecards import RateCards
 from ledger.state import Key
-from ledger.store import Statement
+from ledger.store import Row
 from projections import reads
 
 SESSION_NAME = "Web"
@@ -70,7 +70,7 @@ class Keys:
         made = {"hint": hint, "digest": row.digest, "parent": key_of_actor(asked.by)}
         terms = msgspec.structs.replace(terms, **made)
 
-        def rows(recorded: list[Recorded]) -> list[Statement]:  # noqa: ARG001
+        def rows(recorded: list[Recorded]) -> list[Row]:  # noqa: ARG001
             return [row.insert(account_id, lane)]
 
         done, view = await self._desk.change(
@@ -153,7 +153,7 @@ class Keys:
                 facts.account, key, hint=hint, digest=digest, grace=grace, by=asked.by, at=at
             )
 
-        def rows(recorded: list[Recorded]) -> list[Statement]:  # noqa: ARG001
+        def rows(recorded: list[Recorded]) -> list[Row]:  # noqa: ARG001
             return [made["new"][1].insert(account_id, lane)]
 
         done, view = await self._desk.change(
@@ -173,7 +173,7 @@ class Keys:
         def rule(facts: Facts, at: Instant) -> list[e.AnyEvent]:  # noqa: ARG001
             return keys.rehash(facts.key, number, row.digest, by="system")
 
-        def rows(recorded: list[Recorded]) -> list[Statement]:  # noqa: ARG001
+        def rows(recorded: list[Recorded]) -> list[Row]:  # noqa: ARG001
             return [row.renew(old)]
 
         # No caller can send a line feed in an Idempotency-Key.

@@ -14,7 +14,7 @@ from ledger.ids import AccountId, format_id, new_member_id
 from ledger.keys import require_no_secret
 from ledger.metering import Facts
 from ledger.secrets import new_salt
-from ledger.store import Statement
+from ledger.store import Row
 from projections import reads
 
 
@@ -69,7 +69,7 @@ class Members:
                 member_id=person.member_id, role=role, email=person.email, name=person.name
             )
 
-        def rows(recorded: list[Recorded]) -> list[Statement]:
+        def rows(recorded: list[Recorded]) -> list[Row]:
             return [person.login(account_id).insert(recorded[0].envelope.recorded_at)]
 
         done, _ = await self._desk.change(asked, account_id, rule, render, rows=rows)
@@ -90,7 +90,7 @@ class Members:
     async def remove(self, asked: Asked, account_id: AccountId, member_id: str) -> Done:
         """Take a member out of an account, and their login away."""
 
-        def rows(recorded: list[Recorded]) -> list[Statement]:  # noqa: ARG001
+        def rows(recorded: list[Recorded]) -> list[Row]:  # noqa: ARG001
             return [(reads.DELETE_LOGIN, (UUID(member_id.removeprefix("mbr_")),))]
 
         done, _ = await self._desk.change(
