@@ -145,6 +145,12 @@ def _element_of_bytes(value: bytes | None) -> bytes:
     return _NULL if value is None else _LENGTH(len(value)) + value
 
 
+def text_of(values: Iterable[str]) -> str:
+    """Return texts as PostgreSQL writes a ``text[]``: one element of a column of arrays."""
+    quoted = (value.replace("\\", r"\\").replace('"', r"\"") for value in values)
+    return "{" + ",".join(f'"{value}"' for value in quoted) + "}"
+
+
 class Byteas(Array):
     """``bytea[]``."""
 

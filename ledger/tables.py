@@ -6,15 +6,20 @@ answered.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, LiteralString
 
-from sqlalchemy import BindParameter, MetaData
+from sqlalchemy import ARRAY, BindParameter, DateTime, MetaData, Numeric, Text
 from sqlalchemy.dialects.postgresql import psycopg
 from sqlalchemy.dialects.postgresql.psycopg import PGCompiler_psycopg
 from sqlalchemy.sql import ClauseElement
 
 metadata = MetaData()
 """Every table that the migrations make; a test holds the two equal."""
+
+INSTANT = DateTime(timezone=True)
+PICO = Numeric(38, 0)
+"""Money: whole numbers of pico."""
+TEXTS = ARRAY(Text)
 
 Bound = tuple[bytes, Mapping[str, Any]]
 """A compiled statement and its values by name: what psycopg's ``execute`` takes."""
@@ -30,9 +35,12 @@ class _Compiler(PGCompiler_psycopg):
 class _Dialect(psycopg.dialect):
     statement_compiler = _Compiler
     supports_statement_cache = True
+    # A backslash is nothing special in a standard string; unconnected, SQLAlchemy doubles it.
+    _backslash_escapes = False
 
 
-_DIALECT = _Dialect()  # type: ignore[no-untyped-call]
+_NAMED = _Dialect()  # type: ignore[no-untyped-call]
+_PLACED = _Dialect(paramstyle="format")  # type: ignore[no-untyped-call]
 
 
 def compiled(statement: ClauseElement) -> bytes:
@@ -41,4 +49,20 @@ def compiled(statement: ClauseElement) -> bytes:
     A value written into the statement is a constant of it and stands in its text. A list is
     ``column == any_(bindparam(…))``, because ``IN`` is expanded anew for each list.
     """
-    return str(statement.compile(dialect=_DIALECT)).encode()
+    return str(statement.compile(dialect=_NAMED)).encode()
+
+
+def positional(statement: ClauseElement, *names: str) -> LiteralString:
+    """Return a statement's SQL with ``%s`` where it has a ``bindparam``, and check their order.
+
+    A lane's line and ``store.combined`` take statements of this kind only.
+
+    Raises:
+        ValueError: It has other parameters, or has these in another order.
+    """
+    made = statement.compile(dialect=_PLACED)
+    found = tuple(getattr(made, "positiontup", None) or ())
+    if found != names:
+        message = f"The statement's parameters are {found}, not {names}"
+        raise ValueError(message)
+    return str(made)

@@ -26,6 +26,7 @@ cups = Table("cups", MetaData(), Column("number", Integer), Column("said", Text)
     [
         (select(cups.c.said).where(cups.c.number == bindparam("n")), "%(n)s"),
         (select(cups.c.said).where(cups.c.said == "it's 5 %"), "'it''s 5 %%'"),
+        (select(cups.c.said).where(cups.c.said == r"\d"), r"= '\d'"),
         (insert(cups).values(number=1, said=null()), "VALUES (1, NULL)"),
         (select(cups).limit(bindparam("most")), "LIMIT %(most)s"),
     ],
