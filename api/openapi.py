@@ -10,6 +10,7 @@ from api.auth import PERMISSIONS
 from api.credit_ledger import TYPES
 from api.operator.routing import Route
 from api.problems import CONTENT_TYPE, TITLES, TYPE
+from ledger.limits import LimitId
 
 VERSION = "0.1.0"
 ALWAYS = (400, 401, 403, 503)
@@ -210,7 +211,11 @@ _PROBLEM = {
             "detail": "A limit leaves no room for the request.",
             "code": "limit_is_reached",
             "scope": "key",
-            "limit": {"id": "requests/rolling:60", "kind": "requests", "window": "rolling:60"},
+            "limit": {
+                "id": LimitId("requests", "rolling:60").text,
+                "kind": "requests",
+                "window": "rolling:60",
+            },
             "ceiling": "60",
             "used": "60",
             "pending": "0",

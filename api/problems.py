@@ -5,12 +5,14 @@ missing.
 """
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import msgspec
 
 from ledger import errors, secrets
 from ledger.clock import Instant, format_instant
+from ledger.limits import written
 from ledger.money import format_pico
 
 CONTENT_TYPE = b"application/problem+json"
@@ -231,11 +233,10 @@ def _members(error: errors.LedgerError) -> dict[str, Any]:
 
 def limit_members(error: errors.LimitIsReached) -> dict[str, Any]:
     """Write the numbers by which a limit's refusal explains itself (promise 14)."""
-    kind, _, window = error.limit_id.rpartition("/")
-    write = format_pico if kind.startswith("spend") else str
+    write = partial(written, error.kind)
     return {
         "scope": error.scope,
-        "limit": {"id": error.limit_id, "kind": kind.partition(":")[0], "window": window},
+        "limit": {"id": error.limit_id, "kind": error.kind, "window": error.window},
         "ceiling": write(error.ceiling),
         "used": write(error.used),
         "pending": write(error.pending),

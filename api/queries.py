@@ -21,6 +21,7 @@ from ledger.codec import Recorded
 from ledger.errors import InvalidField, NoSuchAccount, NoSuchKey, NoSuchRateCard
 from ledger.events import Utc
 from ledger.ids import OPERATOR_ACCOUNT, AccountId, KeyId, format_id, lane_of_key, request_hash
+from ledger.limits import matches_kinds
 from ledger.pricing import RateCard
 from ledger.ratecards import Proposal, RateCards
 from ledger.state import Account, Key
@@ -517,7 +518,8 @@ class Queries:
         and the breach log is brought up to now.
         """
         lane = self._lane(account_id)
-        terms = {"lane": lane, "account": account_id, "most": most}
+        kinds = matches_kinds("requests", "tokens", "failures")
+        terms = {"lane": lane, "account": account_id, "kinds": kinds, "most": most}
         deadline = self._clock.now() + BREACHES_WAIT
         while True:
             await self._catch_up(refusals.PROJECTION, lane, deadline)

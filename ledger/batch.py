@@ -8,6 +8,7 @@ import asyncio
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
+from functools import partial
 from typing import Any, LiteralString, NamedTuple, Protocol
 from uuid import UUID
 
@@ -34,6 +35,7 @@ from ledger.errors import (
     SecretIsRetired,
 )
 from ledger.ids import AccountId, KeyId, request_hash
+from ledger.limits import credit_id, written
 from ledger.metering import Facts, Known, Made
 from ledger.money import InvalidAmount, format_pico
 from ledger.ratecards import RateCards
@@ -611,7 +613,7 @@ class Batch:
             return refusal
         at, fails = self._due_until(account), False
         event = refused_event(command, refusal, key.name)
-        if not event.limit_id.startswith("failures"):
+        if not (isinstance(refusal, LimitIsReached) and refusal.kind == "failures"):
             about = {"category": event.category, "model": event.model}
             try:
                 fails = keys.require_failures_left(key, account, at, **about)
@@ -789,7 +791,7 @@ def is_under_way(refusal: Refused) -> bool:
     """Tell whether a limit on failures refuses only because requests under way may fail yet."""
     return (
         isinstance(refusal, LimitIsReached)
-        and refusal.limit_id.startswith("failures")
+        and refusal.kind == "failures"
         and refusal.used + refusal.requested <= refusal.ceiling
     )
 
@@ -824,7 +826,7 @@ def refused_event(command: Command, refusal: Refused, integration: str) -> e.Req
 
 def _explained(event: e.RequestRefused, refusal: Refused) -> e.RequestRefused:
     if isinstance(refusal, LimitIsReached):
-        write = format_pico if refusal.limit_id.startswith("spend") else str
+        write = partial(written, refusal.kind)
         return msgspec.structs.replace(
             event,
             limit_id=refusal.limit_id,
@@ -837,7 +839,7 @@ def _explained(event: e.RequestRefused, refusal: Refused) -> e.RequestRefused:
     if isinstance(refusal, CreditIsExhausted):
         return msgspec.structs.replace(
             event,
-            limit_id=f"credit:{refusal.asset}",
+            limit_id=credit_id(refusal.asset),
             scope="account",
             ceiling=format_pico(refusal.available),
             pending=format_pico(refusal.pending),

@@ -254,6 +254,12 @@ class LimitIsReached(Refused):
         *,
         scope: str,
         limit_id: str,
+        kind: str,
+        window: str,
+        assets: tuple[str, ...] = (),
+        category: str = "",
+        model: str = "",
+        each_model: bool = False,
         ceiling: int,
         used: int,
         pending: int,
@@ -264,8 +270,19 @@ class LimitIsReached(Refused):
         self.scope = scope
         """``key`` or ``account``."""
         self.limit_id = limit_id
-        """Kind, qualifiers and window, such as ``requests/rolling:60``. Of a limit of each model it
-        names the model too where that has a counter of its own: the numbers are that counter's."""
+        """The name of the counter that refused, such as ``requests/rolling:60``; whoever wants to
+        know what it counts reads the fields below."""
+        self.kind = kind
+        self.window = window
+        """As the rule names it: ``day``, ``rolling:60``."""
+        self.assets = assets
+        """Those whose spending it counts; empty: all, or it is no limit on spending."""
+        self.category = category
+        """Of the requests that it counts; empty: all."""
+        self.model = model
+        """Of the requests that it counts; empty: every model. Of a per-model limit, the one whose
+        own counter this is; empty: the one that models share."""
+        self.each_model = each_model
         self.ceiling = ceiling
         self.used = used
         self.pending = pending

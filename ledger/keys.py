@@ -22,7 +22,7 @@ from ledger.errors import (
     SecretIsRetired,
     VersionIsOutdated,
 )
-from ledger.limits import compile_rules, require
+from ledger.limits import Limit, compile_rules, require
 from ledger.state import Account, Key
 
 NAME_MAX = 255
@@ -144,21 +144,18 @@ def issue(account: Account | None, terms: e.KeyIssued, *, at: Instant) -> list[e
         if limit.kind == "key_creations":
             require(limit, account.counters, 1, at, "account")
         elif limit.kind == "active_keys":
-            require_active_keys_below(account, limit.ceiling, limit.limit_id)
+            _require_active_keys_below(account, limit)
     return [terms]
 
 
-def require_active_keys_below(account: Account, ceiling: int, limit_id: str) -> None:
-    """Refuse one more key where as many as the ceiling are active.
-
-    Raises:
-        LimitIsReached: There are.
-    """
-    if account.active_keys >= ceiling:
+def _require_active_keys_below(account: Account, limit: Limit) -> None:
+    if account.active_keys >= limit.ceiling:
         raise LimitIsReached(
             scope="account",
-            limit_id=limit_id,
-            ceiling=ceiling,
+            limit_id=limit.limit_id,
+            kind=limit.kind,
+            window=limit.window.name,
+            ceiling=limit.ceiling,
             used=account.active_keys,
             pending=0,
             requested=1,

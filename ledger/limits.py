@@ -13,11 +13,12 @@ nothing counts there: so what a model counts stands in one counter at any time, 
 nor all that share are let over the ceiling.
 """
 
+import calendar
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, Self
 
 import msgspec
 
@@ -32,8 +33,9 @@ KINDS = ("requests", "tokens", "spend", "failures", "key_creations", "active_key
 OF_MODELS = frozenset({"requests", "tokens", "spend"})
 """Kinds that may count each model by itself: what they count is always of some model."""
 SUB_BUCKETS = 30
+DAY_SECONDS = 86_400
 RULES_MAX = 64
-ROLLING_SECONDS_MAX = 366 * 86_400
+ROLLING_SECONDS_MAX = 366 * DAY_SECONDS
 COUNT_MAX = 10**15
 
 _ROLLING = re.compile(r"rolling:([1-9]\d{0,8})", re.ASCII)
@@ -43,6 +45,12 @@ _MICROSECONDS = 1_000_000
 
 class Window(Protocol):
     """Splits time into numbered buckets."""
+
+    name: str
+    """``rolling:<seconds>``, ``day``, ``month`` or ``lifetime``."""
+
+    def seconds(self, at: Instant) -> int | None:
+        """Return how long the window around ``at`` is; None: it never ends."""
 
     def bucket(self, at: Instant) -> int:
         """Give the number of the bucket that ``at`` falls into."""
@@ -59,8 +67,13 @@ class Window(Protocol):
 
 class _Rolling:
     def __init__(self, seconds: int) -> None:
+        self.name = f"rolling:{seconds}"
         self.width = seconds * _MICROSECONDS
+        self._seconds = seconds
         self._last = (EPOCH, 0)
+
+    def seconds(self, at: Instant) -> int:  # noqa: ARG002
+        return self._seconds
 
     def bucket(self, at: Instant) -> int:
         # One request is held to its limits, then counted against them, at the same instant.
@@ -81,6 +94,11 @@ class _Rolling:
 
 
 class _Day:
+    name = "day"
+
+    def seconds(self, at: Instant) -> int:  # noqa: ARG002
+        return DAY_SECONDS
+
     def bucket(self, at: Instant) -> int:
         return at.toordinal()
 
@@ -94,6 +112,11 @@ class _Day:
 
 
 class _Month:
+    name = "month"
+
+    def seconds(self, at: Instant) -> int:
+        return calendar.monthrange(at.year, at.month)[1] * DAY_SECONDS
+
     def bucket(self, at: Instant) -> int:
         return at.year * 12 + at.month - 1
 
@@ -107,6 +130,11 @@ class _Month:
 
 
 class _Lifetime:
+    name = "lifetime"
+
+    def seconds(self, at: Instant) -> None:  # noqa: ARG002
+        return None
+
     def bucket(self, at: Instant) -> int:  # noqa: ARG002
         return 0
 
@@ -118,7 +146,7 @@ class _Lifetime:
     frees_at = ends_at
 
 
-_CALENDAR: dict[str, Window] = {"day": _Day(), "month": _Month(), "lifetime": _Lifetime()}
+_CALENDAR: dict[str, Window] = {each.name: each for each in (_Day(), _Month(), _Lifetime())}
 
 
 @lru_cache(maxsize=1024)
@@ -135,6 +163,95 @@ def window(name: str) -> Window:
         problem = "must be day, month, lifetime or rolling:<seconds>, at most 366 days"
         raise InvalidField("window", problem)
     return _Rolling(int(match[1]))
+
+
+class LimitId(NamedTuple):
+    """What the id of a limit, or of the counter of one model, is made of.
+
+    The text stands in events and counters for ever, and only here is it written and read. What is
+    at hand as a ``Limit`` or a refusal is asked for its fields instead.
+    """
+
+    kind: str
+    window: str
+    category: str = ""
+    model: str = ""
+    assets: tuple[str, ...] = ()
+    own: bool = False
+    each_model: bool = False
+    counted: str = ""
+    """Of a per-model limit: the model whose own counter it is; empty: the shared one."""
+
+    @property
+    def text(self) -> str:
+        """The id, such as ``spend:USD+BUNDLED_CREDITS/day`` or ``tokens:each_model=gpt-4o/day``."""
+        parts = [self.kind]
+        if self.category:
+            parts.append(self.category)
+        if self.model:
+            parts.append(f"{_MODEL}{self.model}")
+        if self.assets:
+            parts.append("+".join(self.assets))
+        if self.own:
+            parts.append(_OWN)
+        if self.each_model:
+            # Last, because a model's name may look like any other part.
+            parts.append(f"{_EACH_MODEL}={self.counted}" if self.counted else _EACH_MODEL)
+        return ":".join(parts) + "/" + self.window
+
+    @classmethod
+    def parse(cls, text: str) -> Self | None:
+        """Read an id that was stored; None: no limit is named, as in a refusal for want of credit.
+
+        Kind and window are always what was written. A category that looks like another part of an
+        id is read as that part.
+        """
+        head, slash, window = text.rpartition("/")
+        if not slash:
+            return None
+        head, each_model, counted = _without_each_model(head)
+        kind, *parts = head.split(":")
+        own = parts[-1:] == [_OWN]
+        if own:
+            parts.pop()
+        assets: tuple[str, ...] = ()
+        if kind == "spend" and parts and _ASSETS.fullmatch(parts[-1]):
+            assets = tuple(parts.pop().split("+"))
+        found = _NAMED.fullmatch(":".join(parts))
+        assert found is not None
+        category, model = found.groups("")
+        return cls(kind, window, category, model, assets, own, each_model, counted)
+
+
+_MODEL, _OWN, _EACH_MODEL = "model=", "own", "each_model"
+_NAMED = re.compile(r"(?P<category>.*?)(?:(?:^|:)model=(?P<model>.+))?", re.DOTALL)
+"""Category and model; only the model's name may hold what divides parts."""
+_ASSETS = re.compile(r"[A-Z][A-Z0-9_]*(\+[A-Z][A-Z0-9_]*)*", re.ASCII)
+
+
+def _without_each_model(head: str) -> tuple[str, bool, str]:
+    """Take the last part off that says that every model counts by itself, and which one does."""
+    before, found, after = head.partition(f":{_EACH_MODEL}")
+    if found and not after:
+        return before, True, ""
+    if found and after.startswith("="):
+        return before, True, after[1:]
+    return head, False, ""
+
+
+def credit_id(asset: str) -> str:
+    """Name what refuses for want of credit, where a limit's id stands otherwise."""
+    return f"credit:{asset}"
+
+
+def matches_kinds(*kinds: str) -> str:
+    """Return a regular expression, PostgreSQL's too, of the ids of limits of these kinds."""
+    return f"^({'|'.join(kinds)})[:/]"
+
+
+def written(kind: str, quantity: int) -> str:
+    """Write a quantity of a kind of limit: a decimal amount for spend, else a count."""
+    return format_pico(quantity) if kind == "spend" else str(quantity)
 
 
 class Limit(NamedTuple):
@@ -176,24 +293,20 @@ class Limit(NamedTuple):
 
     def write(self, quantity: int) -> str:
         """Write a quantity of this kind as text: a decimal amount for spend, else a count."""
-        return format_pico(quantity) if self.kind == "spend" else str(quantity)
+        return written(self.kind, quantity)
 
 
 def limit_id(rule: LimitRule) -> str:
     """Name the counter a rule reads. Two rules of one id cannot stand together."""
-    parts = [rule.kind]
-    if rule.category:
-        parts.append(rule.category)
-    if rule.model:
-        parts.append(f"model={rule.model}")
-    if rule.assets:
-        parts.append("+".join(rule.assets))
-    if rule.own:
-        parts.append("own")
-    if rule.each_model:
-        # Last, because a model's name may look like any other part.
-        parts.append("each_model")
-    return ":".join(parts) + "/" + rule.window
+    return LimitId(
+        rule.kind,
+        rule.window,
+        rule.category,
+        rule.model,
+        rule.assets,
+        rule.own,
+        rule.each_model,
+    ).text
 
 
 def compile_rule(rule: LimitRule) -> Limit:
@@ -362,7 +475,9 @@ def forget_dropped(counters: Counters, limits: Mapping[str, Limit], at: Instant)
         if name not in limits and not any(limit.model_of(name) for limit in limits.values())
     ]
     for name in dropped:
-        first = window(name.rpartition("/")[2]).first(at)
+        named = LimitId.parse(name)
+        assert named is not None
+        first = window(named.window).first(at)
         if not counts(counters[name], first):
             del counters[name]
 
@@ -393,10 +508,16 @@ def require(  # noqa: PLR0917 (each call names them alike)
     pending = total(counter.pending, first) if counter and counter.pending else 0
     if used + pending + quantity <= limit.ceiling:
         return
-    kind = RequestExceedsLimit if quantity > limit.ceiling else LimitIsReached
-    raise kind(
+    refusal = RequestExceedsLimit if quantity > limit.ceiling else LimitIsReached
+    raise refusal(
         scope=scope,
         limit_id=name,
+        kind=limit.kind,
+        window=limit.window.name,
+        assets=limit.assets,
+        category=limit.category,
+        model=limit.model if name == limit.limit_id else model,
+        each_model=limit.each_model,
         ceiling=limit.ceiling,
         used=used,
         pending=pending,

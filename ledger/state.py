@@ -15,7 +15,7 @@ from ledger.clock import Instant
 from ledger.codec import Recorded, chain
 from ledger.errors import LedgerCorrupt
 from ledger.ids import AccountId, KeyId, request_hash
-from ledger.limits import Counter, Limit, claim, compile_rules, forget_dropped, left
+from ledger.limits import Counter, Limit, LimitId, claim, compile_rules, forget_dropped, left
 from ledger.lines import lack_price, tokens_of
 from ledger.money import parse_pico
 
@@ -729,7 +729,8 @@ def _count_rated(
 
 def _count_failures(account: Account, key: Key | None, body: e.RequestRefused, at: Instant) -> None:
     # Else a client that keeps trying would stay locked out for ever (B6).
-    if not body.limit_id.startswith("failures"):
+    named = LimitId.parse(body.limit_id)
+    if named is None or named.kind != "failures":
         _add_failures(account, key, body, body.count, at)
 
 

@@ -183,7 +183,7 @@ REFUSALS: LiteralString = (
 RATE_BREACHES: LiteralString = (
     "SELECT lane_seq, recorded_at, key_id, count, reason, scope, limit_id, model, integration,"
     " ceiling, used, pending, requested, usage::text FROM refusals WHERE lane = %(lane)s"
-    " AND account_id = %(account)s AND limit_id ~ '^(requests|tokens|failures)[:/]'"
+    " AND account_id = %(account)s AND limit_id ~ %(kinds)s"
     " ORDER BY lane_seq DESC LIMIT %(most)s"
 )
 ASSETS_OF_LOTS: LiteralString = (

@@ -87,9 +87,9 @@ def _name(scope: str, limit_id: str) -> str:
 
 def refused(limit: LimitIsReached) -> dict[str, str]:
     """Give what a refusal by a limit on requests says of it: nothing is left until it fits."""
-    if not limit.limit_id.startswith("requests"):
+    if limit.kind != "requests":
         return {}
-    left = max(limit.ceiling - limit.used - limit.pending, 0)
+    left = max(limit.left, 0)
     resets_at, at = limit.resets_at, limit.decided_at
     reset = f";t={seconds_until(resets_at, at)}" if resets_at and at else ""
     return {"RateLimit": f"{_name(limit.scope, limit.limit_id)};r={left}{reset}"}

@@ -4,17 +4,13 @@ Read in the lane, in the very command that admitted the request, so that the num
 those of the decision and nobody else's came between.
 """
 
-import calendar
 from collections.abc import Iterator, Mapping
-from functools import lru_cache
 from typing import NamedTuple
 
 from ledger.clock import Instant
 from ledger.credits import paying, spendable
 from ledger.limits import Counter, Limit, name_of, total
 from ledger.state import Account, Key
-
-DAY_SECONDS = 86_400
 
 
 class Measured(NamedTuple):
@@ -107,21 +103,7 @@ def _measured(
         limit.kind,
         limit.ceiling,
         total(used, first) + total(pending, first),
-        _seconds(limit.limit_id, at.year, at.month),
+        window.seconds(at),
         frees_last,
         frees_first,
     )
-
-
-@lru_cache(maxsize=1_024)
-def _seconds(limit_id: str, year: int, month: int) -> int | None:
-    name = limit_id.rpartition("/")[2]
-    match name:
-        case "lifetime":
-            return None
-        case "day":
-            return DAY_SECONDS
-        case "month":
-            return calendar.monthrange(year, month)[1] * DAY_SECONDS
-        case _:
-            return int(name.removeprefix("rolling:"))

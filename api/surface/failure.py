@@ -165,12 +165,13 @@ def of_error(error: errors.LedgerError, at: Instant | None = None) -> Failure:
 
 
 def _of_limit(error: errors.LimitIsReached, at: Instant | None) -> Failure:
-    if error.limit_id.startswith("spend"):
-        kind = Kind.BUDGET_IS_EXHAUSTED
-    elif error.limit_id.startswith("active_keys"):
-        kind = Kind.TOO_MANY_KEYS
-    else:
-        kind = Kind.RATE_IS_LIMITED
+    match error.kind:
+        case "spend":
+            kind = Kind.BUDGET_IS_EXHAUSTED
+        case "active_keys":
+            kind = Kind.TOO_MANY_KEYS
+        case _:
+            kind = Kind.RATE_IS_LIMITED
     headers = {}
     if error.resets_at is not None and at is not None:
         headers["Retry-After"] = str(wait_seconds(error.resets_at, at))

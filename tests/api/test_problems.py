@@ -38,6 +38,9 @@ def limit(**terms: object) -> errors.LimitIsReached:
     given = {
         "scope": "key",
         "limit_id": "spend:USD/day",
+        "kind": "spend",
+        "window": "day",
+        "assets": ("USD",),
         "ceiling": 2 * 10**12,
         "used": 10**12,
         "pending": 5 * 10**11,

@@ -7,6 +7,7 @@ import pytest
 from api.front import SURFACES
 from api.surface.failure import Failure, Kind
 from ledger.errors import LimitIsReached
+from ledger.limits import LimitId
 
 SECRET = "sk-bve-" + "a" * 64
 
@@ -59,9 +60,13 @@ def test_insufficient_quota_is_told_from_a_rate_limit(dialect: str) -> None:
 
 def limit_of(limit_id: str) -> LimitIsReached:
     """Make a refusal by a limit of a key."""
+    named = LimitId.parse(limit_id)
     return LimitIsReached(
         scope="key",
         limit_id=limit_id,
+        kind=named.kind,
+        window=named.window,
+        assets=named.assets,
         ceiling=60,
         used=60,
         pending=0,

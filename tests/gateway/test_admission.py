@@ -348,6 +348,8 @@ def test_a_refusal_says_which_limit_and_when() -> None:
     limit = LimitIsReached(
         scope="key",
         limit_id="requests/rolling:60",
+        kind="requests",
+        window="rolling:60",
         ceiling=3,
         used=2,
         pending=1,

@@ -34,6 +34,8 @@ SQL = re.compile(
     r"\s*(SELECT|INSERT|UPDATE|DELETE|CREATE|ALTER|DROP|TRUNCATE|GRANT|REVOKE|COPY|WITH)\b"
 )
 
+LIMIT_ID = re.compile(r"[a-z_]+(:.+)?/(day|month|lifetime|rolling:\d+)")
+
 Finding = tuple[int, str]
 
 
@@ -153,6 +155,31 @@ def swallowed(tree: ast.AST, lines: list[str]) -> Iterator[Finding]:
             yield node.lineno, "a broad except without raise or `# last-resort: why`"
 
 
+TAKES_APART = frozenset(
+    {"partition", "rpartition", "split", "rsplit", "startswith", "endswith", "removeprefix"}
+    | {"removesuffix", "find", "index", "match", "fullmatch", "search"}
+)
+
+
+def limit_ids_taken_apart(tree: ast.AST, _lines: list[str]) -> Iterator[Finding]:
+    """Find limit ids that are read as text, or written as literals."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Call(func=ast.Attribute(value=value, attr=method), args=args):
+                about = [value, *args] if method in TAKES_APART else []
+            case ast.Subscript(value=value, slice=ast.Slice()):
+                about = [value]
+            case ast.Compare(left=left, ops=[ast.In() | ast.NotIn()], comparators=[within]):
+                about = [within] if isinstance(left, ast.Constant) else []
+            case ast.Constant(value=str(text)) if LIMIT_ID.fullmatch(text):
+                yield node.lineno, "a limit's id as a literal"
+                continue
+            case _:
+                continue
+        if any("limit_id" in name_of(each) for each in about):
+            yield node.lineno, "a limit's id taken apart; ask ``ledger.limits``"
+
+
 Rule = Callable[[ast.AST, list[str]], Iterator[Finding]]
 
 
@@ -190,6 +217,12 @@ def broken(rule: Rule, allowed: dict[str, str]) -> list[str]:
             "try: f()\nexcept: # last-resort: a worker\n  pass",
         ),
         (swallowed, "suppress(Exception)", "suppress(OSError)"),
+        (limit_ids_taken_apart, "limit.limit_id.rpartition('/')", "limit.kind == 'spend'"),
+        (limit_ids_taken_apart, "limit_id.startswith('spend')", "name.startswith('spend')"),
+        (limit_ids_taken_apart, "SPEND.fullmatch(refusal.limit_id)", "WORDS.get(limit.limit_id)"),
+        (limit_ids_taken_apart, "limit_id[:5]", "counters[limit_id]"),
+        (limit_ids_taken_apart, "'spend' in limit_id", "limit_id in counters"),
+        (limit_ids_taken_apart, "RPM = 'requests/rolling:60'", "KIND = 'requests'"),
     ],
 )
 def test_each_rule_finds_what_it_looks_for(rule: Rule, bad: str, good: str) -> None:
@@ -216,6 +249,12 @@ def test_nothing_is_divided_into_a_float() -> None:
 def test_no_sql_is_built_from_strings() -> None:
     """SQL is a constant or SQLAlchemy Core; an exception says why it is safe."""
     assert broken(built_sql, {}) == []
+
+
+def test_a_limits_id_is_read_and_written_in_one_place() -> None:
+    """Kind, window and assets are fields; only ``ledger.limits`` knows how an id is made."""
+    allowed = {"ledger/limits.py": "writes and reads it"}
+    assert broken(limit_ids_taken_apart, allowed) == []
 
 
 def test_no_error_is_swallowed() -> None:

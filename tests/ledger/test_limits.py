@@ -1,10 +1,12 @@
 """Limits: rules, windows, counters, and what a refusal says."""
 
+import re
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from ledger import clock
 from ledger import events as e
@@ -15,9 +17,12 @@ from ledger.limits import (
     ROLLING_SECONDS_MAX,
     SUB_BUCKETS,
     Counter,
+    LimitId,
     compile_rule,
     compile_rules,
+    credit_id,
     limit_id,
+    matches_kinds,
     require,
     total,
     window,
@@ -52,6 +57,85 @@ def test_a_limit_is_named_by_what_it_counts(text, made) -> None:
     """Kind, qualifiers and window name the counter; no two limits share one (H1)."""
     assert limit_id(made) == text
     assert compile_rule(made).limit_id == text
+
+
+words = st.from_regex(r"[a-z]{1,8}", fullmatch=True).filter(lambda text: text != "own")
+"""Of categories as they are given; a model's name may be anything."""
+anything = st.text(min_size=1, max_size=20)
+asset_codes = st.lists(st.sampled_from(["USD", "CREDIT", "DIEM"]), unique=True, max_size=3)
+windows = st.one_of(names, st.just("lifetime"))
+ids = st.builds(
+    LimitId,
+    kind=st.sampled_from(KINDS),
+    window=windows,
+    category=st.one_of(st.just(""), words, anything),
+    model=st.one_of(st.just(""), anything),
+    assets=asset_codes.map(tuple),
+    own=st.booleans(),
+    each_model=st.booleans(),
+    counted=st.one_of(st.just(""), anything),
+)
+
+
+@given(made=ids)
+def test_an_id_that_was_stored_is_read_as_it_was_written(made: LimitId) -> None:
+    """Whatever names stand in it: kind and window are what was written, and so is the text."""
+    read = LimitId.parse(made.text)
+    assert read is not None
+    assert (read.kind, read.window, read.text) == (made.kind, made.window, made.text)
+
+
+@given(
+    kind=st.sampled_from(["requests", "tokens", "spend"]),
+    window=windows,
+    category=st.one_of(st.just(""), words),
+    model=st.one_of(st.just(""), words, st.just("openai/gpt-4o:latest")),
+    assets=asset_codes.map(tuple),
+    own=st.booleans(),
+    counted=st.one_of(st.none(), st.just(""), anything),
+)
+def test_an_id_says_all_that_it_is_made_of(  # noqa: PLR0917 (the parts of an id)
+    kind, window, category, model, assets, own, counted
+) -> None:
+    """Every part comes back: of a rule that may be set, and of the counter of one model."""
+    made = LimitId(kind, window, category, model)
+    if kind == "spend":
+        made = made._replace(assets=assets, own=own)
+    if counted is not None:
+        made = made._replace(model="", each_model=True, counted=counted)
+    assert LimitId.parse(made.text) == made
+    rule_of_it = rule(kind, window, category=category, model=made.model, assets=made.assets)
+    rule_of_it = structs.replace(rule_of_it, own=made.own, each_model=made.each_model)
+    limit = compile_rule(rule_of_it)
+    assert limit.limit_id == made._replace(counted="").text
+    if counted:
+        assert limit.counter_id(counted) == made.text
+        assert limit.model_of(made.text) == counted
+
+
+@pytest.mark.parametrize("text", ["", credit_id("USD")])
+def test_a_refusal_that_no_limit_made_names_none(text: str) -> None:
+    """Want of credit is no limit, and what else refuses names nothing."""
+    assert LimitId.parse(text) is None
+
+
+@given(made=ids)
+def test_a_pattern_finds_ids_by_their_kind(made: LimitId) -> None:
+    """As the database looks for them."""
+    assert bool(re.match(matches_kinds("requests", "tokens"), made.text)) == (
+        made.kind in {"requests", "tokens"}
+    )
+
+
+@given(made=ids, at=instants)
+def test_a_refusal_says_what_its_limit_counts(made: LimitId, at) -> None:
+    """Kind, window, assets, category and model are fields; nobody has to read the id."""
+    limit = compile_rule(rule("tokens", made.window, category=made.category, model=made.model))
+    with pytest.raises(LimitIsReached) as refused:
+        require(limit, {}, 6, at, "key", made.model)
+    said = refused.value
+    assert (said.kind, said.window, said.assets) == ("tokens", made.window, ())
+    assert (said.category, said.model) == (made.category, made.model)
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ overdraft. Amounts are plain decimals.
 import re
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -39,6 +40,7 @@ from ledger.clock import Instant, format_instant, parse_instant
 from ledger.codec import Recorded
 from ledger.errors import CreditIsExhausted, InvalidField, LimitIsReached, Refused
 from ledger.ids import OPERATOR_ACCOUNT
+from ledger.limits import written
 from ledger.money import format_pico, parse_pico
 from ledger.state import parts_of
 from ledger.usage import CLASSES, Usage
@@ -400,7 +402,7 @@ def refusal(refused: Refused) -> str:
     """Say a refusal with its numbers."""
     text = f"refused {refused.code}"
     if isinstance(refused, LimitIsReached):
-        write = format_pico if refused.limit_id.startswith("spend") else str
+        write = partial(written, refused.kind)
         text += f" {refused.limit_id} used={write(refused.used)} pending={write(refused.pending)}"
         text += f" requested={write(refused.requested)} of={write(refused.ceiling)}"
         if refused.resets_at is not None:

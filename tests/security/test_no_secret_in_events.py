@@ -212,6 +212,9 @@ def test_a_refusal_holds_nothing_of_what_was_found(kind: str) -> None:
     limit = LimitIsReached(
         scope="key",
         limit_id=f"requests:{secret}/day",
+        kind="requests",
+        window="day",
+        category=secret,
         ceiling=1,
         used=1,
         pending=0,

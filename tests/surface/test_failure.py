@@ -9,6 +9,7 @@ from api.problems import Problem
 from api.problems import invalid as invalid_problem
 from api.surface.failure import KINDS, Kind, of_error, of_problem
 from ledger import errors
+from ledger.limits import LimitId
 
 AT = datetime(2026, 11, 21, tzinfo=UTC)
 
@@ -27,9 +28,13 @@ def test_every_refusal_has_a_kind() -> None:
 
 def limit(limit_id: str, *, resets: bool) -> errors.LimitIsReached:
     """Make a refusal by a limit."""
+    named = LimitId.parse(limit_id)
     return errors.LimitIsReached(
         scope="key",
         limit_id=limit_id,
+        kind=named.kind,
+        window=named.window,
+        assets=named.assets,
         ceiling=1,
         used=1,
         pending=0,

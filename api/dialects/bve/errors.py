@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from api.dialects.bve import views
 from api.exchange import Answer
 from api.surface.failure import Failure, Kind
 from api.surface.wording import AUTH, OPENAI_WORDS, QUOTA, REQUEST, Words, openai_answer
@@ -32,10 +33,10 @@ _ENDED = WORDS[Kind.KEY_IS_REVOKED]
 secret that a rotation replaced: its key lives on."""
 _UNSUPPORTED_STREAMING = Words(400, REQUEST, "unsupported_streaming_completion")
 _LIMITS = {
-    "requests/rolling:60": "Rate limit exceeded: requests per minute",
-    "requests/day": "Rate limit exceeded: requests per day",
-    "requests/month": "Monthly request limit exceeded",
-    "tokens/month": "Monthly token limit exceeded",
+    views.RPM: "Rate limit exceeded: requests per minute",
+    views.RPD: "Rate limit exceeded: requests per day",
+    views.MONTHLY: "Monthly request limit exceeded",
+    views.MONTHLY_TOKENS: "Monthly token limit exceeded",
 }
 
 

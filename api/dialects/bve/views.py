@@ -7,11 +7,11 @@ import msgspec
 
 from api.queries import KeyUsage, UsageLine
 from ledger.clock import Instant, format_milliseconds
-from ledger.limits import Limit
+from ledger.limits import Limit, LimitId
 from ledger.state import Key
 
-RPM, RPD = "requests/rolling:60", "requests/day"
-MONTHLY, MONTHLY_TOKENS = "requests/month", "tokens/month"
+RPM, RPD = LimitId("requests", "rolling:60").text, LimitId("requests", "day").text
+MONTHLY, MONTHLY_TOKENS = LimitId("requests", "month").text, LimitId("tokens", "month").text
 
 
 class CreatedKey(msgspec.Struct, frozen=True, kw_only=True):

@@ -3,7 +3,6 @@
 Whatever is wrong with a key is one 401: the real reason is in the event log.
 """
 
-import re
 from collections.abc import Mapping
 
 from api.exchange import Answer
@@ -21,6 +20,7 @@ from api.surface.wording import (
     openai_answer,
 )
 from ledger.errors import LimitIsReached
+from ledger.limits import LimitId
 from ledger.money import format_pico
 
 WORDS: Mapping[Kind, Words] = {
@@ -38,14 +38,13 @@ WORDS: Mapping[Kind, Words] = {
     Kind.TOO_MANY_KEYS: Words(400, REQUEST, "too_many_keys", "Too many active API keys"),
 }
 
-_SPEND = re.compile(r"spend(?::([A-Z][A-Z0-9_]*))?(?::own)?/(.+)")
 _DOLLARS = frozenset({"CAD", "USD"})
 _WINDOWS = {"rolling:3600": "hour", "day": "day", "month": "month"}
 _RATES = {
-    "requests/rolling:60": "requests per minute",
-    "requests/day": "requests per day",
-    "tokens/rolling:60": "tokens per minute",
-    "key_creations/rolling:60": "API keys created per minute",
+    LimitId("requests", "rolling:60").text: "requests per minute",
+    LimitId("requests", "day").text: "requests per day",
+    LimitId("tokens", "rolling:60").text: "tokens per minute",
+    LimitId("key_creations", "rolling:60").text: "API keys created per minute",
 }
 
 
@@ -65,10 +64,12 @@ def word(failure: Failure) -> Answer:
 
 
 def _spending(words: Words, limit: LimitIsReached) -> Words:
-    match = _SPEND.fullmatch(limit.limit_id)
-    asset, window = (match[1] or "", match[2]) if match else ("", "")
-    per = _WINDOWS.get(window)
-    current = f" Current limit: {amount(limit.ceiling, asset)}/{per}." if per else ""
+    per, current = None, ""
+    # Of one asset's spending, or of all; the page has no words for less than everything.
+    if len(limit.assets) <= 1 and not (limit.category or limit.model or limit.each_model):
+        per = _WINDOWS.get(limit.window)
+    if per is not None:
+        current = f" Current limit: {amount(limit.ceiling, ''.join(limit.assets))}/{per}."
     if per == "hour":
         said = f"Spending velocity limit exceeded.{current}"
         return words._replace(code="spending_velocity_exceeded", message=said)

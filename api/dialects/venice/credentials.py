@@ -183,7 +183,7 @@ async def count_failure(ask: Ask[Any, Any], failure: Failure) -> Failure:
 
 
 def _is_counted(failure: Failure) -> bool:
-    if failure.limit is not None and failure.limit.limit_id.startswith("failures"):
+    if failure.limit is not None and failure.limit.kind == "failures":
         return True
     match failure.error:
         case Failure() as cause:

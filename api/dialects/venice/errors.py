@@ -120,22 +120,20 @@ def word(failure: Failure) -> Answer:
 
 def _of_limit(limit: LimitIsReached) -> str:
     """Say which limit it was, where the page has words of its own for it."""
-    kind, _, assets = limit.limit_id.rpartition("/")[0].partition(":")
-    if kind == "failures" and limit.used >= limit.ceiling:
-        # Else requests that are under way take the room, and none of them has failed yet.
-        return _FAILURES
-    if limit.scope == "key" and kind == "spend":
-        named = assets.partition(":each_model")[0].rpartition(":")[2]
-        return _SPEND.format("DIEM" if named == "DIEM" else "USD")
-    return ""
+    match limit.kind:
+        case "failures" if limit.used >= limit.ceiling:
+            # Else requests that are under way take the room, and none of them has failed yet.
+            return _FAILURES
+        case "spend" if limit.scope == "key":
+            return _SPEND.format("DIEM" if limit.assets == ("DIEM",) else "USD")
+        case _:
+            return ""
 
 
 def _limit_headers(limit: LimitIsReached) -> dict[str, str]:
-    kind = limit.limit_id.partition("/")[0].partition(":")[0]
-    if kind not in {"requests", "tokens"}:
+    if limit.kind not in {"requests", "tokens"}:
         return {}
-    left = max(limit.ceiling - limit.used - limit.pending, 0)
-    return rate_headers(kind, limit.ceiling, left, limit.resets_at)
+    return rate_headers(limit.kind, limit.ceiling, max(limit.left, 0), limit.resets_at)
 
 
 def rate_headers(kind: str, ceiling: int, left: int, resets_at: Instant | None) -> dict[str, str]:

@@ -10,24 +10,23 @@ from api.dialects.venice.catalogue import Offer
 from api.dialects.venice.credentials import Manager
 from api.dialects.venice.views import Number
 from api.exchange import Answer
-from api.gateway.standing import DAY_SECONDS, balances_of
+from api.gateway.standing import balances_of
 from api.queries import Refusal
 from api.surface.credentials import KeyCaller
 from api.surface.routing import Ask, Routes
 from ledger.clock import Instant, format_milliseconds
+from ledger.limits import DAY_SECONDS, Limit, LimitId, window
 from ledger.state import Account, Key
 
 BREACHES = 50
 RateType = Literal["RPM", "RPD", "TPM"]
 RateLimitType = Literal["RPD", "RPM", "TPM", "FAILED_REQUESTS", "UNSUPPORTED_FEATURE_REQUESTS"]
-_ROLLING = "rolling:"
 _RATE_TYPES: Mapping[tuple[str, str], RateType] = {
     ("requests", models.MINUTE): "RPM",
     ("requests", "day"): "RPD",
-    ("requests", f"{_ROLLING}{DAY_SECONDS}"): "RPD",
+    ("requests", f"rolling:{DAY_SECONDS}"): "RPD",
     ("tokens", models.MINUTE): "TPM",
 }
-_LONG = frozenset({"day", "month", "lifetime"})
 
 routes = Routes()
 
@@ -157,37 +156,29 @@ def _rates(offer: Offer, key: Key) -> ModelRates:
     found = [
         Rate(amount=limit.ceiling, type=kind)
         for limit in key.limits.values()
-        if limit.covers(category, offer.id) and (kind := _rate_type(limit.limit_id)) is not None
+        if limit.covers(category, offer.id) and (kind := _rate_type(limit)) is not None
     ]
     return ModelRates(api_model_id=offer.id, rate_limits=found)
 
 
-def _rate_type(limit_id: str) -> RateType | None:
+def _rate_type(limit: Limit) -> RateType | None:
     """Name a limit whose window the page has a word for; None: it has none."""
-    return _RATE_TYPES.get((_kind(limit_id), _window(limit_id)))
+    return _RATE_TYPES.get((limit.kind, limit.window.name))
 
 
-def _breach_type(limit_id: str) -> RateLimitType:
+def _breach_type(limit: LimitId, at: Instant) -> RateLimitType:
     """Name whatever limit refused, by the nearest word that is in the page's closed set.
 
     Its words for windows are a minute and a day, and for tokens there is the minute alone. What
     counts over a day or longer is ``RPD``, requests or tokens: by a word of a minute a client would
     try again in vain until the window ends. What counts over less is of the minute.
     """
-    kind, window = _kind(limit_id), _window(limit_id)
-    if kind == "failures":
+    if limit.kind == "failures":
         return "FAILED_REQUESTS"
-    if window in _LONG or int(window.removeprefix(_ROLLING)) >= DAY_SECONDS:
+    seconds = window(limit.window).seconds(at)
+    if seconds is None or seconds >= DAY_SECONDS:
         return "RPD"
-    return "TPM" if kind == "tokens" else "RPM"
-
-
-def _kind(limit_id: str) -> str:
-    return limit_id.partition(":")[0].partition("/")[0]
-
-
-def _window(limit_id: str) -> str:
-    return limit_id.rpartition("/")[2]
+    return "TPM" if limit.kind == "tokens" else "RPM"
 
 
 @routes("GET", "/api/v1/api_keys/rate_limits/log", who=credentials.admin, answer=Log)
@@ -201,9 +192,11 @@ async def list_rate_limit_log(ask: Ask[None, Manager]) -> Answer:
 
 
 def _row(breach: Refusal) -> LogRow:
+    limit = LimitId.parse(breach.limit_id)
+    assert limit is not None
     return LogRow(
         api_key_id=str(breach.key_id),
         model_id=breach.model,
-        rate_limit_type=_breach_type(breach.limit_id),
+        rate_limit_type=_breach_type(limit, breach.recorded_at),
         timestamp=format_milliseconds(breach.recorded_at),
     )
