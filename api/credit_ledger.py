@@ -11,17 +11,17 @@ from typing import NamedTuple
 
 import msgspec
 
-from api.exchange import Position
+from api.http.exchange import Position
+from api.native.views import PositionView
 from api.queries import Queries
-from api.views import PositionView
 from ledger import events as e
-from ledger import store
 from ledger.clock import Instant, format_instant
 from ledger.codec import Recorded
 from ledger.errors import NoSuchAccount
 from ledger.events import Utc
 from ledger.ids import AccountId, KeyId, format_id, lane_of_account
 from ledger.money import format_pico, parse_pico
+from ledger.record import store
 from ledger.state import parts_of
 from projections import reads
 from projections.reads import Snapshot

@@ -7,7 +7,7 @@ from datetime import date
 from typing import LiteralString
 
 from ledger.ids import AccountId
-from ledger.store import Statement
+from ledger.record.store import Statement
 
 SAVE: LiteralString = (
     "INSERT INTO allowances (lane, account_id, asset, amount, granted_through)"

@@ -2,7 +2,7 @@
 
 from typing import LiteralString
 
-from projections.spend import TOKENS
+from projections.inline.spend import TOKENS
 
 BY_DAY: LiteralString = (
     "SELECT day, asset, sum(amount) FROM spend WHERE lane = %(lane)s"

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import LiteralString, NamedTuple
 
 from ledger.codec import Recorded
-from ledger.store import Statement
+from ledger.record.store import Statement
 
 
 class Projection(NamedTuple):

@@ -16,10 +16,11 @@ import structlog
 from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 
-from ledger import arrays, database, store
 from ledger.codec import Recorded, labels
-from projections import account_marks, refusals
+from ledger.record import arrays, store
+from ledger.server import database
 from projections.base import Projection
+from projections.behind import account_marks, refusals
 
 log = structlog.get_logger("keyledger.projections")
 

@@ -14,9 +14,8 @@ from uuid import UUID
 
 import msgspec
 
-from ledger import codec, store, verify
+from ledger import codec
 from ledger import events as e
-from ledger.batch import Changes
 from ledger.clock import Instant, from_microseconds, microseconds
 from ledger.codec import Recorded
 from ledger.errors import LedgerCorrupt
@@ -24,16 +23,18 @@ from ledger.ids import AccountId, KeyId
 from ledger.limits import Window
 from ledger.lines import Lines, lack_price
 from ledger.money import parse_pico
+from ledger.record import store, verify
+from ledger.record.batch import Changes
+from ledger.record.store import Statement
 from ledger.state import Account, Key, LaneState, advance_over, change, change_by_sums
-from ledger.store import Statement
 from ledger.usage import Usage, tokens
-from projections import spend
 from projections.base import Projection
+from projections.inline import spend
 
 # They write down the state, so that one save at the end does for all events. Every other
 # projection is handed each event once.
 STATE = frozenset(
-    f"projections.{name}"
+    f"projections.inline.{name}"
     for name in ("accounts", "keys", "credits", "limit_counters", "reservations")
 )
 LINES_MAX = 20_000

@@ -15,15 +15,16 @@ from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool
 
-from ledger import arrays, secrets
-from ledger.batch import Inline, Wanted
+from ledger import secrets
 from ledger.clock import DatabaseClock, Instant
 from ledger.errors import LedgerCorrupt
 from ledger.ids import AccountId, KeyId, lane_of_account
+from ledger.record import arrays
+from ledger.record.batch import Inline, Wanted
+from ledger.record.store import Statement
 from ledger.state import LaneState
-from ledger.store import Statement
 from ledger.usage import CLASSES
-from projections import spend
+from projections.inline import spend
 
 # Side tables: what must never stand in an event.
 

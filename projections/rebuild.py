@@ -19,10 +19,11 @@ import msgspec
 import psycopg
 from psycopg import sql
 
-from ledger import arrays, database, store, verify
 from ledger.errors import LedgerCorrupt
-from ledger.store import Statement
-from ledger.verify import Progress
+from ledger.record import arrays, store, verify
+from ledger.record.store import Statement
+from ledger.record.verify import Progress
+from ledger.server import database
 from projections.base import Projection
 from projections.fold import Fold
 from projections.registry import MODULES

@@ -3,9 +3,9 @@
 from types import ModuleType
 from typing import cast
 
-from ledger.batch import Inline
-from projections import accounts, keys, limit_counters, reservations, spend, unpriced
-from projections import credits as credit
+from ledger.record.batch import Inline
+from projections.inline import accounts, keys, limit_counters, reservations, spend, unpriced
+from projections.inline import credits as credit
 
 MODULES: tuple[ModuleType, ...] = (
     accounts,

@@ -5,7 +5,7 @@ from typing import LiteralString, NamedTuple
 from ledger import secrets
 from ledger.clock import Instant
 from ledger.ids import AccountId
-from ledger.store import Statement
+from ledger.record.store import Statement
 
 FIND_WALLET: LiteralString = "SELECT account_id FROM wallets WHERE address = %s"
 INSERT_WALLET: LiteralString = (

@@ -39,15 +39,17 @@ import uvicorn
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from api import furnishing, wiring
-from api.app import application
+from api import services as wiring
 from api.operations import Asked
-from api.serve import configured
+from api.process import furnishing
+from api.process.app import application
+from api.process.serve import configured
 from api.settings import Settings
-from ledger import clock, database
-from ledger.embedded import EmbeddedPostgres
+from ledger import clock
 from ledger.pricing import STANDARD_CARD, ModelPrice, RateCard
 from ledger.ratecards import draft_of
+from ledger.server import database
+from ledger.server.embedded import EmbeddedPostgres
 
 # No test is a timed one: a busy machine would fail it.
 hypothesis.settings.register_profile("untimed", deadline=None)

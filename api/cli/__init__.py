@@ -29,7 +29,7 @@ COMMANDS = {
     "report": Place("api.cli.report", "Spend per integration, balances."),
     "audit": Place("api.cli.audit", "Verify the ledger; rebuild what follows from it."),
     "db": Place("api.cli.db", "Bring the database up to date; tell how it stands."),
-    "bench": Place("api.bench.command", "Measure speed, beside the peers'."),
+    "bench": Place("api.cli.bench", "Measure speed, beside the peers'."),
 }
 """Every command, in the order of the help. One whose package is not installed is not listed."""
 

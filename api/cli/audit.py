@@ -12,7 +12,7 @@ from api.cli.service import settings
 from api.cli.storage import database_url
 from api.cli.terminal import Cell, json_option, out, progress, show, table
 from ledger.errors import LedgerCorrupt
-from ledger.verify import Progress, Report, verify
+from ledger.record.verify import Progress, Report, verify
 from projections import rebuild as rebuilding
 from projections.engine import CATCHING_UP
 from projections.rebuild import Compared

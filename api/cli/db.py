@@ -8,7 +8,7 @@ import psycopg
 from api.cli.service import settings
 from api.cli.storage import database_url
 from api.cli.terminal import facts, json_option, out, show, table
-from ledger import database
+from ledger.server import database
 
 FACTS: LiteralString = (
     "SELECT current_setting('server_version'), pg_database_size(current_database()),"

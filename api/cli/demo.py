@@ -24,12 +24,12 @@ from api.cli.report import plain, print_spend
 from api.cli.service import KEPT_SECRET, Service, settings, url_of
 from api.cli.storage import database_url, reading
 from api.cli.terminal import err, json_option, out, show, table
-from api.replay.fleet import Fleet
-from api.replay.sender import BATCH, SINGLE, Options
-from api.replay.tally import Tally
-from api.replay.traces import GENERATED
-from api.serve import settings_as_environment
+from api.process.serve import settings_as_environment
 from api.settings import Settings
+from api.tools.replay.fleet import Fleet
+from api.tools.replay.sender import BATCH, SINGLE, Options
+from api.tools.replay.tally import Tally
+from api.tools.replay.traces import GENERATED
 from ledger.keys import DIALECTS
 
 READY_SECONDS = 120
@@ -105,7 +105,7 @@ def running(found: Settings) -> Iterator[str]:
     environment = {**os.environ, **settings_as_environment(chosen)}
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "api.serve"],
+            [sys.executable, "-m", "api.process.serve"],
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=output,

@@ -9,12 +9,12 @@ import click
 from api.cli import Failure
 from api.cli.service import Service, connect
 from api.cli.terminal import Cell, err, json_option, out, progress, show, table
-from api.replay import fleet as fleets
-from api.replay import sender
-from api.replay.fleet import Fleet
-from api.replay.sender import BATCH, SINGLE, Options
-from api.replay.tally import Tally
-from api.replay.traces import InvalidTrace, Trace, open_trace
+from api.tools.replay import fleet as fleets
+from api.tools.replay import sender
+from api.tools.replay.fleet import Fleet
+from api.tools.replay.sender import BATCH, SINGLE, Options
+from api.tools.replay.tally import Tally
+from api.tools.replay.traces import InvalidTrace, Trace, open_trace
 
 SHOWN_EVERY = 50
 """Answers between two looks of the progress bar."""

@@ -28,9 +28,9 @@ def command(*, host: str | None, port: int | None, workers: int | None) -> None:
     Without KEYLEDGER_DATABASE_URL an embedded PostgreSQL runs in the data directory. At the first
     start the operator's secret is made and printed once.
     """
-    from api import logs, serve  # noqa: PLC0415 - the help needs neither
-    from ledger.embedded import EmbeddedDatabaseError  # noqa: PLC0415
+    from api.process import logs, serve  # noqa: PLC0415 - the help needs neither
     from ledger.errors import IncompatibleDatabase  # noqa: PLC0415
+    from ledger.server.embedded import EmbeddedDatabaseError  # noqa: PLC0415
 
     found = settings()
     given = {"host": host, "port": port, "workers": workers}

@@ -7,12 +7,12 @@ import psycopg
 
 from api.cli import Failure
 from api.settings import Settings
-from ledger import database
-from ledger.embedded import EmbeddedDatabaseError, EmbeddedPostgres
 from ledger.errors import IncompatibleDatabase
+from ledger.server import database
+from ledger.server.embedded import EmbeddedDatabaseError, EmbeddedPostgres
 
 EMBEDDED = "postgres"
-"""Where in the data directory the embedded server lives; ``api.serve`` uses the same."""
+"""Where in the data directory the embedded server lives; ``api.process.serve`` uses the same."""
 
 
 @contextmanager

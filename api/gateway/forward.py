@@ -16,8 +16,6 @@ import msgspec
 import structlog
 from litestar.types import Receive, Send
 
-from api import metrics
-from api.exchange import Answer
 from api.gateway import replies, sse, standing, tally, wishes
 from api.gateway.bounds import Asking, Figures, Told
 from api.gateway.meters import Meter
@@ -34,9 +32,11 @@ from api.gateway.upstream import (
     UpstreamTimedOut,
 )
 from api.gateway.wishes import Wish
+from api.http import metrics
+from api.http.exchange import Answer
+from api.http.failure import Failure, Kind
+from api.http.reading import UNREADABLE
 from api.operations import Calls, Permits, notes_of
-from api.reading import UNREADABLE
-from api.surface.failure import Failure, Kind
 from ledger import secrets
 from ledger.clock import Instant
 from ledger.ids import AccountId, KeyId

@@ -2,7 +2,7 @@
 
 The request's id is derived from key, route and ``Idempotency-Key``, so that the ledger's own rule
 (a request id charges once, for ever) holds in any process and after any restart. The answer stands
-beside the ledger for minutes (``api.answers``). README.md has the table of cases.
+beside the ledger for minutes (``api.gateway.answers``). README.md has the table of cases.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from typing import Any
 
 from litestar.types import Receive, Send
 
-from api.answers import (
+from api.gateway.answers import (
     ANSWER_MAX,
     WAIT_SECONDS,
     Claimed,
@@ -26,10 +26,10 @@ from api.answers import (
     UnderWay,
     place_of,
 )
-from api.exchange import Answer
-from api.surface.credentials import KeyCaller
-from api.surface.failure import Failure, Kind
-from api.surface.routing import Ask, Reply, Route, Streamed, Surface
+from api.http.exchange import Answer
+from api.http.failure import Failure, Kind
+from api.http.routing import Ask, Reply, Route, Streamed, Surface
+from api.identity.credentials import KeyCaller
 from ledger import events as e
 from ledger.errors import LedgerError, NoSuchRequest, RequestIdIsTaken
 from ledger.metering import Known, Release

@@ -13,7 +13,7 @@ import msgspec
 from api.gateway import sse, tokens
 from api.gateway.meters import INPUT_ONLY, Meter
 from api.gateway.wishes import Wish
-from api.reading import UNREADABLE
+from api.http.reading import UNREADABLE
 from ledger.reports import Evidence, Passed, Reading
 from ledger.said import Said, said_by
 from ledger.usage import Usage

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import msgspec
 import structlog
 
-from api import metrics
+from api.http import metrics
 from api.operations import Calls
 from ledger.errors import AppendConflict, NoSuchRequest, Refused
 from ledger.ids import AccountId, KeyId

@@ -11,12 +11,12 @@ from uuid import UUID
 
 import msgspec
 
-from api import reading
+from api.beside.resources import KEPT_MAX, NoSuchResource, Resource, Resources, TooMany
 from api.gateway import sample
 from api.gateway.sample import Made, Refusal
 from api.gateway.upstream import Outgoing
-from api.problems import Problem
-from api.resources import KEPT_MAX, NoSuchResource, Resource, Resources, TooMany
+from api.http import reading
+from api.http.problems import Problem
 from ledger import secrets
 from ledger.clock import format_instant
 

@@ -11,10 +11,10 @@ from typing import Annotated, Any, NamedTuple, TypeVar
 
 import msgspec
 
-from api import reading
 from api.gateway.content import Content, objects
-from api.problems import Problem
-from api.surface.failure import Failure, Kind, invalid, of_problem
+from api.http import reading
+from api.http.failure import Failure, Kind, invalid, of_problem
+from api.http.problems import Problem
 from ledger.usage import Usage
 
 COMPLETION_DEFAULT = 16

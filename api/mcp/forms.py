@@ -7,7 +7,7 @@ import msgspec
 from msgspec import Meta
 
 from api.dialects.ryvion.views import ListedKey
-from api.views import BalanceView, LimitView, LotPart, MoneyView
+from api.native.views import BalanceView, LimitView, LotPart, MoneyView
 
 SHOWN_MAX = 100
 LINES_MAX = 1_000

@@ -17,17 +17,17 @@ from mcp.server.lowlevel import Server
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from mcp.shared.exceptions import MCPError
 
-from api import reading
 from api.dialects.ryvion import credentials
 from api.dialects.ryvion.credentials import Client
 from api.dialects.ryvion.errors import word
+from api.http import reading
+from api.http.failure import Failure, Kind
+from api.http.openapi import VERSION
+from api.http.problems import Problem
+from api.http.routing import failure_of
 from api.mcp.schemas import schema
 from api.mcp.tools import TOOLS, Tool
-from api.problems import Problem
-from api.surface.failure import Failure, Kind
-from api.surface.openapi import VERSION
-from api.surface.routing import failure_of
-from api.wiring import UNREACHABLE, Services
+from api.services import UNREACHABLE, Services
 from ledger.errors import LedgerError
 
 log = structlog.get_logger("keyledger.mcp")

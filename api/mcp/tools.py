@@ -9,11 +9,11 @@ import msgspec
 
 from api.dialects.ryvion import billing, bodies, keys, views
 from api.dialects.ryvion.credentials import Client
+from api.http.failure import Failure, Kind, invalid
 from api.mcp import forms
+from api.native.views import EventView, PositionView, RefusalView, receipt
 from api.queries import SpendLine, SpendTerms
-from api.surface.failure import Failure, Kind, invalid
-from api.views import EventView, PositionView, RefusalView, receipt
-from api.wiring import Services
+from api.services import Services
 from ledger.clock import format_instant
 from ledger.errors import NoSuchRequest
 from ledger.ids import parse_id

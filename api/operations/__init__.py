@@ -1,7 +1,7 @@
 """What people may do: each operation turns what was asked into one command of one lane.
 
-Only here and in ``api.jobs`` do commands come into being. Nothing here knows HTTP, and nothing
-decides: decisions are the pure functions of ``ledger``, called inside the lane.
+Only here and in ``api.process.jobs`` do commands come into being. Nothing here knows HTTP, and
+nothing decides: decisions are the pure functions of ``ledger``, called inside the lane.
 
 Read ``asked`` (who asks, what is answered), ``desk`` (how a change goes through its lane),
 ``accounts`` (changes of one subject); then ``requests``, whose commands are their own. Others are

@@ -8,7 +8,7 @@ from uuid import UUID
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from api import views
+from api.native import views
 from api.operations.asked import Asked, Done, check_reason
 from api.operations.desk import Desk, Render, Rule
 from api.operations.members import Person
@@ -21,8 +21,8 @@ from ledger.ids import OPERATOR_ACCOUNT, AccountId, new_account_id
 from ledger.keys import require_no_secret
 from ledger.metering import Facts
 from ledger.money import Amount, format_pico
+from ledger.record.store import Row
 from ledger.state import LaneState, advance, evolve
-from ledger.store import Row
 from projections import reads
 from projections.wallets import WalletRow
 

@@ -6,12 +6,12 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from api.exchange import Position
+from api.http.exchange import Position
 from ledger.accounts import REASON_MAX
-from ledger.batch import Idempotency
 from ledger.codec import Recorded
 from ledger.errors import InvalidField
 from ledger.ids import AccountId, KeyId, format_id, request_hash
+from ledger.record.batch import Idempotency
 
 _canonical = msgspec.json.Encoder(order="deterministic").encode
 

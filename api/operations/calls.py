@@ -15,14 +15,14 @@ import msgspec
 from api.operations.decisions import Sees, shown
 from ledger import accounts, keys, metering
 from ledger import events as e
-from ledger.batch import Command, Outcome, is_under_way
 from ledger.clock import Instant
 from ledger.errors import LimitIsReached, RequestFailed, RequestIdIsTaken
 from ledger.fitting import Fitted, Open, fit
 from ledger.ids import AccountId, KeyId
-from ledger.lanes import Writer
 from ledger.metering import Facts, Made, Reserve
 from ledger.pricing import PriceBook
+from ledger.record.batch import Command, Outcome, is_under_way
+from ledger.record.lanes import Writer
 from ledger.state import Account, Key
 
 Permits = Callable[[Account, Key, Instant], None]

@@ -3,7 +3,7 @@
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 
-from api import views
+from api.native import views
 from api.operations.asked import Asked, Done, fingerprint
 from api.operations.desk import Desk, Rule
 from ledger import accounts
@@ -15,7 +15,7 @@ from ledger.errors import InvalidField
 from ledger.ids import AccountId
 from ledger.metering import Facts
 from ledger.money import Amount, format_pico
-from ledger.store import Row
+from ledger.record.store import Row
 from projections import allowances
 
 

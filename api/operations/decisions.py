@@ -10,8 +10,8 @@ from ledger.clock import Instant
 from ledger.codec import Recorded
 from ledger.ids import KeyId
 from ledger.metering import Facts, Made
+from ledger.record.store import Row
 from ledger.state import Account, Key
-from ledger.store import Row
 
 Decide = Callable[[Facts, Instant], Made]
 Also = Callable[[list[Recorded]], list[Row]]

@@ -8,18 +8,18 @@ from typing import Any
 
 import msgspec
 
-from api.exchange import Position
+from api.http.exchange import Position
 from api.operations.asked import Asked, Done, idempotency
 from ledger import events as e
-from ledger.batch import Command
 from ledger.clock import Instant
 from ledger.codec import Recorded
 from ledger.errors import InvalidField
 from ledger.ids import AccountId, KeyId
-from ledger.lanes import Writer
 from ledger.metering import Facts, Made
 from ledger.money import KNOWN_ASSETS, InvalidAmount
-from ledger.store import Row
+from ledger.record.batch import Command
+from ledger.record.lanes import Writer
+from ledger.record.store import Row
 
 Rule = Callable[[Facts, Instant], list[e.AnyEvent]]
 """Decides: events, or a refusal raised; no events where all is so already."""

@@ -4,7 +4,7 @@ from typing import NamedTuple, Self
 
 import msgspec
 
-from api import views
+from api.native import views
 from api.operations.asked import Done
 from ledger import events as e
 from ledger.codec import Recorded

@@ -6,8 +6,7 @@ from typing import Any
 
 import msgspec
 
-from api import views
-from api.opening import KEY_LIMITS
+from api.native import views
 from api.operations.asked import Asked, Done, fingerprint, key_of_actor
 from api.operations.desk import Desk, Rule
 from api.operations.issued import (
@@ -20,7 +19,8 @@ from api.operations.issued import (
     Issued,
     first_state,
 )
-from api.resolve import CACHE_MAX, Lru, Proof, Resolver
+from api.operations.opening import KEY_LIMITS
+from api.queries.resolve import CACHE_MAX, Lru, Proof, Resolver
 from ledger import events as e
 from ledger import keys, secrets
 from ledger.clock import Instant
@@ -30,8 +30,8 @@ from ledger.ids import AccountId, KeyId, format_id, new_key_id, parse_id
 from ledger.metering import OPERATOR, Facts
 from ledger.pricing import MODEL_TOKENS_MAX
 from ledger.ratecards import RateCards
+from ledger.record.store import Row
 from ledger.state import Key
-from ledger.store import Row
 from projections import reads
 
 SESSION_NAME = "Web"

@@ -10,10 +10,10 @@ from api.operations.keys import Keys
 from api.operations.members import Members
 from api.operations.prices import Prices
 from api.operations.requests import Requests
-from api.resolve import Resolver
+from api.queries.resolve import Resolver
 from ledger.ids import AccountId
-from ledger.lanes import Writer
 from ledger.money import KNOWN_ASSETS, Amount
+from ledger.record.lanes import Writer
 from ledger.secrets import Peppers
 
 

@@ -3,7 +3,7 @@
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from api import views
+from api.native import views
 from api.operations.asked import Asked, Done
 from api.operations.desk import Desk
 from ledger import accounts
@@ -13,8 +13,8 @@ from ledger.codec import Recorded
 from ledger.ids import AccountId, format_id, new_member_id
 from ledger.keys import require_no_secret
 from ledger.metering import Facts
+from ledger.record.store import Row
 from ledger.secrets import new_salt
-from ledger.store import Row
 from projections import reads
 
 

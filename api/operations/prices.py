@@ -2,17 +2,18 @@
 
 from typing import Any
 
-from api import views
+from api.native import views
 from api.operations.asked import Asked, Done
 from api.operations.desk import Desk
 from ledger import events as e
-from ledger import ratecards, store
+from ledger import ratecards
 from ledger.clock import Instant
 from ledger.codec import Recorded
 from ledger.ids import OPERATOR_ACCOUNT
 from ledger.metering import Facts
 from ledger.pricing import PriceChange, RateCard, content_hash
 from ledger.ratecards import Draft, Proposal, Version
+from ledger.record import store
 
 CHANGES_SHOWN = 200
 

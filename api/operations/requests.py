@@ -8,18 +8,18 @@ from collections.abc import Awaitable, Mapping, Sequence
 
 import msgspec
 
-from api import views
-from api.exchange import Position
+from api.http.exchange import Position
+from api.native import views
 from api.operations.asked import Asked, Done, check_reason, idempotency
 from api.operations.decisions import Decide, Sees, reserving, shown
 from ledger import metering
-from ledger.batch import Command, Idempotency, Outcome
 from ledger.clock import Instant
 from ledger.codec import Recorded
 from ledger.errors import NoSuchRequest
 from ledger.ids import AccountId, KeyId, rating_id
-from ledger.lanes import Writer
 from ledger.metering import Facts, Known, Made
+from ledger.record.batch import Command, Idempotency, Outcome
+from ledger.record.lanes import Writer
 
 
 def notes_of(metadata: Mapping[str, str], end_user: str) -> metering.Notes | None:

@@ -13,7 +13,7 @@ import pyarrow as pa
 from ledger.ids import format_id
 from ledger.money import decimal_of
 from ledger.usage import INPUT_TOKENS, OUTPUT_TOKENS
-from projections.spend import COLUMNS, summed_each
+from projections.inline.spend import COLUMNS, summed_each
 
 AMOUNT = pa.decimal128(38, 12)
 GROUPS = ("account", "integration", "dialect", "model", "day", "key")

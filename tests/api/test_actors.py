@@ -6,7 +6,7 @@ from uuid import UUID
 
 import pytest
 
-from ledger import verify
+from ledger.record import verify
 from projections import rebuild
 
 PASSWORD = "correct horse battery"

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from api import settings, wiring
+from api import services as wiring
+from api import settings
 from api.operations import Asked
 from ledger import events as e
 from ledger.money import KNOWN_ASSETS

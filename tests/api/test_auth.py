@@ -9,8 +9,8 @@ import httpx
 import jwt
 import pytest
 
-from api import auth
-from api.operator.routing import ROUTES, Route
+from api.identity import auth
+from api.native.routing import ROUTES, Route
 from ledger import clock
 
 PASSWORD = "correct horse battery"

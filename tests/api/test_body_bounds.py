@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from api import app, reading
-from api.front import SURFACES
-from api.operator.routing import ROUTES
-from api.surface.routing import anybody
+from api.http import reading
+from api.http.routing import anybody
+from api.native.routing import ROUTES
+from api.process import app
+from api.process.front import SURFACES
 
 KIB, MIB = 2**10, 2**20
 LARGE = {

@@ -8,7 +8,8 @@ from typing import Any
 import httpx
 import pytest
 
-from ledger import clock, database
+from ledger import clock
+from ledger.server import database
 from tests.conftest import Served, World, settings_for
 
 DAY = timedelta(days=1)

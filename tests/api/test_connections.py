@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import uvicorn
 
-from api import wire
-from api.serve import configured
+from api.process import wire
+from api.process.serve import configured
 
 HEAD = b"POST /whole HTTP/1.1\r\nHost: h\r\n"
 KEEP_ALIVE_SECONDS = 1

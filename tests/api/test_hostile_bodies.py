@@ -10,13 +10,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from api import reading
 from api.gateway import wishes
-from api.operator import bodies
-from api.operator.usage import usage_of_cloud
-from api.problems import Problem
-from api.serve import COLLECTED_AFTER
-from api.surface.failure import Failure
+from api.http import reading
+from api.http.failure import Failure
+from api.http.problems import Problem
+from api.native import bodies
+from api.native.usage import usage_of_cloud
+from api.process.serve import COLLECTED_AFTER
 
 SIZE = 1_000_000
 TIMES_MAX = 4

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from api import jobs, wiring
+from api import services as wiring
 from api.operations import Asked
+from api.process import jobs
 from ledger import clock, metering
 from ledger import events as e
 from ledger.pricing import ModelPrice, RateCard

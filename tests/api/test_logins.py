@@ -13,10 +13,10 @@ import httpx
 import psycopg
 import pytest
 
-from api import auth
-from api.attempts import Bound
-from api.problems import Problem
-from api.wiring import Services
+from api.http.problems import Problem
+from api.identity import auth
+from api.identity.attempts import Bound
+from api.services import Services
 from tests.conftest import Served, settings_for
 from tests.dialects.fleet import running
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from api import metrics
+from api.http import metrics
 
 ROOT = Path(__file__).parents[2]
 PREFIX = "keyledger_http_request"
@@ -57,7 +57,7 @@ def test_other_workers_see_it_without_being_asked() -> None:
 def test_what_a_dead_worker_said_of_itself_is_taken_out(tmp_path: Path) -> None:
     """Endings that waited in a process that is gone wait no more; what it counted stays."""
     code = (
-        "from api import metrics; import asyncio, os;"
+        "from api.http import metrics; import asyncio, os;"
         " metrics.note_waiting(7);"
         " asyncio.run(asyncio.sleep(0)); print(os.getpid())"
     )
@@ -70,7 +70,7 @@ def test_what_a_dead_worker_said_of_itself_is_taken_out(tmp_path: Path) -> None:
         text=True,
         check=True,
     )
-    scrape = "from api import metrics; print(metrics.text().decode())"
+    scrape = "from api.http import metrics; print(metrics.text().decode())"
 
     def waiting() -> list[str]:
         told = subprocess.run(

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from api import wiring
+from api import services as wiring
 from api.operations import Asked
 from api.settings import Settings
 from ledger import events as e

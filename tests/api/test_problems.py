@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-from api import problems
+from api.http import problems
 from ledger import clock, errors
 
 

@@ -12,8 +12,8 @@ import httpx
 import pytest
 import uvicorn
 
-from api.exchange import Answer, Call
-from api.serve import configured
+from api.http.exchange import Answer, Call
+from api.process.serve import configured
 from api.settings import InvalidSetting, Settings, from_environment
 from tests.conftest import Served, settings_for
 

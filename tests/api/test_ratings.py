@@ -7,8 +7,9 @@ from typing import Any
 
 import psycopg
 
-from api import jobs, wiring
-from ledger import verify
+from api import services as wiring
+from api.process import jobs
+from ledger.record import verify
 from projections import rebuild
 from tests.api.test_jobs import SETTINGS
 

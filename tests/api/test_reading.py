@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api import reading
-from api.problems import Problem
+from api.http import reading
+from api.http.problems import Problem
 
 ANY = msgspec.json.Decoder()
 

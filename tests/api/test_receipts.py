@@ -7,7 +7,7 @@ from uuid import UUID
 import msgspec
 import pytest
 
-from api import views
+from api.native import views
 from ledger import codec
 from ledger import events as e
 from ledger.clock import Instant, format_instant

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from api.operator.usage import PART
+from api.native.usage import PART
 
 NDJSON = {"Content-Type": "application/x-ndjson"}
 CLOUD = {"Content-Type": "application/cloudevents+json"}

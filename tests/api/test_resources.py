@@ -5,8 +5,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from api import openapi
-from api.operator.routing import ROUTES
+from api.native import openapi
+from api.native.routing import ROUTES
 from ledger import secrets
 
 

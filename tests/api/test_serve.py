@@ -17,17 +17,19 @@ from typing import Any
 import httpx
 import pytest
 
-from api import logs, serve, settings, wire
+from api import settings
+from api.process import logs, serve, wire
 from api.settings import InvalidSetting, Settings, from_environment
-from ledger import database, secrets
+from ledger import secrets
 from ledger.secrets import REDACTED
+from ledger.server import database
 from tests.conftest import TLS
 
 ADDRESS_WAIT_SECONDS = 60
 
 
 class Running:
-    """`python -m api.serve` on a furnished database."""
+    """`python -m api.process.serve` on a furnished database."""
 
     def __init__(self, url: str, home: Path, port: int) -> None:
         """Start it."""
@@ -44,7 +46,7 @@ class Running:
         }
         with self.log.open("wb") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "api.serve"],
+                [sys.executable, "-m", "api.process.serve"],
                 env=environment,
                 stdout=output,
                 stderr=output,
@@ -208,7 +210,7 @@ def test_a_wrong_pepper_is_refused_at_start(furnished_url: str, tmp_path: Path) 
         "KEYLEDGER_ADMIN_SECRET": "x",
     }
     done = subprocess.run(
-        [sys.executable, "-m", "api.serve"],
+        [sys.executable, "-m", "api.process.serve"],
         env=environment,
         capture_output=True,
         text=True,
@@ -234,7 +236,7 @@ def test_an_offset_of_the_clock_is_for_databases_made_for_tests(
         "KEYLEDGER_CLOCK_OFFSET": "P40D",
     }
     done = subprocess.run(
-        [sys.executable, "-m", "api.serve"],
+        [sys.executable, "-m", "api.process.serve"],
         env=environment,
         capture_output=True,
         text=True,

@@ -11,11 +11,11 @@ from typing import Any
 import httpx
 import pytest
 
-from api.attempts import site_of
-from api.problems import Problem
+from api.http.problems import Problem
+from api.identity.attempts import site_of
+from api.identity.signup import Signups
+from api.services import Services
 from api.settings import InvalidSetting, from_environment
-from api.signup import Signups
-from api.wiring import Services
 from tests.conftest import Served, settings_for
 
 SIGNUP = "/api/v1/auth/signup"

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import uvicorn
 
-from api.serve import configured
-from api.wire import Gathering
+from api.process.serve import configured
+from api.process.wire import Gathering
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n"
 

@@ -13,8 +13,8 @@ import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
-from api.bench.command import command
-from api.bench.table import Row, rendered
+from api.cli.bench import command
+from api.tools.bench.table import Row, rendered
 
 pytestmark = pytest.mark.processes
 

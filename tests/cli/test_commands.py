@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ledger import database
+from ledger.server import database
 
 SECRET = re.compile(r"sk-bve-[0-9a-f]{64}")
 

@@ -45,7 +45,7 @@ def test_the_help_imports_nothing_slow() -> None:
 
 def test_a_worker_imports_no_pandas() -> None:
     """Frames are for reports; a process that answers requests has none."""
-    found = imported_by("import api.app, api.jobs, api.serve")
+    found = imported_by("import api.process.app, api.process.jobs, api.process.serve")
     assert found.isdisjoint({"pandas", "pyarrow", "matplotlib", "genai_prices"})
 
 

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from api import settings, wiring
-from api.characters import Character, Draft
-from api.conversations import Conversations
+from api import services as wiring
+from api import settings
+from api.beside.characters import Character, Draft
+from api.beside.conversations import Conversations
 from api.operations import Asked
 from ledger import events as e
 from ledger.ids import AccountId

@@ -8,8 +8,8 @@ from uuid import UUID
 import msgspec
 import pytest
 
-from api import characters, conversations
-from api.characters import (
+from api.beside import characters, conversations
+from api.beside.characters import (
     CharacterIsDenied,
     CharacterIsNoDraft,
     CharacterIsNotPublished,
@@ -19,8 +19,8 @@ from api.characters import (
     SlugIsTaken,
     TooManyCharacters,
 )
-from api.conversations import Changes, Once
-from api.surface.failure import Kind, of_problem
+from api.beside.conversations import Changes, Once
+from api.http.failure import Kind, of_problem
 from ledger.errors import (
     AccountIsClosed,
     IdempotencyKeyIsTaken,

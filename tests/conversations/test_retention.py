@@ -9,11 +9,14 @@ import psycopg
 import pytest
 import structlog
 
-from api import conversations, jobs, logs, settings
-from api.conversations import NoSuchSession, Turn
+from api import settings
+from api.beside import conversations
+from api.beside.conversations import NoSuchSession, Turn
 from api.operations import Asked
-from ledger import database, metering
+from api.process import jobs, logs
 from ledger import events as e
+from ledger import metering
+from ledger.server import database
 from ledger.usage import Usage
 from projections import reads
 

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import httpx
 import pytest
 
-from api import auth
-from api.characters import CHARACTERS_MAX, DESCRIPTION_MAX
+from api.beside.characters import CHARACTERS_MAX, DESCRIPTION_MAX
+from api.identity import auth
 
 PASSWORD = "correct horse battery"
 NEVER = "00000000-0000-7000-8000-00000000abcd"

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api import characters, furnishing
-from api.characters import Character, Draft, Scenario
+from api.beside import characters
+from api.beside.characters import Character, Draft, Scenario
+from api.process import furnishing
 from ledger import clock, secrets
 from ledger.errors import InvalidField
 from ledger.ids import OPERATOR_ACCOUNT

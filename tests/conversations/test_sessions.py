@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from api import conversations
-from api.characters import NAME_MAX
-from api.conversations import NoSuchSession, Session, Turn
+from api.beside import conversations
+from api.beside.characters import NAME_MAX
+from api.beside.conversations import NoSuchSession, Session, Turn
 from ledger import secrets
 from ledger.errors import InvalidField
 

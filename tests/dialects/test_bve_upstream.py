@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from api.dialects.bve.routes_inference import _only
-from api.surface.failure import Failure, Kind
+from api.http.failure import Failure, Kind
 from tests.conftest import Served, settings_for
 from tests.dialects.test_bve import create
 from tests.dialects.test_bve_inference import CHAT

@@ -11,8 +11,8 @@ from uuid import UUID
 import httpx
 import pytest
 
-from ledger import database
 from ledger.errors import LedgerUnavailable
+from ledger.server import database
 
 CHAT = {"model": "keyledger-small", "messages": [{"role": "user", "content": "Hi"}]}
 CHARACTER = "the character of the house"

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from api.dialects.foil.talk import _text_of
-from api.surface.failure import Failure, Kind
+from api.http.failure import Failure, Kind
 from tests.conftest import Served, settings_for
 from tests.dialects.test_foil import Game, message_of
 from tests.gateway import scripted

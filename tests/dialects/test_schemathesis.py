@@ -18,9 +18,9 @@ from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi import checks
 
-from api.front import SURFACES, dialect_documents
-from api.openapi import document
-from api.operator.routing import ROUTES
+from api.native.openapi import document
+from api.native.routing import ROUTES
+from api.process.front import SURFACES, dialect_documents
 from tests.conftest import SEED
 from tests.dialects.fleet import Fleet, running
 from tests.dialects.scene import NATIVE, Scene

@@ -11,8 +11,8 @@ from uuid import UUID
 import httpx
 import pytest
 
-from api.auth import PERMISSIONS, ROLES
 from api.dialects.venice import SURFACE
+from api.identity.auth import PERMISSIONS, ROLES
 from ledger import clock, secrets
 from tests.conftest import TLS
 from tests.dialects.venice_world import (

@@ -13,7 +13,8 @@ from typing import Any
 import httpx
 import pytest
 
-from api import jobs, wiring
+from api import services as wiring
+from api.process import jobs
 from ledger import clock
 from tests.dialects.venice_world import KEYS, LARGE, NOWHERE, Opens, Venice, is_milliseconds
 

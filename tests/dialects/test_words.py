@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from api.front import SURFACES
-from api.surface.failure import Failure, Kind
+from api.http.failure import Failure, Kind
+from api.process.front import SURFACES
 from ledger.errors import LimitIsReached
 from ledger.limits import LimitId
 

@@ -8,7 +8,7 @@ from uuid import UUID
 
 import httpx
 
-from api.opening import LIMITS, PAYS_WITH
+from api.operations.opening import LIMITS, PAYS_WITH
 from ledger.clock import format_milliseconds, parse_instant
 
 KEYS = "/api/v1/api_keys"

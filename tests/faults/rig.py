@@ -17,8 +17,8 @@ import httpx
 import psycopg
 
 import ledger
-from ledger import embedded
-from ledger.database import SCHEMA
+from ledger.server import embedded
+from ledger.server.database import SCHEMA
 
 ROOT = Path(ledger.__file__).parents[1]
 OPERATOR = "operator-secret-of-the-fault-tests"
@@ -157,7 +157,7 @@ class Postgres:
 
 
 class Service:
-    """``python -m api.serve`` as a process of its own, with its words in a file."""
+    """``python -m api.process.serve`` as a process of its own, with its words in a file."""
 
     def __init__(self, home: Path, *, workers: int = 1, **environment: str) -> None:
         """Take its data directory and whatever else the environment says."""
@@ -185,7 +185,7 @@ class Service:
         """Start it and do not wait."""
         with self.log.open("ab") as words:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "api.serve"],
+                [sys.executable, "-m", "api.process.serve"],
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=words,

@@ -13,9 +13,9 @@ import psycopg
 import pytest
 import rig
 
-from ledger import verify
-from ledger.database import SCHEMA
-from ledger.embedded import EmbeddedPostgres
+from ledger.record import verify
+from ledger.server.database import SCHEMA
+from ledger.server.embedded import EmbeddedPostgres
 from projections import rebuild
 from tests.conftest import SEED
 

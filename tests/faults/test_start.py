@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import rig
 
-from ledger.embedded import MAJOR_VERSION, EmbeddedPostgres, binary
+from ledger.server.embedded import MAJOR_VERSION, EmbeddedPostgres, binary
 
 pytestmark = pytest.mark.faults
 

@@ -13,14 +13,14 @@ from typing import Any
 import httpx
 import uvicorn
 
-from api.exchange import Answer, Call
 from api.gateway import headers, table, wishes
 from api.gateway.forward import Admission, Bounds, Work
+from api.http.exchange import Answer, Call
+from api.http.failure import Failure, Kind
+from api.http.paths import Paths
+from api.http.routing import failure_of
 from api.operations import Asked
-from api.surface.failure import Failure, Kind
-from api.surface.paths import Paths
-from api.surface.routing import failure_of
-from api.wiring import Services
+from api.services import Services
 from ledger import events as e
 from ledger.errors import LedgerError
 from ledger.ids import AccountId, KeyId, new_account_id, new_request_id

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from api.gateway import meters, replies, sse, table, tokens, wishes
 from api.gateway.tally import Tally
-from api.surface.failure import Failure, Kind
+from api.http.failure import Failure, Kind
 from ledger.usage import Usage
 
 HELLO: list[dict[str, Any]] = [{"role": "user", "content": "Hello"}]

@@ -26,10 +26,9 @@ import psycopg
 import pytest
 from psycopg_pool import AsyncConnectionPool
 
-from api import answers
-from api.answers import Answers
-from api.gateway import once
-from ledger import database
+from api.gateway import answers, once
+from api.gateway.answers import Answers
+from ledger.server import database
 from tests.conftest import Served, settings_for
 from tests.dialects.fleet import Fleet, Line, lines, running
 from tests.dialects.test_conformance import DRIVERS, House

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import pytest
 
-from api.serve import GRACE_SECONDS, KILL_SECONDS
+from api.process.serve import GRACE_SECONDS, KILL_SECONDS
 from tests.dialects.fleet import running
 from tests.gateway.book import Booked, book, open_reservations
 from tests.gateway.caller import Caller

@@ -682,7 +682,7 @@ def test_upstreams_share_what_is_open_and_not_their_keys() -> None:
 
 def test_who_has_no_upstream_does_not_load_the_client() -> None:
     """Nor does whoever only starts a process."""
-    code = "import sys, api.app, api.wiring; sys.exit('aiohttp' in sys.modules)"
+    code = "import sys, api.process.app, api.services; sys.exit('aiohttp' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -241,7 +241,7 @@ def test_how_much_is_kept_is_exact_under_concurrency(
     """Of many at once exactly as many are kept as there is room for."""
     import asyncio  # noqa: PLC0415
 
-    from api import resources  # noqa: PLC0415
+    from api.beside import resources  # noqa: PLC0415
 
     monkeypatch.setattr(resources, "KEPT_MAX", 5)
     services = built_in.services

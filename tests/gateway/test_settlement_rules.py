@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from api import metrics
+from api.http import metrics
 from tests.gateway.book import all_events, ended, open_reservations
 from tests.gateway.rig import Rig
 from tests.gateway.scripted import INPUT, KEY, Scripted

@@ -22,11 +22,11 @@ FLOATS_ALLOWED = {
     "projections/reports": "frames and charts for people; sums stay decimal128",
     "api/settings.py": "reads time-outs from the environment",
     "api/cli": "shows shares and rates on a terminal",
-    "api/bench": "measures ratios",
-    "api/replay": "draws arrivals from measured rates, keeps speeds and latencies; no amount",
+    "api/tools/bench": "measures ratios",
+    "api/tools/replay": "draws arrivals from measured rates, keeps speeds and latencies; no amount",
     "api/demo": "shows throughput",
 }
-DIVISION_ALLOWED = FLOATS_ALLOWED | {"ledger/embedded.py": "all its divisions join paths"}
+DIVISION_ALLOWED = FLOATS_ALLOWED | {"ledger/server/embedded.py": "all its divisions join paths"}
 
 TIME_OUT = re.compile(r"timeout|_seconds$", re.IGNORECASE)
 PATH_NAME = re.compile(r"path|home|dir|root|file|folder", re.IGNORECASE)

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from api.front import SURFACES, Front
+from api.dialects.forwarding import forward
 from api.gateway.table import Entry
-from api.metered import COUNTED, FREE, METERS, acts_for_a_key, require_meters
-from api.surface.credentials import KeyCaller
-from api.surface.forwarding import forward
-from api.surface.routing import Ask, Reply, Route, Routes, Surface, anybody
+from api.http.routing import Ask, Reply, Route, Routes, Surface, anybody
+from api.identity.credentials import KeyCaller
+from api.process.front import SURFACES, Front
+from api.process.metered import COUNTED, FREE, METERS, acts_for_a_key, require_meters
 from ledger.metering import Record, Reserve
 
 WAYS = (forward, Record, Reserve)

@@ -19,11 +19,14 @@ TRIES = """
 import asyncio, json, sys
 from pathlib import Path
 import psycopg
-from api import openapi, views, wiring
+from api import services as wiring
+from api.native import openapi, views
 from api.operations import Asked
 from api.queries import SpendTerms
 from api.mcp import tools
-from ledger import database, events as e, metering, verify
+from ledger import events as e, metering
+from ledger.record import verify
+from ledger.server import database
 from ledger.pricing import ModelPrice, RateCard
 from ledger.clock import EARLIEST
 from ledger.usage import Usage

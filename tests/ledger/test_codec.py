@@ -402,7 +402,7 @@ def test_what_cannot_be_read_is_named(label, payload) -> None:
 
 def test_the_database_knows_exactly_the_events_there_are() -> None:
     """The enum of the first migration, with what later ones add, is what the codec writes."""
-    versions = Path(ledger.__file__).parent / "migrations" / "versions"
+    versions = Path(ledger.__file__).parent / "server" / "migrations" / "versions"
     known: list[str] = []
     for path in sorted(versions.glob("[0-9]*.py")):
         spec = importlib.util.spec_from_file_location(path.stem, path)

@@ -5,7 +5,6 @@ from datetime import timedelta
 import pytest
 
 from ledger import events as e
-from ledger.batch import Outcome
 from ledger.codec import encode
 from ledger.errors import InvalidField, LimitIsReached, RequestExceedsLimit
 from ledger.limits import (
@@ -21,6 +20,7 @@ from ledger.limits import (
     name_of,
     require,
 )
+from ledger.record.batch import Outcome
 from ledger.usage import Usage
 from tests.properties import core
 from tests.properties.core import START, Core, a_card, account_id, key_id

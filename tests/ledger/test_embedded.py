@@ -14,12 +14,12 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from ledger import embedded
-from ledger.embedded import EmbeddedPostgres
+from ledger.server import embedded
+from ledger.server.embedded import EmbeddedPostgres
 
 pytestmark = pytest.mark.processes
 
-ROOT = Path(embedded.__file__).parents[1]
+ROOT = Path(embedded.__file__).parents[2]
 SMALL = {"shared_buffers": "16MB", "max_wal_size": "64MB"}
 WAIT_SECONDS = 20
 
@@ -29,7 +29,7 @@ on_linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 USER = """
 import sys
 from pathlib import Path
-from ledger.embedded import EmbeddedPostgres
+from ledger.server.embedded import EmbeddedPostgres
 server = EmbeddedPostgres(Path(sys.argv[1]), settings={"shared_buffers": "16MB"})
 server.start()
 print("started", flush=True)

@@ -7,8 +7,8 @@ import pytest
 
 from ledger import events as e
 from ledger import metering
-from ledger.batch import Command, Outcome, is_under_way
 from ledger.errors import LimitIsReached, ModelIsUnpriced
+from ledger.record.batch import Command, Outcome, is_under_way
 from ledger.usage import Usage
 from tests.properties import core
 from tests.properties.core import account_id, key_id

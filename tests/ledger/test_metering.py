@@ -6,7 +6,6 @@ import pytest
 
 from ledger import events as e
 from ledger import keys, metering, secrets
-from ledger.batch import Outcome
 from ledger.errors import (
     AccountIsClosed,
     AccountIsSuspended,
@@ -30,6 +29,7 @@ from ledger.lines import charge_of
 from ledger.money import PICO_PER_UNIT
 from ledger.pricing import ConditionPrice, ModelPrice
 from ledger.ratecards import RateCards
+from ledger.record.batch import Outcome
 from ledger.usage import QUANTITY_MAX, Usage
 from tests.properties import core
 from tests.properties.core import START, Core, a_card, account_id, key_id

@@ -3,7 +3,7 @@
 from datetime import timedelta
 
 from ledger import events as e
-from ledger.batch import RefusalLog
+from ledger.record.batch import RefusalLog
 from ledger.usage import Usage
 from tests.properties import core
 from tests.properties.core import START, account_id, key_id

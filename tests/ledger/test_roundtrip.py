@@ -8,8 +8,9 @@ import psycopg
 import pytest
 from psycopg import AsyncConnection
 
-from ledger import arrays, database, roundtrip
-from ledger.roundtrip import Line
+from ledger.record import arrays, roundtrip
+from ledger.record.roundtrip import Line
+from ledger.server import database
 
 AT = datetime(2026, 11, 21, 2, 0, 0, 123456, tzinfo=UTC)
 ECHO = "SELECT %s, %s, %s, unnest(%s)"

@@ -25,11 +25,11 @@ from sqlalchemy import (
 )
 from sqlalchemy.schema import CreateTable
 
-from ledger import arrays
 from ledger.clock import EARLIEST
 from ledger.ids import new_account_id
-from ledger.rows import Added, Found
-from ledger.tables import INSTANT, PICO, TEXTS, compiled, positional
+from ledger.record import arrays
+from ledger.record.rows import Added, Found
+from ledger.record.tables import INSTANT, PICO, TEXTS, compiled, positional
 
 THINGS = Table(
     "things",

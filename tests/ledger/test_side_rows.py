@@ -9,11 +9,13 @@ from uuid import UUID
 import psycopg
 import pytest
 
-from api import wiring
+from api import services as wiring
 from api.operations import Asked, new_person
-from ledger import clock, database, verify
+from ledger import clock
 from ledger import events as e
 from ledger.ids import AccountId, lane_of_account, new_account_id
+from ledger.record import verify
+from ledger.server import database
 from tests.conftest import settings_for
 
 BY = "operator"

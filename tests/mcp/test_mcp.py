@@ -518,7 +518,7 @@ def test_the_pages_configuration_works(buyer: Buyer) -> None:
 def test_nobody_pays_for_mcp_who_does_not_ask() -> None:
     """The SDK is imported by the first request to ``/mcp``, not by a worker's start."""
     script = (
-        "import sys, api.app, api.jobs, api.serve;"
+        "import sys, api.process.app, api.process.jobs, api.process.serve;"
         " print(*(n for n in ('mcp', 'pydantic', 'starlette', 'jsonschema') if n in sys.modules))"
     )
     done = subprocess.run(

@@ -8,11 +8,11 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from api.replay import fleet as fleets
-from api.replay import sender
-from api.replay.sender import BATCH, Options
-from api.replay.tally import Tally
-from api.replay.traces import GENERATED, open_trace
+from api.tools.replay import fleet as fleets
+from api.tools.replay import sender
+from api.tools.replay.sender import BATCH, Options
+from api.tools.replay.tally import Tally
+from api.tools.replay.traces import GENERATED, open_trace
 
 pytestmark = pytest.mark.processes
 

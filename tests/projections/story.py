@@ -8,14 +8,15 @@ from typing import Any
 
 import psycopg
 
-from ledger import accounts, database, keys
+from ledger import accounts, keys
 from ledger import events as e
-from ledger.batch import Command, Outcome
 from ledger.clock import Instant
 from ledger.codec import Recorded
 from ledger.ids import OPERATOR_ACCOUNT, AccountId, KeyId, lane_of_account
-from ledger.lanes import Writer
 from ledger.ratecards import RateCards
+from ledger.record.batch import Command, Outcome
+from ledger.record.lanes import Writer
+from ledger.server import database
 from ledger.usage import Usage
 from projections.registry import INLINE
 from tests.properties import core

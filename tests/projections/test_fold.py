@@ -10,17 +10,17 @@ import pytest
 
 from ledger import events as e
 from ledger import limits
-from ledger.batch import Changes
 from ledger.clock import microseconds
 from ledger.codec import Recorded
 from ledger.errors import LedgerCorrupt
 from ledger.ids import KeyId
+from ledger.record.batch import Changes
+from ledger.record.store import NO_KEY
+from ledger.record.verify import since_1970
 from ledger.state import LaneState, change_by_sums
-from ledger.store import NO_KEY
 from ledger.usage import Usage
-from ledger.verify import since_1970
-from projections import limit_counters, spend
 from projections.fold import Fold
+from projections.inline import limit_counters, spend
 from projections.registry import MODULES
 from tests.properties import core
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import pytest
 
 from ledger.ids import AccountId, KeyId
-from ledger.lanes import Writer
+from ledger.record.lanes import Writer
 from tests.projections.story import SMALL, Ledger
 from tests.properties import core
 
@@ -91,5 +91,5 @@ async def read(writer: Writer, ledger: Ledger, account: AccountId, key: KeyId) -
     await asyncio.sleep(FLUSH_SECONDS)
     await writer.submit([ledger.record(account, key)])
     await asyncio.sleep(0.1)
-    ((tuples, entries),) = ledger.rows(READ)
+    ((tuples, entries),) = ledger.record.rows(READ)
     return int(tuples + entries)

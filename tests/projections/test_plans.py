@@ -13,9 +13,11 @@ import psycopg
 import pytest
 from psycopg import AsyncConnection, ClientCursor, Connection, Cursor
 
-from ledger import clock, verify
-from ledger.lanes import Writer
-from projections import engine, rebuild, refusals
+from ledger import clock
+from ledger.record import verify
+from ledger.record.lanes import Writer
+from projections import engine, rebuild
+from projections.behind import refusals
 from tests.projections.story import LANES, NAMES, Ledger
 from tests.properties import core
 

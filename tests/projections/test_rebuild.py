@@ -9,10 +9,12 @@ from typing import Any
 import psycopg
 import pytest
 
-from ledger import database
 from ledger.errors import LedgerCorrupt
-from ledger.lanes import Writer
-from projections import engine, rebuild, refusals, spend
+from ledger.record.lanes import Writer
+from ledger.server import database
+from projections import engine, rebuild
+from projections.behind import refusals
+from projections.inline import spend
 from projections.registry import INLINE_TABLES
 from tests.projections.story import LANES, NAMES, Ledger
 from tests.properties import core
@@ -42,7 +44,10 @@ def tables_that_differ(report: rebuild.Report) -> list[tuple[int, str]]:
 
 def content(ledger: Ledger) -> dict[str, list[Any]]:
     """Give every row of every inline projection."""
-    return {table: sorted(ledger.rows(f"SELECT t::text FROM {table} t")) for table in INLINE_TABLES}
+    return {
+        table: sorted(ledger.record.rows(f"SELECT t::text FROM {table} t"))
+        for table in INLINE_TABLES
+    }
 
 
 def test_every_inline_projection_is_rebuilt_bit_for_bit(ledger: Ledger) -> None:
@@ -82,7 +87,7 @@ def test_a_rebuild_in_small_chunks_gives_the_same(
     ledger: Ledger, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Promise 8: where chunks end makes no difference."""
-    monkeypatch.setattr("ledger.verify.CHUNK", chunk)
+    monkeypatch.setattr("ledger.record.verify.CHUNK", chunk)
     assert rebuild.rebuild(ledger.url).equal
 
 
@@ -153,7 +158,7 @@ def test_lost_projections_are_put_back_and_writers_go_on(ledger: Ledger) -> None
     after = content(ledger)
     assert len(after["lots"]) == len(before["lots"]) + 2 * len(NAMES)
     assert after["spend"] == before["spend"]
-    assert ledger.rows("SELECT epoch FROM lane_heads") == [(1,), (1,)]
+    assert ledger.record.rows("SELECT epoch FROM lane_heads") == [(1,), (1,)]
 
 
 def test_what_is_equal_is_not_replaced(ledger: Ledger) -> None:
@@ -161,7 +166,7 @@ def test_what_is_equal_is_not_replaced(ledger: Ledger) -> None:
     report = rebuild.rebuild(ledger.url, replace=True)
     assert report.equal
     assert not any(table.replaced for table in report.tables)
-    assert ledger.rows("SELECT max(epoch) FROM lane_heads") == [(0,)]
+    assert ledger.record.rows("SELECT max(epoch) FROM lane_heads") == [(0,)]
 
 
 def test_one_projection_is_rebuilt_by_itself(ledger: Ledger) -> None:
@@ -258,7 +263,7 @@ def test_a_killed_rebuild_leaves_nothing(ledger: Ledger) -> None:
         " AND relnamespace <> 'keyledger'::regnamespace"
     )
     deadline = time.monotonic() + 30
-    while ledger.rows(left) != [(0,)]:
+    while ledger.record.rows(left) != [(0,)]:
         assert time.monotonic() < deadline, "tables are left over"
         time.sleep(0.1)
     assert content(ledger) == before
@@ -311,13 +316,13 @@ def test_a_catching_up_projection_is_rebuilt_up_to_its_checkpoint(ledger: Ledger
 def test_a_new_version_is_filled_before_readers_see_it(ledger: Ledger) -> None:
     """Promise 8: a rebuild of a version that never ran sets its checkpoint with its rows."""
     asyncio.run(engine.catch_up_all(ledger.url, LANES))
-    rows = ledger.rows("SELECT t::text FROM refusals t ORDER BY lane, lane_seq")
+    rows = ledger.record.rows("SELECT t::text FROM refusals t ORDER BY lane, lane_seq")
     newer = refusals.PROJECTION._replace(version=2)
     with ledger.superuser() as connection:
         connection.execute("UPDATE refusals SET scope = 'old'")
     rebuild.rebuild_catching_up(ledger.url, newer, replace=True)
-    assert ledger.rows("SELECT t::text FROM refusals t ORDER BY lane, lane_seq") == rows
+    assert ledger.record.rows("SELECT t::text FROM refusals t ORDER BY lane, lane_seq") == rows
     checkpoints = dict(
-        ledger.rows("SELECT lane, seq FROM projection_checkpoints WHERE version = 2")
+        ledger.record.rows("SELECT lane, seq FROM projection_checkpoints WHERE version = 2")
     )
     assert checkpoints == ledger.heads()

@@ -5,13 +5,14 @@ from itertools import groupby
 from typing import NamedTuple
 from uuid import UUID
 
-from ledger import arrays, codec
+from ledger import codec
 from ledger import events as e
-from ledger.batch import Wanted
 from ledger.clock import Instant
 from ledger.codec import Recorded
 from ledger.ids import request_hash
 from ledger.money import parse_pico
+from ledger.record import arrays
+from ledger.record.batch import Wanted
 from ledger.state import LaneState
 from projections.registry import INLINE
 from tests.properties.core import fold, plain

@@ -14,15 +14,15 @@ import msgspec
 from ledger import accounts, keys, metering, ratecards
 from ledger import credits as credit
 from ledger import events as e
-from ledger.batch import Batch, Command, Outcome, RefusalLog
 from ledger.clock import EARLIEST, Instant
 from ledger.codec import Recorded
 from ledger.errors import Refused
 from ledger.ids import OPERATOR_ACCOUNT, AccountId, KeyId, rating_id
 from ledger.pricing import ModelPrice, RateCard
 from ledger.ratecards import RateCards
+from ledger.record.batch import Batch, Command, Outcome, RefusalLog
+from ledger.record.store import rate_card_rows
 from ledger.state import LaneState, advance, evolve
-from ledger.store import rate_card_rows
 from ledger.usage import Usage
 
 START = datetime(2026, 11, 21, 10, tzinfo=UTC)

@@ -10,13 +10,14 @@ from contextlib import asynccontextmanager, contextmanager
 import psycopg
 from psycopg import AsyncConnection
 
-from ledger import database, store
-from ledger.batch import Command, Outcome
 from ledger.clock import Instant
 from ledger.codec import Recorded
 from ledger.errors import Refused
-from ledger.lanes import Writer
 from ledger.ratecards import RateCards
+from ledger.record import store
+from ledger.record.batch import Command, Outcome
+from ledger.record.lanes import Writer
+from ledger.server import database
 from projections.registry import INLINE
 
 

@@ -9,10 +9,10 @@ from datetime import timedelta
 
 import pytest
 
-from ledger import database
 from ledger import events as e
 from ledger.errors import ClockIsOff, IncompatibleDatabase, KeyIsExpired
-from ledger.store import LOCK_HEAD
+from ledger.record.store import LOCK_HEAD
+from ledger.server import database
 from tests.properties import core, workers
 from tests.properties.audit import check_database
 from tests.properties.core import account_id, key_id

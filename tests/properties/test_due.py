@@ -6,11 +6,12 @@ from datetime import timedelta
 
 import pytest
 
-from ledger import database, lanes
 from ledger import events as e
-from ledger.batch import Outcome
 from ledger.ids import lane_of_account
-from ledger.lanes import DUE_MAX, Writer
+from ledger.record import lanes
+from ledger.record.batch import Outcome
+from ledger.record.lanes import DUE_MAX, Writer
+from ledger.server import database
 from projections import rebuild
 from projections.reads import LANES_WITH_DUE
 from tests.properties import core

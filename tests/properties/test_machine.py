@@ -9,12 +9,12 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from ledger import events as e
 from ledger import limits as rules
-from ledger.batch import Outcome
 from ledger.errors import CreditIsExhausted, LimitIsReached, Refused
 from ledger.lines import charge_of
 from ledger.money import format_pico, parse_pico
 from ledger.pricing import PriceBook
-from ledger.recount import Recount
+from ledger.record.batch import Outcome
+from ledger.record.recount import Recount
 from ledger.state import LaneState
 from ledger.usage import Usage
 from tests.properties import core

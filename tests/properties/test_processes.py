@@ -9,10 +9,10 @@ from collections.abc import Iterator
 import pytest
 
 from ledger import events as e
-from ledger.batch import Command
 from ledger.errors import LimitIsReached
 from ledger.ids import OPERATOR_ACCOUNT, lane_of_account
 from ledger.money import PICO_PER_UNIT
+from ledger.record.batch import Command
 from tests.properties import core, workers
 from tests.properties.audit import check_database
 from tests.properties.core import START, a_card, account_id, key_id

@@ -8,12 +8,15 @@ from decimal import ROUND_HALF_EVEN, Decimal
 import pandas as pd
 import pytest
 
-from api import furnishing, wiring
+from api import services as wiring
 from api.operations import Asked
-from ledger import clock, database, metering, verify
+from api.process import furnishing
+from ledger import clock, metering
 from ledger import events as e
 from ledger.ids import lane_of_account
 from ledger.ratecards import draft_of
+from ledger.record import verify
+from ledger.server import database
 from ledger.usage import Usage
 from projections import rebuild
 from tests.properties import core

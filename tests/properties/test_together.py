@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ledger import batch as batches
 from ledger import events as e
 from ledger import limits as ledger_limits
-from ledger.batch import Batch, Command, Outcome, RefusalLog, runs
 from ledger.clock import TICK, Instant
 from ledger.errors import Refused
+from ledger.record import batch as batches
+from ledger.record.batch import Batch, Command, Outcome, RefusalLog, runs
 from ledger.state import LaneState
 from ledger.usage import Usage
 from tests.properties import core

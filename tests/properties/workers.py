@@ -8,8 +8,8 @@ from collections import Counter
 import psycopg
 
 from ledger import clock
-from ledger.batch import Outcome
 from ledger.errors import ClockIsOff
+from ledger.record.batch import Outcome
 from ledger.usage import Usage
 from tests.properties import core
 from tests.properties.postgres import outcome_of, writer_of, writing

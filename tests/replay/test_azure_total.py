@@ -18,13 +18,13 @@ import psycopg
 import pytest
 
 from api.cli.demo import running
-from api.replay import fleet as fleets
-from api.replay import sender
-from api.replay.sender import BATCH, SINGLE, Options
-from api.replay.tally import Tally
-from api.replay.traces import open_trace
 from api.settings import Settings
-from ledger import database
+from api.tools.replay import fleet as fleets
+from api.tools.replay import sender
+from api.tools.replay.sender import BATCH, SINGLE, Options
+from api.tools.replay.tally import Tally
+from api.tools.replay.traces import open_trace
+from ledger.server import database
 from projections.reports import frames
 
 SHARED = Path(os.environ.get("KEYLEDGER_SHARED", Path(__file__).parents[2].parent / "shared"))

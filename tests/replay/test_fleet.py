@@ -3,7 +3,7 @@
 from collections import Counter
 from typing import Any
 
-from api.replay import fleet as fleets
+from api.tools.replay import fleet as fleets
 from ledger.keys import DIALECTS
 
 MODELS = ["m", "free"]

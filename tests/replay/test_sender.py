@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from api.replay import fleet as fleets
-from api.replay import sender
-from api.replay.fleet import Fleet
-from api.replay.sender import BATCH, SINGLE, Item, Options, SenderIsRefused, ServiceIsGone
-from api.replay.tally import Latencies, Tally
-from api.replay.traces import Trace, open_trace
+from api.tools.replay import fleet as fleets
+from api.tools.replay import sender
+from api.tools.replay.fleet import Fleet
+from api.tools.replay.sender import BATCH, SINGLE, Item, Options, SenderIsRefused, ServiceIsGone
+from api.tools.replay.tally import Latencies, Tally
+from api.tools.replay.traces import Trace, open_trace
 from ledger.money import PICO_PER_UNIT
 
 SECRET = "operator-secret-of-tests"

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from api.replay.traces import GENERATED, InvalidTrace, PrefixCache, open_trace
+from api.tools.replay.traces import GENERATED, InvalidTrace, PrefixCache, open_trace
 
 SHARED = Path(os.environ.get("KEYLEDGER_SHARED", Path(__file__).parents[2].parent / "shared"))
 needs_shared = pytest.mark.skipif(

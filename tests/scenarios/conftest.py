@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from ledger import database
+from ledger.server import database
 from tests.properties.postgres import create_partitions
 
 MONTHS = ("2026-09-01", "2026-10-01", "2026-11-01", "2026-12-01", "2027-01-01", "2027-02-01")

@@ -35,13 +35,13 @@ from typing import Protocol
 from ledger import accounts, keys
 from ledger import credits as credit
 from ledger import events as e
-from ledger.batch import Command, Outcome
 from ledger.clock import Instant, format_instant, parse_instant
 from ledger.codec import Recorded
 from ledger.errors import CreditIsExhausted, InvalidField, LimitIsReached, Refused
 from ledger.ids import OPERATOR_ACCOUNT
 from ledger.limits import written
 from ledger.money import format_pico, parse_pico
+from ledger.record.batch import Command, Outcome
 from ledger.state import parts_of
 from ledger.usage import CLASSES, Usage
 from tests.properties import core

@@ -17,7 +17,7 @@ import httpx
 import psycopg
 import pytest
 
-from ledger.embedded import EmbeddedPostgres, binary
+from ledger.server.embedded import EmbeddedPostgres, binary
 from tests.conftest import TLS
 from tests.dialects.fleet import Fleet, running
 from tests.dialects.test_conformance import DRIVERS, House

@@ -21,10 +21,10 @@ import pytest
 import rig
 import structlog
 
-from api import logs
+from api.process import logs
 from ledger import codec, secrets
-from ledger.embedded import EmbeddedPostgres, binary
 from ledger.secrets import REDACTED
+from ledger.server.embedded import EmbeddedPostgres, binary
 from tests.conftest import SEED
 
 pytestmark = pytest.mark.processes

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from api.problems import Problem
-from api.problems import invalid as invalid_problem
-from api.surface.failure import KINDS, Kind, of_error, of_problem
+from api.http.failure import KINDS, Kind, of_error, of_problem
+from api.http.problems import Problem
+from api.http.problems import invalid as invalid_problem
 from ledger import errors
 from ledger.limits import LimitId
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from api.surface.paths import Paths
+from api.http.paths import Paths
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from api.wiring import Services
+from api.services import Services
 from tests.conftest import settings_for
 from tests.wallet.chain import Chain, Endpoint
 

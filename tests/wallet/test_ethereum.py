@@ -4,8 +4,8 @@ import re
 
 import pytest
 
+from api.identity.wallet import AddressIsInvalid, SignatureIsUnverifiable, ethereum
 from api.settings import STAKED_VVV, InvalidSetting, from_environment
-from api.wallet import AddressIsInvalid, SignatureIsUnverifiable, ethereum
 
 EIP_55 = (
     "0x52908400098527886E0F7030069857D2E4169EE7",

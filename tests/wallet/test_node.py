@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from api import logs
-from api.wallet import WalletHasNoStake, WalletUnavailable, node, proof
-from api.wiring import Services
+from api.identity.wallet import WalletHasNoStake, WalletUnavailable, node, proof
+from api.process import logs
+from api.services import Services
 from tests.wallet.chain import Chain, Endpoint, sign
 
 Answer = Callable[[bytes], tuple[int, bytes]]
@@ -255,10 +255,10 @@ import asyncio, sys
 from pathlib import Path
 HIDDEN = ("eth_abi", "eth_account", "eth_keys", "eth_utils")
 sys.modules.update(dict.fromkeys(HIDDEN))
-import api.app, api.jobs, api.serve
+import api.process.app, api.process.jobs, api.process.serve
 from api.settings import Settings
-from api.wallet import WalletUnavailable
-from api.wiring import Services
+from api.identity.wallet import WalletUnavailable
+from api.services import Services
 
 async def main():
     settings = Settings(
@@ -288,9 +288,8 @@ def test_without_the_extra_the_answer_says_what_to_install(ledger_url: str, tmp_
 def test_a_worker_imports_nothing_of_ethereum_until_a_wallet_comes() -> None:
     """Thirty megabytes and a second that only wallets pay."""
     slow = ("eth_abi", "eth_account", "eth_keys", "eth_utils", "httpx", "pydantic")
-    script = (
-        f"import sys, api.app, api.jobs, api.serve; print(*(n for n in {slow} if n in sys.modules))"
-    )
+    modules = "api.process.app, api.process.jobs, api.process.serve"
+    script = f"import sys, {modules}; print(*(n for n in {slow} if n in sys.modules))"
     command = [sys.executable, "-c", script]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.split() == []

@@ -15,8 +15,7 @@ import pytest
 from eth_account import Account
 from eth_utils.abi import function_signature_to_4byte_selector
 
-from api import jobs
-from api.wallet import (
+from api.identity.wallet import (
     AddressIsInvalid,
     SignatureDoesNotMatch,
     SignatureIsUnverifiable,
@@ -27,10 +26,12 @@ from api.wallet import (
     TokenSignatureIsInvalid,
     WalletHasNoStake,
 )
-from api.wallet.challenges import Challenges
-from api.wiring import Services
-from ledger import clock, database
+from api.identity.wallet.challenges import Challenges
+from api.process import jobs
+from api.services import Services
+from ledger import clock
 from ledger.ids import OPERATOR_ACCOUNT, new_member_id
+from ledger.server import database
 from tests.conftest import JWT_SECRET
 from tests.wallet import workers
 from tests.wallet.chain import BROKEN, ECHO, MUTE, REVERTING, Chain, sign
@@ -344,7 +345,7 @@ def test_used_tokens_are_forgotten_when_no_clock_takes_them_any_more(
 def test_signing_in_leaves_the_process_as_deep_as_it_was() -> None:
     """py_ecc lifts the recursion limit for the whole process, where deep JSON would then end it."""
     code = (
-        "import sys; from api.wallet import sign_in; before = sys.getrecursionlimit();"
+        "import sys; from api.identity.wallet import sign_in; before = sys.getrecursionlimit();"
         " sign_in._load(); sys.exit(sys.getrecursionlimit() != before or 'py_ecc' not in"
         " sys.modules)"
     )

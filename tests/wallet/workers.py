@@ -3,8 +3,8 @@
 import asyncio
 from pathlib import Path
 
-from api.wallet import TokenIsUsed, WalletAddress
-from api.wiring import Services
+from api.identity.wallet import TokenIsUsed, WalletAddress
+from api.services import Services
 from tests.conftest import settings_for
 
 _barrier = None

@@ -5,7 +5,7 @@ Keys made here belong to the operator's own account, whose overdraft is unlimite
 
 from api.dialects.bve import routes_admin, routes_inference
 from api.dialects.bve.errors import word
-from api.surface.routing import Surface
+from api.http.routing import Surface
 
 _CORS = (
     (b"access-control-allow-origin", b"*"),

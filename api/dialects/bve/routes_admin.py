@@ -2,13 +2,13 @@
 
 from datetime import date, timedelta
 
-from api.auth import Caller
+from api.dialects import account_keys
 from api.dialects.bve import bodies, credentials, views
-from api.exchange import Answer, answer
+from api.http.exchange import Answer, answer
+from api.http.routing import Ask, Routes
+from api.identity.auth import Caller
 from api.queries import UsageTerms
-from api.surface import account_keys
-from api.surface.routing import Ask, Routes
-from api.wiring import Services
+from api.services import Services
 from ledger import events as e
 from ledger.clock import format_milliseconds
 from ledger.ids import OPERATOR_ACCOUNT, KeyId

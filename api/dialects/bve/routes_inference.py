@@ -7,12 +7,12 @@ import msgspec
 
 from api.dialects.bve import credentials
 from api.dialects.bve.errors import StreamingIsUnsupported
-from api.exchange import Answer
-from api.reading import UNREADABLE
-from api.surface.credentials import KeyCaller
-from api.surface.failure import Failure, Kind
-from api.surface.forwarding import document_of, forward
-from api.surface.routing import Ask, Reply, Routes
+from api.dialects.forwarding import document_of, forward
+from api.http.exchange import Answer
+from api.http.failure import Failure, Kind
+from api.http.reading import UNREADABLE
+from api.http.routing import Ask, Reply, Routes
+from api.identity.credentials import KeyCaller
 
 routes = Routes()
 

@@ -2,7 +2,7 @@
 
 from api.dialects.foil import routes_keys, routes_sdk
 from api.dialects.foil.errors import Envelope, word
-from api.surface.routing import Surface
+from api.http.routing import Surface
 
 SURFACE = Surface(
     name="foil",

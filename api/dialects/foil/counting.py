@@ -3,13 +3,13 @@
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from api.exchange import Answer, answer
 from api.gateway import headers
 from api.gateway.standing import Standing, limits_of
-from api.problems import Problem
-from api.surface.credentials import KeyCaller
-from api.surface.failure import Failure, of_error
-from api.surface.routing import Ask, failure_of
+from api.http.exchange import Answer, answer
+from api.http.failure import Failure, of_error
+from api.http.problems import Problem
+from api.http.routing import Ask, failure_of
+from api.identity.credentials import KeyCaller
 from ledger.clock import Instant
 from ledger.errors import LedgerError, LimitIsReached
 from ledger.metering import Record

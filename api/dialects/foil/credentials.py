@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from api.auth import Caller, may
 from api.dialects.foil.errors import LoginIsMissing
-from api.surface import credentials
-from api.surface.credentials import KeyCaller, secured
-from api.surface.failure import Failure, Kind
-from api.surface.routing import Ask
+from api.http.failure import Failure, Kind
+from api.http.routing import Ask
+from api.identity import credentials
+from api.identity.auth import Caller, may
+from api.identity.credentials import KeyCaller, secured
 
 
 @secured("api_key")

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 
 import msgspec
 
-from api.exchange import Answer
-from api.surface.failure import Failure, Kind
-from api.surface.wording import error_answer
+from api.http.exchange import Answer
+from api.http.failure import Failure, Kind
+from api.http.wording import error_answer
 
 
 class Error(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,12 +1,12 @@
 """foil's key management: with the token of a login, never with a key."""
 
-from api.auth import Caller
+from api.dialects import account_keys
 from api.dialects.foil import bodies, credentials, views
-from api.exchange import Answer, answer
+from api.http.exchange import Answer, answer
+from api.http.failure import Failure, Kind, invalid
+from api.http.routing import Ask, Routes
+from api.identity.auth import Caller
 from api.operations import SETTING_MEMBER
-from api.surface import account_keys
-from api.surface.failure import Failure, Kind, invalid
-from api.surface.routing import Ask, Routes
 from ledger import events as e
 from ledger.clock import Instant
 from ledger.state import Key

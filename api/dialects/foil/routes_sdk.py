@@ -5,13 +5,13 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 from uuid import UUID
 
-from api.characters import PUBLISHED, Character, CharacterLine
-from api.conversations import Session
+from api.beside.characters import PUBLISHED, Character, CharacterLine
+from api.beside.conversations import Session
 from api.dialects.foil import bodies, credentials, talk, views
 from api.dialects.foil.counting import counted
-from api.surface.credentials import KeyCaller
-from api.surface.failure import Failure, Kind, invalid
-from api.surface.routing import Ask, Reply, Routes
+from api.http.failure import Failure, Kind, invalid
+from api.http.routing import Ask, Reply, Routes
+from api.identity.credentials import KeyCaller
 
 LISTED = "personas"
 """What listing is booked on."""

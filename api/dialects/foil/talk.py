@@ -7,17 +7,17 @@ import msgspec
 import structlog
 from litestar.types import Receive, Send
 
-from api.characters import Character
-from api.conversations import MessageIsNotKept, Session, Turn, require_message
+from api.beside.characters import Character
+from api.beside.conversations import MessageIsNotKept, Session, Turn, require_message
 from api.dialects.foil import bodies, views
 from api.dialects.foil.errors import word
-from api.exchange import Answer, answer
+from api.dialects.forwarding import forward
 from api.gateway import sse
-from api.reading import UNREADABLE
-from api.surface.credentials import KeyCaller
-from api.surface.failure import Failure, Kind
-from api.surface.forwarding import forward
-from api.surface.routing import Ask, Reply, Streamed
+from api.http.exchange import Answer, answer
+from api.http.failure import Failure, Kind
+from api.http.reading import UNREADABLE
+from api.http.routing import Ask, Reply, Streamed
+from api.identity.credentials import KeyCaller
 
 log = structlog.get_logger("keyledger.api")
 

@@ -5,8 +5,8 @@ Times are seconds ``Z``.
 
 import msgspec
 
-from api import conversations
-from api.characters import Character, CharacterLine
+from api.beside import conversations
+from api.beside.characters import Character, CharacterLine
 from ledger.clock import format_seconds
 from ledger.state import Key
 

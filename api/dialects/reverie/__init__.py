@@ -5,7 +5,7 @@ Keys are made and revoked on the dashboard and by the native API, which the page
 
 from api.dialects.reverie.errors import word
 from api.dialects.reverie.routes import routes
-from api.surface.routing import Surface
+from api.http.routing import Surface
 
 SURFACE = Surface(
     name="reverie",

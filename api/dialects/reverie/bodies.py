@@ -5,8 +5,8 @@ from typing import Any
 
 import msgspec
 
-from api.characters import Draft, Scenario
-from api.surface.failure import invalid
+from api.beside.characters import Draft, Scenario
+from api.http.failure import invalid
 
 FIELD_SHOWN = 64
 """Characters of a field's name that an error repeats."""

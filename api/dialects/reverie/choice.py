@@ -3,15 +3,15 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from api.characters import Character, NoSuchCharacter, Scenario
+from api.beside.characters import Character, NoSuchCharacter, Scenario
 from api.dialects.reverie import bodies
 from api.dialects.reverie.credentials import Visitor, visitor_of
 from api.dialects.reverie.errors import NoCharacter, no_model
-from api.surface import credentials
-from api.surface.credentials import KeyCaller
-from api.surface.failure import Failure
-from api.surface.routing import Ask
-from api.wiring import Services
+from api.http.failure import Failure
+from api.http.routing import Ask
+from api.identity import credentials
+from api.identity.credentials import KeyCaller
+from api.services import Services
 from ledger.ids import AccountId
 
 GONE = "The key's default character is no longer there; name another one as model"

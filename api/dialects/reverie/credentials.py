@@ -2,11 +2,11 @@
 
 from typing import Any, NamedTuple
 
-from api.auth import may
-from api.surface import credentials
-from api.surface.credentials import KeyCaller, secured
-from api.surface.failure import Failure, Kind
-from api.surface.routing import Ask
+from api.http.failure import Failure, Kind
+from api.http.routing import Ask
+from api.identity import credentials
+from api.identity.auth import may
+from api.identity.credentials import KeyCaller, secured
 from ledger.ids import AccountId
 from ledger.state import Key
 

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 
-from api.exchange import Answer
-from api.surface.failure import Failure, Kind
-from api.surface.wording import (
+from api.http.exchange import Answer
+from api.http.failure import Failure, Kind
+from api.http.wording import (
     AUTH,
     INVALID_KEY,
     OPENAI_WORDS,

@@ -7,17 +7,17 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 from urllib.parse import unquote
 
-from api.characters import DRAFT, PUBLISHED, Character
-from api.conversations import Once
+from api.beside.characters import DRAFT, PUBLISHED, Character
+from api.beside.conversations import Once
+from api.dialects.forwarding import document_of
 from api.dialects.reverie import bodies, credentials, talk, views
 from api.dialects.reverie.choice import chosen, default_of, model_id, named
 from api.dialects.reverie.credentials import Visitor
 from api.dialects.reverie.errors import no_model
-from api.exchange import Answer, answer
+from api.http.exchange import Answer, answer
+from api.http.routing import Ask, Reply, Routes
+from api.identity.credentials import KeyCaller
 from api.operations import fingerprint
-from api.surface.credentials import KeyCaller
-from api.surface.forwarding import document_of
-from api.surface.routing import Ask, Reply, Routes
 
 BASES = ("/api/device/v1", "/v1")
 LISTED_MAX = 1_000

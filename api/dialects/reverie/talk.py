@@ -6,14 +6,14 @@ from typing import Any
 import structlog
 from litestar.types import Receive, Send
 
-from api.characters import NoSuchCharacter
+from api.beside.characters import NoSuchCharacter
+from api.dialects.forwarding import forward
 from api.dialects.reverie.choice import Choice
-from api.exchange import Answer
-from api.surface.credentials import KeyCaller
-from api.surface.failure import Failure, Kind
-from api.surface.forwarding import forward
-from api.surface.routing import Ask, Reply, Streamed
-from api.wiring import UNREACHABLE
+from api.http.exchange import Answer
+from api.http.failure import Failure, Kind
+from api.http.routing import Ask, Reply, Streamed
+from api.identity.credentials import KeyCaller
+from api.services import UNREACHABLE
 
 WEB, API = "web", "api"
 

@@ -5,7 +5,7 @@ from typing import Literal
 
 import msgspec
 
-from api.characters import Character, Scenario
+from api.beside.characters import Character, Scenario
 from ledger import clock
 from ledger.clock import Instant, format_instant
 

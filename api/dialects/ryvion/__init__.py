@@ -3,7 +3,7 @@
 from api.dialects.ryvion import routes_gateway, routes_mcp
 from api.dialects.ryvion.errors import word
 from api.dialects.ryvion.routes import routes
-from api.surface.routing import Surface
+from api.http.routing import Surface
 
 MODULES = (routes_gateway, routes_mcp)
 """Importing them fills ``routes``."""

@@ -8,7 +8,7 @@ from api.dialects.ryvion import bodies, views
 from api.dialects.ryvion.credentials import Client
 from api.operations import OWN_WINDOW, Asked
 from api.queries import SpendLine, SpendTerms
-from api.wiring import Services
+from api.services import Services
 from ledger.clock import Instant
 from ledger.limits import total
 from ledger.money import format_pico

@@ -6,13 +6,12 @@
 import contextlib
 from typing import Any, NamedTuple
 
-from api import auth
 from api.dialects.ryvion import scopes
-from api.surface import credentials
-from api.surface.credentials import KeyCaller, Who, secured
-from api.surface.failure import Failure, Kind
-from api.surface.routing import Ask
-from api.wiring import Services
+from api.http.failure import Failure, Kind
+from api.http.routing import Ask
+from api.identity import auth, credentials
+from api.identity.credentials import KeyCaller, Who, secured
+from api.services import Services
 from ledger import metering
 from ledger.errors import ScopeIsDenied
 from ledger.ids import AccountId

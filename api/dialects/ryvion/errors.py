@@ -5,10 +5,10 @@ Whatever is wrong with a key is one 401: the real reason is in the event log.
 
 from collections.abc import Mapping
 
-from api.exchange import Answer
-from api.problems import Problem
-from api.surface.failure import Failure, Kind
-from api.surface.wording import (
+from api.http.exchange import Answer
+from api.http.failure import Failure, Kind
+from api.http.problems import Problem
+from api.http.wording import (
     AUTH,
     INVALID_KEY,
     OPENAI_WORDS,

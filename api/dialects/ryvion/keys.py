@@ -1,11 +1,11 @@
 """What a client does with the account's keys, over REST or MCP."""
 
+from api.dialects import account_keys
 from api.dialects.ryvion import bodies, scopes, views
 from api.dialects.ryvion.credentials import DIALECT, Client
+from api.http.failure import Failure, Kind
 from api.operations import SETTING_MEMBER
-from api.surface import account_keys
-from api.surface.failure import Failure, Kind
-from api.wiring import Services
+from api.services import Services
 from ledger import events as e
 
 MISSING = "API key not found"

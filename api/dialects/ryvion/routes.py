@@ -2,8 +2,8 @@
 
 from api.dialects.ryvion import billing, bodies, credentials, keys, views
 from api.dialects.ryvion.credentials import Client
-from api.exchange import Answer, answer
-from api.surface.routing import Ask, Routes, anybody
+from api.http.exchange import Answer, answer
+from api.http.routing import Ask, Routes, anybody
 from ledger.ids import format_id
 
 SECRET = {"Cache-Control": "no-store"}

@@ -7,12 +7,12 @@ step that holds the worst case; a session is booked on the account's own key for
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
+from api.dialects.forwarding import forward
 from api.dialects.ryvion import credentials, scopes
 from api.dialects.ryvion.routes import routes
 from api.gateway.table import ENTRIES, Entry
-from api.surface.credentials import KeyCaller
-from api.surface.forwarding import forward
-from api.surface.routing import Ask, Reply
+from api.http.routing import Ask, Reply
+from api.identity.credentials import KeyCaller
 from ledger.clock import Instant
 from ledger.errors import ScopeIsDenied
 from ledger.state import Account, Key

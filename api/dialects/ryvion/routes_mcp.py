@@ -7,12 +7,12 @@ from typing import Any
 import msgspec
 from litestar.types import Receive, Send
 
-from api import reading
 from api.dialects.ryvion import credentials
 from api.dialects.ryvion.credentials import Client
 from api.dialects.ryvion.routes import routes
-from api.surface.failure import Failure, Kind
-from api.surface.routing import Ask, Streamed
+from api.http import reading
+from api.http.failure import Failure, Kind
+from api.http.routing import Ask, Streamed
 
 _decoder = msgspec.json.Decoder(dict[str, Any])
 

@@ -6,7 +6,7 @@ as one of ``buyer``; a login's token has no scope, and may what its member's rol
 
 from collections.abc import Collection, Mapping
 
-from api.auth import PERMISSIONS
+from api.identity.auth import PERMISSIONS
 
 BUYER, READ_ONLY, WRITE_ONLY = "buyer", "read-only", "write-only"
 SCOPES = (BUYER, READ_ONLY, WRITE_ONLY)

@@ -15,7 +15,7 @@ from api.dialects.venice import (
 )
 from api.dialects.venice.credentials import count_failure
 from api.dialects.venice.errors import Error, word
-from api.surface.routing import Surface
+from api.http.routing import Surface
 
 _MODULES = (
     routes_keys,

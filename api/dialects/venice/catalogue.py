@@ -11,13 +11,13 @@ from litestar.types import HTTPDisconnectEvent, Message
 
 from api.dialects.venice import models, terms
 from api.dialects.venice.errors import word
-from api.exchange import Answer
 from api.gateway.forward import Admission, Gateway, Work
 from api.gateway.table import BY_NAME
-from api.reading import UNREADABLE
-from api.surface.credentials import KeyCaller
-from api.surface.failure import Failure, Kind
-from api.wiring import Services
+from api.http.exchange import Answer
+from api.http.failure import Failure, Kind
+from api.http.reading import UNREADABLE
+from api.identity.credentials import KeyCaller
+from api.services import Services
 from ledger import clock, metering
 from ledger.clock import Instant
 from ledger.ids import OPERATOR_ACCOUNT, new_request_id

@@ -2,12 +2,12 @@
 
 from typing import Any, NamedTuple
 
-from api.auth import PERMISSIONS, Caller, may
+from api.http.failure import Failure, Kind, of_error
+from api.http.routing import Ask
+from api.identity import credentials
+from api.identity.auth import PERMISSIONS, Caller, may
+from api.identity.credentials import KeyCaller, secured
 from api.operations import ADMIN_TYPE, SETTING_TYPE
-from api.surface import credentials
-from api.surface.credentials import KeyCaller, secured
-from api.surface.failure import Failure, Kind, of_error
-from api.surface.routing import Ask
 from ledger import keys
 from ledger.errors import LimitIsReached, Refused
 from ledger.ids import AccountId

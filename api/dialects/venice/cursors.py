@@ -10,7 +10,7 @@ import hmac
 
 import msgspec
 
-from api.surface.failure import invalid
+from api.http.failure import invalid
 from ledger.events import Utc
 
 _SIGNATURE_BYTES = 16

@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from api.exchange import Answer
-from api.surface.failure import Failure, Kind
-from api.surface.wording import error_answer
-from api.wallet import WalletRefused, WalletUnavailable
+from api.http.exchange import Answer
+from api.http.failure import Failure, Kind
+from api.http.wording import error_answer
+from api.identity.wallet import WalletRefused, WalletUnavailable
 from ledger.clock import Instant, microseconds
 from ledger.errors import InvalidField, LimitIsReached
 

@@ -14,12 +14,12 @@ from api.dialects.venice.credentials import Manager
 from api.dialects.venice.cursors import Walk
 from api.dialects.venice.history import CURRENCIES, Currency, Entry
 from api.dialects.venice.views import Number
-from api.exchange import Answer
 from api.gateway.standing import balances_of
+from api.http.exchange import Answer
+from api.http.failure import invalid
+from api.http.routing import Ask, Routes
 from api.queries import AnalyticsTerms
 from api.settings import jwt_secret
-from api.surface.failure import invalid
-from api.surface.routing import Ask, Routes
 from ledger import clock
 from ledger.clock import Instant
 from ledger.ids import format_id

@@ -5,13 +5,13 @@ from typing import Any, Literal
 
 import msgspec
 
-from api.characters import PUBLISHED, Character, CharacterLine, NoSuchCharacter
+from api.beside.characters import PUBLISHED, Character, CharacterLine, NoSuchCharacter
 from api.dialects.venice import credentials, views
 from api.dialects.venice.errors import CHARACTER_NOT_FOUND
-from api.exchange import Answer
-from api.surface.credentials import KeyCaller
-from api.surface.failure import Failure, Kind, invalid
-from api.surface.routing import Ask, Routes
+from api.http.exchange import Answer
+from api.http.failure import Failure, Kind, invalid
+from api.http.routing import Ask, Routes
+from api.identity.credentials import KeyCaller
 from ledger.clock import format_milliseconds
 
 LIMIT_DEFAULT, LIMIT_MAX = 50, 100

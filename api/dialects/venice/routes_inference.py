@@ -5,15 +5,15 @@ from typing import Any
 
 import msgspec
 
-from api.characters import NoSuchCharacter
+from api.beside.characters import NoSuchCharacter
+from api.dialects.forwarding import document_of, forward
 from api.dialects.venice import credentials, models
 from api.dialects.venice.errors import MODEL_NOT_FOUND, NO_SUCH_CHARACTER_SLUG, rate_headers
 from api.gateway import headers, wishes
 from api.gateway.standing import Standing
-from api.surface.credentials import KeyCaller
-from api.surface.failure import Failure, Kind, invalid
-from api.surface.forwarding import document_of, forward
-from api.surface.routing import Ask, Reply, Routes
+from api.http.failure import Failure, Kind, invalid
+from api.http.routing import Ask, Reply, Routes
+from api.identity.credentials import KeyCaller
 from ledger.errors import ModelIsUnpriced
 from ledger.money import format_pico
 

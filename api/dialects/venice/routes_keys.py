@@ -8,7 +8,7 @@ from uuid import UUID
 
 import msgspec
 
-from api import reading
+from api.dialects import account_keys
 from api.dialects.venice import bodies, credentials, terms, views
 from api.dialects.venice.credentials import Manager
 from api.dialects.venice.errors import (
@@ -16,12 +16,12 @@ from api.dialects.venice.errors import (
     KEY_NOT_FOUND,
     KEY_NOT_FOUND_OR_EXPIRED,
 )
-from api.exchange import Answer
+from api.http import reading
+from api.http.exchange import Answer
+from api.http.failure import Failure, Kind, invalid
+from api.http.routing import Ask, Routes
 from api.operations import Asked
 from api.queries import SpendLine, SpendTerms
-from api.surface import account_keys
-from api.surface.failure import Failure, Kind, invalid
-from api.surface.routing import Ask, Routes
 from ledger.clock import Instant
 from ledger.errors import KeyIsExpired, KeyIsRevoked, NoSuchKey
 from ledger.state import Key

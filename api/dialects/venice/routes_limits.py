@@ -9,11 +9,11 @@ from api.dialects.venice import catalogue, credentials, models, terms, views
 from api.dialects.venice.catalogue import Offer
 from api.dialects.venice.credentials import Manager
 from api.dialects.venice.views import Number
-from api.exchange import Answer
 from api.gateway.standing import balances_of
+from api.http.exchange import Answer
+from api.http.routing import Ask, Routes
+from api.identity.credentials import KeyCaller
 from api.queries import Refusal
-from api.surface.credentials import KeyCaller
-from api.surface.routing import Ask, Routes
 from ledger.clock import Instant, format_milliseconds
 from ledger.limits import DAY_SECONDS, Limit, LimitId, window
 from ledger.state import Account, Key

@@ -8,10 +8,10 @@ import msgspec
 from api.dialects.venice import catalogue, credentials, models, views
 from api.dialects.venice.catalogue import Offer
 from api.dialects.venice.errors import MODEL_NOT_FOUND
-from api.exchange import Answer
-from api.surface.credentials import KeyCaller
-from api.surface.failure import Failure, Kind, invalid
-from api.surface.routing import Ask, Routes
+from api.http.exchange import Answer
+from api.http.failure import Failure, Kind, invalid
+from api.http.routing import Ask, Routes
+from api.identity.credentials import KeyCaller
 
 ALL = "all"
 TYPES = (

@@ -2,10 +2,10 @@
 
 import msgspec
 
+from api.dialects import account_keys
 from api.dialects.venice import bodies, terms, views
-from api.exchange import Answer
-from api.surface import account_keys
-from api.surface.routing import Ask, Routes, anybody
+from api.http.exchange import Answer
+from api.http.routing import Ask, Routes, anybody
 
 routes = Routes()
 

@@ -14,8 +14,8 @@ from typing import NamedTuple
 import msgspec
 
 from api.dialects.venice import bodies, models
+from api.http.failure import Failure, Kind, invalid
 from api.operations import ADMIN_TYPE, SETTING_MEMBER, SETTING_TYPE
-from api.surface.failure import Failure, Kind, invalid
 from ledger import clock, keys, limits
 from ledger import events as e
 from ledger.clock import Instant

@@ -8,10 +8,10 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from api.dialects.venice import bodies, terms
-from api.exchange import Answer
+from api.http.exchange import Answer
+from api.http.openapi import WRITTEN_AS
 from api.operations import SETTING_TYPE
 from api.queries import SpendLine
-from api.surface.openapi import WRITTEN_AS
 from ledger.clock import Instant, format_milliseconds
 from ledger.limits import total
 from ledger.money import decimal_of

@@ -1,0 +1,1 @@
+"""Rows that are no fold of events: characters, conversations, stored resources."""

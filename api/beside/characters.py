@@ -1,0 +1,280 @@
+"""What a character is and what it may say of itself: bounds, slugs, greetings, refusals.
+
+One kind of thing for reverie's characters, venice's characters and foil's personas. Nothing here
+knows of a table; ``api.beside.conversations`` keeps what is decided here.
+"""
+
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from uuid import UUID
+
+import msgspec
+
+from api.http.problems import Problem
+from ledger.errors import InvalidField
+from ledger.ids import AccountId
+from ledger.keys import require_no_secret
+
+NAME_MAX = 255
+SLUG_MAX = 64
+DESCRIPTION_MAX = 2_000
+GREETING_MAX = 4_000
+PROMPT_MAX_BYTES = 32 * 1024
+TEXT_MAX_BYTES = 256 * 1024
+"""All texts of a character with its scenarios."""
+SCENARIOS_MAX = 50
+CHARACTERS_MAX = 1_000
+"""Of one account, whatever their status."""
+SUFFIX_MAX = 60
+
+MULTIPLIERS = ("1.0", "1.1", "1.2", "10.0")
+"""What a token costs with a character, in units of a plain one; text, for it names a price."""
+DRAFT, PUBLISHED, WITHDRAWN = STATUSES = ("draft", "published", "withdrawn")
+NAMELESS = "character"
+"""Slug of a name without a letter or digit."""
+
+PLAYER = "{player}"
+GREETING = "Hello, {player}."
+
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+
+
+class NoSuchCharacter(Problem):
+    """No such character."""
+
+    def __init__(self) -> None:
+        super().__init__(404, "no_such_character", "No such character.")
+
+
+class CharacterIsDenied(Problem):
+    """The character is another account's, or not published."""
+
+    def __init__(self) -> None:
+        super().__init__(403, "access_is_denied", "The character is not yours or not published.")
+
+
+class SlugIsTaken(Problem):
+    """The account, or for a published character somebody, has one of this slug."""
+
+    def __init__(self) -> None:
+        super().__init__(409, "slug_is_taken", "Another character has this slug.")
+
+
+class TooManyCharacters(Problem):
+    """The account has as many characters as it may."""
+
+    def __init__(self) -> None:
+        detail = f"An account has at most {CHARACTERS_MAX} characters."
+        super().__init__(409, "too_many_characters", detail)
+
+
+class CharacterIsNotPublished(Problem):
+    """What was never published cannot be withdrawn."""
+
+    def __init__(self) -> None:
+        super().__init__(409, "character_is_not_published", "The character is a draft.")
+
+
+class CharacterIsNoDraft(Problem):
+    """What was published once is withdrawn, not deleted: usage and conversations name it."""
+
+    def __init__(self) -> None:
+        detail = "Only a draft can be deleted; withdraw the character."
+        super().__init__(409, "character_is_no_draft", detail)
+
+
+class Scenario(msgspec.Struct, frozen=True, kw_only=True):
+    """A situation that a character can be met in."""
+
+    name: str
+    slug: str = ""
+    """Unique within the character. Empty in a draft: made from the name."""
+    description: str = ""
+    greeting: str = ""
+    """Empty: the character's."""
+    system_prompt: str = ""
+    """Added to the character's."""
+
+
+class Draft(msgspec.Struct, frozen=True, kw_only=True):
+    """What an author says of a character."""
+
+    name: str
+    slug: str = ""
+    """Empty: made from the name, with a number where that is taken."""
+    description: str = ""
+    greeting: str = ""
+    """May name the player: ``{player}``."""
+    system_prompt: str = ""
+    multiplier: str = MULTIPLIERS[0]
+    scenarios: tuple[Scenario, ...] = ()
+
+
+class ScenarioName(msgspec.Struct, frozen=True, kw_only=True):
+    """A scenario as lists have it."""
+
+    slug: str
+    name: str
+
+
+class CharacterLine(msgspec.Struct, frozen=True, kw_only=True):
+    """A character as lists have it: without the texts that are long."""
+
+    character_id: UUID
+    account_id: AccountId
+    slug: str
+    name: str
+    description: str
+    multiplier: str
+    status: str
+    machine_id: UUID
+    created_at: datetime
+    updated_at: datetime
+    scenarios: tuple[ScenarioName, ...]
+
+    @property
+    def condition(self) -> str:
+        """Give the rate card's condition that the multiplier stands for."""
+        return condition_of(self.multiplier)
+
+
+class Character(msgspec.Struct, frozen=True, kw_only=True):
+    """A character."""
+
+    character_id: UUID
+    account_id: AccountId
+    slug: str
+    name: str
+    description: str
+    greeting: str
+    system_prompt: str
+    multiplier: str
+    status: str
+    public: bool
+    """Published, by an account that is not closed."""
+    machine_id: UUID
+    """foil: a persona has one machine with one state."""
+    created_at: datetime
+    updated_at: datetime
+    version: int
+    scenarios: tuple[Scenario, ...]
+
+    @property
+    def condition(self) -> str:
+        """Give the rate card's condition that the multiplier stands for."""
+        return condition_of(self.multiplier)
+
+    def scenario(self, slug: str) -> Scenario | None:
+        """Find a scenario; None: there is none of this slug."""
+        return next((each for each in self.scenarios if each.slug == slug), None)
+
+    def prompt(self, scenario: Scenario | None = None) -> str:
+        """Give the system prompt, the scenario's after the character's own."""
+        parts = (self.system_prompt, scenario.system_prompt if scenario else "")
+        return "\n\n".join(part for part in parts if part)
+
+    def greet(self, player: str, scenario: Scenario | None = None) -> str:
+        """Give the greeting; it names the player whatever the author wrote."""
+        text = (scenario.greeting if scenario else "") or self.greeting
+        if PLAYER not in text:
+            text = f"{GREETING} {text or f'I am {self.name}.'}"
+        # Replaced once and nothing else: the text is the author's, and no format string.
+        return text.replace(PLAYER, player)
+
+    @property
+    def draft(self) -> Draft:
+        """Give what its author said of it."""
+        names = Draft.__struct_fields__
+        return Draft(**{name: getattr(self, name) for name in names})
+
+
+def condition_of(multiplier: str) -> str:
+    """Give the rate card's condition of a multiplier, such as ``x1_1``."""
+    return "x" + multiplier.replace(".", "_")
+
+
+def slug_of(name: str) -> str:
+    """Make a slug of a name: letters, marks and digits of any script, hyphens for all between."""
+    text = name
+    for _ in range(2):  # folding may undo the normal form, and the other way round
+        text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    kept = "".join(sign if unicodedata.category(sign)[0] in "LMN" else " " for sign in text)
+    return "-".join(kept.split())[:SLUG_MAX].strip("-") or NAMELESS
+
+
+def numbered(slug: str) -> list[str]:
+    """Give a slug and what it may be called where that is taken."""
+    base = slug[: SLUG_MAX - 4].rstrip("-")
+    return [slug, *(f"{base}-{number}" for number in range(2, SUFFIX_MAX))]
+
+
+def checked(draft: Draft) -> Draft:
+    """Give a draft whose every text is within bounds and whose scenarios have slugs.
+
+    Raises:
+        InvalidField: One is not.
+    """
+    if len(draft.scenarios) > SCENARIOS_MAX:
+        raise InvalidField("scenarios", f"at most {SCENARIOS_MAX}")
+    if draft.multiplier not in MULTIPLIERS:
+        raise InvalidField("multiplier", "must be one of " + ", ".join(MULTIPLIERS))
+    _check("", draft)
+    for number, scenario in enumerate(draft.scenarios):
+        _check(f"scenarios[{number}].", scenario)
+    size = _size(draft) + sum(_size(scenario) for scenario in draft.scenarios)
+    if size > TEXT_MAX_BYTES:
+        raise InvalidField("", f"all texts together: at most {TEXT_MAX_BYTES} bytes")
+    scenarios = tuple(_with_slugs(draft.scenarios))
+    return msgspec.structs.replace(draft, name=draft.name.strip(), scenarios=scenarios)
+
+
+def _check(prefix: str, said: Draft | Scenario) -> None:
+    require_text(prefix + "name", said.name.strip(), NAME_MAX, least=1)
+    require_text(prefix + "slug", said.slug, SLUG_MAX)
+    require_text(prefix + "description", said.description, DESCRIPTION_MAX)
+    require_text(prefix + "greeting", said.greeting, GREETING_MAX)
+    require_text(prefix + "system_prompt", said.system_prompt, PROMPT_MAX_BYTES)
+    if len(said.system_prompt.encode()) > PROMPT_MAX_BYTES:
+        raise InvalidField(prefix + "system_prompt", f"at most {PROMPT_MAX_BYTES} bytes")
+    if said.slug and said.slug != slug_of(said.slug):
+        raise InvalidField(prefix + "slug", "lower-case letters and digits with single hyphens")
+
+
+def require_text(field: str, text: str, most: int, *, least: int = 0) -> str:
+    """Give a text that may be kept.
+
+    Raises:
+        InvalidField: It is too long or too short, holds NUL or a secret (promise 11).
+    """
+    if not least <= len(text) <= most:
+        raise InvalidField(field, f"{least} to {most} characters" if least else f"at most {most}")
+    if _UNSTORABLE.search(text):
+        raise InvalidField(field, "holds NUL or half a surrogate pair")
+    require_no_secret(field, text)
+    return text
+
+
+def storable(text: str) -> str:
+    """Give a text of a model with what no table takes replaced."""
+    return _UNSTORABLE.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def _size(said: Draft | Scenario) -> int:
+    texts = (said.name, said.description, said.greeting, said.system_prompt)
+    return sum(len(text.encode()) for text in texts)
+
+
+def _with_slugs(scenarios: Sequence[Scenario]) -> Iterable[Scenario]:
+    given = [scenario.slug for scenario in scenarios if scenario.slug]
+    taken = set(given)
+    if len(given) != len(taken):
+        raise InvalidField("scenarios", "two have the same slug")
+    for scenario in scenarios:
+        slug = scenario.slug
+        if not slug:
+            # There are more numbers than scenarios.
+            slug = next(each for each in numbered(slug_of(scenario.name)) if each not in taken)
+            taken.add(slug)
+        yield msgspec.structs.replace(scenario, name=scenario.name.strip(), slug=slug)

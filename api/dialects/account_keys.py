@@ -1,0 +1,94 @@
+"""What dialects do with an account's keys: list, find, issue. Only those of their own."""
+
+from collections.abc import Callable
+from uuid import UUID
+
+from api.http.failure import Failure, Kind
+from api.operations import SETTING_MEMBER, SETTING_SESSION, Asked
+from api.services import Services
+from ledger import events as e
+from ledger.clock import Instant
+from ledger.errors import KeyIsExpired, NoSuchKey
+from ledger.ids import AccountId, KeyId
+from ledger.state import Key
+
+PAGE = 1_000
+LISTED_MAX = 10_000
+"""Keys that one answer may list: those of a bare array have no pages."""
+
+
+async def keys_of(
+    services: Services,
+    account_id: AccountId,
+    dialect: str,
+    *,
+    only_of: str = "",
+    where: Callable[[Key], bool] | None = None,
+) -> list[Key]:
+    """Give an account's keys of a dialect, newest first, whatever became of them.
+
+    ``where``: those only, however many others there are.
+    """
+    found: list[Key] = []
+    after, has_more = None, True
+    while has_more and len(found) < LISTED_MAX:
+        page, has_more, _ = await services.queries.key_states(
+            account_id, after=after, most=PAGE, only_of=only_of
+        )
+        shown = [key for key in page if _is_shown(key, dialect)]
+        found += shown if where is None else filter(where, shown)
+        after = page[-1].key_id if page else None
+    return found[:LISTED_MAX]
+
+
+async def key_of(
+    services: Services,
+    account_id: AccountId,
+    dialect: str,
+    text: str,
+    *,
+    missing: str,
+    only_of: str = "",
+) -> Key:
+    """Find a key of an account and dialect by its UUID. ``only_of``: a member who sees no other's.
+
+    Raises:
+        Failure: There is none, or it is another's: the same words (promise 15).
+    """
+    absent = Failure(Kind.NOT_FOUND, missing)
+    try:
+        key, _ = await services.queries.key_state(KeyId(UUID(text)))
+    except (ValueError, NoSuchKey) as error:
+        raise absent from error
+    if key.account_id != account_id or not _is_shown(key, dialect):
+        raise absent
+    if only_of and key.settings.get(SETTING_MEMBER) != only_of:
+        raise absent
+    return key
+
+
+async def revoke(services: Services, key: Key, *, by: str) -> Instant:
+    """Withdraw a key for good; give since when it is refused. Again, it is quiet."""
+    try:
+        done = await services.ledger.keys.revoke(Asked(by), key.key_id)
+    except KeyIsExpired:
+        assert key.expires_at is not None
+        return key.expires_at
+    if done.recorded:
+        return done.recorded[0].envelope.recorded_at
+    state, _ = await services.queries.key_state(key.key_id)
+    assert state.revoked_at is not None
+    return state.revoked_at
+
+
+def _is_shown(key: Key, dialect: str) -> bool:
+    return key.dialect == dialect and SETTING_SESSION not in key.settings
+
+
+async def issue(
+    services: Services, account_id: AccountId, terms: e.KeyIssued, *, admin: bool = False
+) -> tuple[Key, str]:
+    """Issue a key; give it with its secret, which is nowhere else."""
+    issued = await services.ledger.keys.issue(Asked(terms.by), account_id, terms, admin=admin)
+    assert issued.secret is not None
+    return issued.state, issued.secret

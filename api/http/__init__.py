@@ -1,0 +1,1 @@
+"""The floor of all doors: strict reading, failures and their words, what goes in and out."""

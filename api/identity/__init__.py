@@ -1,0 +1,1 @@
+"""Who asks: roles, logins, sign-up, wallets, credentials."""

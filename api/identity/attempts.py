@@ -1,0 +1,114 @@
+"""How often something may be tried that nobody is charged for: signing up, a wrong password.
+
+The count is a row per subject in the database, so that it holds over processes and restarts; an
+in-process one would not, and a limit of an account's has nobody to belong to yet. Subjects are kept
+as HMACs: whose network address or e-mail address it was is not there to be read.
+"""
+
+import hmac
+from collections.abc import Sequence
+from datetime import timedelta
+from ipaddress import IPv6Address, ip_address, ip_network
+from typing import Any, NamedTuple
+
+from psycopg import AsyncConnection, Rollback
+from psycopg_pool import AsyncConnectionPool
+
+from api.http.problems import Problem, wait_seconds
+from ledger.clock import Instant
+from projections import attempts
+
+PREFIX_OF_A_SITE = 64
+"""Bits of an IPv6 address that stand for one client, which has all the others to itself."""
+KEPT = timedelta(hours=1)
+"""The longest window there is: what is older counts nowhere."""
+
+
+class Bound(NamedTuple):
+    """How often one subject may try."""
+
+    subject: str
+    """What is tried and by whom: ``signup/192.0.2.7``."""
+    most: int
+    window: timedelta
+    """At most ``KEPT``."""
+
+
+class Attempts:
+    """Counts attempts over all processes."""
+
+    def __init__(self, pool: AsyncConnectionPool, *, secret: str) -> None:
+        """Take what subjects are hashed with."""
+        self._pool = pool
+        self._secret = secret.encode()
+
+    async def count(self, bounds: Sequence[Bound], at: Instant, *, refusal: str) -> None:
+        """Count an attempt against every bound, or against none of them.
+
+        Raises:
+            Problem: 429: as many were made of late as one of them allows.
+        """
+        # Sorted, so that two attempts cannot lock the same rows in opposite order.
+        terms = sorted(
+            (self._terms(bound, at) for bound in bounds), key=lambda each: each["subject"]
+        )
+        async with self._pool.connection() as connection:
+            async with connection.transaction():
+                for each in terms:
+                    if await (await connection.execute(attempts.ADMIT, each)).fetchone() is None:
+                        raise Rollback
+                return
+            free_at = await self._free_at(connection, bounds, at)
+        raise _refused(refusal, free_at or at, at)
+
+    async def require_room(self, bounds: Sequence[Bound], at: Instant, *, refusal: str) -> None:
+        """Refuse what ``count`` would refuse, without counting anything.
+
+        Raises:
+            Problem: 429: as many were made of late as one of the bounds allows.
+        """
+        async with self._pool.connection() as connection:
+            free_at = await self._free_at(connection, bounds, at)
+        if free_at is not None:
+            raise _refused(refusal, free_at, at)
+
+    async def _free_at(
+        self, connection: AsyncConnection, bounds: Sequence[Bound], at: Instant
+    ) -> Instant | None:
+        """Tell when every bound leaves room for one; None: now."""
+        found = []
+        for bound in bounds:
+            terms = self._terms(bound, at)
+            rows = await (await connection.execute(attempts.RECENT, terms)).fetchall()
+            if len(rows) >= bound.most:
+                # As many have to be over as leave room for one.
+                found.append(rows[-bound.most][0] + bound.window)
+        return max(found, default=None)
+
+    def _terms(self, bound: Bound, at: Instant) -> dict[str, Any]:
+        hashed = hmac.digest(self._secret, bound.subject.encode(), "sha256")
+        return {"subject": hashed, "at": at, "since": at - bound.window, "most": bound.most}
+
+    async def forget(self, at: Instant) -> int:
+        """Delete what counts no more; give how many rows."""
+        async with self._pool.connection() as connection:
+            done = await connection.execute(attempts.FORGET, (at - KEPT,))
+        return done.rowcount
+
+
+def _refused(refusal: str, free_at: Instant, at: Instant) -> Problem:
+    headers = {"Retry-After": str(wait_seconds(free_at, at))}
+    return Problem(429, "too_many_attempts", refusal, headers=headers)
+
+
+def site_of(client: str) -> str:
+    """Give what counts as one client: an IPv4 address, or the network of an IPv6 one."""
+    try:
+        found = ip_address(client)
+    except ValueError:
+        return client
+    if not isinstance(found, IPv6Address):
+        return str(found)
+    if found.ipv4_mapped is not None:
+        return str(found.ipv4_mapped)
+    return str(ip_network((found, PREFIX_OF_A_SITE), strict=False))

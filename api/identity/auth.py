@@ -1,0 +1,453 @@
+"""Who asks, and what their role may do.
+
+The operator shows a secret; a member shows a token that this module signed. A token says who, never
+what they may: the role is read from the ledger each time, so that a removal bites at once.
+"""
+
+import asyncio
+import hashlib
+import hmac
+import re
+import secrets as random
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import jwt
+from argon2 import PasswordHasher
+from argon2.exceptions import InvalidHashError, VerificationError
+from psycopg_pool import AsyncConnectionPool
+
+from api.http.problems import forbidden, invalid, unauthenticated
+from api.identity.attempts import Attempts, Bound, site_of
+from ledger.clock import DatabaseClock, Instant, microseconds
+from ledger.codec import IS_SECRET
+from ledger.errors import LoginIsTaken
+from ledger.ids import AccountId, InvalidId, format_id, new_request_id, parse_id
+from ledger.secrets import REFRESH_PREFIX, is_in
+from projections import reads
+
+ISSUER = "keyledger"
+AUDIENCE = "keyledger/ledger/v1"
+ALGORITHM = "HS256"
+ACCESS = timedelta(minutes=15)
+REFRESH = timedelta(days=14)
+PASSWORD_MIN = 8
+PASSWORD_MAX = 128
+EMAIL_MAX = 254
+HASHES_AT_ONCE = 2
+"""Each takes 19 MiB and a processor for some 20 ms."""
+
+FAILURES_WINDOW = timedelta(minutes=5)
+"""Short, because an owner whose login a stranger guesses at waits for it too."""
+FAILURES_OF_A_LOGIN = 8
+"""From anywhere: 96 an hour. OWASP's ASVS 4.0 (2.2.1) allows an account at most 100."""
+FAILURES_OF_A_LOGIN_AT_A_SITE = 5
+"""Fewer, so that one stranger cannot use up what an owner elsewhere has."""
+FAILURES_AT_A_SITE = 30
+"""Of all logins together; more than the people behind one address mistype."""
+
+OPERATOR = "operator"
+ROLES = ("owner", "finance", "auditor", "member")
+
+_ALL = frozenset(ROLES)
+_OWNER = frozenset({"owner"})
+_MONEY = frozenset({"owner", "finance"})
+_READ = frozenset({"owner", "finance", "auditor"})
+_KEYS = frozenset({"owner", "member"})
+_NOBODY: frozenset[str] = frozenset()
+
+PERMISSIONS: Mapping[str, frozenset[str]] = {
+    "open_account": _NOBODY,
+    "list_accounts": _NOBODY,
+    "get_account": _ALL,
+    "change_account": _NOBODY,
+    "set_account_limits": _NOBODY,
+    "suspend_account": _NOBODY,
+    "resume_account": _NOBODY,
+    "close_account": _NOBODY,
+    "list_members": _READ,
+    "add_member": _OWNER,
+    "change_member": _OWNER,
+    "remove_member": _OWNER,
+    "issue_key": _KEYS,
+    "list_keys": _ALL,
+    "get_key": _ALL,
+    "change_key": _KEYS,
+    "rotate_key": _KEYS,
+    "suspend_key": _KEYS,
+    "resume_key": _KEYS,
+    "revoke_key": _KEYS,
+    "verify_key": _NOBODY,
+    "grant": _NOBODY,
+    "list_grants": _READ,
+    "void_grant": _NOBODY,
+    "adjust": _NOBODY,
+    "set_allowance": _NOBODY,
+    "list_allowances": _READ,
+    "get_balances": _ALL,
+    "get_spend": _READ,
+    "list_events": _READ,
+    "list_credit_ledger": _READ,
+    "list_refusals": _READ,
+    "record_usage": _NOBODY,
+    "reserve_request": _NOBODY,
+    "settle_request": _NOBODY,
+    "release_request": _NOBODY,
+    "get_request": _READ,
+    "publish_rate_card": _NOBODY,
+    "import_rate_card": _NOBODY,
+    "list_rate_cards": _ALL,
+    "get_rate_card": _ALL,
+    "get_rate_card_version": _ALL,
+    "diff_rate_cards": _ALL,
+    "withdraw_rate_card": _NOBODY,
+    "create_character": _KEYS,
+    "list_characters": _ALL,
+    "get_character": _ALL,
+    "find_character": _ALL,
+    "change_character": _KEYS,
+    "publish_character": _KEYS,
+    "withdraw_character": _KEYS,
+    "delete_character": _KEYS,
+    "note_chat": _KEYS,
+    "get_recent_chat": _ALL,
+    "list_lanes": _NOBODY,
+    "list_lane_events": _NOBODY,
+    "get_event": _NOBODY,
+}
+"""Operation → roles that may, beside the operator, who may everything. Members act in their own
+account only; the role ``member`` sees and changes only keys that it issued. Whoever grants credit
+runs the service: a member who could grant would print money."""
+
+
+class Caller(NamedTuple):
+    """Who asks."""
+
+    role: str
+    actor: str
+    """As events name it: ``operator``, or ``<role>:<member id>`` with the role of this moment."""
+    account_id: AccountId | None = None
+    """None: every account."""
+    member_id: str = ""
+
+    @property
+    def only_own_keys(self) -> str:
+        """Give the member whose keys alone are in sight; empty: all of the account."""
+        return self.member_id if self.role == "member" else ""
+
+
+THE_OPERATOR = Caller(OPERATOR, OPERATOR)
+NOBODY = Caller("nobody", "nobody")
+"""Who asks on a public route."""
+
+
+_CLAIMS: jwt.types.Options = {
+    "require": ["exp", "iat", "sub", "jti", "aud", "iss", "acct"],
+    # By the ledger's clock instead, and ``exp`` alone bounds a token.
+    "verify_exp": False,
+    "verify_iat": False,
+}
+
+
+def require_unexpired(claims: Mapping[str, Any], at: Instant) -> None:
+    """Refuse a token's claims that ran out.
+
+    Raises:
+        InvalidTokenError: ``exp`` has passed, or is no number.
+    """
+    try:
+        ends = int(claims["exp"])
+    except (TypeError, ValueError) as error:
+        raise jwt.DecodeError from error
+    if microseconds(at) >= ends * 1_000_000:
+        raise jwt.ExpiredSignatureError
+
+
+def may(caller: Caller, operation: str) -> bool:
+    """Tell whether the caller's role allows an operation."""
+    return caller.role == OPERATOR or caller.role in PERMISSIONS[operation]
+
+
+class Tokens(NamedTuple):
+    """What a login gives."""
+
+    access_token: str
+    expires_in: int
+    refresh_token: str
+
+
+class LoggedIn(NamedTuple):
+    """Who proved their password."""
+
+    account_id: AccountId
+    member: UUID
+    email: str
+    name: str
+
+
+class Gate:
+    """Tells who asks."""
+
+    def __init__(
+        self,
+        pool: AsyncConnectionPool,
+        operator_digest: bytes,
+        jwt_secret: str,
+        lanes: int,
+        clock: DatabaseClock,
+    ) -> None:
+        """Take what proofs are checked against, and what tells whether they ran out."""
+        self._pool = pool
+        self.clock = clock
+        self._digest = operator_digest
+        self._secret = jwt_secret
+        self._lanes = lanes
+
+    async def caller(self, authorization: str | None) -> Caller:
+        """Tell who shows this ``Authorization``.
+
+        Raises:
+            Problem: 401: nobody does.
+        """
+        if authorization is None:
+            raise unauthenticated(presented=False)
+        scheme, _, shown = authorization.partition(" ")
+        if scheme.lower() != "bearer" or not shown:
+            raise unauthenticated(presented=False)
+        if self._is_operator(shown):
+            return THE_OPERATOR
+        if shown.count(".") == 2:  # noqa: PLR2004 - header, claims, signature
+            return await self._member(shown)
+        raise unauthenticated("The secret or token is not valid.")
+
+    async def require_operator(self, authorization: str | None) -> None:
+        """Let the operator pass and nobody else.
+
+        Raises:
+            Problem: 401, or 403 for a member.
+        """
+        caller = await self.caller(authorization)
+        if caller.role != OPERATOR:
+            raise forbidden("metrics", caller.role)
+
+    def _is_operator(self, shown: str) -> bool:
+        # latin-1, as headers are read; a digest makes lengths equal and tells nothing.
+        presented = hashlib.sha256(shown.encode("latin-1")).digest()
+        return hmac.compare_digest(presented, self._digest)
+
+    async def _member(self, token: str) -> Caller:
+        account_id, member_id = self._claims(token)
+        role = await self._role(account_id, member_id)
+        if role is None:
+            raise unauthenticated("The token is not valid.")
+        return Caller(role, f"{role}:{member_id}", account_id, member_id)
+
+    def _claims(self, token: str) -> tuple[AccountId, str]:
+        try:
+            claims = jwt.decode(
+                token,
+                self._secret,
+                algorithms=[ALGORITHM],
+                audience=AUDIENCE,
+                issuer=ISSUER,
+                options=_CLAIMS,
+            )
+            require_unexpired(claims, self.clock.now())
+            account_id = AccountId(parse_id("acct", str(claims["acct"])))
+            parse_id("mbr", str(claims["sub"]))
+        except (jwt.InvalidTokenError, InvalidId) as error:
+            raise unauthenticated("The token is not valid.") from error
+        return account_id, str(claims["sub"])
+
+    async def _role(self, account_id: AccountId, member_id: str) -> str | None:
+        lane = reads.lane_of(account_id, self._lanes)
+        async with self._pool.connection() as connection:
+            rows = await connection.execute(reads.ROLE, (member_id, lane, account_id))
+            row = await rows.fetchone()
+        return None if row is None else row[0]
+
+    def access_token(self, account_id: AccountId, member_id: str, at: Instant) -> str:
+        """Sign a token that says who, for 15 minutes."""
+        claims = {
+            "iss": ISSUER,
+            "aud": AUDIENCE,
+            "sub": member_id,
+            "acct": format_id("acct", account_id),
+            "iat": at,
+            "exp": at + ACCESS,
+            "jti": new_request_id(),
+        }
+        return jwt.encode(claims, self._secret, algorithm=ALGORITHM)
+
+
+class Logins:
+    """Passwords and refresh tokens."""
+
+    def __init__(self, pool: AsyncConnectionPool, gate: Gate, attempts: Attempts) -> None:
+        """Take where logins are kept, and what counts failed ones."""
+        self._pool = pool
+        self._gate = gate
+        self._attempts = attempts
+        self._hasher = PasswordHasher(time_cost=2, memory_cost=19_456, parallelism=1)
+        self._at_once = asyncio.Semaphore(HASHES_AT_ONCE)
+        self._nobodys_hash = self._hasher.hash(random.token_hex(16))
+
+    @staticmethod
+    def check_password(password: str) -> None:
+        """Refuse a password that cannot be one.
+
+        Raises:
+            Problem: It is too short or too long.
+        """
+        if not PASSWORD_MIN <= len(password) <= PASSWORD_MAX:
+            raise invalid("password", f"{PASSWORD_MIN} to {PASSWORD_MAX} characters")
+
+    async def require_unknown(self, email: str) -> None:
+        """Refuse an address that somebody logs in with. Of two at once, the ledger takes one.
+
+        Raises:
+            LoginIsTaken: Somebody does.
+        """
+        async with self._pool.connection() as connection:
+            rows = await connection.execute(reads.FIND_LOGIN, (email,))
+            if await rows.fetchone() is not None:
+                raise LoginIsTaken
+
+    async def hash(self, password: str) -> str:
+        """Hash a password to keep.
+
+        Raises:
+            Problem: It is too short or too long.
+        """
+        self.check_password(password)
+        async with self._at_once:
+            return await asyncio.to_thread(self._hasher.hash, password)
+
+    def _verify(self, hashed: str, password: str) -> bool:
+        try:
+            return self._hasher.verify(hashed, password[:PASSWORD_MAX])
+        except (VerificationError, InvalidHashError):
+            return False
+
+    async def login(self, email: str, password: str, *, client: str, at: Instant) -> Tokens:
+        """Give tokens for an address and its password.
+
+        Raises:
+            Problem: As of ``proven``.
+        """
+        found = await self.proven(email, password, client=client, at=at)
+        family = UUID(bytes=random.token_bytes(16))
+        return await self._tokens(family, email, found.account_id, found.member)
+
+    async def proven(self, email: str, password: str, *, client: str, at: Instant) -> "LoggedIn":
+        """Find who logs in with an address and its password, from a client's network address.
+
+        Raises:
+            Problem: 401: the same words and the same time whatever was wrong. 429: it failed too
+                often of late, whether or not there is such a login and this is its password.
+        """
+        kept = address(email)
+        bounds = _bounds_of_failures(kept, client)
+        # From the look at the count to the count itself: else all of a burst would be hashed.
+        async with self._at_once:
+            # Before anything is hashed: who is refused costs nothing, and learns nothing by time.
+            await self._attempts.require_room(bounds, at, refusal=_TOO_MANY)
+            found = await self._found(kept, password)
+            if found is None:
+                await self._attempts.count(bounds, at, refusal=_TOO_MANY)
+                raise unauthenticated("The address or the password is not right.")
+        # Again: of many guesses at once the right one may not outlast those that were refused.
+        await self._attempts.require_room(bounds, at, refusal=_TOO_MANY)
+        return found
+
+    async def _found(self, kept: str, password: str) -> "LoggedIn | None":
+        async with self._pool.connection() as connection:
+            rows = await connection.execute(reads.FIND_LOGIN, (kept,))
+            row = await rows.fetchone()
+        hashed = row[2] if row else self._nobodys_hash
+        matches = await asyncio.to_thread(self._verify, hashed, password)
+        if row is None or not matches or not row[3]:
+            return None
+        return LoggedIn(AccountId(row[1]), row[0], kept, row[4])
+
+    async def refresh(self, token: str) -> Tokens:
+        """Give new tokens for a refresh token, which then is used up.
+
+        A token that comes twice was stolen by one of the two: its whole family ends.
+
+        Raises:
+            Problem: 401: it is unknown, used or expired.
+        """
+        hashed, at = _hash(token), self._gate.clock.now()
+        async with self._pool.connection() as connection:
+            rows = await connection.execute(reads.USE_REFRESH, (at, hashed))
+            row = await rows.fetchone()
+            if row is None:
+                await self._end_family(hashed)
+                raise unauthenticated("The refresh token is not valid.")
+            found = await connection.execute(reads.FIND_LOGIN, (row[1],))
+            login = await found.fetchone()
+        if row[2] <= at or login is None or not login[3]:
+            raise unauthenticated("The refresh token is not valid.")
+        return await self._tokens(row[0], row[1], AccountId(login[1]), login[0])
+
+    async def logout(self, token: str) -> None:
+        """End the family of a refresh token; quiet where there is none."""
+        await self._end_family(_hash(token))
+
+    async def _end_family(self, hashed: bytes) -> None:
+        async with self._pool.connection() as connection:
+            rows = await connection.execute(reads.FIND_REFRESH, (hashed,))
+            row = await rows.fetchone()
+            if row is not None:
+                await connection.execute(reads.REVOKE_FAMILY, (row[0],))
+
+    async def _tokens(
+        self, family: UUID, email: str, account_id: AccountId, member: UUID
+    ) -> Tokens:
+        at = self._gate.clock.now()
+        refresh = REFRESH_PREFIX + random.token_urlsafe(32)
+        terms = (_hash(refresh), family, address(email), at + REFRESH)
+        async with self._pool.connection() as connection:
+            await connection.execute(reads.INSERT_REFRESH, terms)
+        access = self._gate.access_token(account_id, format_id("mbr", member), at)
+        return Tokens(access, ACCESS // timedelta(seconds=1), refresh)
+
+
+_TOO_MANY = "Too many failed logins. Try again later."
+
+
+def _bounds_of_failures(kept: str, client: str) -> tuple[Bound, ...]:
+    """Say how often logging in may fail: from where, for whom, and for whom from where.
+
+    An e-mail address holds no space, so that no two of these subjects are written alike.
+    """
+    site = site_of(client)
+    return (
+        Bound(f"failed-at {site}", FAILURES_AT_A_SITE, FAILURES_WINDOW),
+        Bound(f"failed-of {kept}", FAILURES_OF_A_LOGIN, FAILURES_WINDOW),
+        Bound(f"failed-of-at {kept} {site}", FAILURES_OF_A_LOGIN_AT_A_SITE, FAILURES_WINDOW),
+    )
+
+
+_ADDRESS = re.compile(r"[^@\s]+@[^@\s]+")
+
+
+def address(email: str) -> str:
+    """Give an address in the form that is kept and compared.
+
+    Raises:
+        Problem: It is none.
+    """
+    found = email.strip().lower()
+    if len(found) > EMAIL_MAX or _ADDRESS.fullmatch(found) is None:
+        raise invalid("email", "an address such as name@example.com")
+    if is_in(email):
+        raise invalid("email", IS_SECRET)
+    return found
+
+
+def _hash(token: str) -> bytes:
+    return hashlib.sha256(token.encode()).digest()

@@ -1,0 +1,144 @@
+"""Lets wallets sign in: hands out tokens, has them used once, opens accounts."""
+
+import asyncio
+import sys
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from psycopg_pool import AsyncConnectionPool
+
+from api.identity.wallet.challenges import Challenge, Challenges
+from api.identity.wallet.words import TokenIsUsed, WalletAddress, WalletUnavailable
+from api.operations import Asked, Ledger
+from api.operations.opening import own_terms
+from api.settings import Settings
+from ledger.clock import DatabaseClock, Instant
+from ledger.errors import AccountIsOpen
+from ledger.ids import AccountId, new_account_id
+from ledger.secrets import new_salt
+from projections import wallets
+
+if TYPE_CHECKING:
+    from api.identity.wallet.proof import Prover
+
+SKEW = timedelta(hours=1)
+"""More than what two processes heard of the clock may differ by."""
+
+
+class Wallets:
+    """Sign-in by wallet, and the accounts that wallets opened."""
+
+    def __init__(
+        self,
+        pool: AsyncConnectionPool,
+        ledger: Ledger,
+        settings: Settings,
+        jwt_secret: str,
+        clock: DatabaseClock,
+    ) -> None:
+        """Take what it needs; no node is asked yet."""
+        self._pool = pool
+        self._clock = clock
+        self._ledger = ledger
+        self._settings = settings
+        self._challenges = Challenges(jwt_secret)
+        self._prover: Prover | None = None
+
+    async def close(self) -> None:
+        """Let go of the chain."""
+        if self._prover is not None:
+            await self._prover.close()
+
+    def challenge(self) -> str:
+        """Make a token for a wallet to sign: it holds for 15 minutes and one sign-in."""
+        return self._challenges.issue(self._clock.now())
+
+    async def prove(self, address: str, signature: str, token: str) -> WalletAddress:
+        """Check that a wallet signed this very token and holds a stake, and use the token up.
+
+        A proof that fails leaves the token as it was, so that nobody can spoil another's. Check
+        first whatever else was asked: what fails afterwards needs a new token.
+
+        Raises:
+            WalletRefused: It is no proof, or the token was used before.
+            WalletUnavailable: It cannot be checked here or now; the token still holds.
+        """
+        prover = await self._ready()
+        proven = await prover.prove(address, signature, token, self._clock.now())
+        await self._use(proven.challenge)
+        return proven.address
+
+    async def _ready(self) -> "Prover":
+        if not self._settings.web3_rpc_url:
+            detail = "Wallet sign-in is off: the operator has not set KEYLEDGER_WEB3_RPC_URL."
+            raise WalletUnavailable(detail)
+        if self._prover is None:
+            # In a thread, because it takes a second; the lines after it run at once.
+            await asyncio.to_thread(_load)
+            from api.identity.wallet.proof import Prover  # noqa: PLC0415
+
+            self._prover = self._prover or Prover(self._settings, self._challenges)
+        return self._prover
+
+    async def _use(self, challenge: Challenge) -> None:
+        terms = (challenge.jti, self._clock.now(), challenge.expires_at)
+        async with self._pool.connection() as connection:
+            done = await connection.execute(wallets.MARK_USED, terms)
+        if not done.rowcount:
+            raise TokenIsUsed
+
+    async def forget(self, at: Instant) -> int:
+        """Delete used tokens that no clock takes for valid any more; give how many."""
+        async with self._pool.connection() as connection:
+            done = await connection.execute(wallets.FORGET_USED, (at - SKEW,))
+        return done.rowcount
+
+    async def account_for(self, address: WalletAddress) -> AccountId:
+        """Give the wallet's account, opened with the welcome grant when it comes first.
+
+        Raises:
+            LedgerUnavailable: It could not be opened now.
+        """
+        return await self._known(address) or await self._opened(address)
+
+    async def _known(self, address: WalletAddress) -> AccountId | None:
+        async with self._pool.connection() as connection:
+            rows = await connection.execute(wallets.FIND_WALLET, (_bytes(address),))
+            row = await rows.fetchone()
+        return None if row is None else AccountId(row[0])
+
+    async def _opened(self, address: WalletAddress) -> AccountId:
+        # The account's id does not follow from the address, which its events would then tell. Of
+        # two that come at the same time the table of wallets takes one; the other finds its row.
+        account_id = new_account_id()
+        wallet = wallets.WalletRow(new_salt(), account_id, _bytes(address))
+        try:
+            await self._ledger.accounts.open(
+                Asked("system"),
+                own_terms("system"),
+                name=address,
+                account_id=account_id,
+                wallet=wallet,
+            )
+        except AccountIsOpen:
+            found = await self._known(address)
+            assert found is not None
+            return found
+        return account_id
+
+
+def _load() -> None:
+    depth = sys.getrecursionlimit()
+    try:
+        import api.identity.wallet.proof  # noqa: F401, PLC0415 - a second, and absent without the extra
+    except ImportError as error:
+        detail = "Wallet sign-in is off: its packages are not installed (keyledger[wallet])."
+        raise WalletUnavailable(detail) from error
+    finally:
+        # py_ecc lifts it to 100,000 for all of the process: deep JSON would then overflow the stack
+        # of C code that decodes it, where it now is an error like others.
+        sys.setrecursionlimit(depth)
+
+
+def _bytes(address: WalletAddress) -> bytes:
+    return bytes.fromhex(address.removeprefix("0x"))

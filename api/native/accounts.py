@@ -1,0 +1,222 @@
+"""Accounts and members."""
+
+from api.http.exchange import Answer
+from api.identity.auth import address
+from api.native import bodies, views
+from api.native.routing import Ask, done_answer, found_answer, route
+from api.operations import Policy, new_person
+from ledger import events as e
+
+
+@route(
+    "POST",
+    "/accounts",
+    body=bodies.AccountBody,
+    answer=views.AccountView,
+    status=201,
+    example={"name": "Acme", "pays_with": ["USD"]},
+    refusals=(409, 422),
+)
+async def open_account(ask: Ask[bodies.AccountBody]) -> Answer:
+    """Open an account; the welcome grant comes with it."""
+    body, logins = ask.body, ask.services.logins
+    owner = None
+    asked = ask.asked(body=_without_password(body))
+    if body.owner is not None:
+        hashed = await logins.hash(body.owner.password)
+        owner = new_person(address(body.owner.email), body.owner.name, hashed)
+    terms = e.AccountOpened(
+        by=ask.caller.actor,
+        pays_with=body.pays_with,
+        rate_card=body.rate_card,
+        overdraft=body.overdraft,
+        unpriced=body.unpriced,
+        max_output_tokens=body.max_output_tokens,
+        limits=bodies.rules(body.limits),
+        test=body.test,
+        internal=body.internal,
+    )
+    done = await ask.services.ledger.accounts.open(
+        asked, terms, name=body.name, welcome=body.welcome, owner=owner
+    )
+    return done_answer(done, status=201)
+
+
+def _without_password(body: bodies.AccountBody) -> dict[str, object]:
+    fields = {name: getattr(body, name) for name in body.__struct_fields__ if name != "owner"}
+    return {**fields, "owner": body.owner and body.owner.email}
+
+
+@route("GET", "/accounts", answer=views.Page, query=("limit", "after"), refusals=())
+async def list_accounts(ask: Ask[None]) -> Answer:
+    """List accounts."""
+    ask.call.require_only("limit", "after")
+    page, positions = await ask.services.queries.accounts(
+        after=ask.after("acct"), most=ask.page_size()
+    )
+    answer = found_answer(page, None)
+    if positions:
+        joined = ", ".join(map(str, positions))
+        answer.headers.append((b"ledger-position", joined.encode()))
+    return answer
+
+
+@route("GET", "/accounts/{account_id}", answer=views.AccountView)
+async def get_account(ask: Ask[None]) -> Answer:
+    """Show an account with its limits and balances."""
+    found = await ask.services.queries.account(ask.account_id())
+    return found_answer(found.view, found.position, found.view.version)
+
+
+@route(
+    "PATCH",
+    "/accounts/{account_id}",
+    body=bodies.AccountChanges,
+    answer=views.AccountView,
+    example={"unpriced": "record"},
+    refusals=(404, 409, 412, 422),
+)
+async def change_account(ask: Ask[bodies.AccountChanges]) -> Answer:
+    """Change an account's name or the terms under which it is billed."""
+    account_id, body = ask.account_id(), ask.body
+    policy = Policy(
+        name=body.name,
+        pays_with=body.pays_with,
+        rate_card=body.rate_card,
+        overdraft=body.overdraft,
+        unpriced=body.unpriced,
+        max_output_tokens=body.max_output_tokens,
+        expected_version=ask.call.expected_version,
+    )
+    name = await ask.services.queries.name_of(account_id)
+    done = await ask.services.ledger.accounts.set_policy(ask.asked(), account_id, policy, name=name)
+    return done_answer(done)
+
+
+@route(
+    "PUT",
+    "/accounts/{account_id}/limits",
+    body=bodies.LimitsBody,
+    answer=views.AccountView,
+    example={"limits": [{"kind": "spend", "window": "month", "ceiling": "100"}]},
+    refusals=(404, 409, 422),
+)
+async def set_account_limits(ask: Ask[bodies.LimitsBody]) -> Answer:
+    """Replace an account's limits."""
+    account_id = ask.account_id()
+    name = await ask.services.queries.name_of(account_id)
+    rules = bodies.rules(ask.body.limits)
+    done = await ask.services.ledger.accounts.set_limits(ask.asked(), account_id, rules, name=name)
+    return done_answer(done)
+
+
+@route(
+    "POST",
+    "/accounts/{account_id}/suspend",
+    body=bodies.ReasonBody,
+    optional_body=True,
+    answer=views.AccountView,
+    example={"reason": "Unpaid"},
+    refusals=(404, 409, 422),
+)
+async def suspend_account(ask: Ask[bodies.ReasonBody]) -> Answer:
+    """Stop every key of an account until it resumes."""
+    account_id = ask.account_id()
+    name = await ask.services.queries.name_of(account_id)
+    done = await ask.services.ledger.accounts.suspend(
+        ask.asked(), account_id, name=name, reason=ask.body.reason
+    )
+    return done_answer(done)
+
+
+@route(
+    "POST",
+    "/accounts/{account_id}/resume",
+    body=bodies.Body,
+    optional_body=True,
+    answer=views.AccountView,
+    refusals=(404, 409, 422),
+)
+async def resume_account(ask: Ask[bodies.Body]) -> Answer:
+    """Let a suspended account work again."""
+    account_id = ask.account_id()
+    name = await ask.services.queries.name_of(account_id)
+    done = await ask.services.ledger.accounts.resume(ask.asked(), account_id, name=name)
+    return done_answer(done)
+
+
+@route(
+    "POST",
+    "/accounts/{account_id}/close",
+    body=bodies.ReasonBody,
+    optional_body=True,
+    answer=views.AccountView,
+    example={"reason": "Left"},
+    refusals=(404, 409, 422),
+)
+async def close_account(ask: Ask[bodies.ReasonBody]) -> Answer:
+    """Close an account for good."""
+    account_id = ask.account_id()
+    name = await ask.services.queries.name_of(account_id)
+    done = await ask.services.ledger.accounts.close(
+        ask.asked(), account_id, name=name, reason=ask.body.reason
+    )
+    return done_answer(done)
+
+
+@route("GET", "/accounts/{account_id}/members", answer=views.Page)
+async def list_members(ask: Ask[None]) -> Answer:
+    """List who is in an account."""
+    found = await ask.services.queries.members(ask.account_id())
+    return found_answer(found.view, found.position)
+
+
+@route(
+    "POST",
+    "/accounts/{account_id}/members",
+    body=bodies.MemberBody,
+    answer=views.MemberView,
+    status=201,
+    example={
+        "email": "ada@example.com",
+        "password": "correct horse battery",
+        "role": "finance",
+        "name": "Ada",
+    },
+    refusals=(404, 409, 422),
+)
+async def add_member(ask: Ask[bodies.MemberBody]) -> Answer:
+    """Let a person join an account and log in."""
+    account_id, body = ask.account_id(), ask.body
+    hashed = await ask.services.logins.hash(body.password)
+    person = new_person(address(body.email), body.name, hashed)
+    done = await ask.services.ledger.members.add(ask.asked(), account_id, person, body.role)
+    return done_answer(done, status=201)
+
+
+@route(
+    "PATCH",
+    "/accounts/{account_id}/members/{member_id}",
+    body=bodies.RoleBody,
+    answer=views.ChangeView,
+    example={"role": "auditor"},
+    refusals=(404, 409, 422),
+)
+async def change_member(ask: Ask[bodies.RoleBody]) -> Answer:
+    """Give a member another role."""
+    done = await ask.services.ledger.members.change_role(
+        ask.asked(), ask.account_id(), ask.member_id(), ask.body.role
+    )
+    return done_answer(done)
+
+
+@route(
+    "DELETE",
+    "/accounts/{account_id}/members/{member_id}",
+    answer=views.ChangeView,
+    refusals=(404, 409, 422),
+)
+async def remove_member(ask: Ask[None]) -> Answer:
+    """Take a member out of an account."""
+    done = await ask.services.ledger.members.remove(ask.asked(), ask.account_id(), ask.member_id())
+    return done_answer(done)

@@ -1,0 +1,118 @@
+"""The credit ledger of an account, as JSON or as CSV."""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from datetime import date
+
+import msgspec
+
+from api.credit_ledger import TYPES, CreditLedger, Entry, Filters, Place
+from api.http import cursors
+from api.http.exchange import Answer, Position
+from api.http.problems import invalid
+from api.http.reading import one_of
+from api.native import bodies, views
+from api.native.routing import Ask, found_answer, route
+from api.native.views import PositionView
+from api.settings import jwt_secret
+from ledger import clock
+from ledger.clock import Instant
+from ledger.errors import InvalidField
+from ledger.ids import InvalidId, format_id, parse_id
+
+PURPOSE = "credit-ledger"
+NAMED = ("type", "from", "to", "character", "model", "key", "asset")
+CSV = "text/csv"
+DAY_LENGTH = len("2026-12-01")
+
+
+@route(
+    "GET",
+    "/accounts/{account_id}/credit-ledger",
+    answer=views.Page,
+    query=(*NAMED, "limit", "after"),
+)
+async def list_credit_ledger(ask: Ask[None]) -> Answer:
+    """List what moved the account's balances, newest first, with the balance after each."""
+    query = ask.call.require_only(*NAMED, "limit", "after")
+    account_id = ask.account_id()
+    secret = jwt_secret(ask.services.settings)
+    account = format_id("acct", account_id)
+    filters = _filters(query)
+    place = Place(account=account, filters=filters)
+    if "after" in query:
+        place = cursors.read(query["after"], Place, PURPOSE, secret)
+        if place.account != account or (filters != Filters() and filters != place.filters):
+            raise InvalidField("after", "is a cursor of another list")
+    ledger = CreditLedger(ask.services.queries)
+    found = await ledger.page(account_id, place, ask.page_size())
+    following = found.following
+    cursor = None if following is None else cursors.write(following, PURPOSE, secret)
+    if CSV in (ask.call.header(b"accept") or ""):
+        return _csv(found.entries, cursor, found.position)
+    view = views.Page(data=found.entries, has_more=cursor is not None, next=cursor)
+    return found_answer(view, found.position)
+
+
+def _filters(query: Mapping[str, str]) -> Filters:
+    start, end = _instant("from", query), _instant("to", query)
+    if start is not None and end is not None and end <= start:
+        raise InvalidField("to", "must be later than from")
+    key = query.get("key", "")
+    if key:
+        try:
+            key = format_id("key", parse_id("key", key))
+        except InvalidId as error:
+            raise InvalidField("key", "is no id of a key") from error
+    kind = query.get("type", "")
+    return Filters(
+        type=one_of("type", kind, TYPES) if kind else "",
+        asset=query.get("asset", ""),
+        character=query.get("character", ""),
+        model=query.get("model", ""),
+        key=key,
+        start=start,
+        end=end,
+    )
+
+
+def _instant(name: str, query: Mapping[str, str]) -> Instant | None:
+    """Read a bound: an instant, or the first one of a day of UTC."""
+    text = query.get(name)
+    if text is None or len(text) != DAY_LENGTH:
+        return bodies.instant_of(name, text)
+    try:
+        return clock.parse_instant(f"{date.fromisoformat(text)}T00:00:00Z")
+    except ValueError as error:
+        raise invalid(name, "a day of UTC such as 2026-12-01, or an instant") from error
+
+
+def _csv(entries: Sequence[Entry], cursor: str | None, position: Position) -> Answer:
+    """Write a page as CSV; where it goes on stands in a header."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\r\n")
+    writer.writerow(Entry.__struct_fields__)
+    for entry in entries:
+        cells = msgspec.structs.asdict(entry)
+        writer.writerow([_cell(name, value) for name, value in cells.items()])
+    headers = {"Content-Disposition": "attachment; filename=credit-ledger.csv"}
+    if cursor is not None:
+        headers["X-Next-Cursor"] = cursor
+    content_type = b"text/csv; charset=utf-8"
+    return Answer(
+        text.getvalue().encode(), content_type=content_type, position=position, headers=headers
+    )
+
+
+_NUMBERS = frozenset({"amount", "balance_after"})
+
+
+def _cell(name: str, value: str | PositionView | None) -> str:
+    """Write a value so that no spreadsheet takes what a client named for a formula."""
+    if value is None:
+        return ""
+    if isinstance(value, PositionView):
+        return f"{value.lane}:{value.seq}"
+    is_formula = name not in _NUMBERS and value[:1] in {"=", "+", "-", "@", "\t", "\r"}
+    return f"'{value}" if is_formula else value

@@ -1,0 +1,428 @@
+"""The hot path: record, reserve, settle, release. One body, one command, one receipt."""
+
+import asyncio
+from collections.abc import Awaitable
+from typing import NamedTuple
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from api.http import problems, reading
+from api.http.exchange import Answer, Position
+from api.http.problems import Problem, invalid
+from api.native import bodies, views
+from api.native.routing import Ask, done_answer, found_answer, route
+from api.operations import Asked, Done, Ledger, fingerprint, notes_of
+from ledger import metering
+from ledger.clock import Instant
+from ledger.errors import LedgerError, NoSuchRequest, Refused
+from ledger.ids import AccountId, KeyId
+from ledger.record.batch import Command, Outcome
+
+CLOUD_TYPE = "dev.keyledger.usage"
+"""The one ``type`` of CloudEvents that is taken."""
+NDJSON = ("application/x-ndjson", "application/jsonl")
+CLOUD = "application/cloudevents+json"
+CLOUD_BATCH = "application/cloudevents-batch+json"
+PART = 500
+"""Items of a batch that are read, and later answered, before others get their turn."""
+CONTENT_TYPES = ("application/json", *NDJSON, CLOUD, CLOUD_BATCH)
+
+_usage = msgspec.json.Decoder(bodies.UsageBody)
+_cloud = msgspec.json.Decoder(bodies.CloudEvent)
+_cloud_data = msgspec.json.Decoder(bodies.CloudUsage)
+
+
+class Subject(NamedTuple):
+    """Whose request it is."""
+
+    account_id: AccountId
+    key_id: KeyId
+    secret: int | None = None
+    """Number of the secret that proved the key; None: the operator vouches for it."""
+
+
+async def subject_of(ask: Ask[object], key_id: str | UnsetType, secret: str | UnsetType) -> Subject:
+    """Find the key that a body names by id or by secret.
+
+    Raises:
+        Problem: It names both or none.
+        NoSuchKey: There is no such key.
+    """
+    if secret is not UNSET:
+        if key_id is not UNSET:
+            raise invalid("secret", "is there beside key_id; send one of them")
+        proof = await ask.services.resolver.secret(secret)
+        ask.lane = ask.services.ledger.lane_of(proof.account_id)
+        return Subject(*proof)
+    if key_id is UNSET:
+        raise invalid("key_id", "is required, or secret")
+    found = ask.owned(await ask.services.resolver.key(key_id))
+    return Subject(found.account_id, found.key_id)
+
+
+def known_subject(ask: Ask[object], body: bodies.UsageBody) -> Subject | None:
+    """Find the key that a body names by id, where it was asked for before; None: ask for it."""
+    if body.secret is not UNSET or body.key_id is UNSET:
+        return None
+    known = ask.services.resolver.known_key(body.key_id)
+    if known is None:
+        return None
+    ask.owned(known)
+    return Subject(known.account_id, known.key_id)
+
+
+@route(
+    "POST",
+    "/usage",
+    body=bodies.UsageBody | list[bodies.UsageBody],
+    raw=True,
+    large=True,
+    answer=(views.Receipt, views.Results),
+    example={
+        "request_id": "chatcmpl-9f2c",
+        "key_id": "key_019363d0c5a07b3f9c0e000000000001",
+        "model": "gpt-4o-mini",
+        "usage": {"input": 812, "cache_read": 1024, "output": 96},
+    },
+    refusals=(402, 404, 409, 415, 422, 429),
+    content_types=CONTENT_TYPES,
+)
+async def record_usage(ask: Ask[object]) -> Answer:
+    """Record what requests used: one, or many with a result for each."""
+    kind = ask.call.content_type
+    raw = await ask.call.body()
+    if kind in {"application/json", ""}:
+        if raw.lstrip()[:1] == b"[":
+            return await _many(ask, reading.array_items(raw), cloud=False)
+        return await _one(ask, reading.decode(_usage, raw), raw)
+    if kind in NDJSON:
+        return await _many(ask, reading.lines(raw), cloud=False)
+    if kind == CLOUD:
+        return await _one(ask, usage_of_cloud(raw), raw)
+    if kind == CLOUD_BATCH:
+        return await _many(ask, reading.array_items(raw), cloud=True)
+    raise Problem(415, "unsupported_media_type", "Send one of " + ", ".join(CONTENT_TYPES) + ".")
+
+
+async def _one(ask: Ask[object], body: bodies.UsageBody, raw: bytes) -> Answer:
+    subject = known_subject(ask, body) or await subject_of(ask, body.key_id, body.secret)
+    record = _record_of(body, subject, ask.caller.actor)
+    asked = _asked(ask, raw)
+    ledger = ask.services.ledger
+    done = await ledger.requests.record(subject.account_id, subject.key_id, record, asked)
+    return done_answer(done)
+
+
+def _asked(ask: Ask[object], raw: bytes, *parts: str) -> Asked | None:
+    """Give the idempotency terms of a metered request; None: it has its request id only."""
+    key = ask.call.idempotency_key
+    if not key:
+        return None
+    content = msgspec.json.decode(raw or b"{}")
+    return Asked(ask.caller.actor, key, fingerprint(ask.operation, *parts, body=content))
+
+
+def _record_of(body: bodies.UsageBody, subject: Subject, by: str) -> metering.Record:
+    occurred_at: Instant | None = None
+    if body.occurred_at is not UNSET:
+        occurred_at = bodies.instant_of("occurred_at", body.occurred_at)
+    used = bodies.used_of(body)
+    return metering.Record(
+        request_id=body.request_id,
+        model=body.model,
+        usage=used.usage,
+        others=metering.others_of(used),
+        category=body.category,
+        condition=body.condition,
+        scope=body.scope,
+        by=by,
+        secret=subject.secret,
+        occurred_at=occurred_at,
+        delivered=body.delivered,
+        estimated=body.estimated,
+        notes=notes_of(body.metadata, body.end_user),
+        doubts=used.doubts,
+        served_condition=None if body.condition else used.condition,
+        served_model="" if used.served_model == body.model else used.served_model,
+        report=metering.report_of(used),
+    )
+
+
+def usage_of_cloud(raw: bytes) -> bodies.UsageBody:
+    """Read a CloudEvent as a metered request. ``source`` and ``id`` together are its request id.
+
+    Raises:
+        Problem: It is no CloudEvent of ours.
+    """
+    event = reading.decode(_cloud, raw)
+    if event.specversion != "1.0":
+        raise invalid("specversion", "must be 1.0")
+    if event.type != CLOUD_TYPE:
+        raise invalid("type", f"must be {CLOUD_TYPE}")
+    if any(char.isspace() for char in event.source):
+        raise invalid("source", "a URI reference, without spaces")
+    data = reading.decode(_cloud_data, bytes(event.data), "data.")
+    named = data.key_id
+    if isinstance(named, UnsetType) and isinstance(data.secret, UnsetType):
+        named = event.subject
+    # A space stands in no URI, so that no two pairs make the same id.
+    request_id = f"{event.source} {event.id}"
+    if len(request_id) > 255:  # noqa: PLR2004
+        raise invalid("id", "with source at most 254 characters")
+    return bodies.UsageBody(
+        request_id=request_id,
+        model=data.model,
+        key_id=named,
+        secret=data.secret,
+        usage=data.usage,
+        provider_format=data.provider_format,
+        provider_usage=data.provider_usage,
+        category=data.category,
+        condition=data.condition,
+        scope=data.scope,
+        occurred_at=event.time,
+        delivered=data.delivered,
+        estimated=data.estimated,
+        metadata=data.metadata,
+        end_user=data.end_user,
+    )
+
+
+class _Part:
+    """Some items of a batch: those refused at once, and those that the lanes have."""
+
+    def __init__(self, count: int) -> None:
+        self.results = [b""] * count
+        self.places: list[int] = []
+        """Which of them the commands are."""
+        self.commands: list[Command] = []
+        self.outcomes: Awaitable[list[Outcome | Exception]]
+
+    async def finish(self, ledger: Ledger, positions: dict[int, int]) -> list[bytes]:
+        """Wait for the lanes, and word what became of every item."""
+        outcomes = await self.outcomes
+        for place, command, outcome in zip(self.places, self.commands, outcomes, strict=True):
+            done = ledger.requests.done(command, outcome)
+            if isinstance(done, Done):
+                said = b'{"ok":true,"replayed":true,' if done.replayed else b'{"ok":true,'
+                self.results[place] = said + b'"receipt":' + done.body + b"}"
+                lane, seq = done.position
+                positions[lane] = max(positions.get(lane, 0), seq)
+            else:
+                lane = ledger.lane_of(command.account_id)
+                self.results[place] = _failure(done, lane=lane)
+        return self.results
+
+
+async def _many(ask: Ask[object], items: list[bytes], *, cloud: bool) -> Answer:
+    """Record many. Each item has its own outcome; none undoes another."""
+    if ask.call.idempotency_key:
+        raise invalid("Idempotency-Key", "a batch takes none: each item has its request_id")
+    ledger = ask.services.ledger
+    parts: list[_Part] = []
+    for start in range(0, len(items), PART):
+        parts.append(await _read(ask, items[start : start + PART], cloud=cloud))
+        await asyncio.sleep(0)  # others get their turn
+    # All or none is accepted; in parts, so that receipts are written while the lanes go on.
+    ledger.requests.require_room([command for part in parts for command in part.commands])
+    for part in parts:
+        part.outcomes = ledger.requests.hand_in(part.commands)
+    positions: dict[int, int] = {}
+    results: list[bytes] = []
+    for part in parts:
+        results += await part.finish(ledger, positions)
+        await asyncio.sleep(0)
+    return _batch_answer(results, positions)
+
+
+async def _read(ask: Ask[object], items: list[bytes], *, cloud: bool) -> _Part:
+    """Turn items into commands, or into what is wrong with them."""
+    part = _Part(len(items))
+    read: list[tuple[int, bodies.UsageBody]] = []
+    for place, raw in enumerate(items):
+        try:
+            body = usage_of_cloud(raw) if cloud else reading.decode(_usage, raw)
+        except Problem as error:
+            part.results[place] = _failure(error)
+        else:
+            read.append((place, body))
+    await ask.services.resolver.learn(body.key_id for _, body in read if body.key_id is not UNSET)
+    for place, body in read:
+        try:
+            subject = known_subject(ask, body) or await subject_of(ask, body.key_id, body.secret)
+            record = _record_of(body, subject, ask.caller.actor)
+        except (Problem, Refused) as error:
+            part.results[place] = _failure(error)
+            continue
+        command = ask.services.ledger.requests.recording(subject.account_id, subject.key_id, record)
+        part.places.append(place)
+        part.commands.append(command)
+    return part
+
+
+def _failure(error: Exception, *, lane: int | None = None) -> bytes:
+    if isinstance(error, LedgerError):
+        problem = problems.of_error(error, lane=lane)
+    elif isinstance(error, Problem):
+        problem = error
+    else:
+        problem = problems.of_status(500, "Something went wrong here.")
+    return b'{"ok":false,"problem":' + problems.encode(problem) + b"}"
+
+
+def _batch_answer(results: list[bytes], positions: dict[int, int]) -> Answer:
+    good = sum(result.startswith(b'{"ok":true') for result in results)
+    counts = f'{{"recorded":{good},"refused":{len(results) - good},"results":['.encode()
+    answer = Answer(counts + b",".join(results) + b"]}")
+    if positions:
+        reached = ", ".join(str(Position(*pair)) for pair in sorted(positions.items()))
+        answer.headers.append((b"ledger-position", reached.encode()))
+    return answer
+
+
+_reserve = msgspec.json.Decoder(bodies.ReserveBody)
+_settle = msgspec.json.Decoder(bodies.SettleBody)
+_release = msgspec.json.Decoder(bodies.ReleaseBody)
+
+
+@route(
+    "POST",
+    "/requests",
+    body=bodies.ReserveBody,
+    raw=True,
+    answer=views.Receipt,
+    status=201,
+    example={
+        "request_id": "chatcmpl-9f2d",
+        "key_id": "key_019363d0c5a07b3f9c0e000000000001",
+        "model": "gpt-4o-mini",
+        "usage": {"input": 900, "output": 4096},
+        "ttl_seconds": 300,
+    },
+    refusals=(402, 404, 409, 422, 429),
+)
+async def reserve_request(ask: Ask[object]) -> Answer:
+    """Hold the worst case of a request against credit and every limit."""
+    raw = await ask.call.body()
+    body = reading.decode(_reserve, raw)
+    subject = await subject_of(ask, body.key_id, body.secret)
+    reserve = metering.Reserve(
+        request_id=body.request_id,
+        model=body.model,
+        usage=bodies.used_of(body).usage,
+        category=body.category,
+        condition=body.condition,
+        scope=body.scope,
+        by=ask.caller.actor,
+        secret=subject.secret,
+        ttl_seconds=body.ttl_seconds,
+        notes=notes_of(body.metadata, body.end_user),
+    )
+    done = await ask.services.ledger.requests.reserve(
+        subject.account_id, subject.key_id, reserve, _asked(ask, raw)
+    )
+    return done_answer(done, status=201)
+
+
+async def _whose(
+    ask: Ask[object], body: bodies.SettleBody | bodies.ReleaseBody
+) -> tuple[AccountId, KeyId | None]:
+    """Find whose reservation a body means: by key, by secret or by account."""
+    if not isinstance(body.account_id, UnsetType):
+        return ask.allowed_account(body.account_id), None
+    subject = await subject_of(ask, body.key_id, body.secret)
+    return subject.account_id, subject.key_id
+
+
+@route(
+    "POST",
+    "/requests/{request_id}/settle",
+    body=bodies.SettleBody,
+    raw=True,
+    answer=views.Receipt,
+    example={
+        "key_id": "key_019363d0c5a07b3f9c0e000000000001",
+        "usage": {"input": 880, "output": 512},
+    },
+    refusals=(404, 409, 422),
+)
+async def settle_request(ask: Ask[object]) -> Answer:
+    """Charge a reserved request what it used and free the rest; late ones too."""
+    raw = await ask.call.body()
+    body = reading.decode(_settle, raw)
+    account_id, key_id = await _whose(ask, body)
+    request_id = ask.call.path("request_id")
+    used = bodies.used_of(body)
+    settle = metering.Settle(
+        request_id=request_id,
+        usage=used.usage,
+        by=ask.caller.actor,
+        others=metering.others_of(used),
+        model=body.model,
+        condition=used.condition,
+        served_model=used.served_model,
+        doubts=used.doubts,
+        report=metering.report_of(used),
+        estimated=body.estimated,
+        interrupted=body.interrupted,
+    )
+    asked = _asked(ask, raw, request_id)
+    done = await ask.services.ledger.requests.settle(account_id, key_id, settle, asked)
+    return done_answer(done)
+
+
+@route(
+    "POST",
+    "/requests/{request_id}/release",
+    body=bodies.ReleaseBody,
+    raw=True,
+    answer=views.Receipt,
+    example={"key_id": "key_019363d0c5a07b3f9c0e000000000001", "reason": "Upstream refused"},
+    refusals=(404, 409, 422),
+)
+async def release_request(ask: Ask[object]) -> Answer:
+    """Give a reservation back unused."""
+    raw = await ask.call.body()
+    body = reading.decode(_release, raw)
+    account_id, key_id = await _whose(ask, body)
+    request_id = ask.call.path("request_id")
+    release = metering.Release(
+        request_id=request_id, by=ask.caller.actor, reason=body.reason, failed=body.failed
+    )
+    asked = _asked(ask, raw, request_id)
+    done = await ask.services.ledger.requests.release(account_id, key_id, release, asked)
+    return done_answer(done)
+
+
+@route(
+    "GET",
+    "/requests/{request_id}",
+    answer=views.RequestView,
+    query=("account_id", "key_id"),
+)
+async def get_request(ask: Ask[None]) -> Answer:
+    """Show what became of a request: its first event and the one that ended it."""
+    query = ask.call.require_only("account_id", "key_id")
+    key: KeyId | None = None
+    if "key_id" in query:
+        key, account_id = await ask.allowed_key(query["key_id"])
+    elif "account_id" in query:
+        account_id = ask.allowed_account(query["account_id"])
+    elif ask.caller.account_id is not None:
+        account_id = ask.caller.account_id
+    else:
+        raise invalid("account_id", "is required, or key_id")
+    request_id = ask.call.path("request_id")
+    known, position = await ask.services.ledger.requests.find(account_id, request_id)
+    if key is not None and known.first.envelope.key_id != key:
+        raise NoSuchRequest
+    beside = await ask.services.queries.beside_request(account_id, request_id)
+    view = views.RequestView(
+        first=views.receipt(known.first, known.rated if known.last is None else ()),
+        last=None if known.last is None else views.receipt(known.last, known.rated),
+        metadata=beside.metadata,
+        end_user=beside.end_user,
+        provider_report=beside.report,
+    )
+    return found_answer(view, position)

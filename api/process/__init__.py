@@ -1,0 +1,1 @@
+"""A process of the service: serving, jobs, health, logs."""

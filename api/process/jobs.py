@@ -1,0 +1,249 @@
+"""What time does, done by one leader among all processes.
+
+It creates partitions, lets lanes write down what ran out, drives catching-up projections, prices
+what had no price and forgets what was said.
+
+Leadership is a lease in a row. Nothing here is needed for a decision to be right: a missing leader
+makes reports old, never admissions wrong.
+"""
+
+import os
+import secrets as random
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import timedelta
+from typing import Any, NamedTuple
+
+import structlog
+from apscheduler.schedulers.asyncio import AsyncIOScheduler
+from psycopg import AsyncConnection
+
+from api.services import Services, hear
+from ledger import clock, metering
+from ledger import events as e
+from ledger.codec import Recorded
+from ledger.record import store
+from projections import engine, reads
+
+log = structlog.get_logger("keyledger.jobs")
+
+LEASE_SECONDS = 15
+RENEW_SECONDS = 4
+RATE_AT_ONCE = 500
+
+Work = Callable[[Services], Awaitable[str]]
+
+
+class Job(NamedTuple):
+    """Something to do every so often."""
+
+    name: str
+    every: timedelta
+    work: Work
+    """Does it, and says in a few words what came of it."""
+    due: Callable[[Services], Awaitable[bool]] | None = None
+    """Asks whether there is anything to do; if not, nothing is written down. None: always."""
+
+
+async def create_partitions(services: Services) -> str:
+    """Create this month's partition of events and the next three."""
+    async with services.pool.connection() as connection:
+        row = await (await connection.execute(reads.CREATE_PARTITIONS)).fetchone()
+    return f"{row[0] if row else 0} new"
+
+
+async def expire_what_is_due(services: Services) -> str:
+    """Let idle lanes write down reservations, keys and grants that ran out."""
+    async with services.pool.connection() as connection:
+        terms = {"at": services.clock.now()}
+        rows = await (await connection.execute(reads.LANES_WITH_DUE, terms)).fetchall()
+    for (lane,) in rows:
+        services.writer.lanes[lane].nudge()
+    return f"{len(rows)} lanes"
+
+
+async def rate_unpriced(services: Services) -> str:
+    """Price requests that were recorded without a price, where a card has one now."""
+    rated = 0
+    await services.queries.refreshed_cards()
+    for lane in range(services.lanes):
+        after = 0
+        while True:
+            async with services.pool.connection() as connection:
+                found = await connection.execute(reads.UNPRICED, (lane, after, RATE_AT_ONCE))
+                rows = await found.fetchall()
+            for row in rows:
+                rated += await _rate(services, lane, row[0])
+            if len(rows) < RATE_AT_ONCE:
+                break
+            after = rows[-1][0]
+    return f"{rated} rated"
+
+
+async def _rate(services: Services, lane: int, seq: int) -> bool:
+    async with services.pool.connection() as connection:
+        chain = await _lacking(connection, lane, seq)
+    # Most wait for a price that no card has: that is seen without asking the lane.
+    if not chain or not metering.ratable(services.cards, chain[0], chain[-1]):
+        return False
+    return await services.ledger.requests.rate(chain[0], chain[-1])
+
+
+async def _lacking(connection: AsyncConnection[Any], lane: int, seq: int) -> list[Recorded]:
+    """Read an event that lacks a price, and what it rated, back to the request."""
+    chain: list[Recorded] = []
+    while (found := await store.find_event(connection, lane, seq)) is not None:
+        chain.append(found.recorded)
+        if not isinstance(found.recorded.body, e.RequestRated):
+            break
+        seq = found.recorded.body.rated_seq
+    return chain
+
+
+async def catch_up(services: Services) -> str:
+    """Drive the catching-up projections."""
+    return await engine.catch_up_all(services.url, services.lanes)
+
+
+async def is_behind(services: Services) -> bool:
+    """Ask whether a catching-up projection has events to take: one query, nothing locked."""
+    async with services.pool.connection() as connection:
+        return await engine.is_behind(connection)
+
+
+async def grant_allowances(services: Services) -> str:
+    """Grant daily allowances: today's, and soon before midnight tomorrow's."""
+    return f"{await services.allowances.grant_due(services.clock.now())} granted"
+
+
+async def forget_tokens(services: Services) -> str:
+    """Delete refresh tokens that ran out."""
+    async with services.pool.connection() as connection:
+        done = await connection.execute(reads.FORGET_REFRESH, (services.clock.now(),))
+    return f"{done.rowcount} gone"
+
+
+async def forget_reports(services: Services) -> str:
+    """Delete what providers reported, once it was kept for long enough."""
+    kept = timedelta(days=services.settings.raw_report_days)
+    gone = 0
+    async with services.pool.connection() as connection:
+        for lane in range(services.lanes):
+            done = await connection.execute(reads.FORGET_REPORTS, (lane, kept))
+            gone += done.rowcount
+    return f"{gone} gone"
+
+
+async def forget_conversations(services: Services) -> str:
+    """Delete message text that was kept for long enough, and sessions long idle."""
+    messages, sessions = await services.conversations.forget()
+    return f"{messages} messages, {sessions} sessions gone"
+
+
+async def forget_answers(services: Services) -> str:
+    """Delete answers that were kept for a retry for long enough, or are too many."""
+    return f"{await services.answers.forget()} gone"
+
+
+async def forget_attempts(services: Services) -> str:
+    """Delete counts of sign-ups and failed logins that are over."""
+    return f"{await services.attempts.forget(services.clock.now())} gone"
+
+
+async def forget_wallet_tokens(services: Services) -> str:
+    """Delete used sign-in tokens of wallets that ran out."""
+    return f"{await services.wallets.forget(services.clock.now())} gone"
+
+
+JOBS: Sequence[Job] = (
+    Job("create_partitions", timedelta(minutes=10), create_partitions),
+    Job("expire_what_is_due", timedelta(seconds=2), expire_what_is_due),
+    Job("catch_up", timedelta(seconds=1), catch_up, is_behind),
+    Job("rate_unpriced", timedelta(seconds=30), rate_unpriced),
+    Job("grant_allowances", timedelta(seconds=30), grant_allowances),
+    Job("forget_tokens", timedelta(hours=1), forget_tokens),
+    Job("forget_answers", timedelta(seconds=30), forget_answers),
+    Job("forget_attempts", timedelta(hours=1), forget_attempts),
+    Job("forget_wallet_tokens", timedelta(hours=1), forget_wallet_tokens),
+    Job("forget_reports", timedelta(hours=1), forget_reports),
+    Job("forget_conversations", timedelta(minutes=10), forget_conversations),
+)
+
+
+class Jobs:
+    """The jobs of one process; they act while it leads."""
+
+    def __init__(self, services: Services, jobs: Sequence[Job] = JOBS) -> None:
+        """Take what they work on."""
+        self._services = services
+        self._jobs = jobs
+        self._me = f"{socket.gethostname()}:{os.getpid()}:{random.token_hex(4)}"
+        self._scheduler = AsyncIOScheduler(timezone="UTC")
+        self.leads = False
+
+    def start(self) -> None:
+        """Begin."""
+        soon = clock.now() + timedelta(seconds=1)
+        add = self._scheduler.add_job
+        terms = {"max_instances": 1, "coalesce": True, "misfire_grace_time": None}
+        add(self._renew, "interval", seconds=RENEW_SECONDS, next_run_time=clock.now(), **terms)
+        for job in self._jobs:
+            seconds = job.every // timedelta(seconds=1)
+            add(self._run, "interval", args=(job,), seconds=seconds, next_run_time=soon, **terms)
+        self._scheduler.start()
+
+    async def stop(self) -> None:
+        """End, and let another lead at once. Work under way is in the ledger or not at all."""
+        self._scheduler.shutdown(wait=False)
+        if self.leads:
+            self.leads = False
+            await self._quietly(self._resign)
+
+    async def _renew(self) -> None:
+        await self._quietly(self._lead)
+
+    async def _lead(self) -> None:
+        async with self._services.pool.connection() as connection:
+            terms = {"me": self._me, "seconds": LEASE_SECONDS}
+            row = await (await connection.execute(reads.LEAD, terms)).fetchone()
+            # Or a process that is asked nothing would go by what it heard long ago.
+            await hear(self._services.clock, connection)
+        self.leads = row is not None
+
+    async def _resign(self) -> None:
+        async with self._services.pool.connection() as connection:
+            await connection.execute(reads.RESIGN, (self._me,))
+
+    async def _quietly(self, work: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await work()
+        except Exception as error:  # last-resort: an unreachable database ends leadership only
+            self.leads = False
+            log.warning("leadership_is_unknown", error=str(error))
+
+    async def _run(self, job: Job) -> None:
+        if not self.leads or self._services.stopping:
+            return
+        try:
+            if job.due is None or await job.due(self._services):
+                await self.run(job)
+        except Exception as error:  # last-resort: the next run tries again
+            log.warning("job_failed", job=job.name, error=str(error))
+
+    async def run(self, job: Job) -> str:
+        """Do a job now and write down how it went."""
+        pool = self._services.pool
+        async with pool.connection() as connection:
+            await connection.execute(reads.BEGIN_RUN, (job.name, self._services.clock.now()))
+        outcome = "interrupted"
+        try:
+            outcome = await job.work(self._services)
+        except Exception as error:
+            outcome = f"failed: {type(error).__name__}: {error}"[:500]
+            raise
+        finally:
+            async with pool.connection() as connection:
+                await connection.execute(
+                    reads.END_RUN, (self._services.clock.now(), outcome, job.name)
+                )
+        return outcome

@@ -1,0 +1,326 @@
+"""Puts a process together: connections, peppers, rate cards, writer; and takes it apart again."""
+
+import asyncio
+import contextlib
+import hmac
+import secrets as random
+from dataclasses import dataclass
+from typing import Self
+
+import psycopg
+from psycopg import AsyncConnection
+from psycopg_pool import AsyncConnectionPool, PoolTimeout, TooManyRequests
+from psycopg_pool.errors import PoolClosed
+
+from api import settings as configured
+from api.beside.conversations import Conversations
+from api.beside.resources import Resources
+from api.gateway.answers import Answers
+from api.gateway.bounds import Figures
+from api.gateway.forward import Bounds, Gateway
+from api.gateway.sample import SMALL
+from api.gateway.store import BuiltIn
+from api.gateway.upstream import Upstream
+from api.identity.attempts import Attempts
+from api.identity.auth import Gate, Logins
+from api.identity.signup import Signups
+from api.identity.wallet import Wallets
+from api.operations import Calls, Ledger
+from api.operations.allowances import Allowances
+from api.queries import Queries
+from api.queries.resolve import Resolver
+from api.settings import Settings
+from ledger.clock import DatabaseClock
+from ledger.errors import IncompatibleDatabase
+from ledger.ratecards import RateCards
+from ledger.record import arrays, store
+from ledger.record.lanes import Writer
+from ledger.secrets import OPERATOR_PREFIX, Peppers, keep_out
+from ledger.server import database
+from ledger.server.database import Watched
+from projections import reads
+from projections.registry import INLINE
+
+UNREACHABLE = (
+    psycopg.OperationalError,
+    psycopg.errors.ReadOnlySqlTransaction,
+    psycopg.InterfaceError,
+    PoolTimeout,
+    PoolClosed,
+    TooManyRequests,
+    OSError,
+)
+"""The database cannot be asked now: the request is refused with 503 (promise 13)."""
+
+POOL_MAX = 8
+"""Connections for reads per process; each lane has one more for writing."""
+POOL_WAITING_MAX = 200
+START_ATTEMPTS = 3
+"""At a first connection, five seconds each."""
+RECONNECT_SECONDS = 5
+"""After so long a connection is given up; the next read tries anew, without a growing pause."""
+CHECK_SILENCE_SECONDS = 2
+BATCH_SILENCE_SECONDS = 15
+"""Longer than ``lock_timeout``: a batch that hears nothing for so long is given up."""
+
+
+@dataclass(kw_only=True)
+class Services:
+    """What routes and jobs use."""
+
+    settings: Settings
+    url: str
+    pool: AsyncConnectionPool
+    writer: Writer
+    cards: RateCards
+    peppers: Peppers
+    resolver: Resolver
+    ledger: Ledger
+    queries: Queries
+    gate: Gate
+    attempts: Attempts
+    logins: Logins
+    signups: Signups
+    allowances: Allowances
+    conversations: Conversations
+    wallets: Wallets
+    gateway: Gateway
+    answers: Answers
+    schema: str
+    """Revision this version was written for."""
+    stopping: bool = False
+
+    @property
+    def lanes(self) -> int:
+        """Give the number of lanes."""
+        return len(self.writer.lanes)
+
+    @property
+    def clock(self) -> DatabaseClock:
+        """Give the ledger's clock, for what no lane decides."""
+        return self.writer.clock
+
+    @classmethod
+    async def open(cls, settings: Settings, url: str) -> Self:
+        """Connect, check that settings and database belong together, begin to write.
+
+        Raises:
+            IncompatibleDatabase: Schema or pepper do not fit; the message says what to do.
+        """
+        info = database.conninfo(url, database.APP)
+        pool: AsyncConnectionPool = AsyncConnectionPool(
+            info,
+            min_size=1,
+            max_size=POOL_MAX,
+            timeout=5,
+            reconnect_timeout=RECONNECT_SECONDS,
+            max_waiting=POOL_WAITING_MAX,
+            connection_class=Watched,
+            configure=reads.prepare,
+            kwargs={"autocommit": True, "prepare_threshold": 1},
+            check=_check,
+            open=False,
+        )
+        await pool.open()
+        try:
+            await _reach(pool)
+            return await cls._open(settings, url, pool)
+        except BaseException:
+            await pool.close()
+            raise
+
+    @classmethod
+    async def _open(cls, settings: Settings, url: str, pool: AsyncConnectionPool) -> Self:
+        await asyncio.to_thread(database.require_current, url)
+        peppers = configured.peppers(settings)
+        keep_out([*configured.secrets(settings), *peppers.texts])
+        schema = await schema_of(pool)
+        facts = await facts_of(pool)
+        lanes = int(facts["lanes"])
+        await check_peppers(pool, peppers)
+        digest = await operator_digest(pool, settings)
+        cards = RateCards()
+        async with pool.connection() as connection:
+            await store.load_cards(connection, cards)
+
+        async def connect() -> AsyncConnection:
+            connection = await Watched.connect(database.lane_conninfo(url), autocommit=True)
+            connection.silence_seconds = BATCH_SILENCE_SECONDS
+            connection.prepare_threshold = 1
+            arrays.register(connection)
+            return connection
+
+        writer = Writer(lanes, connect, INLINE, cards)
+        clock = writer.clock
+        async with pool.connection() as connection:
+            await hear(clock, connection)
+        resolver = Resolver(pool, peppers, lanes)
+        gate = Gate(pool, digest, configured.jwt_secret(settings), lanes, clock)
+        ledger = Ledger(writer, resolver, peppers, settings.welcome, settings.known_assets)
+        attempts = Attempts(pool, secret=configured.jwt_secret(settings))
+        logins = Logins(pool, gate, attempts)
+        writer.start()
+        return cls(
+            settings=settings,
+            url=url,
+            pool=pool,
+            writer=writer,
+            cards=cards,
+            peppers=peppers,
+            resolver=resolver,
+            ledger=ledger,
+            queries=Queries(pool, INLINE, lanes, resolver, peppers, cards, clock),
+            gate=gate,
+            attempts=attempts,
+            logins=logins,
+            signups=Signups(ledger, logins, attempts, per_hour=settings.signups_per_hour),
+            allowances=Allowances(pool, ledger, clock),
+            conversations=Conversations(pool, lanes, settings.retention_days, clock),
+            wallets=Wallets(pool, ledger, settings, configured.jwt_secret(settings), clock),
+            gateway=_gateway(settings, ledger.calls, Resources(pool, lanes, clock)),
+            answers=Answers(pool, lanes, seconds=settings.answer_seconds),
+            schema=schema,
+        )
+
+    async def close(self) -> None:
+        """Answer everything accepted, then let go of the database."""
+        self.stopping = True
+        # First: what was delivered has yet to be settled.
+        await self.gateway.close()
+        await self.writer.stop()
+        await self.answers.close()
+        await self.wallets.close()
+        await self.pool.close()
+
+
+def _gateway(settings: Settings, calls: Calls, resources: Resources) -> Gateway:
+    """Open the gateway to the upstreams of the settings, or to the built-in one."""
+    upstreams = _remote(settings) if settings.upstreams else [BuiltIn(resources)]
+    bounds = Bounds(total_seconds=settings.upstream_total_seconds)
+    figures = Figures(
+        output_tokens=settings.max_output_tokens,
+        context_tokens=settings.context_tokens,
+        tool_uses=settings.tool_uses,
+    )
+    model = settings.upstream_model or SMALL
+    return Gateway(calls, upstreams, bounds=bounds, figures=figures, default_model=model)
+
+
+def _remote(settings: Settings) -> list[Upstream]:
+    # Only where there is one: the HTTP client takes memory that others need not pay for.
+    from api.gateway.remote import Connections, HttpUpstream  # noqa: PLC0415
+
+    connections = Connections(
+        connect_seconds=settings.upstream_connect_seconds,
+        read_seconds=settings.upstream_read_seconds,
+    )
+    return [
+        HttpUpstream(url, key, connections, number=number)
+        for number, (url, key) in enumerate(settings.upstreams)
+    ]
+
+
+async def _reach(pool: AsyncConnectionPool) -> None:
+    """Wait for a first connection: the database may be starting."""
+    for _ in range(START_ATTEMPTS):
+        with contextlib.suppress(PoolTimeout):
+            async with pool.connection():
+                return
+    raise IncompatibleDatabase("The database is out of reach.")
+
+
+async def _check(connection: AsyncConnection) -> None:
+    """See soon whether a connection that was idle still works."""
+    assert isinstance(connection, Watched)
+    usual, connection.silence_seconds = connection.silence_seconds, CHECK_SILENCE_SECONDS
+    await AsyncConnectionPool.check_connection(connection)
+    connection.silence_seconds = usual
+
+
+async def hear(clock: DatabaseClock, connection: AsyncConnection) -> None:
+    """Ask the database what its clock says."""
+    row = await (await connection.execute(reads.CLOCK)).fetchone()
+    assert row is not None
+    clock.hear(row[0])
+
+
+async def facts_of(pool: AsyncConnectionPool) -> dict[str, str]:
+    """Read what the database says about itself."""
+    async with pool.connection() as connection:
+        rows = await connection.execute(reads.FACTS)
+        return dict(await rows.fetchall())
+
+
+async def schema_of(pool: AsyncConnectionPool) -> str:
+    """Read which revision the database has."""
+    async with pool.connection() as connection:
+        row = await (await connection.execute(reads.SCHEMA_VERSION)).fetchone()
+    assert row is not None
+    found: str = row[0]
+    return found
+
+
+async def settle_fact(pool: AsyncConnectionPool, name: str, value: str) -> str:
+    """Enter a fact unless there is one; give the one that holds."""
+    async with pool.connection() as connection:
+        await connection.execute(reads.INSERT_FACT, (name, value))
+        rows = await connection.execute(reads.FIND_FACT, (name,))
+        row = await rows.fetchone()
+    assert row is not None
+    found: str = row[0]
+    return found
+
+
+async def check_peppers(pool: AsyncConnectionPool, peppers: Peppers) -> None:
+    """Refuse to start with another pepper than the database's keys were hashed under.
+
+    Raises:
+        IncompatibleDatabase: It is another.
+    """
+    prints = {f"pepper:{v}": made.hex() for v, made in peppers.fingerprints().items()}
+    facts = await facts_of(pool)
+    known = {name: value for name, value in facts.items() if name.startswith("pepper:")}
+    for name in known.keys() - prints.keys():
+        version = name.removeprefix("pepper:")
+        async with pool.connection() as connection:
+            rows = await connection.execute(reads.COUNT_KEY_PROOFS, (int(version),))
+            row = await rows.fetchone()
+        if row is not None and row[0]:
+            message = (
+                f"KEYLEDGER_PEPPER lacks version {version}, under which {row[0]} secrets of this"
+                " database are hashed. Set all of them, 1:<text>,2:<text>, until each secret was"
+                " used once or rotated."
+            )
+            raise IncompatibleDatabase(message)
+    # All are compared before a new one is entered: a start that is refused changes nothing.
+    for name, found in sorted(prints.items(), key=lambda each: each[0] not in known):
+        settled = known.get(name) or await settle_fact(pool, name, found)
+        if not hmac.compare_digest(settled, found):
+            version = name.removeprefix("pepper:")
+            message = (
+                f"KEYLEDGER_PEPPER (version {version}) is not the one this database's keys were"
+                " hashed under, so no key would be recognised. Set the one it was made with; it"
+                " may be in the file `pepper` of the data directory of the first host."
+            )
+            raise IncompatibleDatabase(message)
+
+
+OPERATOR_FACT = "operator_secret_sha256"
+
+
+async def operator_digest(pool: AsyncConnectionPool, settings: Settings) -> bytes:
+    """Give what the operator's secret is compared by."""
+    if settings.admin_secret:
+        return configured.digest(settings.admin_secret)
+    known = (await facts_of(pool)).get(OPERATOR_FACT)
+    if known is None:
+        message = "There is no operator's secret: set KEYLEDGER_ADMIN_SECRET, or start by `serve`."
+        raise IncompatibleDatabase(message)
+    return bytes.fromhex(known)
+
+
+async def make_operator_secret(pool: AsyncConnectionPool) -> str | None:
+    """Make the operator's secret at the first start; None: it was made before."""
+    secret = OPERATOR_PREFIX + random.token_urlsafe(32)
+    value = configured.digest(secret).hex()
+    return secret if await settle_fact(pool, OPERATOR_FACT, value) == value else None

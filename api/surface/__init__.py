@@ -1,1 +1,0 @@
-"""What all dialects stand on: failures, credentials, routes. Nothing here knows a dialect."""

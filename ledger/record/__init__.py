@@ -1,0 +1,1 @@
+"""Bytes: the writer, what it stores, and the checker. psycopg only here and in ``server``."""

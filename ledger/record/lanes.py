@@ -1,0 +1,706 @@
+"""The writer: per lane a queue, per batch one transaction, inline projections inside it.
+
+Everything that arrives while one commit is in flight forms the next batch; there is no timer. A
+batch locks the lane's head, loads what it touches, decides one command after another on the
+evolving state, then appends events and changed projection rows and commits: two round trips.
+
+State is kept between batches only as a fenced copy: it is used when the locked head still
+stands where the copy does, so nobody else has appended since; else it is loaded again. After any
+failure it is thrown away.
+"""
+
+import asyncio
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import timedelta
+from typing import LiteralString, NamedTuple
+
+import psycopg
+import structlog
+from psycopg import AsyncConnection
+from psycopg.rows import TupleRow
+
+from ledger import clock
+from ledger import events as e
+from ledger.clock import DatabaseClock, Instant, from_microseconds
+from ledger.codec import Recorded
+from ledger.errors import (
+    AccountIsOpen,
+    ClockIsOff,
+    LedgerCorrupt,
+    LedgerUnavailable,
+    LoginIsTaken,
+    OutcomeIsUnknown,
+    QueueIsFull,
+    Refused,
+)
+from ledger.ids import AccountId, lane_of_account, rating_id, request_hash
+from ledger.metering import Known
+from ledger.ratecards import RateCards
+from ledger.record import arrays, store
+from ledger.record.batch import (
+    REFUSAL_INTERVAL,
+    Batch,
+    Command,
+    Inline,
+    Load,
+    Outcome,
+    RefusalLog,
+    Suppressed,
+    Ticket,
+    Wanted,
+    runs,
+)
+from ledger.record.roundtrip import Line
+from ledger.record.store import Head, Statement
+from ledger.state import LaneState, Reservation, is_unpriced
+
+log = structlog.get_logger("keyledger.lanes")
+
+BATCH_MAX = 5_000
+"""Commands in one transaction: the more, the fewer rows of sums are written over and over."""
+TURN = 250
+"""Commands decided before others in this process get their turn."""
+QUEUE_MAX = 20_000
+"""Commands waiting per lane and worker; more are refused before they are accepted."""
+CACHE_MAX = 50_000
+"""Accounts, keys and reservations kept per lane and worker."""
+RETRIES_MAX = 5
+BACKOFF_SECONDS = 0.01
+CONSTRAINTS: Mapping[str | None, type[Refused]] = {
+    "email_logs_in_once": LoginIsTaken,
+    "wallet_has_one_account": AccountIsOpen,
+}
+"""Constraints of side tables that a caller may break, and what each then is told."""
+OWNED_AFTER = 20
+"""Batches without a foreign append after which a lane loads only what its copy lacks."""
+DUE_MAX = 500
+"""Of each kind that ran out written down in one batch for accounts that nobody asks about."""
+
+BEHIND_MAX = timedelta(seconds=5)
+"""By which the database's clock may stand behind a lane's head: one that was set right a little, or
+another server's after a failover. Events go on a microsecond apart meanwhile."""
+APART_MAX = timedelta(minutes=5)
+"""By which the clocks of database and host may differ: as much as usage may be early."""
+
+PAST: LiteralString = (
+    "WITH clock AS MATERIALIZED (SELECT ledger_clock() AS at)"
+    " SELECT 'request', NULL::uuid, NULL::uuid, request_hash, lane_seq, last_seq FROM request_ids"
+    " WHERE lane = $1 AND request_hash = ANY($2)"
+    " UNION ALL (SELECT 'reservation', account_id, key_id, request_hash, NULL, NULL"
+    " FROM reservations WHERE lane = $1 AND expires_at <= (SELECT at FROM clock)"
+    " ORDER BY expires_at LIMIT $3)"
+    " UNION ALL (SELECT 'key', account_id, key_id, NULL, NULL, NULL FROM keys"
+    " WHERE lane = $1 AND expires_at <= (SELECT at FROM clock) AND expires_at IS NOT NULL"
+    " AND status IN ('active', 'suspended') ORDER BY expires_at LIMIT $3)"
+    " UNION ALL (SELECT 'lot', account_id, NULL, NULL, NULL, NULL FROM lots"
+    " WHERE lane = $1 AND expires_at <= (SELECT at FROM clock) AND status = 'open'"
+    " AND expires_at IS NOT NULL ORDER BY expires_at LIMIT $3)"
+    " UNION ALL (SELECT 'lot', account_id, NULL, NULL, NULL, NULL FROM lots"
+    " WHERE lane = $1 AND takes_effect_at <= (SELECT at FROM clock)"
+    " AND takes_effect_at IS NOT NULL ORDER BY takes_effect_at LIMIT $3)"
+    " UNION ALL SELECT 'cards', NULL, NULL, NULL, count(*) + count(withdrawn_at), NULL"
+    " FROM rate_cards"
+    " UNION ALL SELECT 'clock', NULL, NULL, NULL, (1000000 * extract(epoch FROM at))::int8,"
+    " (1000000 * extract(epoch FROM statement_timestamp()))::int8 FROM clock"
+)
+"""Request ids that were used before; what ran out: reservations, keys, lots, and lots that took
+effect; how many rate cards and withdrawals of them; what the clock says, the ledger's and the
+server's own, in microseconds since 1970.
+
+Asked once the head is locked, in a statement of its own: what waited for the lock sees only what
+was committed before it began to wait, and its clock may have been read before, too.
+"""
+
+DUE_OF: LiteralString = (
+    "(SELECT 'reservation', account_id, key_id, request_hash FROM reservations"
+    " WHERE lane = %(lane)s AND account_id = ANY(%(accounts)s) AND expires_at <= %(at)s"
+    " LIMIT %(most)s)"
+    " UNION ALL (SELECT 'key', account_id, key_id, NULL FROM keys"
+    " WHERE lane = %(lane)s AND account_id = ANY(%(accounts)s) AND expires_at <= %(at)s"
+    " AND status IN ('active', 'suspended') AND expires_at IS NOT NULL LIMIT %(most)s)"
+    " UNION ALL (SELECT 'lot', account_id, NULL, NULL FROM lots"
+    " WHERE lane = %(lane)s AND account_id = ANY(%(accounts)s) AND expires_at <= %(at)s"
+    " AND status = 'open' AND expires_at IS NOT NULL LIMIT %(most)s)"
+    " UNION ALL (SELECT 'lot', account_id, NULL, NULL FROM lots"
+    " WHERE lane = %(lane)s AND account_id = ANY(%(accounts)s) AND takes_effect_at <= %(at)s"
+    " AND takes_effect_at IS NOT NULL LIMIT %(most)s)"
+)
+"""The same of some accounts alone, where more is due than ``PAST`` brings."""
+
+BEGIN: LiteralString = "BEGIN"
+COMMIT: LiteralString = "COMMIT"
+
+Connect = Callable[[], Awaitable[AsyncConnection]]
+
+
+class Lane:
+    """One lane's queue and writer in this process."""
+
+    def __init__(
+        self,
+        lane: int,
+        connect: Connect,
+        projections: Sequence[Inline],
+        cards: RateCards,
+        heard: DatabaseClock,
+    ) -> None:
+        """Take how to connect, which inline projections move along, and who hears the clock."""
+        self.lane = lane
+        self.batches = 0
+        self.commands = 0
+        self._connect = connect
+        self._projections = projections
+        self._cards = cards
+        self._queue: deque[Command] = deque()
+        self._wake = asyncio.Event()
+        self._line: Line | None = None
+        self._state: LaneState | None = None
+        self._epoch = -1
+        self._undisturbed = OWNED_AFTER
+        self._heard = heard
+        self._refusals = RefusalLog()
+        self._notes: list[Suppressed] = []
+        """Refusals taken out of the log and not yet committed."""
+        self._closing = False
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to write."""
+        self._task = asyncio.create_task(self._run(), name=f"lane-{self.lane}")
+
+    async def stop(self) -> None:
+        """Answer everything accepted, then end."""
+        self._closing = True
+        self._wake.set()
+        if self._task is not None:
+            await self._task
+        await self._disconnect()
+
+    @property
+    def waiting(self) -> int:
+        """Commands not yet in a transaction."""
+        return len(self._queue)
+
+    def has_room(self, count: int) -> bool:
+        """Tell whether so many commands would be accepted now.
+
+        Raises:
+            LedgerUnavailable: The process is stopping.
+        """
+        if self._closing:
+            raise LedgerUnavailable
+        return len(self._queue) + count <= QUEUE_MAX
+
+    def accept(self, commands: Sequence[Command]) -> None:
+        """Queue commands whose tickets are set."""
+        self._queue.extend(commands)
+        self._wake.set()
+
+    def nudge(self) -> None:
+        """Write down what ran out although nobody asks anything of the lane."""
+        self._nudged = True
+        self._wake.set()
+
+    _nudged = False
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            # Refusals held back are written with whatever comes, and at last by themselves.
+            await self._answer(self._take())
+            while self._queue:
+                await self._answer(self._take())
+            if self._closing:
+                # The last batch may have held some back after everything was taken out.
+                await self._answer([])
+                return
+            if self._refusals or self._notes:
+                loop.call_later(REFUSAL_INTERVAL.total_seconds(), self._wake.set)
+
+    def _take(self) -> list[Command]:
+        taken: list[Command] = []
+        while self._queue and len(taken) < BATCH_MAX:
+            taken.append(self._queue.popleft())
+            if taken[-1].everywhere:
+                # What follows decides by what it changes, and so once that is committed.
+                break
+        return taken
+
+    async def _answer(self, commands: list[Command]) -> None:
+        """Write a batch and tell every caller what became of it."""
+        nudged, self._nudged = self._nudged, False
+        if not (commands or self._refusals or self._notes or nudged):
+            return
+        results: list[tuple[Command, Outcome | Exception]]
+        try:
+            results = await self._write(commands)
+        except (LedgerUnavailable, LedgerCorrupt) as error:
+            results = [(command, error) for command in commands]
+        except Exception as error:  # last-resort: one bad command must not fail its neighbours
+            if len(commands) > 1:
+                half = len(commands) // 2
+                await self._answer(commands[:half])
+                await self._answer(commands[half:])
+                return
+            meant = _meant(error)
+            if meant is error:
+                log.exception("command_failed", lane=self.lane)
+            results = [(command, meant) for command in commands]
+        for command, result in results:
+            command.ticket.settle(command.index, result)
+
+    async def _write(self, commands: list[Command]) -> list[tuple[Command, Outcome | Exception]]:
+        for attempt in range(RETRIES_MAX):
+            try:
+                return await self._transact(commands)
+            except (_Stale, psycopg.errors.SerializationFailure, psycopg.errors.DeadlockDetected):
+                await self._forget()
+                await asyncio.sleep(attempt * BACKOFF_SECONDS)
+            except (psycopg.Error, OSError) as error:
+                await self._forget()
+                if not _passes(error):
+                    raise
+                log.warning("ledger_unavailable", lane=self.lane, error=str(error).strip())
+                raise LedgerUnavailable from error
+            except BaseException:
+                await self._forget()
+                raise
+        raise LedgerUnavailable
+
+    async def _transact(self, commands: list[Command]) -> list[tuple[Command, Outcome | Exception]]:
+        self._refusals.undo()
+        line, batch = await self._begun(commands)
+        while batch.more_is_due:
+            # What ran out of those who ask comes first, in as many transactions as it takes.
+            await self._commit(line, batch)
+            line, batch = await self._begun(commands)
+        decided = 0
+        for run in runs(commands):
+            batch.decide_run(run, self._refusals)
+            decided += len(run)
+            if decided >= TURN:
+                decided = 0
+                await asyncio.sleep(0)
+        await self._commit(line, batch)
+        self.commands += len(commands)
+        return batch.results
+
+    async def _begun(self, commands: list[Command]) -> tuple[Line, Batch]:
+        """Lock the head and load what a batch reads."""
+        idle = self._line is not None
+        line = await self._connected()
+        try:
+            return line, await self._load(line, commands)
+        except psycopg.OperationalError as error:
+            if idle and line.connection.closed:
+                raise _Stale from error
+            raise
+
+    async def _commit(self, line: Line, batch: Batch) -> None:
+        """Write a batch, and keep its state for the next."""
+        if batch.is_empty:
+            await line.exchange([(COMMIT, ())])
+        else:
+            await self._save(line, batch)
+        self._notes.clear()
+        self._refusals.keep()
+        self.batches += 1
+        self._state = batch.state if _size(batch.state) <= CACHE_MAX else None
+
+    async def _save(self, line: Line, batch: Batch) -> None:
+        """Second round trip: append, move the projections, commit."""
+        try:
+            if batch.also:
+                async with line.connection.pipeline():
+                    for sql, parameters in batch.also:
+                        await line.connection.execute(sql, parameters)
+            everything = batch.statement(self._projections)
+            await line.exchange([*([everything] if everything else []), (COMMIT, ())])
+        except (psycopg.errors.SerializationFailure, psycopg.errors.DeadlockDetected):
+            raise
+        except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+            await self._forget()
+            if not (batch.changes.events and await self._is_in(batch.changes.events[-1])):
+                raise
+            log.warning("lost_acknowledgement_resolved", lane=self.lane, error=str(error))
+
+    async def _is_in(self, last: Recorded) -> bool:
+        """Ask the record whether a batch whose acknowledgement was lost is in."""
+        try:
+            connection = (await self._connected()).connection
+            # The lock waits for a commit that is still under way in the server.
+            await connection.execute("BEGIN")
+            await connection.execute(store.LOCK_HEAD, (self.lane,))
+            found = await store.find_event(connection, self.lane, last.envelope.lane_seq)
+            await connection.execute("COMMIT")
+        except (psycopg.Error, OSError) as unreachable:
+            await self._disconnect()
+            raise OutcomeIsUnknown from unreachable
+        return found is not None and found.recorded.hash == last.hash
+
+    async def _connected(self) -> Line:
+        if self._line is None or self._line.connection.closed:
+            connection = await self._connect()
+            arrays.register(connection)
+            self._line = Line(connection)
+        return self._line
+
+    async def _disconnect(self) -> None:
+        line, self._line = self._line, None
+        if line is not None:
+            await line.connection.close()
+
+    async def _forget(self) -> None:
+        """Throw the copy away, and the connection with whatever transaction it is in."""
+        self._state = None
+        await self._disconnect()
+
+    async def _load(self, line: Line, commands: list[Command]) -> Batch:
+        """First round trip: lock the head and read what is not known already."""
+        connection = line.connection
+        wanted = _wanted(commands, self._notes)
+        copy = self._state
+        owned = copy is not None and self._undisturbed >= OWNED_AFTER
+        lacking = _lacking(copy, wanted) if owned and copy is not None else wanted
+        asked = await self._ask(line, commands, self._loads(lacking))
+        self._heard.hear(asked.at)
+        # From here on the copy is this batch's; it comes back when the batch is committed.
+        self._state = None
+        state = self._fenced(copy, asked.head)
+        if owned and state is not copy:
+            # Somebody else appended: what the copy spared us has to be read after all.
+            await self._fetch(connection, state, wanted)
+        else:
+            for load, rows in asked.loaded:
+                load.absorb(state, rows)
+        if asked.cards != self._cards.count:
+            await store.load_cards(connection, self._cards)
+        batch = Batch(self.lane, state, self._cards, asked.at)
+        batch.replies = {row[0]: (bytes(row[1]), row[2].encode()) for row in asked.replies}
+        await self._know(connection, batch, asked.requests)
+        await self._expire(connection, batch, await self._due(connection, batch, asked, wanted))
+        await self._note(connection, batch)
+        return batch
+
+    async def _due(
+        self, connection: AsyncConnection, batch: Batch, asked: "_Asked", wanted: Wanted
+    ) -> list[TupleRow]:
+        """Give what ran out: some of all, and all of the accounts asked about."""
+        if len(asked.due) < DUE_MAX:
+            return asked.due
+        # There may be more: it is gone on with, command or none.
+        self.nudge()
+        terms = {
+            "lane": self.lane,
+            "accounts": arrays.Uuids(wanted.accounts),
+            "at": batch.at,
+            "most": BATCH_MAX,
+        }
+        found = await connection.execute(DUE_OF, terms, binary=True)
+        theirs = await found.fetchall()
+        batch.more_is_due = len(theirs) >= BATCH_MAX
+        return list(dict.fromkeys([*theirs, *asked.due]))
+
+    async def _note(self, connection: AsyncConnection, batch: Batch) -> None:
+        """Record refusals that a second held back; all of them at the end of the process."""
+        self._notes += self._refusals.due(None if self._closing else batch.at)
+        lacking = _lacking(batch.state, _wanted((), self._notes))
+        if any(lacking):
+            await self._fetch(connection, batch.state, lacking)
+        batch.append_suppressed(self._notes)
+
+    async def _ask(self, line: Line, commands: list[Command], loads: list[Load]) -> "_Asked":
+        requests = arrays.Byteas(c.request_hash for c in commands if c.request_hash)
+        replies = arrays.Byteas(c.idempotency.key_hash for c in commands if c.idempotency)
+        everywhere = any(command.everywhere for command in commands)
+        lock: Statement = (store.LOCK_HEADS, ()) if everywhere else (store.LOCK_HEAD, (self.lane,))
+        questions: list[Statement] = [
+            (BEGIN, ()),
+            # First and by itself: what is read after it sees what was committed before it.
+            lock,
+            (PAST, (self.lane, requests, DUE_MAX)),
+            *((load.sql, load.parameters) for load in loads),
+        ]
+        if any(command.idempotency for command in commands):
+            questions.append((store.FIND_REPLIES, (self.lane, replies)))
+        _, heads, found, *loaded = await line.exchange(questions)
+        if everywhere:
+            latest = max((row[3] for row in heads if row[3] is not None), default=None)
+            heads = [(*row[:3], latest) for row in heads if row[4] == self.lane]
+        if not heads:
+            message = f"Lane {self.lane} has no head."
+            raise LedgerCorrupt(message, lane=self.lane)
+        seq, epoch, chain, last = heads[0]
+        head = Head(seq, epoch, bytes(chain), last)
+        replied = loaded.pop() if len(loaded) > len(loads) else []
+        known = [row[3:] for row in found if row[0] == "request"]
+        (cards,) = [row[4] for row in found if row[0] == "cards"]
+        ((at, own),) = [map(from_microseconds, row[4:]) for row in found if row[0] == "clock"]
+        self._require_right(at, own, last)
+        due = [row[:4] for row in found if row[0] not in {"request", "cards", "clock"}]
+        return _Asked(at, head, cards, due, known, replied, list(zip(loads, loaded, strict=True)))
+
+    def _require_right(self, at: Instant, own: Instant, last: Instant | None) -> None:
+        """Refuse a clock that would put events before others, or windows where they are not.
+
+        Raises:
+            ClockIsOff: It stands behind the lane's head, or is far from the host's own.
+        """
+        host = clock.now()
+        if abs(own - host) <= APART_MAX and (last is None or at >= last - BEHIND_MAX):
+            return
+        log.error("clock_is_off", lane=self.lane, database=own, host=host, ledger=at, head=last)
+        raise ClockIsOff
+
+    def _fenced(self, copy: LaneState | None, head: Head) -> LaneState:
+        """Give the copy if it stands where the head stands, else a blank state."""
+        moved = (
+            copy is None
+            or (copy.seq, copy.chain) != (head.seq, head.chain)
+            or self._epoch != head.epoch
+        )
+        self._epoch = head.epoch
+        if not moved:
+            assert copy is not None
+            self._undisturbed += 1
+            # Another only where every lane was locked: the latest of all.
+            copy.last_recorded_at = head.last_recorded_at
+            return copy
+        if copy is not None:
+            self._undisturbed = 0
+        return LaneState(seq=head.seq, chain=head.chain, last_recorded_at=head.last_recorded_at)
+
+    async def _know(self, connection: AsyncConnection, batch: Batch, rows: list[TupleRow]) -> None:
+        """Bring what is stored about request ids that were used before."""
+        if not rows:
+            return
+        state = batch.state
+        lacking = [row[0] for row in rows if row[2] is None and row[0] not in state.reservations]
+        if lacking:
+            await self._fetch(connection, state, Wanted([], [], lacking))
+        open_now = {row[0] for row in rows if row[2] is None and row[0] in state.reservations}
+        seqs = [seq for row in rows if row[0] not in open_now for seq in row[1:3] if seq]
+        events = await self._events(connection, seqs) if seqs else {}
+        for hashed, first, last in rows:
+            if hashed in open_now:
+                batch.known[hashed] = Known(_as_recorded(self.lane, state.reservations[hashed]))
+            else:
+                batch.known[hashed] = Known(events[first], events[last] if last else None)
+        await self._know_ratings(connection, batch)
+
+    async def _know_ratings(self, connection: AsyncConnection, batch: Batch) -> None:
+        """Bring what gave known requests the prices they lacked: a rating may lack some too."""
+        ask = [(hashed, known.last or known.first) for hashed, known in batch.known.items()]
+        while lacking := {
+            request_hash(event.envelope.account_id, rating_id(event.envelope.lane_seq)): hashed
+            for hashed, event in ask
+            if isinstance(event.body, e.RequestRecorded | e.RequestSettled | e.RequestRated)
+            and is_unpriced(event.body)
+        }:
+            rows = await connection.execute(
+                store.FIND_REQUESTS, (self.lane, arrays.Byteas(lacking)), binary=True
+            )
+            rated = {row[1]: lacking[row[0]] for row in await rows.fetchall()}
+            ask = []
+            for seq, event in (await self._events(connection, list(rated))).items():
+                known = batch.known[rated[seq]]
+                batch.known[rated[seq]] = known._replace(rated=(*known.rated, event))
+                ask.append((rated[seq], event))
+
+    async def _events(self, connection: AsyncConnection, seqs: list[int]) -> dict[int, Recorded]:
+        rows = await connection.execute(
+            store.FIND_EVENTS, (self.lane, arrays.Int8s(seqs)), binary=True
+        )
+        found = [store.stored(row).recorded for row in await rows.fetchall()]
+        return {event.envelope.lane_seq: event for event in found}
+
+    async def _expire(self, connection: AsyncConnection, batch: Batch, due: list[TupleRow]) -> None:
+        if not due:
+            return
+        wanted = Wanted(
+            [row[1] for row in due],
+            [row[2] for row in due if row[2] is not None],
+            [row[3] for row in due if row[3] is not None],
+        )
+        lacking = _lacking(batch.state, wanted)
+        if any(lacking):
+            await self._fetch(connection, batch.state, lacking)
+        for first in range(0, len(due), TURN):
+            some = due[first : first + TURN]
+            batch.expire(
+                [hashed for kind, _, _, hashed in some if kind == "reservation"],
+                [key_id for kind, _, key_id, _ in some if kind == "key"],
+                dict.fromkeys(account_id for kind, account_id, _, _ in some if kind == "lot"),
+            )
+            await asyncio.sleep(0)
+
+    async def _fetch(self, connection: AsyncConnection, state: LaneState, wanted: Wanted) -> None:
+        loads = self._loads(wanted)
+        async with connection.pipeline():
+            rows = [
+                await connection.execute(load.sql, load.parameters, binary=True) for load in loads
+            ]
+        for load, found in zip(loads, rows, strict=True):
+            load.absorb(state, await found.fetchall())
+
+    def _loads(self, wanted: Wanted) -> list[Load]:
+        return [
+            load for projection in self._projections for load in projection.load(self.lane, wanted)
+        ]
+
+
+class _Stale(Exception):
+    """The connection ended while it was idle, and nothing was written by it."""
+
+
+class _Asked(NamedTuple):
+    """What the first round trip brought."""
+
+    at: Instant
+    """The ledger's clock once the head was locked."""
+    head: Head
+    cards: int
+    """How many rate card versions there are."""
+    due: list[TupleRow]
+    requests: list[TupleRow]
+    replies: list[TupleRow]
+    loaded: list[tuple[Load, list[TupleRow]]]
+
+
+def _meant(error: Exception) -> Exception:
+    """Give the refusal that a broken constraint stands for, else the error itself."""
+    name = error.diag.constraint_name if isinstance(error, psycopg.Error) else None
+    return CONSTRAINTS[name]() if name in CONSTRAINTS else error
+
+
+def _passes(error: psycopg.Error | OSError) -> bool:
+    """Tell whether the database could not take the batch now, and may later."""
+    match error:
+        case psycopg.errors.CheckViolation():
+            # No partition of events for this instant: no constraint of ours is named.
+            return error.diag.constraint_name is None
+        case psycopg.OperationalError() | psycopg.InterfaceError() | OSError():
+            return True
+        case _:
+            # Class 25: read-only, or our transaction was ended for idling too long.
+            return (error.sqlstate or "").startswith("25")
+
+
+def _size(state: LaneState) -> int:
+    return len(state.accounts) + len(state.keys) + len(state.reservations)
+
+
+def _wanted(commands: Sequence[Command], notes: Sequence[Suppressed]) -> Wanted:
+    asking: list[Command | Suppressed] = [*commands, *notes]
+    return Wanted(
+        list({one.account_id for one in asking}),
+        list({one.key_id for one in asking if one.key_id}),
+        [command.request_hash for command in commands if command.closes and command.request_hash],
+    )
+
+
+def _lacking(state: LaneState, wanted: Wanted) -> Wanted:
+    return Wanted(
+        [found for found in wanted.accounts if found not in state.accounts],
+        [found for found in wanted.keys if found not in state.keys],
+        [found for found in wanted.requests if found not in state.reservations],
+    )
+
+
+def _as_recorded(lane: int, reservation: Reservation) -> Recorded:
+    """Give an open reservation's event back; its version and hash are not asked for."""
+    at = reservation.reserved_at
+    envelope = e.Envelope(
+        lane, reservation.seq, reservation.account_id, 0, at, at, reservation.key_id
+    )
+    return Recorded(envelope, reservation.event, b"", b"")
+
+
+class Writer:
+    """All lanes of a database, as this process writes them."""
+
+    def __init__(
+        self,
+        lanes: int,
+        connect: Connect,
+        projections: Sequence[Inline],
+        cards: RateCards,
+    ) -> None:
+        """Take the number of lanes the database was created with."""
+        self.clock = DatabaseClock()
+        """Heard with each batch."""
+        self.lanes = [Lane(lane, connect, projections, cards, self.clock) for lane in range(lanes)]
+
+    def start(self) -> None:
+        """Begin to write."""
+        for lane in self.lanes:
+            lane.start()
+
+    async def stop(self) -> None:
+        """Answer everything accepted, then end."""
+        await asyncio.gather(*(lane.stop() for lane in self.lanes))
+
+    def lane_of(self, account_id: AccountId) -> int:
+        """Give the lane of an account."""
+        return lane_of_account(account_id, len(self.lanes))
+
+    def require_room(self, commands: Sequence[Command]) -> None:
+        """Make sure that all of these would be accepted now.
+
+        Raises:
+            QueueIsFull: They would not.
+            LedgerUnavailable: The process is stopping.
+        """
+        for lane, count in Counter(self.lane_of(each.account_id) for each in commands).items():
+            if not self.lanes[lane].has_room(count):
+                raise QueueIsFull
+
+    def hand_in(self, commands: Sequence[Command]) -> "asyncio.Future[list[Outcome | Exception]]":
+        """Accept commands; the future gives the outcomes in their order, after commit.
+
+        Raises:
+            QueueIsFull: Refused before anything was accepted.
+            LedgerUnavailable: The process is stopping.
+        """
+        ticket = Ticket(len(commands))
+        groups: dict[int, list[Command]] = {}
+        for index, command in enumerate(commands):
+            command.ticket, command.index = ticket, index
+            groups.setdefault(self.lane_of(command.account_id), []).append(command)
+        for lane, group in groups.items():
+            if not self.lanes[lane].has_room(len(group)):
+                raise QueueIsFull
+        for lane, group in groups.items():
+            self.lanes[lane].accept(group)
+        if not commands:
+            ticket.future.set_result([])
+        return ticket.future
+
+    async def submit(self, commands: Sequence[Command]) -> list[Outcome | Exception]:
+        """Decide and append; give the outcomes in the commands' order, after commit.
+
+        Raises:
+            QueueIsFull: Refused before anything was accepted.
+            LedgerUnavailable: The process is stopping.
+        """
+        return await self.hand_in(commands)
+
+    async def submit_one(self, command: Command) -> Outcome:
+        """Decide and append one command.
+
+        Raises:
+            Refused: The decision said no.
+            LedgerUnavailable: It could not be decided now.
+        """
+        lane = self.lanes[self.lane_of(command.account_id)]
+        if not lane.has_room(1):
+            raise QueueIsFull
+        command.ticket = Ticket(1)
+        lane.accept((command,))
+        (outcome,) = await command.ticket.future
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome

@@ -1,0 +1,1 @@
+"""Projections that catch up, lane by lane."""
