@@ -67,7 +67,7 @@ def findings(ledger: Ledger) -> list[Finding]:
 def lane_of(told: Told) -> tuple[int, int]:
     """Give the lane of the account, and its head."""
     ledger, account, _ = told
-    ((lane, seq),) = ledger.record.rows(
+    ((lane, seq),) = ledger.rows(
         "SELECT lane, last_seq FROM account_heads WHERE account_id = %s", account
     )
     return lane, seq
@@ -129,9 +129,7 @@ def test_a_changed_payload_byte_is_found_where_it_is(told: Told) -> None:
 def account_version(told: Told) -> int:
     """Give the account's newest version."""
     ledger, account, _ = told
-    ((version,),) = ledger.record.rows(
-        "SELECT version FROM account_heads WHERE account_id = %s", account
-    )
+    ((version,),) = ledger.rows("SELECT version FROM account_heads WHERE account_id = %s", account)
     return int(version)
 
 
@@ -253,7 +251,7 @@ def test_an_event_forged_with_its_own_hash_is_found_by_the_next_one(told: Told) 
     lane, head = lane_of(told)
     seq = head - 4
     query = "SELECT hash FROM events WHERE lane = %s AND lane_seq = %s"
-    ((before,),) = ledger.record.rows(query, lane, seq - 1)
+    ((before,),) = ledger.rows(query, lane, seq - 1)
     with ledger.connect() as connection:
         row = connection.execute(store.FEED, (lane, seq - 1, seq), binary=True).fetchone()
     event = store.stored(row).recorded
@@ -448,7 +446,7 @@ def test_a_grant_rewritten_with_all_its_hashes_is_found(told: Told) -> None:
     """Promise 7, Promise 12: more credit than was granted shows where lots then differ."""
     ledger, account, _ = told
     lane, _ = lane_of(told)
-    ((seq, amount),) = ledger.record.rows(
+    ((seq, amount),) = ledger.rows(
         "SELECT lane_seq, payload ->> 'amount' FROM events WHERE type = 'credit_granted'"
         " AND account_id = %s ORDER BY lane_seq LIMIT 1",
         account,
@@ -464,7 +462,7 @@ def test_a_repayment_rewritten_with_all_its_hashes_is_found(database_url: str, w
     ledger = Ledger(database_url)
     ledger.start()
     account = ledger.owe()
-    ((lane, seq, repaid),) = ledger.record.rows(
+    ((lane, seq, repaid),) = ledger.rows(
         "SELECT lane, lane_seq, payload ->> 'repaid' FROM events"
         " WHERE account_id = %s AND type = %s::event_type",
         account,
@@ -483,7 +481,7 @@ def test_the_checker_says_how_much_it_decided_again(told: Told) -> None:
     report = verify.verify(ledger.url)
     counted = "SELECT count(*) FROM events WHERE type = ANY(%s::text[]::event_type[])"
     priced = ["request_recorded", "request_reserved", "request_settled", "request_rated"]
-    assert ledger.record.rows(counted, priced) == [(report.charges,)]
+    assert ledger.rows(counted, priced) == [(report.charges,)]
     assert report.movements >= report.charges
 
 
@@ -554,14 +552,14 @@ def test_nobody_changes_events(
     with ledger.connect(database.APP) as app:
         query = "SELECT create_events_partition((now() + interval '9 months')::date)"
         assert app.execute(query).fetchone() == (True,)
-    before = ledger.record.rows("SELECT count(*), sum(gap) FROM events")
+    before = ledger.rows("SELECT count(*), sum(gap) FROM events")
     with connect(ledger) as connection:
         tables = ["events", *partitions(connection)]
         assert len(tables) == 6
         for table in tables:
             for change in CHANGES:
                 refuse(connection, change.format(table=table))
-    assert ledger.record.rows("SELECT count(*), sum(gap) FROM events") == before
+    assert ledger.rows("SELECT count(*), sum(gap) FROM events") == before
 
 
 def refuse(connection: psycopg.Connection[Any], statement: str) -> None:
@@ -579,7 +577,7 @@ def test_triggers_fire_always_on_the_table_and_on_every_partition(told: Told) ->
     ledger, _, _ = told
     with ledger.connect(database.APP) as app:
         app.execute("SELECT create_events_partition((now() + interval '9 months')::date)")
-    rows = ledger.record.rows(
+    rows = ledger.rows(
         "SELECT c.relname, t.tgname, t.tgenabled::text FROM pg_trigger t"
         " JOIN pg_class c ON c.oid = t.tgrelid"
         " WHERE c.relname LIKE 'events%%' AND c.relkind IN ('r', 'p') ORDER BY 1, 2"

@@ -51,7 +51,7 @@ def pending(ledger: Ledger) -> list[str]:
     """Give every counter in the table that holds something."""
     return [
         counters
-        for (counters,) in ledger.record.rows("SELECT counters::text FROM limit_counters")
+        for (counters,) in ledger.rows("SELECT counters::text FROM limit_counters")
         if '"pending":{"' in counters
     ]
 
@@ -95,7 +95,7 @@ def test_a_limit_that_is_dropped_once_nothing_counts_takes_its_row_along(
     ledger.do(core.record(*owned, "r1", SMALL))
     database.set_clock_offset(ledger.url, timedelta(hours=1))
     ledger.do(limited(owned, of_account=of_account))
-    found = ledger.record.rows(
+    found = ledger.rows(
         "SELECT counters::text FROM limit_counters WHERE subject_id = %s", owned[not of_account]
     )
     assert found == ([] if of_account else [("{}",)])
@@ -109,4 +109,4 @@ def test_a_key_that_only_failed_takes_its_row_along(ledger: Ledger) -> None:
     ledger.submit(core.record(account, key, "r1", SMALL, model="dear"))
     database.set_clock_offset(ledger.url, timedelta(hours=1))
     ledger.do(core.set_key_limits(*owned))
-    assert ledger.record.rows("SELECT 1 FROM limit_counters WHERE subject_id = %s", key) == []
+    assert ledger.rows("SELECT 1 FROM limit_counters WHERE subject_id = %s", key) == []

@@ -58,14 +58,12 @@ def catch_up(ledger: Ledger, projection: Projection = BREACHES, limit: int = 100
 
 def logged(ledger: Ledger) -> list[tuple[Any, ...]]:
     """Give the rows of the breach log."""
-    return ledger.record.rows("SELECT lane_seq, reason, count FROM refusals ORDER BY lane_seq")
+    return ledger.rows("SELECT lane_seq, reason, count FROM refusals ORDER BY lane_seq")
 
 
 def refused_at(ledger: Ledger) -> list[int]:
     """Give the positions at which something was refused."""
-    rows = ledger.record.rows(
-        "SELECT lane_seq FROM events WHERE type = 'request_refused' ORDER BY 1"
-    )
+    rows = ledger.rows("SELECT lane_seq FROM events WHERE type = 'request_refused' ORDER BY 1")
     return [seq for (seq,) in rows]
 
 
@@ -175,7 +173,7 @@ def test_rows_and_checkpoint_move_together(ledger: Ledger) -> None:
 
     on(ledger, die)
     assert logged(ledger) == []
-    assert ledger.record.rows("SELECT seq FROM projection_checkpoints") == []
+    assert ledger.rows("SELECT seq FROM projection_checkpoints") == []
     catch_up(ledger)
     assert len(logged(ledger)) == len(refused_at(ledger))
 
@@ -276,9 +274,7 @@ def test_a_new_version_starts_from_the_first_event_and_the_old_one_gives_way(
     assert on(ledger, lambda c: engine.catch_up(c, BREACHES, 0)).taken
     assert catch_up(ledger, newer, limit=1).lag == 0
     assert [seq for seq, _, _ in logged(ledger)] == refused_at(ledger)
-    versions = ledger.record.rows(
-        "SELECT version FROM projection_checkpoints WHERE lane = 0 ORDER BY 1"
-    )
+    versions = ledger.rows("SELECT version FROM projection_checkpoints WHERE lane = 0 ORDER BY 1")
     assert versions == [(1,), (2,)]
 
 

@@ -91,5 +91,5 @@ async def read(writer: Writer, ledger: Ledger, account: AccountId, key: KeyId) -
     await asyncio.sleep(FLUSH_SECONDS)
     await writer.submit([ledger.record(account, key)])
     await asyncio.sleep(0.1)
-    ((tuples, entries),) = ledger.record.rows(READ)
+    ((tuples, entries),) = ledger.rows(READ)
     return int(tuples + entries)

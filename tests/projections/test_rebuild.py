@@ -44,10 +44,7 @@ def tables_that_differ(report: rebuild.Report) -> list[tuple[int, str]]:
 
 def content(ledger: Ledger) -> dict[str, list[Any]]:
     """Give every row of every inline projection."""
-    return {
-        table: sorted(ledger.record.rows(f"SELECT t::text FROM {table} t"))
-        for table in INLINE_TABLES
-    }
+    return {table: sorted(ledger.rows(f"SELECT t::text FROM {table} t")) for table in INLINE_TABLES}
 
 
 def test_every_inline_projection_is_rebuilt_bit_for_bit(ledger: Ledger) -> None:
@@ -158,7 +155,7 @@ def test_lost_projections_are_put_back_and_writers_go_on(ledger: Ledger) -> None
     after = content(ledger)
     assert len(after["lots"]) == len(before["lots"]) + 2 * len(NAMES)
     assert after["spend"] == before["spend"]
-    assert ledger.record.rows("SELECT epoch FROM lane_heads") == [(1,), (1,)]
+    assert ledger.rows("SELECT epoch FROM lane_heads") == [(1,), (1,)]
 
 
 def test_what_is_equal_is_not_replaced(ledger: Ledger) -> None:
@@ -166,7 +163,7 @@ def test_what_is_equal_is_not_replaced(ledger: Ledger) -> None:
     report = rebuild.rebuild(ledger.url, replace=True)
     assert report.equal
     assert not any(table.replaced for table in report.tables)
-    assert ledger.record.rows("SELECT max(epoch) FROM lane_heads") == [(0,)]
+    assert ledger.rows("SELECT max(epoch) FROM lane_heads") == [(0,)]
 
 
 def test_one_projection_is_rebuilt_by_itself(ledger: Ledger) -> None:
@@ -263,7 +260,7 @@ def test_a_killed_rebuild_leaves_nothing(ledger: Ledger) -> None:
         " AND relnamespace <> 'keyledger'::regnamespace"
     )
     deadline = time.monotonic() + 30
-    while ledger.record.rows(left) != [(0,)]:
+    while ledger.rows(left) != [(0,)]:
         assert time.monotonic() < deadline, "tables are left over"
         time.sleep(0.1)
     assert content(ledger) == before
@@ -316,13 +313,13 @@ def test_a_catching_up_projection_is_rebuilt_up_to_its_checkpoint(ledger: Ledger
 def test_a_new_version_is_filled_before_readers_see_it(ledger: Ledger) -> None:
     """Promise 8: a rebuild of a version that never ran sets its checkpoint with its rows."""
     asyncio.run(engine.catch_up_all(ledger.url, LANES))
-    rows = ledger.record.rows("SELECT t::text FROM refusals t ORDER BY lane, lane_seq")
+    rows = ledger.rows("SELECT t::text FROM refusals t ORDER BY lane, lane_seq")
     newer = refusals.PROJECTION._replace(version=2)
     with ledger.superuser() as connection:
         connection.execute("UPDATE refusals SET scope = 'old'")
     rebuild.rebuild_catching_up(ledger.url, newer, replace=True)
-    assert ledger.record.rows("SELECT t::text FROM refusals t ORDER BY lane, lane_seq") == rows
+    assert ledger.rows("SELECT t::text FROM refusals t ORDER BY lane, lane_seq") == rows
     checkpoints = dict(
-        ledger.record.rows("SELECT lane, seq FROM projection_checkpoints WHERE version = 2")
+        ledger.rows("SELECT lane, seq FROM projection_checkpoints WHERE version = 2")
     )
     assert checkpoints == ledger.heads()

@@ -58,9 +58,7 @@ def test_versions_of_a_rate_card_follow_one_another_over_processes(database_url:
 
     outcomes = asyncio.run(story())
     assert not [each for each in outcomes if isinstance(each, Exception)]
-    versions = [
-        version for (version,) in ledger.record.rows("SELECT version FROM rate_cards ORDER BY 1")
-    ]
+    versions = [version for (version,) in ledger.rows("SELECT version FROM rate_cards ORDER BY 1")]
     assert versions == list(range(1, 2 * ROUNDS + 2))
 
 
@@ -122,7 +120,7 @@ def test_what_is_charged_is_what_was_in_force_as_known_then(database_url: str) -
 
     asyncio.run(story())
     cards = asyncio.run(_cards(ledger))
-    charged = ledger.record.rows(
+    charged = ledger.rows(
         "SELECT payload ->> 'card', occurred_at, recorded_at FROM events"
         " WHERE type::text = 'request_recorded'"
     )
