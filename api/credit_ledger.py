@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import msgspec
 
-from api.http.exchange import Position
 from api.native.views import PositionView
 from api.queries import Queries
 from ledger import events as e
@@ -19,7 +18,7 @@ from ledger.clock import Instant, format_instant
 from ledger.codec import Recorded
 from ledger.errors import NoSuchAccount
 from ledger.events import Utc
-from ledger.ids import AccountId, KeyId, format_id, lane_of_account
+from ledger.ids import AccountId, KeyId, Position, format_id, lane_of_account
 from ledger.money import format_pico, parse_pico
 from ledger.record import store
 from ledger.state import parts_of

@@ -9,7 +9,7 @@ import hashlib
 import os
 import re
 from functools import lru_cache
-from typing import NewType
+from typing import NamedTuple, NewType
 from uuid import UUID
 
 from ledger import clock
@@ -20,6 +20,18 @@ MemberId = NewType("MemberId", UUID)
 
 OPERATOR_ACCOUNT = AccountId(UUID("00000000-0000-7000-8000-000000000001"))
 """The account of whoever runs the service. Rate cards and bve keys belong to it."""
+
+
+class Position(NamedTuple):
+    """A place in a lane: that of an event, or the one that an answer reflects."""
+
+    lane: int
+    seq: int
+
+    def __str__(self) -> str:
+        """Write it as ``lane:seq``."""
+        return f"{self.lane}:{self.seq}"
+
 
 LANES_MAX = 4096
 REQUEST_ID_MAX = 255

@@ -45,6 +45,10 @@ COUNT_KEY_PROOFS: LiteralString = "SELECT count(*) FROM key_secrets WHERE pepper
 FIND_KEYS: LiteralString = (
     "SELECT key_id, account_id FROM keys WHERE lane = %s AND key_id = ANY(%s)"
 )
+FIND_SESSION_KEY: LiteralString = (
+    "SELECT key_id FROM keys WHERE lane = %s AND account_id = %s AND settings ->> 'session' = %s"
+    " ORDER BY created_at, key_id LIMIT 1"
+)
 MODELS_USED: LiteralString = (
     "SELECT DISTINCT s.model FROM spend AS s JOIN accounts AS a USING (lane, account_id)"
     " LEFT JOIN keys AS k ON k.lane = s.lane AND k.key_id = s.key_id"

@@ -91,4 +91,4 @@ async def issue(
     """Issue a key; give it with its secret, which is nowhere else."""
     issued = await services.ledger.keys.issue(Asked(terms.by), account_id, terms, admin=admin)
     assert issued.secret is not None
-    return issued.state, issued.secret
+    return issued.key, issued.secret

@@ -7,7 +7,7 @@ body and words its errors in the same way, so all of them are such.
 import re
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 from urllib.parse import parse_qsl
 
 import msgspec
@@ -16,6 +16,7 @@ from litestar.types import Receive, Scope, Send
 from api.http import problems
 from api.http.problems import Problem, invalid
 from api.http.reading import BODY_MAX, require_text
+from ledger.ids import Position
 
 JSON = b"application/json"
 _encode = msgspec.json.Encoder().encode
@@ -25,17 +26,6 @@ TEXT_MAX = 255
 CURSORS = frozenset({"after", "cursor"})
 CURSOR_MAX = 8_192
 """Cursors may hold more than a place: filters, balances."""
-
-
-class Position(NamedTuple):
-    """The lane position that an answer reflects."""
-
-    lane: int
-    seq: int
-
-    def __str__(self) -> str:
-        """Write it as the header does."""
-        return f"{self.lane}:{self.seq}"
 
 
 class Answer:

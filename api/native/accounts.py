@@ -1,11 +1,20 @@
 """Accounts and members."""
 
+from collections.abc import Sequence
+from typing import Any
+
+from msgspec import UNSET
+
 from api.http.exchange import Answer
 from api.identity.auth import address
 from api.native import bodies, views
-from api.native.routing import Ask, done_answer, found_answer, route
-from api.operations import Policy, new_person
+from api.native.routing import Ask, View, done_answer, found_answer, route
+from api.operations import Asked, Policy, new_person
 from ledger import events as e
+from ledger.clock import Instant
+from ledger.codec import Recorded
+from ledger.ids import AccountId
+from ledger.state import Account
 
 
 @route(
@@ -21,7 +30,7 @@ async def open_account(ask: Ask[bodies.AccountBody]) -> Answer:
     """Open an account; the welcome grant comes with it."""
     body, logins = ask.body, ask.services.logins
     owner = None
-    asked = ask.asked(body=_without_password(body))
+    asked = ask.asked(_shown(ask, body.name), body=_without_password(body))
     if body.owner is not None:
         hashed = await logins.hash(body.owner.password)
         owner = new_person(address(body.owner.email), body.owner.name, hashed)
@@ -40,6 +49,21 @@ async def open_account(ask: Ask[bodies.AccountBody]) -> Answer:
         asked, terms, name=body.name, welcome=body.welcome, owner=owner
     )
     return done_answer(done, status=201)
+
+
+def _shown(ask: Ask[Any], name: str) -> View[Account]:
+    """Show an account of a name with what its credit can pay for."""
+    services = ask.services
+
+    def view(account: Account, _recorded: Sequence[Recorded], at: Instant) -> views.AccountView:
+        lane = services.ledger.lane_of(account.account_id)
+        return views.account_view(account, name, lane, at, services.cards.assets())
+
+    return view
+
+
+async def _asked(ask: Ask[Any], account_id: AccountId) -> Asked[Account]:
+    return ask.asked(_shown(ask, await ask.services.queries.name_of(account_id)))
 
 
 def _without_password(body: bodies.AccountBody) -> dict[str, object]:
@@ -88,8 +112,10 @@ async def change_account(ask: Ask[bodies.AccountChanges]) -> Answer:
         max_output_tokens=body.max_output_tokens,
         expected_version=ask.call.expected_version,
     )
-    name = await ask.services.queries.name_of(account_id)
-    done = await ask.services.ledger.accounts.set_policy(ask.asked(), account_id, policy, name=name)
+    asked = (
+        await _asked(ask, account_id) if body.name is UNSET else ask.asked(_shown(ask, body.name))
+    )
+    done = await ask.services.ledger.accounts.set_policy(asked, account_id, policy)
     return done_answer(done)
 
 
@@ -104,9 +130,8 @@ async def change_account(ask: Ask[bodies.AccountChanges]) -> Answer:
 async def set_account_limits(ask: Ask[bodies.LimitsBody]) -> Answer:
     """Replace an account's limits."""
     account_id = ask.account_id()
-    name = await ask.services.queries.name_of(account_id)
-    rules = bodies.rules(ask.body.limits)
-    done = await ask.services.ledger.accounts.set_limits(ask.asked(), account_id, rules, name=name)
+    asked, rules = await _asked(ask, account_id), bodies.rules(ask.body.limits)
+    done = await ask.services.ledger.accounts.set_limits(asked, account_id, rules)
     return done_answer(done)
 
 
@@ -122,9 +147,8 @@ async def set_account_limits(ask: Ask[bodies.LimitsBody]) -> Answer:
 async def suspend_account(ask: Ask[bodies.ReasonBody]) -> Answer:
     """Stop every key of an account until it resumes."""
     account_id = ask.account_id()
-    name = await ask.services.queries.name_of(account_id)
     done = await ask.services.ledger.accounts.suspend(
-        ask.asked(), account_id, name=name, reason=ask.body.reason
+        await _asked(ask, account_id), account_id, reason=ask.body.reason
     )
     return done_answer(done)
 
@@ -140,8 +164,8 @@ async def suspend_account(ask: Ask[bodies.ReasonBody]) -> Answer:
 async def resume_account(ask: Ask[bodies.Body]) -> Answer:
     """Let a suspended account work again."""
     account_id = ask.account_id()
-    name = await ask.services.queries.name_of(account_id)
-    done = await ask.services.ledger.accounts.resume(ask.asked(), account_id, name=name)
+    asked = await _asked(ask, account_id)
+    done = await ask.services.ledger.accounts.resume(asked, account_id)
     return done_answer(done)
 
 
@@ -157,9 +181,8 @@ async def resume_account(ask: Ask[bodies.Body]) -> Answer:
 async def close_account(ask: Ask[bodies.ReasonBody]) -> Answer:
     """Close an account for good."""
     account_id = ask.account_id()
-    name = await ask.services.queries.name_of(account_id)
     done = await ask.services.ledger.accounts.close(
-        ask.asked(), account_id, name=name, reason=ask.body.reason
+        await _asked(ask, account_id), account_id, reason=ask.body.reason
     )
     return done_answer(done)
 
@@ -190,7 +213,11 @@ async def add_member(ask: Ask[bodies.MemberBody]) -> Answer:
     account_id, body = ask.account_id(), ask.body
     hashed = await ask.services.logins.hash(body.password)
     person = new_person(address(body.email), body.name, hashed)
-    done = await ask.services.ledger.members.add(ask.asked(), account_id, person, body.role)
+    shown = views.MemberView(
+        member_id=person.member_id, role=body.role, email=person.email, name=person.name
+    )
+    asked: Asked[Account] = ask.asked(lambda _account, _recorded, _at: shown)
+    done = await ask.services.ledger.members.add(asked, account_id, person, body.role)
     return done_answer(done, status=201)
 
 
@@ -205,7 +232,7 @@ async def add_member(ask: Ask[bodies.MemberBody]) -> Answer:
 async def change_member(ask: Ask[bodies.RoleBody]) -> Answer:
     """Give a member another role."""
     done = await ask.services.ledger.members.change_role(
-        ask.asked(), ask.account_id(), ask.member_id(), ask.body.role
+        ask.asked(_changed), ask.account_id(), ask.member_id(), ask.body.role
     )
     return done_answer(done)
 
@@ -218,5 +245,11 @@ async def change_member(ask: Ask[bodies.RoleBody]) -> Answer:
 )
 async def remove_member(ask: Ask[None]) -> Answer:
     """Take a member out of an account."""
-    done = await ask.services.ledger.members.remove(ask.asked(), ask.account_id(), ask.member_id())
+    done = await ask.services.ledger.members.remove(
+        ask.asked(_changed), ask.account_id(), ask.member_id()
+    )
     return done_answer(done)
+
+
+def _changed(_account: Account, recorded: Sequence[Recorded], _at: Instant) -> views.ChangeView:
+    return views.change_view(recorded)

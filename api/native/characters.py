@@ -112,8 +112,8 @@ async def create_character(ask: Ask[bodies.CharacterBody]) -> Answer:
         multiplier=MULTIPLIERS[0] if isinstance(body.multiplier, UnsetType) else body.multiplier,
         scenarios=_scenarios(body.scenarios),
     )
-    asked = ask.asked()
-    once = Once(asked.idempotency_key, asked.fingerprint) if asked.idempotency_key else None
+    key, fingerprint = ask.once()
+    once = Once(key, fingerprint) if key else None
     created = await ask.services.conversations.create(account_id, draft, once=once)
     found = _shown(ask, created.character, status=201)
     if created.replayed:

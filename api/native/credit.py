@@ -1,11 +1,18 @@
 """Grants, adjustments, balances."""
 
+from collections.abc import Sequence
+from typing import Any
+
 from api.http.exchange import Answer
 from api.native import bodies, views
 from api.native.routing import Ask, done_answer, found_answer, route
+from api.operations import Asked
 from ledger import events as e
+from ledger.clock import Instant
+from ledger.codec import Recorded
 from ledger.errors import InvalidField, NoSuchGrant
 from ledger.money import Amount, InvalidAmount, parse_asset, parse_pico
+from ledger.state import Account
 
 LOT_MAX = 2**31 - 1
 
@@ -36,8 +43,25 @@ async def grant(ask: Ask[bodies.GrantBody]) -> Answer:
         currency=body.currency,
         payment_reference=body.payment_reference,
     )
-    done = await ask.services.ledger.credits.grant(ask.asked(), account_id, terms)
+    done = await ask.services.ledger.credits.grant(ask.asked(_granted), account_id, terms)
     return done_answer(done, status=201)
+
+
+def _granted(_account: Account, recorded: Sequence[Recorded], _at: Instant) -> views.GrantView:
+    return views.grant_of_event(recorded[0])
+
+
+def _asked(ask: Ask[Any]) -> Asked[Account]:
+    """Ask for a change that is answered with its events and the balances after it."""
+    cards = ask.services.cards
+
+    def view(account: Account, recorded: Sequence[Recorded], at: Instant) -> dict[str, object]:
+        return {
+            "events": [event.body.type for event in recorded],
+            "balances": views.balance_views(account, at, cards.assets()),
+        }
+
+    return ask.asked(view)
 
 
 @route("GET", "/accounts/{account_id}/grants", answer=views.Page, query=("limit", "after"))
@@ -64,7 +88,7 @@ async def void_grant(ask: Ask[bodies.ReasonBody]) -> Answer:
     if not (text.isascii() and text.isdecimal()) or not 0 < int(text) <= LOT_MAX:
         raise NoSuchGrant
     done = await ask.services.ledger.credits.void(
-        ask.asked(), account_id, int(text), reason=ask.body.reason
+        _asked(ask), account_id, int(text), reason=ask.body.reason
     )
     return done_answer(done)
 
@@ -90,7 +114,7 @@ async def adjust(ask: Ask[bodies.AdjustmentBody]) -> Answer:
     except InvalidAmount as error:
         raise InvalidField("asset", "2 to 24 upper-case letters, digits, underscores") from error
     done = await ask.services.ledger.credits.adjust(
-        ask.asked(), account_id, amount, reason=body.reason
+        _asked(ask), account_id, amount, reason=body.reason
     )
     return done_answer(done, status=201)
 
@@ -107,7 +131,7 @@ async def set_allowance(ask: Ask[bodies.AllowanceBody]) -> Answer:
     """Let an account have an amount of an asset anew each day of UTC; zero ends it."""
     account_id, asset = ask.account_id(), ask.call.path("asset")
     await ask.services.queries.account_state(account_id)
-    found = await ask.services.allowances.set(ask.asked(), account_id, asset, ask.body.amount)
+    found = await ask.services.allowances.set(ask.caller.actor, account_id, asset, ask.body.amount)
     return found_answer(views.AllowanceView(asset=found.asset, amount=found.amount), None)
 
 

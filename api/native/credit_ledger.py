@@ -9,7 +9,7 @@ import msgspec
 
 from api.credit_ledger import TYPES, CreditLedger, Entry, Filters, Place
 from api.http import cursors
-from api.http.exchange import Answer, Position
+from api.http.exchange import Answer
 from api.http.problems import invalid
 from api.http.reading import one_of
 from api.native import bodies, views
@@ -19,7 +19,7 @@ from api.settings import jwt_secret
 from ledger import clock
 from ledger.clock import Instant
 from ledger.errors import InvalidField
-from ledger.ids import InvalidId, format_id, parse_id
+from ledger.ids import InvalidId, Position, format_id, parse_id
 
 PURPOSE = "credit-ledger"
 NAMED = ("type", "from", "to", "character", "model", "key", "asset")

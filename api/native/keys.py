@@ -1,19 +1,31 @@
 """Keys: issue, show, change, rotate, suspend, resume, revoke, verify."""
 
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
+import msgspec
 from msgspec import UnsetType
 
 from api.beside.characters import NoSuchCharacter
 from api.http.exchange import Answer
 from api.native import bodies, views
-from api.native.routing import Ask, done_answer, found_answer, route
-from api.operations import ADMIN_TYPE, FIXED_SETTINGS, SETTING_MEMBER, SETTING_OUTPUT, SETTING_TYPE
+from api.native.routing import Ask, done_answer, encode, found_answer, route
+from api.operations import (
+    ADMIN_TYPE,
+    FIXED_SETTINGS,
+    SETTING_MEMBER,
+    SETTING_OUTPUT,
+    SETTING_TYPE,
+    Issued,
+)
 from ledger import events as e
 from ledger import keys
+from ledger.clock import Instant
+from ledger.codec import Recorded
 from ledger.errors import InvalidField
 from ledger.ids import AccountId, parse_id
+from ledger.state import Key
 
 REVERIE = "reverie"
 """The dialect whose keys have a default character."""
@@ -58,8 +70,22 @@ async def issue_key(ask: Ask[bodies.KeyBody]) -> Answer:
         limits=bodies.rules(body.limits),
         settings=settings,
     )
-    issued = await ask.services.ledger.keys.issue(ask.asked(), account_id, terms, admin=admin)
-    return done_answer(issued.done, status=201, secret=True)
+    issued = await ask.services.ledger.keys.issue(ask.asked(_shown), account_id, terms, admin=admin)
+    return _issued_answer(issued, status=201)
+
+
+def _shown(key: Key, _recorded: Sequence[Recorded], at: Instant) -> views.KeyView:
+    return views.key_view(key, at)
+
+
+def _issued_answer(issued: Issued, *, status: int = 200) -> Answer:
+    """Answer with the secret, unless it is a stored reply: there it is not."""
+    made = done_answer(issued.done, status=status)
+    made.headers.append((b"cache-control", b"no-store"))
+    if issued.secret is not None:
+        shown = views.key_view(issued.key, issued.done.at)
+        made.body = encode(msgspec.structs.replace(shown, secret=issued.secret))
+    return made
 
 
 async def _require_character(ask: Ask[Any], account_id: AccountId, model: str) -> None:
@@ -118,7 +144,7 @@ async def change_key(ask: Ask[bodies.KeyChanges]) -> Answer:
         settings=body.settings,
     )
     done = await ask.services.ledger.keys.change(
-        ask.asked(),
+        ask.asked(_shown),
         key_id,
         changes,
         expected_version=ask.call.expected_version,
@@ -140,12 +166,12 @@ async def rotate_key(ask: Ask[bodies.RotateBody]) -> Answer:
     """Give a key another secret; limits, credit and history stay with the key."""
     key_id = await ask.key_id()
     issued = await ask.services.ledger.keys.rotate(
-        ask.asked(),
+        ask.asked(_shown),
         key_id,
         grace=timedelta(seconds=ask.body.grace_seconds),
         only_of=ask.caller.only_own_keys,
     )
-    return done_answer(issued.done, secret=True)
+    return _issued_answer(issued)
 
 
 @route(
@@ -160,7 +186,7 @@ async def suspend_key(ask: Ask[bodies.Body]) -> Answer:
     """Stop a key until it resumes."""
     key_id = await ask.key_id()
     done = await ask.services.ledger.keys.suspend(
-        ask.asked(), key_id, only_of=ask.caller.only_own_keys
+        ask.asked(_shown), key_id, only_of=ask.caller.only_own_keys
     )
     return done_answer(done)
 
@@ -177,7 +203,7 @@ async def resume_key(ask: Ask[bodies.Body]) -> Answer:
     """Let a suspended key work again."""
     key_id = await ask.key_id()
     done = await ask.services.ledger.keys.resume(
-        ask.asked(), key_id, only_of=ask.caller.only_own_keys
+        ask.asked(_shown), key_id, only_of=ask.caller.only_own_keys
     )
     return done_answer(done)
 
@@ -194,7 +220,7 @@ async def revoke_key(ask: Ask[bodies.Body]) -> Answer:
     """Withdraw a key for good: no decision after this answer accepts it."""
     key_id = await ask.key_id()
     done = await ask.services.ledger.keys.revoke(
-        ask.asked(), key_id, only_of=ask.caller.only_own_keys
+        ask.asked(_shown), key_id, only_of=ask.caller.only_own_keys
     )
     return done_answer(done)
 

@@ -1,16 +1,20 @@
 """Rate cards: publish, import, withdraw, show, compare."""
 
+from collections.abc import Sequence
+
 from msgspec import UnsetType
 
 from api.http.exchange import Answer
 from api.http.problems import invalid
 from api.native import bodies, views
 from api.native.routing import Ask, done_answer, found_answer, route
-from api.operations import price_change_view, publication_view, rate_card_view
+from api.operations import Publication
 from ledger import pricing
+from ledger.clock import Instant
+from ledger.codec import Recorded
 from ledger.errors import InvalidField
 from ledger.pricing import InvalidRateCard, RateCard
-from ledger.ratecards import Draft, draft_of, propose
+from ledger.ratecards import Draft, Version, draft_of, propose
 
 VERSION_MAX = 2**31 - 1
 
@@ -60,11 +64,17 @@ async def _publish(ask: Ask[bodies.RateCardBody] | Ask[bodies.ImportBody], draft
     else:
         if ask.body.dry_run:
             ask.services.ledger.prices.require_known(proposal.card)
-            return found_answer(publication_view(proposal, users, recorded_at=None), None)
+            return found_answer(views.publication_view(None, proposal, users), None)
     done = await ask.services.ledger.prices.publish(
-        ask.asked(), draft, confirm=ask.body.confirm, users=users
+        ask.asked(_published), draft, confirm=ask.body.confirm, users=users
     )
     return done_answer(done, status=201)
+
+
+def _published(
+    made: Publication, _recorded: Sequence[Recorded], _at: Instant
+) -> views.PublicationView:
+    return views.publication_view(*made)
 
 
 @route(
@@ -112,15 +122,20 @@ async def import_rate_card(ask: Ask[bodies.ImportBody]) -> Answer:
 async def withdraw_rate_card(ask: Ask[None]) -> Answer:
     """Withdraw a version that is not in force yet."""
     version = ask.whole("version", ask.call.path("version"), most=VERSION_MAX)
-    done = await ask.services.ledger.prices.withdraw(ask.asked(), ask.call.path("name"), version)
-    return done_answer(done)
+    asked, name = ask.asked(_withdrawn), ask.call.path("name")
+    return done_answer(await ask.services.ledger.prices.withdraw(asked, name, version))
+
+
+def _withdrawn(version: Version, _recorded: Sequence[Recorded], _at: Instant) -> views.RateCardView:
+    return views.rate_card_view(version)
 
 
 @route("GET", "/rate-cards", answer=views.Page, refusals=())
 async def list_rate_cards(ask: Ask[None]) -> Answer:
     """List every version of every rate card."""
     cards = await ask.services.queries.refreshed_cards()
-    data = [rate_card_view(version) for name in cards.names() for version in cards.history(name)]
+    versions = [version for name in cards.names() for version in cards.history(name)]
+    data = [views.rate_card_view(version) for version in versions]
     return found_answer(views.Page(data=data, has_more=False, next=None), None)
 
 
@@ -155,4 +170,5 @@ async def diff_rate_cards(ask: Ask[None]) -> Answer:
     name, queries = ask.call.path("name"), ask.services.queries
     old = await queries.card(name, ask.whole("from", query["from"], most=VERSION_MAX))
     new = await queries.card(name, ask.whole("to", query["to"], most=VERSION_MAX))
-    return found_answer([price_change_view(change) for change in pricing.diff(old, new)], None)
+    changes = pricing.diff(old, new)
+    return found_answer([views.price_change_view(change) for change in changes], None)

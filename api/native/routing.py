@@ -7,20 +7,27 @@ from uuid import UUID
 import msgspec
 
 from api.http import reading
-from api.http.exchange import Answer, Call, Position
+from api.http.exchange import Answer, Call
 from api.http.problems import invalid
 from api.identity.auth import Caller
 from api.operations import Asked, Done, fingerprint
 from api.queries.resolve import Owned
 from api.services import Services
+from ledger.clock import Instant
+from ledger.codec import Recorded
 from ledger.errors import InvalidField, NoSuchAccount, NoSuchKey, NoSuchMember
-from ledger.ids import AccountId, InvalidId, KeyId, parse_id
+from ledger.ids import AccountId, InvalidId, KeyId, Position, parse_id
 
 PREFIX = "/ledger/v1"
 PAGE_DEFAULT = 100
 PAGE_MAX = 1_000
 
 B = TypeVar("B")
+F = TypeVar("F")
+View = Callable[[F, Sequence[Recorded], Instant], Any]
+"""Shows what a change led to: given that, its events, and when it was."""
+
+encode = msgspec.json.Encoder().encode
 
 
 class Ask(Generic[B]):
@@ -39,15 +46,22 @@ class Ask(Generic[B]):
         self.lane: int | None = None
         """Lane that refusals of this request were decided in."""
 
-    def asked(self, *parts: str, body: Any = None) -> Asked:  # noqa: ANN401
-        """Say who asks, with the request's fingerprint where it has an ``Idempotency-Key``."""
+    def asked(self, view: View[F], *, body: Any = None) -> Asked[F]:  # noqa: ANN401
+        """Say who asks and how to show them what it led to."""
+
+        def render(facts: F, recorded: Sequence[Recorded], at: Instant) -> bytes:
+            return encode(view(facts, recorded, at))
+
+        return Asked(self.caller.actor, *self.once(body=body), render)
+
+    def once(self, *, body: Any = None) -> tuple[str, bytes]:  # noqa: ANN401
+        """Return the ``Idempotency-Key`` with the request's fingerprint; empty: there is none."""
         key = self.call.idempotency_key
         if not key:
-            return Asked(self.caller.actor)
+            return "", b""
         content = self.body if body is None and hasattr(self, "body") else body
         params = [str(value) for value in self.call.scope["path_params"].values()]
-        made = fingerprint(self.operation, *params, *parts, body=content)
-        return Asked(self.caller.actor, key, made)
+        return key, fingerprint(self.operation, *params, body=content)
 
     def account_id(self) -> AccountId:
         """Give the account in the path, if the caller may know of it.
@@ -153,20 +167,25 @@ class Ask(Generic[B]):
             raise InvalidField("after", "is no cursor of this list") from error
 
 
-def done_answer(done: Done, *, status: int = 200, secret: bool = False) -> Answer:
-    """Answer what an operation answered. A replayed one says so (Idempotency-Key draft)."""
-    made = Answer(done.body, status=status, position=done.position)
-    if done.replayed:
+def done_answer(done: Done[Any], *, status: int = 200) -> Answer:
+    """Answer what a change led to."""
+    return decided_answer(done.reply, done.position, replayed=done.replayed, status=status)
+
+
+def decided_answer(
+    body: bytes, position: Position, *, replayed: bool = False, status: int = 200
+) -> Answer:
+    """Answer what a lane decided. A replayed answer says so (Idempotency-Key draft)."""
+    made = Answer(body, status=status, position=position)
+    if replayed:
         made.headers.append((b"idempotent-replayed", b"true"))
-    if secret:
-        made.headers.append((b"cache-control", b"no-store"))
     return made
 
 
 def found_answer(view: Any, position: Position | None, etag: int | None = None) -> Answer:  # noqa: ANN401
     """Answer what was read."""
     headers = {} if etag is None else {"ETag": f'"{etag}"'}
-    return Answer(msgspec.json.encode(view), position=position, headers=headers)
+    return Answer(encode(view), position=position, headers=headers)
 
 
 Handler = Callable[[Any], Awaitable[Answer]]

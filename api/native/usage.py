@@ -1,22 +1,23 @@
 """The hot path: record, reserve, settle, release. One body, one command, one receipt."""
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from typing import NamedTuple
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
 from api.http import problems, reading
-from api.http.exchange import Answer, Position
+from api.http.exchange import Answer
 from api.http.problems import Problem, invalid
 from api.native import bodies, views
-from api.native.routing import Ask, done_answer, found_answer, route
-from api.operations import Asked, Done, Ledger, fingerprint, notes_of
+from api.native.routing import Ask, decided_answer, found_answer, route
+from api.operations import Asked, Ledger, fingerprint, notes_of
 from ledger import metering
 from ledger.clock import Instant
+from ledger.codec import Recorded
 from ledger.errors import LedgerError, NoSuchRequest, Refused
-from ledger.ids import AccountId, KeyId
+from ledger.ids import AccountId, KeyId, Position
 from ledger.record.batch import Command, Outcome
 
 CLOUD_TYPE = "dev.keyledger.usage"
@@ -110,17 +111,42 @@ async def _one(ask: Ask[object], body: bodies.UsageBody, raw: bytes) -> Answer:
     record = _record_of(body, subject, ask.caller.actor)
     asked = _asked(ask, raw)
     ledger = ask.services.ledger
-    done = await ledger.requests.record(subject.account_id, subject.key_id, record, asked)
-    return done_answer(done)
+    made = await ledger.requests.record(subject.account_id, subject.key_id, record, asked)
+    return _receipt_answer(ask, made)
 
 
-def _asked(ask: Ask[object], raw: bytes, *parts: str) -> Asked | None:
-    """Give the idempotency terms of a metered request; None: it has its request id only."""
+def _receipt_answer(ask: Ask[object], made: Outcome, *, status: int = 200) -> Answer:
+    """Answer with the receipt of a request that a lane decided."""
+    assert ask.lane is not None
+    return decided_answer(
+        _receipt_of(made),
+        Position(ask.lane, made.position),
+        replayed=not made.events,
+        status=status,
+    )
+
+
+def _receipt_of(made: Outcome) -> bytes:
+    if made.events:
+        return views.receipt_bytes(made.events[0])
+    if made.reply is not None:
+        return made.reply
+    assert made.replay is not None
+    return views.receipt_bytes(made.replay, made.rated)
+
+
+def _rendered(event: Recorded, _recorded: Sequence[Recorded], _at: Instant) -> bytes:
+    return views.receipt_bytes(event)
+
+
+def _asked(ask: Ask[object], raw: bytes, *parts: str) -> Asked[Recorded] | None:
+    """Return the idempotency terms of a metered request; None: it has its request id only."""
     key = ask.call.idempotency_key
     if not key:
         return None
     content = msgspec.json.decode(raw or b"{}")
-    return Asked(ask.caller.actor, key, fingerprint(ask.operation, *parts, body=content))
+    made = fingerprint(ask.operation, *parts, body=content)
+    return Asked(ask.caller.actor, key, made, _rendered)
 
 
 def _record_of(body: bodies.UsageBody, subject: Subject, by: str) -> metering.Record:
@@ -203,15 +229,13 @@ class _Part:
         """Wait for the lanes, and word what became of every item."""
         outcomes = await self.outcomes
         for place, command, outcome in zip(self.places, self.commands, outcomes, strict=True):
-            done = ledger.requests.done(command, outcome)
-            if isinstance(done, Done):
-                said = b'{"ok":true,"replayed":true,' if done.replayed else b'{"ok":true,'
-                self.results[place] = said + b'"receipt":' + done.body + b"}"
-                lane, seq = done.position
-                positions[lane] = max(positions.get(lane, 0), seq)
-            else:
-                lane = ledger.lane_of(command.account_id)
-                self.results[place] = _failure(done, lane=lane)
+            lane = ledger.lane_of(command.account_id)
+            if isinstance(outcome, Exception):
+                self.results[place] = _failure(outcome, lane=lane)
+                continue
+            said = b'{"ok":true,' if outcome.events else b'{"ok":true,"replayed":true,'
+            self.results[place] = said + b'"receipt":' + _receipt_of(outcome) + b"}"
+            positions[lane] = max(positions.get(lane, 0), outcome.position)
         return self.results
 
 
@@ -319,10 +343,10 @@ async def reserve_request(ask: Ask[object]) -> Answer:
         ttl_seconds=body.ttl_seconds,
         notes=notes_of(body.metadata, body.end_user),
     )
-    done = await ask.services.ledger.requests.reserve(
+    made = await ask.services.ledger.requests.reserve(
         subject.account_id, subject.key_id, reserve, _asked(ask, raw)
     )
-    return done_answer(done, status=201)
+    return _receipt_answer(ask, made, status=201)
 
 
 async def _whose(
@@ -368,8 +392,8 @@ async def settle_request(ask: Ask[object]) -> Answer:
         interrupted=body.interrupted,
     )
     asked = _asked(ask, raw, request_id)
-    done = await ask.services.ledger.requests.settle(account_id, key_id, settle, asked)
-    return done_answer(done)
+    made = await ask.services.ledger.requests.settle(account_id, key_id, settle, asked)
+    return _receipt_answer(ask, made)
 
 
 @route(
@@ -391,8 +415,8 @@ async def release_request(ask: Ask[object]) -> Answer:
         request_id=request_id, by=ask.caller.actor, reason=body.reason, failed=body.failed
     )
     asked = _asked(ask, raw, request_id)
-    done = await ask.services.ledger.requests.release(account_id, key_id, release, asked)
-    return done_answer(done)
+    made = await ask.services.ledger.requests.release(account_id, key_id, release, asked)
+    return _receipt_answer(ask, made)
 
 
 @route(

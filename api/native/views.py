@@ -21,6 +21,8 @@ from ledger.ids import KeyId, format_id
 from ledger.limits import Counter, Limit, total
 from ledger.lines import ModelLines, lack_price, units_of
 from ledger.money import format_pico, parse_pico
+from ledger.pricing import PriceChange, RateCard, content_hash
+from ledger.ratecards import Proposal, Version, reasons_of
 from ledger.record.store import Stored
 from ledger.state import Account, Key
 from ledger.usage import Usage
@@ -813,6 +815,67 @@ class PublicationView(RateCardView, frozen=True, kw_only=True):
     """How many used a model in the last 30 days that loses a price."""
     reasons: list[str]
     """What looks like a mistake: all that ``confirm`` confirms."""
+
+
+CHANGES_SHOWN = 200
+
+
+def rate_card_view(version: Version) -> RateCardView:
+    """Show a version without its prices."""
+    return RateCardView(**_shown(version.card, version.recorded_at, version.withdrawn_at))
+
+
+def publication_view(
+    version: Version | None, proposal: Proposal | None, users: int
+) -> PublicationView:
+    """Show what publishing did, or would do where it is a trial: see ``Publication``."""
+    if proposal is None:
+        assert version is not None
+        return PublicationView(
+            **_shown(version.card, version.recorded_at, version.withdrawn_at),
+            published=False,
+            changed=0,
+            changes=[],
+            accounts_losing_a_price=0,
+            reasons=[],
+        )
+    changes = proposal.changes()
+    return PublicationView(
+        **_shown(proposal.card, None if version is None else version.recorded_at, None),
+        published=version is not None,
+        changed=len(changes),
+        changes=[price_change_view(change) for change in changes[:CHANGES_SHOWN]],
+        accounts_losing_a_price=users,
+        reasons=list(reasons_of(proposal, users)),
+    )
+
+
+def _shown(
+    card: RateCard, recorded_at: Instant | None, withdrawn_at: Instant | None
+) -> dict[str, Any]:
+    return {
+        "name": card.name,
+        "version": card.version,
+        "asset": card.asset,
+        "effective_from": instant(card.effective_from),
+        "recorded_at": instant(recorded_at),
+        "withdrawn_at": instant(withdrawn_at),
+        "content_hash": content_hash(card),
+        "models": len(card.models),
+        "source": card.source,
+    }
+
+
+def price_change_view(change: PriceChange) -> PriceChangeView:
+    """Show one price that two cards do not share."""
+    return PriceChangeView(
+        model=change.model,
+        usage_class=change.usage_class,
+        condition=change.condition,
+        above_tokens=change.tier,
+        old=change.old,
+        new=change.new,
+    )
 
 
 class LaneView(msgspec.Struct, frozen=True, kw_only=True):

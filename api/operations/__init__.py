@@ -1,7 +1,9 @@
 """What people may do: each operation turns what was asked into one command of one lane.
 
-Only here and in ``api.process.jobs`` do commands come into being. Nothing here knows HTTP, and
-nothing decides: decisions are the pure functions of ``ledger``, called inside the lane.
+Only here and in ``api.process.jobs`` do commands come into being. Nothing here knows HTTP or words
+an answer: what is answered are facts (events, and the state that they led to), which the door that
+asked shows in its own way. Nothing decides: decisions are the pure functions of ``ledger``, called
+inside the lane.
 
 Read ``asked`` (who asks, what is answered), ``desk`` (how a change goes through its lane),
 ``accounts`` (changes of one subject); then ``requests``, whose commands are their own. Others are
@@ -24,7 +26,7 @@ from api.operations.issued import (
 )
 from api.operations.ledger import Ledger
 from api.operations.members import Person, new_person
-from api.operations.prices import price_change_view, publication_view, rate_card_view
+from api.operations.prices import Publication
 from api.operations.requests import notes_of
 
 __all__ = [
@@ -43,12 +45,10 @@ __all__ = [
     "Permits",
     "Person",
     "Policy",
+    "Publication",
     "Sees",
     "actor_of_key",
     "fingerprint",
     "new_person",
     "notes_of",
-    "price_change_view",
-    "publication_view",
-    "rate_card_view",
 ]

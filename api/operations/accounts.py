@@ -1,16 +1,15 @@
 """Accounts: open, change the terms, suspend, resume, close."""
 
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from api.native import views
 from api.operations.asked import Asked, Done, check_reason
-from api.operations.desk import Desk, Render, Rule
+from api.operations.desk import Desk, Rule, account_now
 from api.operations.members import Person
 from ledger import accounts
 from ledger import events as e
@@ -22,7 +21,7 @@ from ledger.keys import require_no_secret
 from ledger.metering import Facts
 from ledger.money import Amount, format_pico
 from ledger.record.store import Row
-from ledger.state import LaneState, advance, evolve
+from ledger.state import Account, LaneState, advance, evolve
 from projections import reads
 from projections.wallets import WalletRow
 
@@ -50,7 +49,7 @@ class Accounts:
         self._desk = desk
         self._welcome = welcome
 
-    def id_for(self, asked: Asked) -> AccountId:
+    def id_for(self, asked: Asked[Any]) -> AccountId:
         """Give the id of an account about to be opened.
 
         It is the same for the same idempotency key, so that a repeat lands in the same lane.
@@ -64,7 +63,7 @@ class Accounts:
 
     async def open(
         self,
-        asked: Asked,
+        asked: Asked[Account],
         terms: e.AccountOpened,
         *,
         name: str,
@@ -72,7 +71,7 @@ class Accounts:
         welcome: bool = True,
         owner: Person | None = None,
         wallet: WalletRow | None = None,
-    ) -> Done:
+    ) -> Done[Account]:
         """Open an account, with the welcome grant and who owns it in the same command."""
         require_no_secret("name", name)
         found = self.id_for(asked) if account_id is None else account_id
@@ -89,9 +88,6 @@ class Accounts:
             made.extend(_welcome_event(lot, gift) for lot, gift in enumerate(gifts, 1))
             return made
 
-        def render(facts: Facts, recorded: list[Recorded], at: Instant) -> Any:  # noqa: ANN401, ARG001
-            return _opened_view(recorded, name, lane, facts.cards.assets())
-
         def rows(recorded: list[Recorded]) -> list[Row]:
             made: list[Row] = [(reads.SAVE_PROFILE, (found, lane, name))]
             at = recorded[0].envelope.recorded_at
@@ -101,16 +97,15 @@ class Accounts:
                 made.append(wallet.insert(at))
             return made
 
-        done, _ = await self._desk.change(asked, found, rule, render, rows=rows)
-        return done
+        return await self._desk.change(asked, found, rule, _opened, rows=rows)
 
     async def set_policy(
-        self, asked: Asked, account_id: AccountId, patch: Policy, *, name: str
-    ) -> Done:
+        self, asked: Asked[Account], account_id: AccountId, patch: Policy
+    ) -> Done[Account]:
         """Change the terms under which an account is billed, and its name."""
-        new_name = name if patch.name is UNSET else patch.name
-        require_no_secret("name", new_name)
-        lane = self._desk.lane_of(account_id)
+        name = patch.name
+        if name is not UNSET:
+            require_no_secret("name", name)
 
         def rule(facts: Facts, at: Instant) -> list[e.AnyEvent]:  # noqa: ARG001
             account = accounts.require_not_closed(facts.account)
@@ -128,25 +123,25 @@ class Accounts:
             return accounts.set_policy(account, terms)
 
         def rows(recorded: list[Recorded]) -> list[Row]:  # noqa: ARG001
-            return [(reads.SAVE_PROFILE, (account_id, lane, new_name))]
+            if name is UNSET:
+                return []
+            return [(reads.SAVE_PROFILE, (account_id, self._desk.lane_of(account_id), name))]
 
-        render = _account_render(new_name, lane)
-        done, _ = await self._desk.change(asked, account_id, rule, render, rows=rows)
-        return done
+        return await self._desk.change(asked, account_id, rule, account_now, rows=rows)
 
     async def set_limits(
-        self, asked: Asked, account_id: AccountId, rules: tuple[e.LimitRule, ...], *, name: str
-    ) -> Done:
+        self, asked: Asked[Account], account_id: AccountId, rules: tuple[e.LimitRule, ...]
+    ) -> Done[Account]:
         """Replace an account's limits."""
 
         def rule(facts: Facts, at: Instant) -> list[e.AnyEvent]:  # noqa: ARG001
             return accounts.set_limits(facts.account, rules, by=asked.by)
 
-        return await self._change(asked, account_id, rule, name)
+        return await self._change(asked, account_id, rule)
 
     async def limit_own_spending(
-        self, asked: Asked, account_id: AccountId, ceiling: str | None, *, asset: str
-    ) -> Done:
+        self, asked: Asked[Account], account_id: AccountId, ceiling: str | None, *, asset: str
+    ) -> Done[Account]:
         """Set what an account lets itself spend in any hour; None lifts it."""
 
         def rule(facts: Facts, at: Instant) -> list[e.AnyEvent]:  # noqa: ARG001
@@ -154,32 +149,28 @@ class Accounts:
                 facts.account, ceiling, asset=asset, window=OWN_WINDOW, by=asked.by
             )
 
-        return await self._change(asked, account_id, rule, "")
+        return await self._change(asked, account_id, rule)
 
     async def suspend(
-        self, asked: Asked, account_id: AccountId, *, name: str, reason: str = ""
-    ) -> Done:
+        self, asked: Asked[Account], account_id: AccountId, *, reason: str = ""
+    ) -> Done[Account]:
         """Stop every key of an account."""
         check_reason(reason)
         return await self._change(
             asked,
             account_id,
             lambda facts, _at: accounts.suspend(facts.account, by=asked.by, reason=reason),
-            name,
         )
 
-    async def resume(self, asked: Asked, account_id: AccountId, *, name: str) -> Done:
+    async def resume(self, asked: Asked[Account], account_id: AccountId) -> Done[Account]:
         """Let a suspended account work again."""
         return await self._change(
-            asked,
-            account_id,
-            lambda facts, _at: accounts.resume(facts.account, by=asked.by),
-            name,
+            asked, account_id, lambda facts, _at: accounts.resume(facts.account, by=asked.by)
         )
 
     async def close(
-        self, asked: Asked, account_id: AccountId, *, name: str, reason: str = ""
-    ) -> Done:
+        self, asked: Asked[Account], account_id: AccountId, *, reason: str = ""
+    ) -> Done[Account]:
         """Close an account for good."""
         check_reason(reason)
         if account_id == OPERATOR_ACCOUNT:
@@ -188,13 +179,12 @@ class Accounts:
             asked,
             account_id,
             lambda facts, _at: accounts.close(facts.account, by=asked.by, reason=reason),
-            name,
         )
 
-    async def _change(self, asked: Asked, account_id: AccountId, rule: Rule, name: str) -> Done:
-        render = _account_render(name, self._desk.lane_of(account_id))
-        done, _ = await self._desk.change(asked, account_id, rule, render)
-        return done
+    async def _change(
+        self, asked: Asked[Account], account_id: AccountId, rule: Rule
+    ) -> Done[Account]:
+        return await self._desk.change(asked, account_id, rule, account_now)
 
 
 def _welcome_event(lot: int, gift: Amount) -> e.CreditGranted:
@@ -208,24 +198,11 @@ def _welcome_event(lot: int, gift: Amount) -> e.CreditGranted:
     )
 
 
-def _opened_view(
-    recorded: list[Recorded], name: str, lane: int, priced: Collection[str]
-) -> views.AccountView | None:
-    """Show an account as its first events made it."""
-    if not recorded:
-        return None
+def _opened(facts: Facts, recorded: Sequence[Recorded]) -> Account:  # noqa: ARG001 - a ``Show``
+    """Return an account as its first events made it: the facts were loaded before there was one."""
     first = recorded[0].envelope
     state = LaneState(seq=first.lane_seq - 1, chain=GENESIS)
     for event in recorded:
         evolve(state, event.envelope, event.body)
         advance(state, event)
-    at = recorded[-1].envelope.recorded_at
-    return views.account_view(state.accounts[first.account_id], name, lane, at, priced)
-
-
-def _account_render(name: str, lane: int) -> Render:
-    def render(facts: Facts, recorded: list[Recorded], at: Instant) -> Any:  # noqa: ANN401, ARG001
-        assert facts.account is not None
-        return views.account_view(facts.account, name, lane, at, facts.cards.assets())
-
-    return render
+    return state.accounts[first.account_id]

@@ -14,7 +14,7 @@ from uuid import UUID
 import structlog
 from psycopg_pool import AsyncConnectionPool
 
-from api.operations import Asked, Ledger
+from api.operations import Ledger
 from ledger.clock import DatabaseClock, Instant
 from ledger.errors import InvalidField, Refused
 from ledger.ids import AccountId
@@ -46,7 +46,7 @@ class Allowances:
         self._clock = clock
         self._ledger = ledger
 
-    async def set(self, asked: Asked, account_id: AccountId, asset: str, amount: str) -> Allowance:
+    async def set(self, by: str, account_id: AccountId, asset: str, amount: str) -> Allowance:
         """Let an account have an amount each day, from today on; zero ends it.
 
         Raises:
@@ -55,7 +55,7 @@ class Allowances:
         """
         text = format_pico(_checked(asset, amount))
         await self._ledger.credits.set_allowance(
-            asked, account_id, asset, text, self._clock.now().date()
+            by, account_id, asset, text, self._clock.now().date()
         )
         return Allowance(asset, text)
 

@@ -2,37 +2,56 @@
 
 import hashlib
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import msgspec
 
-from api.http.exchange import Position
 from ledger.accounts import REASON_MAX
+from ledger.clock import Instant
 from ledger.codec import Recorded
 from ledger.errors import InvalidField
-from ledger.ids import AccountId, KeyId, format_id, request_hash
+from ledger.ids import AccountId, KeyId, Position, format_id, request_hash
 from ledger.record.batch import Idempotency
 
 _canonical = msgspec.json.Encoder(order="deterministic").encode
 
 
-class Asked(NamedTuple):
+F = TypeVar("F")
+Render = Callable[[F, Sequence[Recorded], Instant], bytes]
+"""Writes a reply as JSON without secrets: from what a change led to, its events, and when that
+was."""
+
+UNRENDERED = b"null"
+"""What is stored as the reply to someone who reads facts."""
+
+
+class Asked(NamedTuple, Generic[F]):
     """Who asks, and under which ``Idempotency-Key`` for which request."""
 
     by: str
     """``operator``, ``<role>:<member id>``, ``key:<key id>`` or ``system``."""
     idempotency_key: str = ""
     fingerprint: bytes = b""
+    render: Render[F] | None = None
+    """Words the reply as the door that asks does; a repeat is answered by what it wrote first."""
 
 
-class Done(NamedTuple):
-    """What an operation answers."""
+class Done(NamedTuple, Generic[F]):
+    """What became of a change."""
 
-    body: bytes
-    """JSON."""
+    facts: F | None
+    """What it led to, as of its own position. None: it was answered before."""
     position: Position
-    replayed: bool = False
+    at: Instant
+    """When its last event was recorded, or where there is none, when that was found."""
     recorded: Sequence[Recorded] = ()
+    reply: bytes = UNRENDERED
+    """What ``Asked.render`` wrote, now or the first time."""
+
+    @property
+    def replayed(self) -> bool:
+        """Tell whether a stored reply answers."""
+        return self.facts is None
 
 
 _KEY = "key:"
@@ -57,11 +76,11 @@ def fingerprint(operation: str, *parts: str, body: Any = None) -> bytes:  # noqa
 
 
 def idempotency(
-    asked: Asked, account_id: AccountId, reply: Callable[[list[Recorded]], bytes]
+    asked: Asked[Any], account_id: AccountId, reply: Callable[[list[Recorded]], bytes]
 ) -> Idempotency | None:
-    """Give the terms on which a repeat gets the stored reply; None: without a key there are none.
+    """Return the terms on which a repeat gets the stored reply; None: without a key there are none.
 
-    ``reply`` writes what is stored: JSON without secrets.
+    ``reply`` returns what is stored.
     """
     if not asked.idempotency_key:
         return None

@@ -1,11 +1,9 @@
 """Credit of accounts: lots granted and voided, adjustments, daily allowances."""
 
 from datetime import UTC, date, datetime, time, timedelta
-from typing import Any
 
-from api.native import views
 from api.operations.asked import Asked, Done, fingerprint
-from api.operations.desk import Desk, Rule
+from api.operations.desk import Desk, Rule, account_now
 from ledger import accounts
 from ledger import credits as credit
 from ledger import events as e
@@ -16,6 +14,7 @@ from ledger.ids import AccountId
 from ledger.metering import Facts
 from ledger.money import Amount, format_pico
 from ledger.record.store import Row
+from ledger.state import Account
 from projections import allowances
 
 
@@ -26,18 +25,16 @@ class Credits:
         """Take where changes are handed in."""
         self._desk = desk
 
-    async def grant(self, asked: Asked, account_id: AccountId, terms: e.CreditGranted) -> Done:
+    async def grant(
+        self, asked: Asked[Account], account_id: AccountId, terms: e.CreditGranted
+    ) -> Done[Account]:
         """Add a lot of credit."""
-        done, _ = await self._desk.change(
-            asked,
-            account_id,
-            lambda facts, at: credit.grant(facts.account, terms, at=at),
-            lambda _facts, recorded, _at: views.grant_of_event(recorded[0]),
+        return await self._change(
+            asked, account_id, lambda facts, at: credit.grant(facts.account, terms, at=at)
         )
-        return done
 
     async def set_allowance(
-        self, asked: Asked, account_id: AccountId, asset: str, amount: str, day: date
+        self, by: str, account_id: AccountId, asset: str, amount: str, day: date
     ) -> None:
         """Let an account have an amount anew each day from this one on; ``0`` ends it.
 
@@ -45,7 +42,7 @@ class Credits:
         already is not granted again.
         """
         lane, ends = self._desk.lane_of(account_id), amount == "0"
-        event = e.AllowanceSet(by=asked.by, asset=asset, amount=amount)
+        event = e.AllowanceSet(by=by, asset=asset, amount=amount)
 
         def alone(facts: Facts, at: Instant) -> list[e.AnyEvent]:  # noqa: ARG001
             accounts.require_not_closed(facts.account)
@@ -60,13 +57,13 @@ class Credits:
             return [allowances.save(lane, account_id, asset, amount, day)]
 
         if not ends:
-            done, _ = await self._desk.change(
-                _once(asset, day), account_id, granting, _balances, rows=rows
+            done = await self._desk.change(
+                _once(asset, day), account_id, granting, account_now, rows=rows
             )
             if not done.replayed:
                 return
         # Granted for today it is already, or is to be no more.
-        await self._desk.change(Asked(asked.by), account_id, alone, _balances, rows=rows)
+        await self._desk.change(Asked(by), account_id, alone, account_now, rows=rows)
 
     async def grant_allowance(
         self, account_id: AccountId, asset: str, amount: str, day: date
@@ -83,10 +80,13 @@ class Credits:
         def rows(recorded: list[Recorded]) -> list[Row]:  # noqa: ARG001
             return [allowances.mark(lane, account_id, asset, day)]
 
-        done, _ = await self._desk.change(_once(asset, day), account_id, rule, _balances, rows=rows)
+        once = _once(asset, day)
+        done = await self._desk.change(once, account_id, rule, account_now, rows=rows)
         return not done.replayed
 
-    async def void(self, asked: Asked, account_id: AccountId, lot: int, *, reason: str) -> Done:
+    async def void(
+        self, asked: Asked[Account], account_id: AccountId, lot: int, *, reason: str
+    ) -> Done[Account]:
         """Withdraw what is left of a grant."""
         return await self._change(
             asked,
@@ -95,8 +95,8 @@ class Credits:
         )
 
     async def adjust(
-        self, asked: Asked, account_id: AccountId, amount: Amount, *, reason: str
-    ) -> Done:
+        self, asked: Asked[Account], account_id: AccountId, amount: Amount, *, reason: str
+    ) -> Done[Account]:
         """Add credit as an adjustment, or take it away where the amount is negative."""
         text = format_pico(abs(amount.pico))
 
@@ -119,12 +119,13 @@ class Credits:
 
         return await self._change(asked, account_id, rule)
 
-    async def _change(self, asked: Asked, account_id: AccountId, rule: Rule) -> Done:
-        done, _ = await self._desk.change(asked, account_id, rule, _balances)
-        return done
+    async def _change(
+        self, asked: Asked[Account], account_id: AccountId, rule: Rule
+    ) -> Done[Account]:
+        return await self._desk.change(asked, account_id, rule, account_now)
 
 
-def _once(asset: str, day: date) -> Asked:
+def _once(asset: str, day: date) -> Asked[Account]:
     # No caller can send a line feed in an Idempotency-Key.
     return Asked("system", f"\nallowance/{asset}/{day}", fingerprint("allowance", asset))
 
@@ -144,11 +145,3 @@ def _grant_of_day(
         reason=f"Allowance of {day}",
     )
     return credit.grant(facts.account, terms, at=at)
-
-
-def _balances(facts: Facts, recorded: list[Recorded], at: Instant) -> Any:  # noqa: ANN401
-    assert facts.account is not None
-    return {
-        "events": [event.body.type for event in recorded],
-        "balances": views.balance_views(facts.account, at, facts.cards.assets()),
-    }

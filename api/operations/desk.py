@@ -1,34 +1,32 @@
 """The way of a change through its lane, the same for accounts, members, keys, credits and prices.
 
-A rule decides; what is answered is rendered from the state as of the change's own position.
+A rule decides; what it led to is the state as of the change's own position.
 """
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
+from typing import Generic, TypeVar
 
-import msgspec
-
-from api.http.exchange import Position
-from api.operations.asked import Asked, Done, idempotency
+from api.operations.asked import UNRENDERED, Asked, Done, Render, idempotency
 from ledger import events as e
 from ledger.clock import Instant
 from ledger.codec import Recorded
 from ledger.errors import InvalidField
-from ledger.ids import AccountId, KeyId
+from ledger.ids import AccountId, KeyId, Position
 from ledger.metering import Facts, Made
 from ledger.money import KNOWN_ASSETS, InvalidAmount
 from ledger.record.batch import Command
 from ledger.record.lanes import Writer
 from ledger.record.store import Row
+from ledger.state import Account
 
 Rule = Callable[[Facts, Instant], list[e.AnyEvent]]
 """Decides: events, or a refusal raised; no events where all is so already."""
-Render = Callable[[Facts, list[Recorded], Instant], Any]
-"""Shows the state that the events led to, as a struct or dict of the answer."""
+F = TypeVar("F")
+Show = Callable[[Facts, Sequence[Recorded]], F]
+"""Returns what the events led to: nothing that later changes of the lane's state reach."""
 Rows = Callable[[list[Recorded]], list[Row]]
 """Gives rows of side tables, written with the events."""
-
-_encode = msgspec.json.Encoder().encode
 
 
 class Desk:
@@ -45,24 +43,24 @@ class Desk:
 
     async def change(
         self,
-        asked: Asked,
+        asked: Asked[F],
         account_id: AccountId,
         rule: Rule,
-        render: Render,
+        show: Show[F],
         *,
         key_id: KeyId | None = None,
         rows: Rows | None = None,
         everywhere: bool = False,
-    ) -> tuple[Done, Any]:
-        """Have a change decided and appended; give the answer, and what ``render`` made of it.
+    ) -> Done[F]:
+        """Have a change decided and appended; return what ``show`` says that it led to.
 
-        The latter is None where the answer was stored before. ``everywhere``: see ``Command``.
+        ``everywhere``: see ``Command``.
 
         Raises:
             Refused: The rule said no.
             LedgerUnavailable: It could not be decided now.
         """
-        change = _Change(rule, render, rows, self.require_known)
+        change = _Change(rule, show, asked.render, rows, self.require_known)
         outcome = await self._writer.submit_one(
             Command(
                 account_id,
@@ -75,8 +73,8 @@ class Desk:
         )
         position = Position(self.lane_of(account_id), outcome.position)
         if outcome.reply is not None:
-            return Done(outcome.reply, position, replayed=True), None
-        return Done(_encode(change.view), position, recorded=outcome.events), change.view
+            return Done(None, position, self._writer.clock.now(), reply=outcome.reply)
+        return Done(change.led, position, change.at, outcome.events, change.reply)
 
     def require_known(self, event: e.AnyEvent) -> None:
         """Refuse an amount or a price of something that nobody declared: a slip of the pen.
@@ -107,22 +105,30 @@ def _named(event: e.AnyEvent) -> Iterator[tuple[str, str]]:
             yield from ((f"limits[{place}].assets", asset) for asset in rule.assets)
 
 
-class _Change:
-    """A change on its way through the lane: the rule, and the answer as of its own position."""
+class _Change(Generic[F]):
+    """A change on its way through the lane: the rule, and what it led to at its own position."""
+
+    led: F
+    at: Instant
 
     def __init__(
-        self, rule: Rule, render: Render, rows: Rows | None, require: Callable[[e.AnyEvent], None]
+        self,
+        rule: Rule,
+        show: Show[F],
+        render: Render[F] | None,
+        rows: Rows | None,
+        require: Callable[[e.AnyEvent], None],
     ) -> None:
         self._require = require
         self._rule = rule
+        self._show = show
         self._render = render
         self._rows = rows
         self._facts: Facts
-        self._at: Instant
-        self.view: Any = None
+        self.reply = UNRENDERED
 
     def decide(self, facts: Facts, at: Instant) -> Made:
-        self._facts, self._at = facts, at
+        self._facts, self.at = facts, at
         try:
             made = self._rule(facts, at)
         except InvalidAmount as error:
@@ -130,13 +136,25 @@ class _Change:
         for event in made:
             self._require(event)
         if not made:
-            self.view = self._render(facts, [], at)
+            self._note([])
         return made, None
 
     def also(self, recorded: list[Recorded]) -> list[Row]:
         # Here the state has moved over the events and nobody else's came after.
-        self.view = self._render(self._facts, recorded, self._at)
+        self.at = recorded[-1].envelope.recorded_at
+        self._note(recorded)
         return self._rows(recorded) if self._rows else []
 
+    def _note(self, recorded: list[Recorded]) -> None:
+        self.led = self._show(self._facts, recorded)
+        if self._render is not None:
+            self.reply = self._render(self.led, recorded, self.at)
+
     def stored(self, recorded: list[Recorded]) -> bytes:  # noqa: ARG002 - the batch passes it
-        return _encode(self.view)
+        return self.reply
+
+
+def account_now(facts: Facts, recorded: Sequence[Recorded]) -> Account:  # noqa: ARG001 - a ``Show``
+    """Return the account that a change was about, as the change left it."""
+    assert facts.account is not None
+    return deepcopy(facts.account)

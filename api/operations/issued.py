@@ -1,10 +1,7 @@
 """Keys as they are issued: the settings that stay, the first state, the secret shown once."""
 
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
-import msgspec
-
-from api.native import views
 from api.operations.asked import Done
 from ledger import events as e
 from ledger.codec import Recorded
@@ -28,27 +25,19 @@ SETTING_OUTPUT = "max_output_tokens"
 
 
 class Issued(NamedTuple):
-    """A key with its secret; no secret where the reply was replayed."""
+    """A key with its secret; neither where the reply was replayed."""
 
-    done: Done
-    key: views.KeyView | None
+    done: Done[Key]
     secret: str | None
 
-    @classmethod
-    def of(cls, done: Done, view: views.KeyView | None, secret: str) -> Self:
-        """Put the secret into the answer, unless that is a stored one."""
-        if view is None:
-            return cls(done, None, None)
-        shown = msgspec.structs.replace(view, secret=secret)
-        return cls(done._replace(body=msgspec.json.encode(shown)), shown, secret)
-
     @property
-    def state(self) -> Key:
-        """Give a key just issued, as its first event made it."""
-        return first_state(self.done.recorded[0])
+    def key(self) -> Key:
+        """Return the key as the change left it; not where the reply was replayed."""
+        assert self.done.facts is not None
+        return self.done.facts
 
 
 def first_state(recorded: Recorded) -> Key:
-    """Show a key as its first event made it."""
+    """Return a key as its first event made it."""
     assert isinstance(recorded.body, e.KeyIssued)
     return issued_key(recorded.envelope, recorded.body)

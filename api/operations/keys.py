@@ -1,12 +1,11 @@
 """Keys: issue, change, rotate, suspend, resume, revoke; and those that login sessions act by."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from datetime import timedelta
-from typing import Any
 
 import msgspec
 
-from api.native import views
 from api.operations.asked import Asked, Done, fingerprint, key_of_actor
 from api.operations.desk import Desk, Rule
 from api.operations.issued import (
@@ -26,7 +25,7 @@ from ledger import keys, secrets
 from ledger.clock import Instant
 from ledger.codec import Recorded
 from ledger.errors import InvalidField, NoSuchKey
-from ledger.ids import AccountId, KeyId, format_id, new_key_id, parse_id
+from ledger.ids import AccountId, KeyId, format_id, new_key_id
 from ledger.metering import OPERATOR, Facts
 from ledger.pricing import MODEL_TOKENS_MAX
 from ledger.ratecards import RateCards
@@ -50,7 +49,7 @@ class Keys:
 
     async def issue(
         self,
-        asked: Asked,
+        asked: Asked[Key],
         account_id: AccountId,
         terms: e.KeyIssued,
         *,
@@ -73,13 +72,13 @@ class Keys:
         def rows(recorded: list[Recorded]) -> list[Row]:  # noqa: ARG001
             return [row.insert(account_id, lane)]
 
-        done, view = await self._desk.change(
-            asked, account_id, _issuing(terms), _issued_view, key_id=key_id, rows=rows
+        done = await self._desk.change(
+            asked, account_id, _issuing(terms), _issued, key_id=key_id, rows=rows
         )
-        return Issued.of(done, view, secret)
+        return Issued(done, None if done.replayed else secret)
 
     async def for_sessions(self, account_id: AccountId, dialect: str) -> KeyId:
-        """Give the key on which login sessions' own calls in a dialect are booked.
+        """Return the key on which login sessions' own calls in a dialect are booked.
 
         It has no secret, so nobody can show it. It is made at first use, once.
         """
@@ -87,7 +86,9 @@ class Keys:
         if key_id is not None:
             return key_id
         # No caller can send a line feed in an Idempotency-Key.
-        asked = Asked("system", f"\nsession/{dialect}", fingerprint("session_key", dialect))
+        asked: Asked[Key] = Asked(
+            "system", f"\nsession/{dialect}", fingerprint("session_key", dialect)
+        )
         terms = e.KeyIssued(
             by="system",
             name=SESSION_NAME,
@@ -95,27 +96,26 @@ class Keys:
             settings={SETTING_SESSION: dialect},
         )
         fresh = new_key_id(self._desk.lane_of(account_id))
-        done, _ = await self._desk.change(
-            asked, account_id, _issuing(terms), _issued_view, key_id=fresh
-        )
-        made = msgspec.json.decode(done.body, type=views.KeyView)
-        key_id = KeyId(parse_id("key", made.key_id))
+        done = await self._desk.change(asked, account_id, _issuing(terms), _issued, key_id=fresh)
+        key_id = fresh
+        if done.replayed:
+            key_id = await self._resolver.session_key(account_id, dialect)
         self._of_sessions.put((account_id, dialect), key_id)
         self._resolver.remember(key_id, account_id)
         return key_id
 
     async def change(
         self,
-        asked: Asked,
+        asked: Asked[Key],
         key_id: KeyId,
         changes: keys.Changes | Callable[[Key], keys.Changes],
         *,
         expected_version: int | None = None,
         only_of: str = "",
-    ) -> Done:
+    ) -> Done[Key]:
         """Change a key's terms. ``only_of``: a member who may touch no other's keys.
 
-        Changes that hang on what the key's terms are now are given as a function of it.
+        Changes that depend on what the key's terms are now are given as a function of it.
         """
 
         def rule(facts: Facts, at: Instant) -> list[e.AnyEvent]:
@@ -135,7 +135,7 @@ class Keys:
         return await self._change(asked, key_id, rule)
 
     async def rotate(
-        self, asked: Asked, key_id: KeyId, *, grace: timedelta, only_of: str = ""
+        self, asked: Asked[Key], key_id: KeyId, *, grace: timedelta, only_of: str = ""
     ) -> Issued:
         """Give a key another secret; earlier ones work for ``grace`` more."""
         account_id = await self._resolver.account_of(key_id)
@@ -156,10 +156,8 @@ class Keys:
         def rows(recorded: list[Recorded]) -> list[Row]:  # noqa: ARG001
             return [made["new"][1].insert(account_id, lane)]
 
-        done, view = await self._desk.change(
-            asked, account_id, rule, _view, key_id=key_id, rows=rows
-        )
-        return Issued.of(done, view, made["new"][0] if made else "")
+        done = await self._desk.change(asked, account_id, rule, _key_now, key_id=key_id, rows=rows)
+        return Issued(done, None if done.replayed else made["new"][0])
 
     async def rehash(self, proof: Proof, secret: str, old: bytes) -> None:
         """Keep a proven secret under the newest pepper instead of as ``old``, once.
@@ -178,10 +176,10 @@ class Keys:
 
         # No caller can send a line feed in an Idempotency-Key.
         once = f"\nrehash/{format_id('key', key_id)}/{number}/{row.pepper}"
-        asked = Asked("system", once, fingerprint("rehash"))
-        await self._desk.change(asked, account_id, rule, _view, key_id=key_id, rows=rows)
+        asked: Asked[Key] = Asked("system", once, fingerprint("rehash"))
+        await self._desk.change(asked, account_id, rule, _key_now, key_id=key_id, rows=rows)
 
-    async def suspend(self, asked: Asked, key_id: KeyId, *, only_of: str = "") -> Done:
+    async def suspend(self, asked: Asked[Key], key_id: KeyId, *, only_of: str = "") -> Done[Key]:
         """Stop a key until it resumes."""
         return await self._change(
             asked,
@@ -189,7 +187,7 @@ class Keys:
             lambda facts, at: keys.suspend(_own(facts.key, only_of), by=asked.by, at=at),
         )
 
-    async def resume(self, asked: Asked, key_id: KeyId, *, only_of: str = "") -> Done:
+    async def resume(self, asked: Asked[Key], key_id: KeyId, *, only_of: str = "") -> Done[Key]:
         """Let a suspended key work again."""
         return await self._change(
             asked,
@@ -197,16 +195,15 @@ class Keys:
             lambda facts, at: keys.resume(_own(facts.key, only_of), by=asked.by, at=at),
         )
 
-    async def revoke(self, asked: Asked, key_id: KeyId, *, only_of: str = "") -> Done:
+    async def revoke(self, asked: Asked[Key], key_id: KeyId, *, only_of: str = "") -> Done[Key]:
         """Withdraw a key for good."""
         return await self._change(
             asked, key_id, lambda facts, _at: keys.revoke(_own(facts.key, only_of), by=asked.by)
         )
 
-    async def _change(self, asked: Asked, key_id: KeyId, rule: Rule) -> Done:
+    async def _change(self, asked: Asked[Key], key_id: KeyId, rule: Rule) -> Done[Key]:
         account_id = await self._resolver.account_of(key_id)
-        done, _ = await self._desk.change(asked, account_id, rule, _view, key_id=key_id)
-        return done
+        return await self._desk.change(asked, account_id, rule, _key_now, key_id=key_id)
 
     def _secret_row(self, secret: str, key_id: KeyId, number: int) -> reads.SecretRow:
         return reads.SecretRow(key_id, number, self._peppers.hash(secret), self._peppers.current)
@@ -226,14 +223,14 @@ def _priced(terms: e.KeyIssued, cards: RateCards) -> e.KeyIssued:
     return msgspec.structs.replace(terms, rate_card=terms.dialect)
 
 
-def _issued_view(facts: Facts, recorded: list[Recorded], at: Instant) -> Any:  # noqa: ANN401, ARG001
+def _issued(facts: Facts, recorded: Sequence[Recorded]) -> Key:  # noqa: ARG001 - a ``Show``
     # The facts were loaded before there was the key.
-    return views.key_view(first_state(recorded[0]), at)
+    return first_state(recorded[0])
 
 
-def _view(facts: Facts, recorded: list[Recorded], at: Instant) -> Any:  # noqa: ANN401, ARG001
+def _key_now(facts: Facts, recorded: Sequence[Recorded]) -> Key:  # noqa: ARG001 - a ``Show``
     assert facts.key is not None
-    return views.key_view(facts.key, at)
+    return deepcopy(facts.key)
 
 
 def _own(key: Key | None, only_of: str) -> Key | None:

@@ -1,11 +1,10 @@
 """Who is in an account. People themselves are rows beside the events, never in one."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from uuid import UUID
 
-from api.native import views
 from api.operations.asked import Asked, Done
-from api.operations.desk import Desk
+from api.operations.desk import Desk, account_now
 from ledger import accounts
 from ledger import events as e
 from ledger.clock import Instant
@@ -15,6 +14,7 @@ from ledger.keys import require_no_secret
 from ledger.metering import Facts
 from ledger.record.store import Row
 from ledger.secrets import new_salt
+from ledger.state import Account
 from projections import reads
 
 
@@ -57,47 +57,43 @@ class Members:
         """Take where changes are handed in."""
         self._desk = desk
 
-    async def add(self, asked: Asked, account_id: AccountId, person: Person, role: str) -> Done:
+    async def add(
+        self, asked: Asked[Account], account_id: AccountId, person: Person, role: str
+    ) -> Done[Account]:
         """Let a person join an account and log in."""
 
         def rule(facts: Facts, at: Instant) -> list[e.AnyEvent]:  # noqa: ARG001
             made = accounts.add_member(facts.account, person.member_id, role, by=asked.by)
             return [*made, person.login_set(account_id, by=asked.by)]
 
-        def render(facts: Facts, recorded: list[Recorded], at: Instant) -> Any:  # noqa: ANN401, ARG001
-            return views.MemberView(
-                member_id=person.member_id, role=role, email=person.email, name=person.name
-            )
-
         def rows(recorded: list[Recorded]) -> list[Row]:
             return [person.login(account_id).insert(recorded[0].envelope.recorded_at)]
 
-        done, _ = await self._desk.change(asked, account_id, rule, render, rows=rows)
-        return done
+        return await self._desk.change(asked, account_id, rule, account_now, rows=rows)
 
     async def change_role(
-        self, asked: Asked, account_id: AccountId, member_id: str, role: str
-    ) -> Done:
+        self, asked: Asked[Account], account_id: AccountId, member_id: str, role: str
+    ) -> Done[Account]:
         """Give a member another role."""
-        done, _ = await self._desk.change(
+        return await self._desk.change(
             asked,
             account_id,
             lambda facts, _at: accounts.change_role(facts.account, member_id, role, by=asked.by),
-            lambda _facts, recorded, _at: views.change_view(recorded),
+            account_now,
         )
-        return done
 
-    async def remove(self, asked: Asked, account_id: AccountId, member_id: str) -> Done:
+    async def remove(
+        self, asked: Asked[Account], account_id: AccountId, member_id: str
+    ) -> Done[Account]:
         """Take a member out of an account, and their login away."""
 
         def rows(recorded: list[Recorded]) -> list[Row]:  # noqa: ARG001
             return [(reads.DELETE_LOGIN, (UUID(member_id.removeprefix("mbr_")),))]
 
-        done, _ = await self._desk.change(
+        return await self._desk.change(
             asked,
             account_id,
             lambda facts, _at: accounts.remove_member(facts.account, member_id, by=asked.by),
-            lambda _facts, recorded, _at: views.change_view(recorded),
+            account_now,
             rows=rows,
         )
-        return done

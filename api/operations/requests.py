@@ -1,6 +1,7 @@
 """Requests that are metered by who made them: recorded in one step, or reserved and then ended.
 
-Each has a receipt. Calls that this process serves itself are in ``calls``.
+Each has a receipt: the event that was recorded, or the one that a repeat is answered by with what
+gave it its prices. Calls that this process serves itself are in ``calls``.
 """
 
 import secrets as random
@@ -8,15 +9,13 @@ from collections.abc import Awaitable, Mapping, Sequence
 
 import msgspec
 
-from api.http.exchange import Position
-from api.native import views
-from api.operations.asked import Asked, Done, check_reason, idempotency
+from api.operations.asked import UNRENDERED, Asked, check_reason, idempotency
 from api.operations.decisions import Decide, Sees, reserving, shown
 from ledger import metering
 from ledger.clock import Instant
 from ledger.codec import Recorded
 from ledger.errors import NoSuchRequest
-from ledger.ids import AccountId, KeyId, rating_id
+from ledger.ids import AccountId, KeyId, Position, rating_id
 from ledger.metering import Facts, Known, Made
 from ledger.record.batch import Command, Idempotency, Outcome
 from ledger.record.lanes import Writer
@@ -45,7 +44,7 @@ class Requests:
         account_id: AccountId,
         key_id: KeyId,
         record: metering.Record,
-        asked: Asked | None = None,
+        asked: Asked[Recorded] | None = None,
         *,
         sees: Sees | None = None,
     ) -> Command:
@@ -72,15 +71,16 @@ class Requests:
         account_id: AccountId,
         key_id: KeyId,
         record: metering.Record,
-        asked: Asked | None = None,
+        asked: Asked[Recorded] | None = None,
         *,
         sees: Sees | None = None,
-    ) -> Done:
+    ) -> Outcome:
         """Admit, price and charge a request in one step.
 
         ``sees`` is shown the state that it was admitted into, if it was not made before.
         """
-        return await self._submit(self.recording(account_id, key_id, record, asked, sees=sees))
+        command = self.recording(account_id, key_id, record, asked, sees=sees)
+        return await self._writer.submit_one(command)
 
     def require_room(self, commands: Sequence[Command]) -> None:
         """Make sure that all of these would be accepted now.
@@ -98,19 +98,13 @@ class Requests:
         """
         return self._writer.hand_in(commands)
 
-    def done(self, command: Command, outcome: Outcome | Exception) -> Done | Exception:
-        """Give the receipt of a request that was handed in, or why there is none."""
-        if isinstance(outcome, Exception):
-            return outcome
-        return self._receipt(command.account_id, outcome)
-
     async def reserve(
         self,
         account_id: AccountId,
         key_id: KeyId,
         reserve: metering.Reserve,
-        asked: Asked | None = None,
-    ) -> Done:
+        asked: Asked[Recorded] | None = None,
+    ) -> Outcome:
         """Hold the worst case of a request."""
         command = Command(
             account_id,
@@ -121,15 +115,15 @@ class Requests:
             request=reserve,
             idempotency=None if asked is None else _receipts(asked, account_id),
         )
-        return await self._submit(command)
+        return await self._writer.submit_one(command)
 
     async def settle(
         self,
         account_id: AccountId,
         key_id: KeyId | None,
         settle: metering.Settle,
-        asked: Asked | None = None,
-    ) -> Done:
+        asked: Asked[Recorded] | None = None,
+    ) -> Outcome:
         """Charge a reserved request what it used."""
 
         def decide(facts: Facts, at: Instant) -> Made:
@@ -143,8 +137,8 @@ class Requests:
         account_id: AccountId,
         key_id: KeyId | None,
         release: metering.Release,
-        asked: Asked | None = None,
-    ) -> Done:
+        asked: Asked[Recorded] | None = None,
+    ) -> Outcome:
         """Give a reservation back unused."""
         check_reason(release.reason)
 
@@ -160,8 +154,8 @@ class Requests:
         key_id: KeyId | None,
         ending: metering.Settle | metering.Release,
         decide: Decide,
-        asked: Asked | None,
-    ) -> Done:
+        asked: Asked[Recorded] | None,
+    ) -> Outcome:
         if key_id is None:
             # What counts against the key's limits ends with it, whoever says so.
             known, _ = await self.find(account_id, ending.request_id)
@@ -175,7 +169,7 @@ class Requests:
             request=ending if isinstance(ending, metering.Settle) else None,
             idempotency=None if asked is None else _receipts(asked, account_id),
         )
-        return await self._submit(command)
+        return await self._writer.submit_one(command)
 
     async def find(self, account_id: AccountId, request_id: str) -> tuple[Known, Position]:
         """Find what became of a request. It goes through the lane, because only the lane knows.
@@ -215,25 +209,12 @@ class Requests:
         outcome = await self._writer.submit_one(command)
         return bool(outcome.events)
 
-    async def _submit(self, command: Command) -> Done:
-        return self._receipt(command.account_id, await self._writer.submit_one(command))
 
-    def _receipt(self, account_id: AccountId, outcome: Outcome) -> Done:
-        if outcome.events:
-            first = outcome.events[0]
-            position = Position(first.envelope.lane, outcome.position)
-            return Done(views.receipt_bytes(first), position, recorded=outcome.events)
-        position = Position(self._writer.lane_of(account_id), outcome.position)
-        if outcome.reply is not None:
-            return Done(outcome.reply, position, replayed=True)
-        assert outcome.replay is not None
-        receipt = views.receipt_bytes(outcome.replay, outcome.rated)
-        return Done(receipt, position, replayed=True)
-
-
-def _receipts(asked: Asked, account_id: AccountId) -> Idempotency | None:
+def _receipts(asked: Asked[Recorded], account_id: AccountId) -> Idempotency | None:
     def reply(recorded: list[Recorded]) -> bytes:
-        return views.receipt_bytes(recorded[0])
+        if asked.render is None:
+            return UNRENDERED
+        return asked.render(recorded[0], recorded, recorded[0].envelope.recorded_at)
 
     return idempotency(asked, account_id, reply)
 

@@ -10,7 +10,6 @@ from uuid import UUID
 import msgspec
 from psycopg_pool import AsyncConnectionPool
 
-from api.http.exchange import Position
 from api.http.problems import Problem
 from api.native import views
 from api.queries.resolve import Resolver
@@ -19,7 +18,15 @@ from ledger.clock import DatabaseClock, Instant
 from ledger.codec import Recorded
 from ledger.errors import InvalidField, NoSuchAccount, NoSuchKey, NoSuchRateCard
 from ledger.events import Utc
-from ledger.ids import OPERATOR_ACCOUNT, AccountId, KeyId, format_id, lane_of_key, request_hash
+from ledger.ids import (
+    OPERATOR_ACCOUNT,
+    AccountId,
+    KeyId,
+    Position,
+    format_id,
+    lane_of_key,
+    request_hash,
+)
 from ledger.limits import matches_kinds
 from ledger.pricing import RateCard
 from ledger.ratecards import Proposal, RateCards

@@ -225,6 +225,19 @@ class Resolver:
                 found.update((row[0], AccountId(row[1])) for row in await rows.fetchall())
         return found
 
+    async def session_key(self, account_id: AccountId, dialect: str) -> KeyId:
+        """Find the key that stands for login sessions of an account in a dialect.
+
+        Raises:
+            NoSuchKey: None was issued yet.
+        """
+        terms = (lane_of_account(account_id, self._lanes), account_id, dialect)
+        async with self._pool.connection() as connection:
+            row = await (await connection.execute(reads.FIND_SESSION_KEY, terms)).fetchone()
+        if row is None:
+            raise NoSuchKey
+        return KeyId(row[0])
+
     def remember(self, key_id: KeyId, account_id: AccountId) -> None:
         """Take in whose a key is that was just issued."""
         self._remember(format_id("key", key_id), key_id, account_id)

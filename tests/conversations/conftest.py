@@ -36,7 +36,7 @@ class Stage:
 
     async def close(self, account: AccountId) -> None:
         """Close an account."""
-        await self.services.ledger.accounts.close(Asked("operator"), account, name="Gone")
+        await self.services.ledger.accounts.close(Asked("operator"), account)
 
     async def character(self, account: AccountId, name: str = "Luna", **terms: Any) -> Character:
         """Make a character."""

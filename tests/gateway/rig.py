@@ -196,7 +196,7 @@ class Rig:
         """Issue a key; give its id and its secret."""
         issued = e.KeyIssued(by="test", **{"name": "bot", "dialect": "bve", **terms})
         made = self.run(self.services.ledger.keys.issue(Asked("test"), account_id, issued))
-        return made.state.key_id, made.secret
+        return made.key.key_id, made.secret
 
     def client(self, secret: str) -> httpx.Client:
         """Give a client that shows a secret."""

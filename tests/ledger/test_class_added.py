@@ -60,7 +60,8 @@ async def story():
         found = await services.queries.spend(account, sums)
         with psycopg.connect(database.conninfo(url, database.READER)) as connection:
             frame = frames.records(frames.spend(connection, account_id=account))
-        return json.loads(done.body), [line.usage for line in found.view["data"]], frame
+        made = json.loads(views.receipt_bytes(done.events[0]))
+        return made, [line.usage for line in found.view["data"]], frame
     finally:
         await services.close()
 

@@ -72,12 +72,12 @@ def told(furnished_url: str, tmp_path: Path) -> Told:
         await ledger.members.remove(asked, account, person.member_id)
         key = e.KeyIssued(by=BY, name="k", dialect="ryvion")
         issued = [await ledger.keys.issue(asked, account, key) for _ in range(3)]
-        await ledger.keys.rotate(asked, issued[0].state.key_id, grace=clock.TICK)
+        await ledger.keys.rotate(asked, issued[0].key.key_id, grace=clock.TICK)
         await ledger.keys.for_sessions(account, "ryvion")
         for address in (ADDRESS, "0x" + "cd" * 20):
             await services.wallets.account_for(address)
         for asset, amount in (("DIEM", "1"), ("DIEM", "2.5"), ("USD", "3"), ("USD", "0")):
-            await services.allowances.set(asked, account, asset, amount)
+            await services.allowances.set(asked.by, account, asset, amount)
         assert issued[1].secret
         return issued[1].secret
 
@@ -324,7 +324,7 @@ def test_where_the_row_fails_there_is_no_event(told: Told, tmp_path: Path, table
     async def story(services: wiring.Services) -> None:
         ledger, asked = services.ledger, Asked(BY)
         if table in {"allowances", "lots"}:
-            await services.allowances.set(asked, told.account, "CREDIT", "1")
+            await services.allowances.set(asked.by, told.account, "CREDIT", "1")
         elif table == "wallets":
             await services.wallets.account_for("0x" + "ef" * 20)
         elif table == "logins":
