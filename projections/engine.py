@@ -9,18 +9,22 @@ Only what a projection looks at is sent here. An event of an unknown type always
 
 from collections.abc import Sequence
 from functools import cache
-from typing import LiteralString, NamedTuple
+from typing import Any, LiteralString, NamedTuple
 
 import psycopg
 import structlog
 from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
+from sqlalchemy import Table, bindparam, delete, func, select
 
 from ledger.codec import Recorded, labels
 from ledger.record import arrays, store
+from ledger.record.store import EVENTS
+from ledger.record.tables import compiled, positional
 from ledger.server import database
-from projections.base import Projection
-from projections.behind import account_marks, refusals
+from projections import checkpoints
+from projections.base import CatchingUp
+from projections.registry import CATCHING_UP
 
 log = structlog.get_logger("keyledger.projections")
 
@@ -28,55 +32,25 @@ CHUNK = 2_000
 """Events taken in one transaction."""
 REASON_MAX = 500
 
-# Another process at the same lane and projection does the same work: leave it to that one.
-LOCK: LiteralString = (
-    "SELECT seq, stopped FROM projection_checkpoints"
-    " WHERE lane = %s AND projection = %s AND version = %s FOR UPDATE SKIP LOCKED"
-)
-BEGIN: LiteralString = (
-    "INSERT INTO projection_checkpoints (lane, projection, version, seq) VALUES (%s, %s, %s, 0)"
-    " ON CONFLICT ON CONSTRAINT projection_has_one_checkpoint DO NOTHING RETURNING seq"
-)
-LOCK_EVERY_VERSION: LiteralString = (
-    "SELECT version FROM projection_checkpoints WHERE lane = %s AND projection = %s FOR UPDATE"
-)
-NEWEST: LiteralString = (
-    "SELECT max(version) FROM projection_checkpoints WHERE lane = %s AND projection = %s"
-)
-MOVE: LiteralString = (
-    "UPDATE projection_checkpoints SET seq = %s, stopped = %s"
-    " WHERE lane = %s AND projection = %s AND version = %s"
-)
-RESUME: LiteralString = (
-    "UPDATE projection_checkpoints SET stopped = NULL"
-    " WHERE lane = %s AND projection = %s AND version = %s AND stopped IS NOT NULL"
-)
-READ: LiteralString = (
-    "SELECT h.lane, coalesce(c.seq, 0), h.seq, c.stopped FROM lane_heads h"
-    " LEFT JOIN projection_checkpoints c"
-    " ON c.lane = h.lane AND c.projection = %s AND c.version = %s ORDER BY h.lane"
+_BETWEEN = (
+    EVENTS.c.lane == bindparam("lane"),
+    EVENTS.c.lane_seq > bindparam("after"),
+    EVENTS.c.lane_seq <= bindparam("upto"),
 )
 # Twice the same position is no second event: its neighbour may be missing all the same.
-COUNT: LiteralString = (
-    "SELECT count(*), count(DISTINCT lane_seq) FROM events"
-    " WHERE lane = %s AND lane_seq > %s AND lane_seq <= %s"
+COUNT = compiled(
+    select(func.count(), func.count(EVENTS.c.lane_seq.distinct()))
+    .select_from(EVENTS)
+    .where(*_BETWEEN)
 )
-FIRST_GAP: LiteralString = (
-    "SELECT before + 1, lane_seq FROM (SELECT lane_seq, lag(lane_seq, 1, %s) OVER"
-    " (ORDER BY lane_seq) AS before FROM events"
-    " WHERE lane = %s AND lane_seq > %s AND lane_seq <= %s) AS e"
-    " WHERE lane_seq <> before + 1 ORDER BY lane_seq LIMIT 1"
+_BEFORE = func.lag(EVENTS.c.lane_seq, 1, bindparam("after")).over(order_by=EVENTS.c.lane_seq)
+_PAIRS = select(EVENTS.c.lane_seq, _BEFORE.label("before")).where(*_BETWEEN).subquery()
+FIRST_GAP = compiled(
+    select(_PAIRS.c.before + 1, _PAIRS.c.lane_seq)
+    .where(_PAIRS.c.lane_seq != _PAIRS.c.before + 1)
+    .order_by(_PAIRS.c.lane_seq)
+    .limit(1)
 )
-BEHIND: LiteralString = (
-    "SELECT EXISTS (SELECT FROM lane_heads h CROSS JOIN unnest(%s::text[], %s::int4[])"
-    " AS p(projection, version) LEFT JOIN projection_checkpoints c"
-    " ON c.lane = h.lane AND c.projection = p.projection AND c.version = p.version"
-    " WHERE h.seq > coalesce(c.seq, 0) AND c.stopped IS NULL)"
-)
-
-
-CATCHING_UP: tuple[Projection, ...] = (refusals.PROJECTION, account_marks.PROJECTION)
-"""Every projection that moves behind the append."""
 
 
 class Progress(NamedTuple):
@@ -112,7 +86,7 @@ class _Unreadable(Exception):
 
 
 async def catch_up(
-    connection: AsyncConnection, projection: Projection, lane: int, limit: int = CHUNK
+    connection: AsyncConnection, projection: CatchingUp, lane: int, limit: int = CHUNK
 ) -> Progress:
     """Take the next events of a lane, at most ``limit``, and write rows and checkpoint together.
 
@@ -139,8 +113,8 @@ async def catch_up(
         reached, refused = await _write(connection, projection, events, upto)
         hindrance = refused or hindrance
         reason = None if hindrance is None else str(hindrance)
-        mark = (reached, reason, lane, projection.name, projection.version)
-        await connection.execute(MOVE, mark)
+        mark = _own(projection, lane) | {"upto": reached, "reason": reason}
+        await connection.execute(checkpoints.MOVE, mark)
     if reason is not None:
         # Once: a stopped projection is not tried again until somebody resumes it.
         log.error("projection_stopped", projection=projection.name, lane=lane, reason=reason)
@@ -148,35 +122,46 @@ async def catch_up(
 
 
 async def _one(
-    connection: AsyncConnection, sql: LiteralString, parameters: Sequence[object]
+    connection: AsyncConnection,
+    sql: LiteralString | bytes,
+    parameters: Sequence[Any] | dict[str, Any],
 ) -> TupleRow | None:
     cursor = await connection.execute(sql, parameters)
     return await cursor.fetchone()
 
 
 async def _lock(
-    connection: AsyncConnection, projection: Projection, lane: int
+    connection: AsyncConnection, projection: CatchingUp, lane: int
 ) -> tuple[int, str | None] | None:
     """Lock the checkpoint, made where it is missing; None: it is not ours to move now."""
-    own = (lane, projection.name, projection.version)
-    found = await _one(connection, LOCK, own)
+    own = _own(projection, lane)
+    found = await _one(connection, checkpoints.LOCK, own)
     if found is None:
-        if await _one(connection, BEGIN, own) is None:
+        if await _one(connection, checkpoints.BEGIN, own | {"seq": 0}) is None:
             return None
         found = (0, None)
         # An earlier version may be at work on the same rows: wait, then begin anew.
-        await connection.execute(LOCK_EVERY_VERSION, own[:2])
+        await connection.execute(checkpoints.LOCK_EVERY_VERSION, own)
         if not await _is_newest(connection, projection, lane):
             return found[0], "superseded by a newer version"
-        for statement in projection.clear:
-            await connection.execute(statement, (lane,))
+        for table in projection.tables:
+            await connection.execute(_clear(table), {"lane": lane})
     elif not await _is_newest(connection, projection, lane):
         return None
     return found[0], found[1]
 
 
-async def _is_newest(connection: AsyncConnection, projection: Projection, lane: int) -> bool:
-    newest = await _one(connection, NEWEST, (lane, projection.name))
+def _own(projection: CatchingUp, lane: int) -> dict[str, Any]:
+    return {"lane": lane, "projection": projection.name, "version": projection.version}
+
+
+@cache
+def _clear(table: Table) -> bytes:
+    return compiled(delete(table).where(table.c.lane == bindparam("lane")))
+
+
+async def _is_newest(connection: AsyncConnection, projection: CatchingUp, lane: int) -> bool:
+    newest = await _one(connection, checkpoints.NEWEST_VERSION, _own(projection, lane))
     return newest is not None and newest[0] == projection.version
 
 
@@ -184,10 +169,11 @@ async def _contiguous(
     connection: AsyncConnection, lane: int, after: int, upto: int
 ) -> tuple[int, _Unreadable | None]:
     """Give the last position before the first gap, and the gap."""
-    counted = await _one(connection, COUNT, (lane, after, upto))
+    between = {"lane": lane, "after": after, "upto": upto}
+    counted = await _one(connection, COUNT, between)
     if counted == (upto - after, upto - after):
         return upto, None
-    gap = await _one(connection, FIRST_GAP, (after, lane, after, upto))
+    gap = await _one(connection, FIRST_GAP, between)
     if gap is not None:
         missing, following = gap
         reason = f"no such event, the next one is {following}"
@@ -198,10 +184,10 @@ async def _contiguous(
 
 
 async def _read(
-    connection: AsyncConnection, projection: Projection, lane: int, between: tuple[int, int]
+    connection: AsyncConnection, projection: CatchingUp, lane: int, between: tuple[int, int]
 ) -> tuple[list[Recorded], _Unreadable | None]:
     """Read what a projection looks at, up to the first event that cannot be read."""
-    sql = _feed(projection.takes)
+    sql = _feed(projection)
     cursor = await connection.execute(sql, (lane, *between, list(labels)), binary=True)
     events: list[Recorded] = []
     for row in await cursor.fetchall():
@@ -213,12 +199,13 @@ async def _read(
 
 
 @cache
-def _feed(takes: LiteralString) -> LiteralString:
-    return store.BETWEEN + " AND (" + takes + " OR type::text <> ALL(%s)) ORDER BY lane_seq"
+def _feed(projection: CatchingUp) -> LiteralString:
+    takes = positional(projection.takes)
+    return f"{store.BETWEEN} AND ({takes} OR type::text <> ALL(%s)) ORDER BY lane_seq"
 
 
 async def _write(
-    connection: AsyncConnection, projection: Projection, events: list[Recorded], upto: int
+    connection: AsyncConnection, projection: CatchingUp, events: list[Recorded], upto: int
 ) -> tuple[int, _Unreadable | None]:
     """Write what follows from the events up to a position.
 
@@ -246,7 +233,7 @@ async def _write(
 
 
 async def _apply(
-    connection: AsyncConnection, projection: Projection, events: list[Recorded]
+    connection: AsyncConnection, projection: CatchingUp, events: list[Recorded]
 ) -> None:
     async with connection.transaction():
         for sql, parameters in projection.apply(events):
@@ -254,7 +241,7 @@ async def _apply(
 
 
 async def catch_up_fully(
-    connection: AsyncConnection, projection: Projection, lane: int, limit: int = CHUNK
+    connection: AsyncConnection, projection: CatchingUp, lane: int, limit: int = CHUNK
 ) -> Progress:
     """Take everything there is in a lane now; give where it ended."""
     progress = await catch_up(connection, projection, lane, limit)
@@ -280,18 +267,18 @@ async def is_behind(connection: AsyncConnection) -> bool:
     """Tell whether any projection has events to take in any lane, stopped ones aside."""
     names = [projection.name for projection in CATCHING_UP]
     versions = [projection.version for projection in CATCHING_UP]
-    row = await _one(connection, BEHIND, (names, versions))
+    row = await _one(connection, checkpoints.BEHIND, {"names": names, "versions": versions})
     return row is not None and bool(row[0])
 
 
-async def resume(connection: AsyncConnection, projection: Projection, lane: int) -> bool:
+async def resume(connection: AsyncConnection, projection: CatchingUp, lane: int) -> bool:
     """Let a stopped projection try again; tell whether it was stopped."""
-    own = (lane, projection.name, projection.version)
-    cursor = await connection.execute(RESUME, own)
+    cursor = await connection.execute(checkpoints.RESUME, _own(projection, lane))
     return cursor.rowcount == 1
 
 
-async def progress_of(connection: AsyncConnection, projection: Projection) -> list[Progress]:
+async def progress_of(connection: AsyncConnection, projection: CatchingUp) -> list[Progress]:
     """Tell where a projection stands in each lane, and how far behind."""
-    cursor = await connection.execute(READ, (projection.name, projection.version))
+    own = {"projection": projection.name, "version": projection.version}
+    cursor = await connection.execute(checkpoints.PROGRESS, own)
     return [Progress(*row) for row in await cursor.fetchall()]

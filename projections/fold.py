@@ -8,7 +8,6 @@ reads or writes a table; statements are given to whoever does.
 import struct
 from collections.abc import Iterable, Sequence
 from datetime import date, timedelta
-from types import ModuleType
 from typing import NoReturn
 from uuid import UUID
 
@@ -28,15 +27,9 @@ from ledger.record.batch import Changes
 from ledger.record.store import Statement
 from ledger.state import Account, Key, LaneState, advance_over, change, change_by_sums
 from ledger.usage import Usage, tokens
-from projections.base import Projection
+from projections.base import CatchingUp, Inline
 from projections.inline import spend
 
-# They write down the state, so that one save at the end does for all events. Every other
-# projection is handed each event once.
-STATE = frozenset(
-    f"projections.inline.{name}"
-    for name in ("accounts", "keys", "credits", "limit_counters", "reservations")
-)
 LINES_MAX = 20_000
 """So many lines of spend are summed before they are written."""
 
@@ -128,16 +121,16 @@ class Fold:
     """The state of a lane as its events make it, and what is still to be written of it."""
 
     def __init__(
-        self, lane: int, modules: Sequence[ModuleType], projection: Projection | None = None
+        self, lane: int, inline: Sequence[Inline], projection: CatchingUp | None = None
     ) -> None:
         """Begin before the first event."""
         self.lane = lane
         self.state = LaneState()
-        self._state_modules = [module for module in modules if module.__name__ in STATE]
-        self._other_modules = [
-            module for module in modules if module is not spend and module.__name__ not in STATE
+        self._of_state = [each for each in inline if each.is_state]
+        self._of_events = [
+            each for each in inline if not each.is_state and each is not spend.PROJECTION
         ]
-        self._sums: dict[spend.Line, spend.Sums] | None = {} if spend in modules else None
+        self._sums: dict[spend.Line, spend.Sums] | None = {} if spend.PROJECTION in inline else None
         self._projection = projection
         self._changes = Changes()
         self._kept: dict[tuple[type[e.Event], bytes, bytes], Recorded] = {}
@@ -182,8 +175,8 @@ class Fold:
         self._remember(changes)
         made = [
             statement
-            for module in self._other_modules
-            for statement in module.save(self.lane, self.state, changes)
+            for each in self._of_events
+            for statement in each.save(self.lane, self.state, changes)
         ]
         if self._sums is not None:
             spend.sums_of(changes.of(*spend.KINDS), self.state, self._sums)
@@ -396,8 +389,8 @@ class Fold:
         told.opened, told.closed = self._changes.opened, self._changes.closed
         made = [
             statement
-            for module in self._state_modules
-            for statement in module.save(self.lane, self.state, told)
+            for each in self._of_state
+            for statement in each.save(self.lane, self.state, told)
         ]
         for account_id in told.accounts:
             account = self.state.accounts[account_id]

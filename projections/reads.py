@@ -180,17 +180,6 @@ LAST_RECORDED_AT: LiteralString = (
     " JOIN events e ON e.lane = h.lane AND e.lane_seq = h.last_seq"
     " WHERE h.lane = %s AND h.account_id = %s"
 )
-REFUSALS: LiteralString = (
-    "SELECT lane_seq, recorded_at, key_id, count, reason, scope, limit_id, model, integration,"
-    " ceiling, used, pending, requested, usage::text FROM refusals WHERE lane = %(lane)s"
-    " AND account_id = %(account)s AND lane_seq < %(before)s ORDER BY lane_seq DESC LIMIT %(most)s"
-)
-RATE_BREACHES: LiteralString = (
-    "SELECT lane_seq, recorded_at, key_id, count, reason, scope, limit_id, model, integration,"
-    " ceiling, used, pending, requested, usage::text FROM refusals WHERE lane = %(lane)s"
-    " AND account_id = %(account)s AND limit_id ~ %(kinds)s"
-    " ORDER BY lane_seq DESC LIMIT %(most)s"
-)
 ASSETS_OF_LOTS: LiteralString = (
     "SELECT number, asset FROM lots WHERE lane = %s AND account_id = %s AND number = ANY(%s)"
 )
@@ -198,15 +187,7 @@ TERMS_OF_KEYS: LiteralString = (
     "SELECT key_id, dialect, settings ->> 'session' IS NOT NULL FROM keys"
     " WHERE lane = %s AND key_id = ANY(%s)"
 )
-CHECKPOINT: LiteralString = (
-    "SELECT seq FROM projection_checkpoints WHERE lane = %s AND projection = %s"
-    " ORDER BY version DESC LIMIT 1"
-)
 LANES: LiteralString = "SELECT lane, seq, last_recorded_at, chain FROM lane_heads ORDER BY lane"
-UNPRICED: LiteralString = (
-    "SELECT lane_seq, account_id, key_id, model, request_id FROM unpriced_requests"
-    " WHERE lane = %s AND lane_seq > %s ORDER BY lane_seq LIMIT %s"
-)
 # Few lanes have something due at a time; all but the first have a partial index for it.
 LANES_WITH_DUE: LiteralString = (
     "SELECT lane FROM lane_heads h WHERE"
@@ -281,7 +262,7 @@ class Snapshot:
         self.seq = 0
         self._inline = inline
 
-    async def rows(self, sql: LiteralString, parameters: Any) -> list[TupleRow]:  # noqa: ANN401
+    async def rows(self, sql: LiteralString | bytes, parameters: Any) -> list[TupleRow]:  # noqa: ANN401
         """Run a query of this module."""
         cursor = await self.connection.execute(sql, parameters, binary=True)
         return await cursor.fetchall()

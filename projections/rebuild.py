@@ -12,37 +12,32 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
-from types import ModuleType
 from typing import Any, LiteralString, NamedTuple
 
 import msgspec
 import psycopg
 from psycopg import sql
+from sqlalchemy import bindparam, update
 
 from ledger.errors import LedgerCorrupt
 from ledger.record import arrays, store, verify
-from ledger.record.store import Statement
+from ledger.record.store import LANE_HEADS, Statement
+from ledger.record.tables import compiled
 from ledger.record.verify import Progress
 from ledger.server import database
-from projections.base import Projection
+from projections import checkpoints
+from projections.base import CatchingUp, Inline
 from projections.fold import Fold
-from projections.registry import MODULES
+from projections.registry import CATCHING_UP, INLINE
 
 ROUNDS_MAX = 10
 NEAR = 5_000
 """So few events behind, the last transaction may begin."""
 
-RAISE_EPOCH: LiteralString = "UPDATE lane_heads SET epoch = epoch + 1 WHERE lane = %s"
-READ_CHECKPOINT: LiteralString = (
-    "SELECT seq FROM projection_checkpoints WHERE lane = %s AND projection = %s AND version = %s"
-)
-LOCK_CHECKPOINTS: LiteralString = (
-    "SELECT version FROM projection_checkpoints WHERE lane = %s AND projection = %s FOR UPDATE"
-)
-SAVE_CHECKPOINT: LiteralString = (
-    "INSERT INTO projection_checkpoints (lane, projection, version, seq) VALUES (%s, %s, %s, %s)"
-    " ON CONFLICT ON CONSTRAINT projection_has_one_checkpoint"
-    " DO UPDATE SET seq = EXCLUDED.seq, stopped = NULL"
+RAISE_EPOCH = compiled(
+    update(LANE_HEADS)
+    .where(LANE_HEADS.c.lane == bindparam("of"))
+    .values(epoch=LANE_HEADS.c.epoch + 1)
 )
 # Names of constraints are part of the SQL that fills the tables; LIKE would make up others.
 UNIQUE: LiteralString = (
@@ -111,7 +106,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
 def rebuild(
     url: str,
-    modules: Sequence[ModuleType] = MODULES,
+    projections: Sequence[Inline] = INLINE,
     *,
     replace: bool = False,
     role: str | None = None,
@@ -126,14 +121,14 @@ def rebuild(
     Raises:
         LedgerCorrupt: The events contradict themselves; ``verify`` names all of it.
     """
-    names = tuple(module.__name__ for module in modules)
+    names = tuple(projection.name for projection in projections)
     task = _Task(url, _role(role, replace=replace), names, None, replace)
     return _run(task, processes, progress)
 
 
 def rebuild_catching_up(
     url: str,
-    projection: Projection,
+    projection: CatchingUp,
     *,
     replace: bool = False,
     role: str | None = None,
@@ -145,7 +140,8 @@ def rebuild_catching_up(
     Where it has none yet, as after a raise of its version, up to the head; ``replace`` then sets
     the checkpoint, so that readers never see it half-filled.
     """
-    task = _Task(url, _role(role, replace=replace), (), projection, replace)
+    named = (projection.name, projection.version)
+    task = _Task(url, _role(role, replace=replace), (), named, replace)
     return _run(task, processes, progress)
 
 
@@ -158,18 +154,35 @@ class _Task(NamedTuple):
 
     url: str
     role: str
-    modules: tuple[str, ...]
-    projection: Projection | None
+    inline: tuple[str, ...]
+    follows: tuple[str, int] | None
+    """Name and version of a catching-up projection."""
     replace: bool
 
     @property
-    def chosen(self) -> list[ModuleType]:
-        return [module for module in MODULES if module.__name__ in self.modules]
+    def chosen(self) -> list[Inline]:
+        return [projection for projection in INLINE if projection.name in self.inline]
+
+    @property
+    def projection(self) -> CatchingUp | None:
+        if self.follows is None:
+            return None
+        name, version = self.follows
+        (found,) = (projection for projection in CATCHING_UP if projection.name == name)
+        return found._replace(version=version)
 
     @property
     def tables(self) -> list[str]:
-        follower = self.projection.tables if self.projection else ()
-        return [*(table for module in self.chosen for table in module.TABLES), *follower]
+        tables = [table for each in self.chosen for table in each.tables]
+        tables += self.projection.tables if self.projection else ()
+        return [table.name for table in tables]
+
+    def checkpoint(self, lane: int) -> dict[str, Any] | None:
+        """Return what names the checkpoint in a lane; None: the rows stand where the lane does."""
+        if self.follows is None:
+            return None
+        name, version = self.follows
+        return {"lane": lane, "projection": name, "version": version}
 
 
 def _run(task: _Task, processes: int | None, progress: Progress | None) -> Report:
@@ -210,29 +223,27 @@ def _rebuild_lane(task: _Task, lane: int, progress: Progress) -> LaneRebuilt:
 def _target(connection: _CONNECTION, task: _Task, lane: int) -> int:
     """Give the position that the live rows stand at."""
     row = None
-    if task.projection is not None:
-        own = (lane, task.projection.name, task.projection.version)
-        row = connection.execute(READ_CHECKPOINT, own).fetchone()
+    if (own := task.checkpoint(lane)) is not None:
+        row = connection.execute(checkpoints.READ, own).fetchone()
     return store.read_head(connection, lane).seq if row is None else int(row[0])
 
 
 def _lock(connection: _CONNECTION, task: _Task, lane: int) -> None:
     """Keep everybody from moving the live rows."""
-    if task.projection is None:
-        connection.execute(store.LOCK_HEAD, (lane,))
+    if (own := task.checkpoint(lane)) is not None:
+        connection.execute(checkpoints.LOCK_EVERY_VERSION, own)
     else:
-        connection.execute(LOCK_CHECKPOINTS, (lane, task.projection.name))
+        connection.execute(store.LOCK_HEAD, (lane,))
 
 
 def _tell(
     connection: _CONNECTION, task: _Task, lane: int, compared: list[Compared], seq: int
 ) -> None:
     """Let those who move the rows know that they are others now."""
-    if task.projection is not None:
-        mark = (lane, task.projection.name, task.projection.version, seq)
-        connection.execute(SAVE_CHECKPOINT, mark)
+    if (own := task.checkpoint(lane)) is not None:
+        connection.execute(checkpoints.SAVE, own | {"seq": seq})
     elif any(result.replaced for result in compared):
-        connection.execute(RAISE_EPOCH, (lane,))
+        connection.execute(RAISE_EPOCH, {"of": lane})
 
 
 @contextmanager

@@ -1,23 +1,23 @@
-"""Which projections there are, in the order they are read back: first what others hang on."""
+"""Which projections there are. A new one is its module and a line here."""
 
-from types import ModuleType
-from typing import cast
-
-from ledger.record.batch import Inline
+from projections.base import CatchingUp, Inline
+from projections.behind import account_marks, refusals
 from projections.inline import accounts, keys, limit_counters, reservations, spend, unpriced
 from projections.inline import credits as credit
 
-MODULES: tuple[ModuleType, ...] = (
-    accounts,
-    keys,
-    spend,
-    credit,
-    limit_counters,
-    reservations,
-    unpriced,
+INLINE: tuple[Inline, ...] = (
+    accounts.PROJECTION,
+    keys.PROJECTION,
+    spend.PROJECTION,
+    credit.PROJECTION,
+    limit_counters.PROJECTION,
+    reservations.PROJECTION,
+    unpriced.PROJECTION,
 )
-INLINE: tuple[Inline, ...] = tuple(cast("Inline", module) for module in MODULES)
-"""Move in the append's own transaction."""
+"""Move in the append's own transaction. In the order they are read back: first what others need."""
 
-INLINE_TABLES: tuple[str, ...] = tuple(table for module in MODULES for table in module.TABLES)
-"""What a rebuild makes anew and compares."""
+CATCHING_UP: tuple[CatchingUp, ...] = (
+    refusals.PROJECTION,
+    account_marks.PROJECTION,
+)
+"""Move behind the append."""

@@ -14,9 +14,8 @@ from api.cli.terminal import Cell, json_option, out, progress, show, table
 from ledger.errors import LedgerCorrupt
 from ledger.record.verify import Progress, Report, verify
 from projections import rebuild as rebuilding
-from projections.engine import CATCHING_UP
 from projections.rebuild import Compared
-from projections.registry import MODULES
+from projections.registry import CATCHING_UP, INLINE
 
 FINDINGS_SHOWN = 20
 
@@ -128,7 +127,7 @@ def rebuild(*, names: tuple[str, ...], switch: bool, processes: int | None, as_j
 def _rebuilt(
     url: str, names: Sequence[str], *, switch: bool, processes: int | None
 ) -> list[Compared]:
-    inline = {module.__name__.rpartition(".")[2]: module for module in MODULES}
+    inline = {projection.name: projection for projection in INLINE}
     followers = {projection.name: projection for projection in CATCHING_UP}
     unknown = [name for name in names if name not in inline | followers]
     if unknown:
@@ -137,10 +136,10 @@ def _rebuilt(
     found: list[Compared] = []
     try:
         with _watched("Folding lane") as look:
-            modules = [module for name, module in inline.items() if not names or name in names]
-            if modules:
+            chosen = [each for name, each in inline.items() if not names or name in names]
+            if chosen:
                 report = rebuilding.rebuild(
-                    url, modules, replace=switch, processes=processes, progress=look
+                    url, chosen, replace=switch, processes=processes, progress=look
                 )
                 found += report.tables
         for name, projection in followers.items():

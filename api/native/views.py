@@ -733,7 +733,7 @@ class RefusalView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def refusal_view(lane: int, row: TupleRow) -> RefusalView:
-    """Show a row of ``reads.REFUSALS``."""
+    """Show a row of ``refusals.LATEST``."""
     return RefusalView(
         position=PositionView(lane=lane, seq=row[0]),
         recorded_at=format_instant(row[1]),

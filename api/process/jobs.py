@@ -24,6 +24,7 @@ from ledger import events as e
 from ledger.codec import Recorded
 from ledger.record import store
 from projections import engine, reads
+from projections.inline import unpriced
 
 log = structlog.get_logger("keyledger.jobs")
 
@@ -70,7 +71,9 @@ async def rate_unpriced(services: Services) -> str:
         after = 0
         while True:
             async with services.pool.connection() as connection:
-                found = await connection.execute(reads.UNPRICED, (lane, after, RATE_AT_ONCE))
+                found = await connection.execute(
+                    unpriced.NEXT, {"lane": lane, "after": after, "most": RATE_AT_ONCE}
+                )
                 rows = await found.fetchall()
             for row in rows:
                 rated += await _rate(services, lane, row[0])

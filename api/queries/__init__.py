@@ -33,8 +33,8 @@ from ledger.ratecards import Proposal, RateCards
 from ledger.record import store
 from ledger.record.batch import Inline
 from ledger.state import Account, Key
-from projections import analytics, engine, reads
-from projections.base import Projection
+from projections import analytics, checkpoints, engine, reads
+from projections.base import CatchingUp
 from projections.behind import account_marks, refusals
 from projections.behind.refusals import Refusal
 from projections.reads import Snapshot, SpendLine, UsageLine, snapshot
@@ -56,8 +56,6 @@ SPEND_MAX = 10_000
 LATELY = timedelta(days=30)
 """What was used since is thought to be used again."""
 MODELS_USED_MAX = 10_000
-BREACHES = "refusals"
-"""Name of the catching-up projection that refusals are read from."""
 HELD_BACK = timedelta(seconds=1, milliseconds=300)
 """After so long no refusal of the same kind is held back any more."""
 BREACHES_WAIT = timedelta(seconds=3)
@@ -514,8 +512,9 @@ class Queries:
         async with self.at(self._lane(account_id)) as lane:
             await _require_account(lane, account_id)
             terms = {"lane": lane.lane, "account": account_id, "before": before, "most": most + 1}
-            rows = await lane.rows(reads.REFUSALS, terms)
-            reached = await lane.rows(reads.CHECKPOINT, (lane.lane, BREACHES))
+            rows = await lane.rows(refusals.LATEST, terms)
+            log = {"lane": lane.lane, "projection": refusals.PROJECTION.name}
+            reached = await lane.rows(checkpoints.NEWEST, log)
             position = Position(lane.lane, reached[0][0] if reached else 0)
         data = [views.refusal_view(position.lane, row) for row in rows[:most]]
         return Found(_page(data, len(rows) > most, lambda view: str(view.position.seq)), position)
@@ -533,7 +532,7 @@ class Queries:
         while True:
             await self._catch_up(refusals.PROJECTION, lane, deadline)
             async with self.pool.connection() as connection:
-                found = await (await connection.execute(reads.RATE_BREACHES, terms)).fetchall()
+                found = await (await connection.execute(refusals.RATE_BREACHES, terms)).fetchall()
             breaches = [Refusal(*row) for row in found]
             at = self._clock.now()
             settled_at = breaches[0].recorded_at + HELD_BACK if breaches else at
@@ -541,7 +540,7 @@ class Queries:
                 return breaches
             await asyncio.sleep((settled_at - at).total_seconds())
 
-    async def _catch_up(self, projection: Projection, lane: int, deadline: Instant) -> None:
+    async def _catch_up(self, projection: CatchingUp, lane: int, deadline: Instant) -> None:
         """Bring a projection of a lane up to now, or wait for whoever is at it."""
         while True:
             async with self.pool.connection() as connection:
@@ -571,7 +570,7 @@ class Queries:
             heads = await lane.rows(reads.ACCOUNT_HEAD, (lane.lane, account_id))
             if not heads or heads[0][1] <= version:
                 return Chapter([], {})
-            terms: Any = (lane.lane, account_id, version + most)
+            terms: Any = {"lane": lane.lane, "account": account_id, "version": version + most}
             start, last = (await lane.rows(account_marks.FIRST_FROM, terms) or heads)[0]
             if reach is not None and last - version > reach:
                 return None
@@ -585,7 +584,8 @@ class Queries:
     async def version_before(self, account_id: AccountId, at: Instant) -> int:
         """Give a version of an account, not far below the first event at or after an instant."""
         async with self.at(self._lane(account_id)) as lane:
-            rows = await lane.rows(account_marks.LAST_BEFORE, (lane.lane, account_id, at))
+            terms = {"lane": lane.lane, "account": account_id, "before": at}
+            rows = await lane.rows(account_marks.LAST_BEFORE, terms)
         return rows[0][0] if rows else 0
 
     async def analytics(self, account_id: AccountId, asked: AnalyticsTerms) -> "Analytics":

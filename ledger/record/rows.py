@@ -26,6 +26,7 @@ from sqlalchemy import (
     any_,
     bindparam,
     cast,
+    delete,
     func,
     select,
 )
@@ -117,3 +118,17 @@ class Found:
     def named(self, rows: Iterable[TupleRow]) -> Iterator[dict[str, Any]]:
         """Return the rows it reads, their values by column."""
         return (dict(zip(self._names, row, strict=True)) for row in rows)
+
+
+class Gone:
+    """The statement that deletes rows of a lane by the values that one column may have."""
+
+    def __init__(self, table: Table, by: ColumnElement[Any]) -> None:
+        """Compile it."""
+        chosen = (table.c.lane == bindparam("lane"), by == any_(bindparam("values")))
+        self._array = _ARRAYS[type(by.type)]
+        self.sql = positional(delete(table).where(*chosen), "lane", "values")
+
+    def of(self, lane: int, values: Iterable[Any]) -> tuple[LiteralString, Sequence[Any]]:
+        """Return it with the values whose rows go."""
+        return self.sql, (lane, self._array(values))

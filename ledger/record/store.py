@@ -11,18 +11,116 @@ from uuid import UUID
 
 import msgspec
 from psycopg import AsyncConnection, Connection
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    CheckConstraint,
+    Column,
+    Integer,
+    LargeBinary,
+    PrimaryKeyConstraint,
+    SmallInteger,
+    Table,
+    Uuid,
+    text,
+)
+from sqlalchemy.dialects.postgresql import ENUM
 
 from ledger.clock import Instant
-from ledger.codec import Recorded, decode, label
+from ledger.codec import Recorded, decode, label, labels
 from ledger.events import Envelope, RateCardPublished, RateCardWithdrawn
 from ledger.ids import AccountId, KeyId
 from ledger.pricing import RateCard
 from ledger.ratecards import RateCards
 from ledger.record.arrays import Byteas, Instants, Int4s, Int8s, Texts, Uuids
-from ledger.record.tables import Bound
+from ledger.record.tables import INSTANT, Bound, metadata
 
 NO_KEY = UUID(int=0)
 GAP_MAX = 2**31 - 1
+
+EVENTS = Table(
+    "events",
+    metadata,
+    Column("lane_seq", BigInteger, nullable=False),
+    Column("recorded_at", INSTANT, nullable=False),
+    Column("occurred_at", INSTANT, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column(
+        "type",
+        ENUM(*sorted(labels), name="event_type", create_type=False),
+        nullable=False,
+        comment="Schema version 1 by the bare name, later ones as name@2 …",
+    ),
+    Column(
+        "gap",
+        Integer,
+        nullable=False,
+        comment="Lane positions back to the account's previous event; 0: none, or too far",
+    ),
+    Column("lane", SmallInteger, nullable=False),
+    Column("account_id", Uuid, nullable=False),
+    Column("key_id", Uuid, nullable=False, comment="All zeros: about no key"),
+    Column("hash", LargeBinary, nullable=False),
+    Column("payload", JSON, nullable=False),
+    CheckConstraint("lane_seq > 0 AND version > 0", name="event_has_a_position"),
+    postgresql_partition_by="RANGE (recorded_at)",
+)
+"""The key ``(lane, lane_seq)`` is each partition's own."""
+LANE_HEADS = Table(
+    "lane_heads",
+    metadata,
+    Column("lane", SmallInteger, autoincrement=False),
+    Column("seq", BigInteger, nullable=False, server_default=text("0")),
+    Column(
+        "epoch",
+        Integer,
+        nullable=False,
+        server_default=text("0"),
+        comment="Raised when projections were replaced under running writers, who then reload",
+    ),
+    Column("last_recorded_at", INSTANT),
+    Column(
+        "chain",
+        LargeBinary,
+        nullable=False,
+        server_default=text("decode(repeat('00', 32), 'hex')"),
+    ),
+    PrimaryKeyConstraint("lane", name="lane_has_one_head"),
+    CheckConstraint("seq >= 0", name="lane_seq_is_not_negative"),
+    postgresql_with={"fillfactor": 50},
+)
+ACCOUNT_HEADS = Table(
+    "account_heads",
+    metadata,
+    Column("account_id", Uuid, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("last_seq", BigInteger, nullable=False),
+    Column("lane", SmallInteger, nullable=False),
+    Column("hash", LargeBinary, nullable=False),
+    PrimaryKeyConstraint("lane", "account_id", name="account_has_one_head"),
+    postgresql_with={"fillfactor": 50},
+)
+REQUEST_IDS = Table(
+    "request_ids",
+    metadata,
+    Column("lane_seq", BigInteger, nullable=False),
+    Column("last_seq", BigInteger),
+    Column("lane", SmallInteger, nullable=False),
+    Column("request_hash", LargeBinary, nullable=False),
+    PrimaryKeyConstraint("lane", "request_hash", name="request_id_charges_once"),
+    postgresql_with={"fillfactor": 100},
+)
+IDEMPOTENCY_KEYS = Table(
+    "idempotency_keys",
+    metadata,
+    Column("lane", SmallInteger, nullable=False),
+    Column("key_hash", LargeBinary, nullable=False),
+    Column("fingerprint", LargeBinary, nullable=False),
+    Column("lane_seq", BigInteger, nullable=False),
+    Column("reply", JSON, nullable=False),
+    Column("recorded_at", INSTANT, nullable=False),
+    PrimaryKeyConstraint("lane", "key_hash", name="idempotency_key_is_used_once"),
+)
 
 LOCK_HEADS: LiteralString = (
     "SELECT seq, epoch, chain, last_recorded_at, lane FROM lane_heads ORDER BY lane FOR UPDATE"

@@ -6,33 +6,52 @@ the account's newest event, only later.
 """
 
 from collections.abc import Sequence
-from typing import LiteralString
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    PrimaryKeyConstraint,
+    SmallInteger,
+    Table,
+    Uuid,
+    bindparam,
+    func,
+    select,
+)
 
 from ledger.codec import Recorded
-from ledger.record.arrays import Instants, Int2s, Int8s, Uuids
-from ledger.record.store import Statement
-from projections.base import Projection
+from ledger.record.rows import Added
+from ledger.record.store import EVENTS, Statement
+from ledger.record.tables import INSTANT, compiled, metadata
+from projections.base import CatchingUp
 
-NAME = "account_marks"
-VERSION = 1
-TABLES = ("account_marks",)
 EVERY = 256
 
-INSERT: LiteralString = (
-    "INSERT INTO account_marks (lane, account_id, version, lane_seq, recorded_at)"
-    " SELECT m.lane, m.account_id, m.version, m.lane_seq, m.recorded_at"
-    " FROM unnest(%s, %s, %s, %s, %s) AS m(lane, account_id, version, lane_seq, recorded_at)"
+MARKS = Table(
+    "account_marks",
+    metadata,
+    Column("account_id", Uuid, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("lane_seq", BigInteger, nullable=False),
+    Column("recorded_at", INSTANT, nullable=False),
+    Column("lane", SmallInteger, nullable=False),
+    PrimaryKeyConstraint("lane", "account_id", "version", name="mark_is_set_once"),
+    comment="Every 256th event of an account: where to begin to read",
 )
-# EVERY, as the server counts it; a percent sign would be read as a parameter's.
-TAKES: LiteralString = "mod(version, 256) = 0"
-CLEAR: LiteralString = "DELETE FROM account_marks WHERE lane = %s"
-FIRST_FROM: LiteralString = (
-    "SELECT lane_seq, version FROM account_marks"
-    " WHERE lane = %s AND account_id = %s AND version >= %s ORDER BY version LIMIT 1"
+
+_ADD = Added(MARKS)
+_OF_ACCOUNT = (MARKS.c.lane == bindparam("lane"), MARKS.c.account_id == bindparam("account"))
+FIRST_FROM = compiled(
+    select(MARKS.c.lane_seq, MARKS.c.version)
+    .where(*_OF_ACCOUNT, MARKS.c.version >= bindparam("version"))
+    .order_by(MARKS.c.version)
+    .limit(1)
 )
-LAST_BEFORE: LiteralString = (
-    "SELECT version FROM account_marks"
-    " WHERE lane = %s AND account_id = %s AND recorded_at < %s ORDER BY version DESC LIMIT 1"
+LAST_BEFORE = compiled(
+    select(MARKS.c.version)
+    .where(*_OF_ACCOUNT, MARKS.c.recorded_at < bindparam("before"))
+    .order_by(MARKS.c.version.desc())
+    .limit(1)
 )
 
 
@@ -41,14 +60,15 @@ def apply(events: Sequence[Recorded]) -> list[Statement]:
     found = [event.envelope for event in events if not event.envelope.version % EVERY]
     if not found:
         return []
-    columns = (
-        Int2s(envelope.lane for envelope in found),
-        Uuids(envelope.account_id for envelope in found),
-        Int8s(envelope.version for envelope in found),
-        Int8s(envelope.lane_seq for envelope in found),
-        Instants(envelope.recorded_at for envelope in found),
-    )
-    return [(INSERT, columns)]
+    return [
+        _ADD.of(
+            found[0].lane,
+            account_id=(envelope.account_id for envelope in found),
+            version=(envelope.version for envelope in found),
+            lane_seq=(envelope.lane_seq for envelope in found),
+            recorded_at=(envelope.recorded_at for envelope in found),
+        )
+    ]
 
 
-PROJECTION = Projection(NAME, VERSION, TABLES, (CLEAR,), TAKES, apply)
+PROJECTION = CatchingUp("account_marks", 1, (MARKS,), func.mod(EVENTS.c.version, EVERY) == 0, apply)

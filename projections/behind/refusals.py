@@ -5,41 +5,75 @@ refused requests would have used.
 """
 
 from collections.abc import Sequence
-from typing import LiteralString, NamedTuple
+from typing import NamedTuple
 from uuid import UUID
 
 import msgspec
 from psycopg import AsyncConnection
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Column,
+    Index,
+    Integer,
+    PrimaryKeyConstraint,
+    SmallInteger,
+    Table,
+    Text,
+    Uuid,
+    bindparam,
+    cast,
+    select,
+)
 
 from ledger import events as e
 from ledger.clock import Instant
 from ledger.codec import Recorded
 from ledger.ids import AccountId
-from ledger.record.arrays import Instants, Int2s, Int4s, Int8s, Texts, Uuids
-from ledger.record.store import NO_KEY, Statement
-from projections.base import Projection
+from ledger.record.rows import Added
+from ledger.record.store import EVENTS, NO_KEY, Statement
+from ledger.record.tables import INSTANT, compiled, metadata
+from projections.base import CatchingUp
 
-NAME = "refusals"
-VERSION = 1
-TABLES = ("refusals",)
 POSITION_MAX = 2**63 - 1
 
-INSERT: LiteralString = (
-    "INSERT INTO refusals (lane, lane_seq, recorded_at, account_id, key_id, count, reason,"
-    " scope, limit_id, model, integration, ceiling, used, pending, requested, usage)"
-    " SELECT b.lane, b.lane_seq, b.recorded_at, b.account_id, b.key_id, b.count, b.reason,"
-    " b.scope, b.limit_id, b.model, b.integration, b.ceiling, b.used, b.pending, b.requested,"
-    " b.usage::json FROM unnest(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
-    " AS b(lane, lane_seq, recorded_at, account_id, key_id, count, reason, scope, limit_id, model,"
-    " integration, ceiling, used, pending, requested, usage)"
+REFUSALS = Table(
+    "refusals",
+    metadata,
+    Column("lane_seq", BigInteger, nullable=False),
+    Column("recorded_at", INSTANT, nullable=False),
+    Column("lane", SmallInteger, nullable=False),
+    Column("account_id", Uuid, nullable=False),
+    Column("key_id", Uuid, nullable=False),
+    Column("count", Integer, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("scope", Text, nullable=False),
+    Column("limit_id", Text, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("integration", Text, nullable=False),
+    Column("ceiling", Text, nullable=False),
+    Column("used", Text, nullable=False),
+    Column("pending", Text, nullable=False),
+    Column("requested", Text, nullable=False),
+    Column("usage", JSON, nullable=False),
+    PrimaryKeyConstraint("lane", "lane_seq", name="refusal_is_logged_once"),
+    Index("refusals_by_account", "lane", "account_id", "lane_seq"),
 )
-TAKES: LiteralString = "type = 'request_refused'"
-CLEAR: LiteralString = "DELETE FROM refusals WHERE lane = %s"
-LATEST: LiteralString = (
-    "SELECT lane_seq, recorded_at, key_id, count, reason, scope, limit_id, model, integration,"
-    " ceiling, used, pending, requested, usage::text FROM refusals"
-    " WHERE lane = %s AND account_id = %s AND lane_seq < %s ORDER BY lane_seq DESC LIMIT %s"
+
+_ADD = Added(REFUSALS)
+_NEWEST = (
+    select(
+        *(c for c in REFUSALS.c if c.name not in {"lane", "account_id", "usage"}),
+        cast(REFUSALS.c.usage, Text),
+    )
+    .where(REFUSALS.c.lane == bindparam("lane"), REFUSALS.c.account_id == bindparam("account"))
+    .order_by(REFUSALS.c.lane_seq.desc())
+    .limit(bindparam("most"))
 )
+LATEST = compiled(_NEWEST.where(REFUSALS.c.lane_seq < bindparam("before")))
+"""An account's, each a ``Refusal``, older than a position."""
+RATE_BREACHES = compiled(_NEWEST.where(REFUSALS.c.limit_id.regexp_match(bindparam("kinds"))))
+"""An account's whose limit is of some kinds, each a ``Refusal``."""
 
 
 class Refusal(NamedTuple):
@@ -74,26 +108,27 @@ def apply(events: Sequence[Recorded]) -> list[Statement]:
     ]
     if not found:
         return []
-    bodies = [body for _, body in found]
-    columns = (
-        Int2s(envelope.lane for envelope, _ in found),
-        Int8s(envelope.lane_seq for envelope, _ in found),
-        Instants(envelope.recorded_at for envelope, _ in found),
-        Uuids(envelope.account_id for envelope, _ in found),
-        Uuids(envelope.key_id or NO_KEY for envelope, _ in found),
-        Int4s(body.count for body in bodies),
-        Texts(body.reason for body in bodies),
-        Texts(body.scope for body in bodies),
-        Texts(body.limit_id for body in bodies),
-        Texts(body.model for body in bodies),
-        Texts(body.integration for body in bodies),
-        Texts(body.ceiling for body in bodies),
-        Texts(body.used for body in bodies),
-        Texts(body.pending for body in bodies),
-        Texts(body.requested for body in bodies),
-        Texts(_json(body.usage) for body in bodies),
-    )
-    return [(INSERT, columns)]
+    envelopes, bodies = zip(*found, strict=True)
+    return [
+        _ADD.of(
+            envelopes[0].lane,
+            lane_seq=(envelope.lane_seq for envelope in envelopes),
+            recorded_at=(envelope.recorded_at for envelope in envelopes),
+            account_id=(envelope.account_id for envelope in envelopes),
+            key_id=(envelope.key_id or NO_KEY for envelope in envelopes),
+            count=(body.count for body in bodies),
+            reason=(body.reason for body in bodies),
+            scope=(body.scope for body in bodies),
+            limit_id=(body.limit_id for body in bodies),
+            model=(body.model for body in bodies),
+            integration=(body.integration for body in bodies),
+            ceiling=(body.ceiling for body in bodies),
+            used=(body.used for body in bodies),
+            pending=(body.pending for body in bodies),
+            requested=(body.requested for body in bodies),
+            usage=(_json(body.usage) for body in bodies),
+        )
+    ]
 
 
 async def latest(
@@ -105,8 +140,9 @@ async def latest(
 ) -> list[Refusal]:
     """Read an account's newest refusals, at most ``limit``, older than position ``before``."""
     place = POSITION_MAX if before is None else before
-    cursor = await connection.execute(LATEST, (lane, account_id, place, limit))
+    terms = {"lane": lane, "account": account_id, "before": place, "most": limit}
+    cursor = await connection.execute(LATEST, terms)
     return [Refusal(*row) for row in await cursor.fetchall()]
 
 
-PROJECTION = Projection(NAME, VERSION, TABLES, (CLEAR,), TAKES, apply)
+PROJECTION = CatchingUp("refusals", 1, (REFUSALS,), EVENTS.c.type == "request_refused", apply)

@@ -1,43 +1,57 @@
 """Account state: status, terms, limits, roles. Inline, because every decision reads it."""
 
-from typing import LiteralString
-
 import msgspec
 from psycopg.rows import TupleRow
+from sqlalchemy import (
+    JSON,
+    Boolean,
+    Column,
+    Integer,
+    PrimaryKeyConstraint,
+    SmallInteger,
+    Table,
+    Text,
+    Uuid,
+)
 
 from ledger import events as e
 from ledger.limits import compile_rules
 from ledger.record import store
-from ledger.record.arrays import Instants, Int4s, Texts, Uuids
+from ledger.record.arrays import Uuids, text_of
 from ledger.record.batch import Changes, Load, Wanted
+from ledger.record.rows import Added, Found
 from ledger.record.store import Statement
+from ledger.record.tables import INSTANT, TEXTS, metadata
 from ledger.state import Account, LaneState
+from projections.base import Inline
 
-LOAD: LiteralString = (
-    "SELECT account_id, opened_at, status, pays_with, rate_card, overdraft::text, unpriced,"
-    " limits::text, members::text, next_lot, active_keys, test, internal, ended_at,"
-    " max_output_tokens FROM accounts"
-    " WHERE lane = %s AND account_id = ANY(%s)"
+ACCOUNTS = Table(
+    "accounts",
+    metadata,
+    Column("lane", SmallInteger, nullable=False),
+    Column("account_id", Uuid, nullable=False),
+    Column("opened_at", INSTANT, nullable=False),
+    Column("ended_at", INSTANT),
+    Column("status", Text, nullable=False),
+    Column("pays_with", TEXTS, nullable=False),
+    Column("rate_card", Text, nullable=False),
+    Column("overdraft", JSON, nullable=False),
+    Column("unpriced", Text, nullable=False),
+    Column("limits", JSON, nullable=False),
+    Column("members", JSON, nullable=False),
+    Column("next_lot", Integer, nullable=False),
+    Column("active_keys", Integer, nullable=False),
+    Column("test", Boolean, nullable=False),
+    Column("internal", Boolean, nullable=False),
+    Column("max_output_tokens", Integer, nullable=False),
+    PrimaryKeyConstraint("lane", "account_id", name="account_is_unique"),
 )
-SAVE: LiteralString = (
-    "INSERT INTO accounts (lane, account_id, opened_at, status, pays_with, rate_card, overdraft,"
-    " unpriced, limits, members, next_lot, active_keys, test, internal, ended_at,"
-    " max_output_tokens)"
-    " SELECT %s, a.account_id, a.opened_at, a.status,"
-    " ARRAY(SELECT json_array_elements_text(a.pays_with::json)), a.rate_card,"
-    " a.overdraft::json, a.unpriced, a.limits::json, a.members::json, a.next_lot, a.active_keys,"
-    " a.test <> 0, a.internal <> 0, a.ended_at, a.max_output_tokens"
-    " FROM unnest(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s) AS a(account_id,"
-    " opened_at, status, pays_with, rate_card, overdraft, unpriced, limits, members, next_lot,"
-    " active_keys, test, internal, ended_at, max_output_tokens)"
-    " ON CONFLICT ON CONSTRAINT account_is_unique DO UPDATE SET status = EXCLUDED.status,"
-    " pays_with = EXCLUDED.pays_with, rate_card = EXCLUDED.rate_card,"
-    " overdraft = EXCLUDED.overdraft, unpriced = EXCLUDED.unpriced, limits = EXCLUDED.limits,"
-    " members = EXCLUDED.members, next_lot = EXCLUDED.next_lot,"
-    " active_keys = EXCLUDED.active_keys, ended_at = EXCLUDED.ended_at,"
-    " max_output_tokens = EXCLUDED.max_output_tokens"
+
+_FIXED = {"lane", "account_id", "opened_at", "test", "internal"}
+_LOAD = Found(ACCOUNTS, ACCOUNTS.c.account_id)
+_SAVE = Added(
+    ACCOUNTS, replaces=[column.name for column in ACCOUNTS.c if column.name not in _FIXED]
 )
-TABLES = ("accounts",)
 
 _HOT = (
     e.RequestRecorded,
@@ -54,25 +68,25 @@ _json = msgspec.json.Encoder(order="deterministic").encode
 
 
 def _absorb(state: LaneState, rows: list[TupleRow]) -> None:
-    for row in rows:
-        rules = _rules.decode(row[7])
-        state.accounts[row[0]] = Account(
-            account_id=row[0],
-            opened_at=row[1],
-            status=row[2],
-            pays_with=tuple(row[3]),
-            rate_card=row[4],
-            overdraft=_texts.decode(row[5]),
-            unpriced=row[6],
+    for row in _LOAD.named(rows):
+        rules = _rules.decode(row["limits"])
+        state.accounts[row["account_id"]] = Account(
+            account_id=row["account_id"],
+            opened_at=row["opened_at"],
+            status=row["status"],
+            pays_with=tuple(row["pays_with"]),
+            rate_card=row["rate_card"],
+            overdraft=_texts.decode(row["overdraft"]),
+            unpriced=row["unpriced"],
             rules=rules,
             limits=compile_rules(rules),
-            members=_texts.decode(row[8]),
-            next_lot=row[9],
-            active_keys=row[10],
-            test=row[11],
-            internal=row[12],
-            ended_at=row[13],
-            max_output_tokens=row[14],
+            members=_texts.decode(row["members"]),
+            next_lot=row["next_lot"],
+            active_keys=row["active_keys"],
+            test=row["test"],
+            internal=row["internal"],
+            ended_at=row["ended_at"],
+            max_output_tokens=row["max_output_tokens"],
         )
 
 
@@ -88,7 +102,7 @@ def load(lane: int, wanted: Wanted) -> list[Load]:
         return []
     ids = Uuids(wanted.accounts)
     return [
-        Load(LOAD, (lane, ids), _absorb),
+        Load(_LOAD.sql, (lane, ids), _absorb),
         Load(store.LOAD_ACCOUNT_HEADS, (lane, ids), _absorb_heads),
     ]
 
@@ -101,25 +115,25 @@ def save(lane: int, state: LaneState, changes: Changes) -> list[Statement]:
         return []
     accounts = [state.accounts[found] for found in changed]
     return [
-        (
-            SAVE,
-            (
-                lane,
-                Uuids(account.account_id for account in accounts),
-                Instants(account.opened_at for account in accounts),
-                Texts(account.status for account in accounts),
-                Texts(_json(account.pays_with) for account in accounts),
-                Texts(account.rate_card for account in accounts),
-                Texts(_json(account.overdraft) for account in accounts),
-                Texts(account.unpriced for account in accounts),
-                Texts(_json(account.rules) for account in accounts),
-                Texts(_json(account.members) for account in accounts),
-                Int4s(account.next_lot for account in accounts),
-                Int4s(account.active_keys for account in accounts),
-                Int4s(account.test for account in accounts),
-                Int4s(account.internal for account in accounts),
-                Instants(account.ended_at for account in accounts),
-                Int4s(account.max_output_tokens for account in accounts),
-            ),
+        _SAVE.of(
+            lane,
+            account_id=(account.account_id for account in accounts),
+            opened_at=(account.opened_at for account in accounts),
+            ended_at=(account.ended_at for account in accounts),
+            status=(account.status for account in accounts),
+            pays_with=(text_of(account.pays_with) for account in accounts),
+            rate_card=(account.rate_card for account in accounts),
+            overdraft=(_json(account.overdraft) for account in accounts),
+            unpriced=(account.unpriced for account in accounts),
+            limits=(_json(account.rules) for account in accounts),
+            members=(_json(account.members) for account in accounts),
+            next_lot=(account.next_lot for account in accounts),
+            active_keys=(account.active_keys for account in accounts),
+            test=(account.test for account in accounts),
+            internal=(account.internal for account in accounts),
+            max_output_tokens=(account.max_output_tokens for account in accounts),
         )
     ]
+
+
+PROJECTION = Inline("accounts", (ACCOUNTS,), save, load, is_state=True)

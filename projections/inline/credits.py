@@ -1,80 +1,120 @@
 """Lots of credit and the balance per asset. Inline: what pays is decided from them."""
 
-from typing import LiteralString
-
 from psycopg.rows import TupleRow
+from sqlalchemy import (
+    CheckConstraint,
+    Column,
+    Index,
+    Integer,
+    PrimaryKeyConstraint,
+    SmallInteger,
+    Table,
+    Text,
+    Uuid,
+    and_,
+    or_,
+)
 
-from ledger.record.arrays import Instants, Int4s, Texts, Uuids
+from ledger.record.arrays import Uuids
 from ledger.record.batch import Changes, Load, Wanted
+from ledger.record.rows import Added, Found
 from ledger.record.store import Statement
+from ledger.record.tables import INSTANT, PICO, metadata
 from ledger.state import Account, LaneState, Lot
+from projections.base import Inline
 
-LOAD_LOTS: LiteralString = (
-    "SELECT account_id, number, asset, kind, priority, amount, remaining, held, granted_at,"
-    " effective_at, expires_at, reason, status, cost, currency, payment_reference,"
-    " takes_effect_at FROM lots"
-    " WHERE lane = %s AND account_id = ANY(%s) AND remaining > 0 ORDER BY account_id, number"
+LOTS = Table(
+    "lots",
+    metadata,
+    Column("account_id", Uuid, nullable=False),
+    Column("granted_at", INSTANT, nullable=False),
+    Column("effective_at", INSTANT, nullable=False),
+    Column("takes_effect_at", INSTANT),
+    Column("expires_at", INSTANT),
+    Column("number", Integer, nullable=False),
+    Column("priority", Integer, nullable=False),
+    Column("lane", SmallInteger, nullable=False),
+    Column("asset", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("amount", PICO, nullable=False),
+    Column("remaining", PICO, nullable=False),
+    Column("held", PICO, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("cost", Text, nullable=False),
+    Column("currency", Text, nullable=False),
+    Column("payment_reference", Text, nullable=False),
+    PrimaryKeyConstraint("lane", "account_id", "number", name="lot_is_numbered_once"),
+    CheckConstraint("remaining >= held AND held >= 0", name="lot_is_never_overspent"),
+    postgresql_with={"fillfactor": 50},
 )
-LOAD_BALANCES: LiteralString = (
-    "SELECT account_id, asset, overdrawn, overdraft_held FROM balances"
-    " WHERE lane = %s AND account_id = ANY(%s) AND (overdrawn <> 0 OR overdraft_held <> 0)"
+Index(
+    "lots_to_expire",
+    LOTS.c.lane,
+    LOTS.c.expires_at,
+    postgresql_where=and_(LOTS.c.status == "open", LOTS.c.expires_at.is_not(None)),
 )
-SAVE_LOTS: LiteralString = (
-    "INSERT INTO lots (lane, account_id, number, asset, kind, priority, amount, remaining, held,"
-    " granted_at, effective_at, expires_at, reason, status, cost, currency, payment_reference,"
-    " takes_effect_at)"
-    " SELECT %s, l.account_id, l.number, l.asset, l.kind, l.priority, l.amount::numeric,"
-    " l.remaining::numeric, l.held::numeric, l.granted_at, l.effective_at, l.expires_at,"
-    " l.reason, l.status, l.cost, l.currency, l.payment_reference, l.takes_effect_at"
-    " FROM unnest(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
-    " AS l(account_id, number, asset, kind, priority, amount, remaining, held, granted_at,"
-    " effective_at, expires_at, reason, status, cost, currency, payment_reference,"
-    " takes_effect_at) ON CONFLICT ON CONSTRAINT lot_is_numbered_once DO UPDATE"
-    " SET remaining = EXCLUDED.remaining, held = EXCLUDED.held, status = EXCLUDED.status,"
-    " takes_effect_at = EXCLUDED.takes_effect_at"
+Index(
+    "lots_to_take_effect",
+    LOTS.c.lane,
+    LOTS.c.takes_effect_at,
+    postgresql_where=LOTS.c.takes_effect_at.is_not(None),
 )
-SAVE_BALANCES: LiteralString = (
-    "INSERT INTO balances (lane, account_id, asset, posted, pending, overdrawn, overdraft_held)"
-    " SELECT %s, b.account_id, b.asset, b.posted::numeric, b.pending::numeric,"
-    " b.overdrawn::numeric, b.overdraft_held::numeric"
-    " FROM unnest(%s, %s, %s, %s, %s, %s)"
-    " AS b(account_id, asset, posted, pending, overdrawn, overdraft_held)"
-    " ON CONFLICT ON CONSTRAINT asset_has_one_balance DO UPDATE"
-    " SET posted = EXCLUDED.posted, pending = EXCLUDED.pending,"
-    " overdrawn = EXCLUDED.overdrawn, overdraft_held = EXCLUDED.overdraft_held"
+BALANCES = Table(
+    "balances",
+    metadata,
+    Column("account_id", Uuid, nullable=False),
+    Column("lane", SmallInteger, nullable=False),
+    Column("asset", Text, nullable=False),
+    Column("posted", PICO, nullable=False),
+    Column("pending", PICO, nullable=False),
+    Column("overdrawn", PICO, nullable=False),
+    Column("overdraft_held", PICO, nullable=False),
+    PrimaryKeyConstraint("lane", "account_id", "asset", name="asset_has_one_balance"),
+    postgresql_with={"fillfactor": 50},
 )
-TABLES = ("lots", "balances")
+
+_LOAD_LOTS = Found(
+    LOTS, LOTS.c.account_id, LOTS.c.remaining > 0, order=(LOTS.c.account_id, LOTS.c.number)
+)
+_SAVE_LOTS = Added(LOTS, replaces=("remaining", "held", "status", "takes_effect_at"))
+_LOAD_BALANCES = Found(
+    BALANCES,
+    BALANCES.c.account_id,
+    or_(BALANCES.c.overdrawn != 0, BALANCES.c.overdraft_held != 0),
+)
+_SAVE_BALANCES = Added(BALANCES, replaces=("posted", "pending", "overdrawn", "overdraft_held"))
 
 
 def _absorb_lots(state: LaneState, rows: list[TupleRow]) -> None:
-    for row in rows:
-        status, account = row[12], state.accounts[row[0]]
-        if row[16] is not None:
-            account.waiting[row[1]] = row[16]
-        account.lots[row[1]] = Lot(
-            number=row[1],
-            asset=row[2],
-            kind=row[3],
-            priority=row[4],
-            amount=int(row[5]),
-            remaining=int(row[6]),
-            held=int(row[7]),
-            granted_at=row[8],
-            effective_at=row[9],
-            expires_at=row[10],
-            reason=row[11],
+    for row in _LOAD_LOTS.named(rows):
+        number, status, account = row["number"], row["status"], state.accounts[row["account_id"]]
+        if row["takes_effect_at"] is not None:
+            account.waiting[number] = row["takes_effect_at"]
+        account.lots[number] = Lot(
+            number=number,
+            asset=row["asset"],
+            kind=row["kind"],
+            priority=row["priority"],
+            amount=int(row["amount"]),
+            remaining=int(row["remaining"]),
+            held=int(row["held"]),
+            granted_at=row["granted_at"],
+            effective_at=row["effective_at"],
+            expires_at=row["expires_at"],
+            reason=row["reason"],
             closed="" if status == "open" else status,
-            cost=row[13],
-            currency=row[14],
-            payment_reference=row[15],
+            cost=row["cost"],
+            currency=row["currency"],
+            payment_reference=row["payment_reference"],
         )
 
 
 def _absorb_balances(state: LaneState, rows: list[TupleRow]) -> None:
-    for account_id, asset, overdrawn, overdraft_held in rows:
-        account = state.accounts[account_id]
-        account.overdrawn[asset] = int(overdrawn)
-        account.overdraft_held[asset] = int(overdraft_held)
+    for row in _LOAD_BALANCES.named(rows):
+        account, asset = state.accounts[row["account_id"]], row["asset"]
+        account.overdrawn[asset] = int(row["overdrawn"])
+        account.overdraft_held[asset] = int(row["overdraft_held"])
 
 
 def load(lane: int, wanted: Wanted) -> list[Load]:
@@ -83,8 +123,8 @@ def load(lane: int, wanted: Wanted) -> list[Load]:
         return []
     ids = Uuids(wanted.accounts)
     return [
-        Load(LOAD_LOTS, (lane, ids), _absorb_lots),
-        Load(LOAD_BALANCES, (lane, ids), _absorb_balances),
+        Load(_LOAD_LOTS.sql, (lane, ids), _absorb_lots),
+        Load(_LOAD_BALANCES.sql, (lane, ids), _absorb_balances),
     ]
 
 
@@ -110,38 +150,38 @@ def _status(lot: Lot) -> str:
 
 def _save_lots(lane: int, pairs: list[tuple[Account, Lot]]) -> Statement:
     lots = [lot for _, lot in pairs]
-    return SAVE_LOTS, (
+    return _SAVE_LOTS.of(
         lane,
-        Uuids(account.account_id for account, _ in pairs),
-        Int4s(lot.number for lot in lots),
-        Texts(lot.asset for lot in lots),
-        Texts(lot.kind for lot in lots),
-        Int4s(lot.priority for lot in lots),
-        Texts(str(lot.amount) for lot in lots),
-        Texts(str(lot.remaining) for lot in lots),
-        Texts(str(lot.held) for lot in lots),
-        Instants(lot.granted_at for lot in lots),
-        Instants(lot.effective_at for lot in lots),
-        Instants(lot.expires_at for lot in lots),
-        Texts(lot.reason for lot in lots),
-        Texts(_status(lot) for lot in lots),
-        Texts(lot.cost for lot in lots),
-        Texts(lot.currency for lot in lots),
-        Texts(lot.payment_reference for lot in lots),
-        Instants(account.waiting.get(lot.number) for account, lot in pairs),
+        account_id=(account.account_id for account, _ in pairs),
+        granted_at=(lot.granted_at for lot in lots),
+        effective_at=(lot.effective_at for lot in lots),
+        takes_effect_at=(account.waiting.get(lot.number) for account, lot in pairs),
+        expires_at=(lot.expires_at for lot in lots),
+        number=(lot.number for lot in lots),
+        priority=(lot.priority for lot in lots),
+        asset=(lot.asset for lot in lots),
+        kind=(lot.kind for lot in lots),
+        status=(_status(lot) for lot in lots),
+        amount=(str(lot.amount) for lot in lots),
+        remaining=(str(lot.remaining) for lot in lots),
+        held=(str(lot.held) for lot in lots),
+        reason=(lot.reason for lot in lots),
+        cost=(lot.cost for lot in lots),
+        currency=(lot.currency for lot in lots),
+        payment_reference=(lot.payment_reference for lot in lots),
     )
 
 
 def _save_balances(lane: int, accounts: list[Account]) -> Statement:
     rows = [(account, asset) for account in accounts for asset in _assets(account)]
-    return SAVE_BALANCES, (
+    return _SAVE_BALANCES.of(
         lane,
-        Uuids(account.account_id for account, _ in rows),
-        Texts(asset for _, asset in rows),
-        Texts(str(account.balance(asset)) for account, asset in rows),
-        Texts(str(account.pending(asset)) for account, asset in rows),
-        Texts(str(account.overdrawn.get(asset, 0)) for account, asset in rows),
-        Texts(str(account.overdraft_held.get(asset, 0)) for account, asset in rows),
+        account_id=(account.account_id for account, _ in rows),
+        asset=(asset for _, asset in rows),
+        posted=(str(account.balance(asset)) for account, asset in rows),
+        pending=(str(account.pending(asset)) for account, asset in rows),
+        overdrawn=(str(account.overdrawn.get(asset, 0)) for account, asset in rows),
+        overdraft_held=(str(account.overdraft_held.get(asset, 0)) for account, asset in rows),
     )
 
 
@@ -150,3 +190,6 @@ def _assets(account: Account) -> list[str]:
     return sorted(
         {lot.asset for lot in lots} | account.overdrawn.keys() | account.overdraft_held.keys()
     )
+
+
+PROJECTION = Inline("credits", (LOTS, BALANCES), save, load, is_state=True)

@@ -1,46 +1,71 @@
 """Key state: names, terms, status, which secrets still work. Inline: every decision reads it."""
 
-from typing import LiteralString, get_args
+from typing import get_args
 
 import msgspec
 from psycopg.rows import TupleRow
+from sqlalchemy import (
+    JSON,
+    Column,
+    Index,
+    Integer,
+    PrimaryKeyConstraint,
+    SmallInteger,
+    Table,
+    Text,
+    Uuid,
+    and_,
+)
 
 from ledger import events as e
 from ledger.limits import compile_rules
-from ledger.record.arrays import Instants, Int4s, Texts, Uuids
+from ledger.record.arrays import Uuids, text_of
 from ledger.record.batch import Changes, Load, Wanted
+from ledger.record.rows import Added, Found
 from ledger.record.store import Statement
+from ledger.record.tables import INSTANT, TEXTS, metadata
 from ledger.state import Key, KeyEvent, LaneState
+from projections.base import Inline
 
-LOAD: LiteralString = (
-    "SELECT key_id, account_id, name, dialect, created_at, updated_at, status, hint, scopes,"
-    " allowed_models, default_character, expires_at, revoked_at, rate_card, limits::text,"
-    " settings::text, secrets::text, version, parent, suspended_at FROM keys"
-    " WHERE lane = %s AND key_id = ANY(%s)"
+KEYS = Table(
+    "keys",
+    metadata,
+    Column("lane", SmallInteger, nullable=False),
+    Column("key_id", Uuid, nullable=False),
+    Column("account_id", Uuid, nullable=False),
+    Column("created_at", INSTANT, nullable=False),
+    Column("updated_at", INSTANT, nullable=False),
+    Column("expires_at", INSTANT),
+    Column("revoked_at", INSTANT),
+    Column("suspended_at", INSTANT),
+    Column("name", Text, nullable=False),
+    Column("dialect", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("hint", Text, nullable=False),
+    Column("scopes", TEXTS, nullable=False),
+    Column("allowed_models", TEXTS),
+    Column("default_character", Text, nullable=False),
+    Column("rate_card", Text, nullable=False),
+    Column("limits", JSON, nullable=False),
+    Column("settings", JSON, nullable=False),
+    Column("secrets", JSON, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("parent", Text, nullable=False),
+    PrimaryKeyConstraint("lane", "key_id", name="key_is_unique"),
+    Index("keys_by_account", "lane", "account_id", "created_at", "key_id"),
 )
-SAVE: LiteralString = (
-    "INSERT INTO keys (lane, key_id, account_id, created_at, updated_at, expires_at, revoked_at,"
-    " name, dialect, status, hint, scopes, allowed_models, default_character, rate_card, limits,"
-    " settings, secrets, version, parent, suspended_at)"
-    " SELECT %s, k.key_id, k.account_id, k.created_at, k.updated_at, k.expires_at, k.revoked_at,"
-    " k.name, k.dialect, k.status, k.hint, ARRAY(SELECT json_array_elements_text(k.scopes::json)),"
-    " CASE WHEN k.allowed_models IS NOT NULL"
-    " THEN ARRAY(SELECT json_array_elements_text(k.allowed_models::json)) END,"
-    " k.default_character, k.rate_card, k.limits::json, k.settings::json, k.secrets::json,"
-    " k.version, k.parent, k.suspended_at FROM unnest("
-    " %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
-    " AS k(key_id, account_id, created_at, updated_at, expires_at, revoked_at, name, dialect,"
-    " status, hint, scopes, allowed_models, default_character, rate_card, limits, settings,"
-    " secrets, version, parent, suspended_at)"
-    " ON CONFLICT ON CONSTRAINT key_is_unique DO UPDATE SET updated_at = EXCLUDED.updated_at,"
-    " expires_at = EXCLUDED.expires_at, revoked_at = EXCLUDED.revoked_at, name = EXCLUDED.name,"
-    " status = EXCLUDED.status, hint = EXCLUDED.hint, scopes = EXCLUDED.scopes,"
-    " allowed_models = EXCLUDED.allowed_models,"
-    " default_character = EXCLUDED.default_character, limits = EXCLUDED.limits,"
-    " settings = EXCLUDED.settings, secrets = EXCLUDED.secrets, version = EXCLUDED.version,"
-    " suspended_at = EXCLUDED.suspended_at"
+Index(
+    "keys_to_expire",
+    KEYS.c.lane,
+    KEYS.c.expires_at,
+    postgresql_where=and_(
+        KEYS.c.status.in_(["active", "suspended"]), KEYS.c.expires_at.is_not(None)
+    ),
 )
-TABLES = ("keys",)
+
+_FIXED = {"lane", "key_id", "account_id", "created_at", "dialect", "rate_card", "parent"}
+_LOAD = Found(KEYS, KEYS.c.key_id)
+_SAVE = Added(KEYS, replaces=[column.name for column in KEYS.c if column.name not in _FIXED])
 
 _CHANGES = (e.KeyIssued, *get_args(KeyEvent))
 _rules = msgspec.json.Decoder(tuple[e.LimitRule, ...])
@@ -51,30 +76,31 @@ _json = msgspec.json.Encoder(order="deterministic").encode
 
 
 def _absorb(state: LaneState, rows: list[TupleRow]) -> None:
-    for row in rows:
-        rules = _rules.decode(row[14])
-        state.keys[row[0]] = Key(
-            key_id=row[0],
-            account_id=row[1],
-            name=row[2],
-            dialect=row[3],
-            created_at=row[4],
-            updated_at=row[5],
-            status=row[6],
-            hint=row[7],
-            scopes=tuple(row[8]),
-            allowed_models=None if row[9] is None else tuple(row[9]),
-            default_character=row[10],
-            expires_at=row[11],
-            revoked_at=row[12],
-            rate_card=row[13],
+    for row in _LOAD.named(rows):
+        rules = _rules.decode(row["limits"])
+        models = row["allowed_models"]
+        state.keys[row["key_id"]] = Key(
+            key_id=row["key_id"],
+            account_id=row["account_id"],
+            name=row["name"],
+            dialect=row["dialect"],
+            created_at=row["created_at"],
+            updated_at=row["updated_at"],
+            status=row["status"],
+            hint=row["hint"],
+            scopes=tuple(row["scopes"]),
+            allowed_models=None if models is None else tuple(models),
+            default_character=row["default_character"],
+            expires_at=row["expires_at"],
+            revoked_at=row["revoked_at"],
+            rate_card=row["rate_card"],
             rules=rules,
             limits=compile_rules(rules),
-            settings=_texts.decode(row[15]),
-            secrets=_secrets.decode(row[16]),
-            version=row[17],
-            parent=row[18],
-            suspended_at=row[19],
+            settings=_texts.decode(row["settings"]),
+            secrets=_secrets.decode(row["secrets"]),
+            version=row["version"],
+            parent=row["parent"],
+            suspended_at=row["suspended_at"],
         )
 
 
@@ -82,7 +108,7 @@ def load(lane: int, wanted: Wanted) -> list[Load]:
     """Read keys."""
     if not wanted.keys:
         return []
-    return [Load(LOAD, (lane, Uuids(wanted.keys)), _absorb)]
+    return [Load(_LOAD.sql, (lane, Uuids(wanted.keys)), _absorb)]
 
 
 def save(lane: int, state: LaneState, changes: Changes) -> list[Statement]:
@@ -96,33 +122,32 @@ def save(lane: int, state: LaneState, changes: Changes) -> list[Statement]:
         return []
     keys = [state.keys[found] for found in changed]
     return [
-        (
-            SAVE,
-            (
-                lane,
-                Uuids(key.key_id for key in keys),
-                Uuids(key.account_id for key in keys),
-                Instants(key.created_at for key in keys),
-                Instants(key.updated_at for key in keys),
-                Instants(key.expires_at for key in keys),
-                Instants(key.revoked_at for key in keys),
-                Texts(key.name for key in keys),
-                Texts(key.dialect for key in keys),
-                Texts(key.status for key in keys),
-                Texts(key.hint for key in keys),
-                Texts(_json(key.scopes) for key in keys),
-                Texts(
-                    None if key.allowed_models is None else _json(key.allowed_models)
-                    for key in keys
-                ),
-                Texts(key.default_character for key in keys),
-                Texts(key.rate_card for key in keys),
-                Texts(_json(key.rules) for key in keys),
-                Texts(_json(key.settings) for key in keys),
-                Texts(_json({str(n): end for n, end in key.secrets.items()}) for key in keys),
-                Int4s(key.version for key in keys),
-                Texts(key.parent for key in keys),
-                Instants(key.suspended_at for key in keys),
+        _SAVE.of(
+            lane,
+            key_id=(key.key_id for key in keys),
+            account_id=(key.account_id for key in keys),
+            created_at=(key.created_at for key in keys),
+            updated_at=(key.updated_at for key in keys),
+            expires_at=(key.expires_at for key in keys),
+            revoked_at=(key.revoked_at for key in keys),
+            suspended_at=(key.suspended_at for key in keys),
+            name=(key.name for key in keys),
+            dialect=(key.dialect for key in keys),
+            status=(key.status for key in keys),
+            hint=(key.hint for key in keys),
+            scopes=(text_of(key.scopes) for key in keys),
+            allowed_models=(
+                None if key.allowed_models is None else text_of(key.allowed_models) for key in keys
             ),
+            default_character=(key.default_character for key in keys),
+            rate_card=(key.rate_card for key in keys),
+            limits=(_json(key.rules) for key in keys),
+            settings=(_json(key.settings) for key in keys),
+            secrets=(_json({str(n): end for n, end in key.secrets.items()}) for key in keys),
+            version=(key.version for key in keys),
+            parent=(key.parent for key in keys),
         )
     ]
+
+
+PROJECTION = Inline("keys", (KEYS,), save, load, is_state=True)

@@ -1,31 +1,35 @@
 """What counts against each limit, per key and per account, and when a key was last used."""
 
-from typing import LiteralString
 from uuid import UUID
 
 import msgspec
 from psycopg.rows import TupleRow
+from sqlalchemy import JSON, Column, PrimaryKeyConstraint, SmallInteger, Table, Uuid
 
 from ledger import events as e
 from ledger.limits import Counter
-from ledger.record.arrays import Instants, Texts, Uuids
+from ledger.record.arrays import Uuids
 from ledger.record.batch import Changes, Load, Wanted
+from ledger.record.rows import Added, Found, Gone
 from ledger.record.store import Statement
+from ledger.record.tables import INSTANT, metadata
 from ledger.state import LaneState
+from projections.base import Inline
 
-LOAD: LiteralString = (
-    "SELECT subject_id, last_used_at, counters::text FROM limit_counters"
-    " WHERE lane = %s AND subject_id = ANY(%s)"
+COUNTERS = Table(
+    "limit_counters",
+    metadata,
+    Column("subject_id", Uuid, nullable=False),
+    Column("last_used_at", INSTANT),
+    Column("lane", SmallInteger, nullable=False),
+    Column("counters", JSON, nullable=False),
+    PrimaryKeyConstraint("lane", "subject_id", name="subject_has_one_row_of_counters"),
+    postgresql_with={"fillfactor": 50},
 )
-SAVE: LiteralString = (
-    "INSERT INTO limit_counters (lane, subject_id, last_used_at, counters)"
-    " SELECT %s, c.subject_id, c.last_used_at, c.counters::json"
-    " FROM unnest(%s, %s, %s) AS c(subject_id, last_used_at, counters)"
-    " ON CONFLICT ON CONSTRAINT subject_has_one_row_of_counters DO UPDATE"
-    " SET last_used_at = EXCLUDED.last_used_at, counters = EXCLUDED.counters"
-)
-DELETE: LiteralString = "DELETE FROM limit_counters WHERE lane = %s AND subject_id = ANY(%s)"
-TABLES = ("limit_counters",)
+
+_LOAD = Found(COUNTERS, COUNTERS.c.subject_id)
+_SAVE = Added(COUNTERS, replaces=("last_used_at", "counters"))
+_DELETE = Gone(COUNTERS, COUNTERS.c.subject_id)
 
 _counters = msgspec.json.Decoder(dict[str, Counter])
 _encode = msgspec.json.encode
@@ -37,19 +41,20 @@ def _json(counters: dict[str, Counter]) -> bytes:
 
 
 def _absorb(state: LaneState, rows: list[TupleRow]) -> None:
-    for subject_id, last_used_at, counters in rows:
+    for row in _LOAD.named(rows):
+        subject_id, counters = row["subject_id"], _counters.decode(row["counters"])
         key = state.keys.get(subject_id)
         if key is not None:
-            key.last_used_at = last_used_at
-            key.counters = _counters.decode(counters)
+            key.last_used_at = row["last_used_at"]
+            key.counters = counters
         else:
-            state.accounts[subject_id].counters = _counters.decode(counters)
+            state.accounts[subject_id].counters = counters
 
 
 def load(lane: int, wanted: Wanted) -> list[Load]:
     """Read the counters of accounts and keys, after both were read themselves."""
     subjects = [*wanted.accounts, *wanted.keys]
-    return [Load(LOAD, (lane, Uuids(subjects)), _absorb)] if subjects else []
+    return [Load(_LOAD.sql, (lane, Uuids(subjects)), _absorb)] if subjects else []
 
 
 def save(lane: int, state: LaneState, changes: Changes) -> list[Statement]:
@@ -60,14 +65,19 @@ def save(lane: int, state: LaneState, changes: Changes) -> list[Statement]:
     used = [key for key in keys if key.counters or key.last_used_at is not None]
     statements: list[Statement] = []
     if emptied := _emptied(state, changes):
-        statements.append((DELETE, (lane, Uuids(emptied))))
+        statements.append(_DELETE.of(lane, emptied))
     if counted or used:
-        columns = (
-            Uuids([*(a.account_id for a in counted), *(key.key_id for key in used)]),
-            Instants([*(None for _ in counted), *(key.last_used_at for key in used)]),
-            Texts([*(_json(a.counters) for a in counted), *(_json(k.counters) for k in used)]),
+        statements.append(
+            _SAVE.of(
+                lane,
+                subject_id=[*(a.account_id for a in counted), *(key.key_id for key in used)],
+                last_used_at=[*(None for _ in counted), *(key.last_used_at for key in used)],
+                counters=[
+                    *(_json(a.counters) for a in counted),
+                    *(_json(k.counters) for k in used),
+                ],
+            )
         )
-        statements.append((SAVE, (lane, *columns)))
     return statements
 
 
@@ -82,3 +92,6 @@ def _emptied(state: LaneState, changes: Changes) -> list[UUID]:
         if key is not None and not key.counters and key.last_used_at is None:
             found.add(key.key_id)
     return list(found)
+
+
+PROJECTION = Inline("limit_counters", (COUNTERS,), save, load, is_state=True)

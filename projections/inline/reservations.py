@@ -1,47 +1,67 @@
 """Open reservations: what is held, for whom, until when. A row goes when its request ends."""
 
-from typing import LiteralString
-
 import msgspec
 from psycopg.rows import TupleRow
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Column,
+    Index,
+    LargeBinary,
+    PrimaryKeyConstraint,
+    SmallInteger,
+    Table,
+    Uuid,
+)
 
 from ledger import codec
 from ledger import events as e
-from ledger.record.arrays import Byteas, Instants, Int8s, Texts, Uuids
+from ledger.record.arrays import Byteas
 from ledger.record.batch import Changes, Load, Wanted
+from ledger.record.rows import Added, Found, Gone
 from ledger.record.store import Statement
+from ledger.record.tables import INSTANT, metadata
 from ledger.state import Hold, LaneState, Reservation
+from projections.base import Inline
 
-LOAD: LiteralString = (
-    "SELECT request_hash, account_id, key_id, reserved_at, expires_at, seq, holds::text,"
-    " event::text FROM reservations WHERE lane = %s AND request_hash = ANY(%s)"
+RESERVATIONS = Table(
+    "reservations",
+    metadata,
+    Column("request_hash", LargeBinary, nullable=False),
+    Column("account_id", Uuid, nullable=False),
+    Column("key_id", Uuid, nullable=False),
+    Column("reserved_at", INSTANT, nullable=False),
+    Column("expires_at", INSTANT, nullable=False),
+    Column("seq", BigInteger, nullable=False),
+    Column("lane", SmallInteger, nullable=False),
+    Column("holds", JSON, nullable=False),
+    Column("event", JSON, nullable=False),
+    PrimaryKeyConstraint("lane", "request_hash", name="reservation_is_open_once"),
+    Index("reservations_to_expire", "lane", "expires_at"),
+    Index("reservations_by_account", "lane", "account_id", "expires_at"),
+    postgresql_with={"fillfactor": 70},
 )
-INSERT: LiteralString = (
-    "INSERT INTO reservations (lane, request_hash, account_id, key_id, reserved_at, expires_at,"
-    " seq, holds, event) SELECT %s, r.request_hash, r.account_id, r.key_id, r.reserved_at,"
-    " r.expires_at, r.seq, r.holds::json, r.event::json"
-    " FROM unnest(%s, %s, %s, %s, %s, %s, %s, %s) AS r(request_hash, account_id, key_id,"
-    " reserved_at, expires_at, seq, holds, event)"
-)
-DELETE: LiteralString = "DELETE FROM reservations WHERE lane = %s AND request_hash = ANY(%s)"
-TABLES = ("reservations",)
+
+_LOAD = Found(RESERVATIONS, RESERVATIONS.c.request_hash)
+_ADD = Added(RESERVATIONS)
+_DELETE = Gone(RESERVATIONS, RESERVATIONS.c.request_hash)
 
 _event = msgspec.json.Decoder(e.RequestReserved)
 _holds = msgspec.json.Decoder(list[Hold])
 
 
 def _absorb(state: LaneState, rows: list[TupleRow]) -> None:
-    for row in rows:
-        event = _event.decode(row[7])
-        state.reservations[row[0]] = Reservation(
-            request_hash=row[0],
+    for row in _LOAD.named(rows):
+        event = _event.decode(row["event"])
+        state.reservations[row["request_hash"]] = Reservation(
+            request_hash=row["request_hash"],
             request_id=event.request_id,
-            account_id=row[1],
-            key_id=row[2],
-            reserved_at=row[3],
-            expires_at=row[4],
-            seq=row[5],
-            holds=_holds.decode(row[6]),
+            account_id=row["account_id"],
+            key_id=row["key_id"],
+            reserved_at=row["reserved_at"],
+            expires_at=row["expires_at"],
+            seq=row["seq"],
+            holds=_holds.decode(row["holds"]),
             event=event,
         )
 
@@ -50,29 +70,30 @@ def load(lane: int, wanted: Wanted) -> list[Load]:
     """Read reservations by request hash."""
     if not wanted.requests:
         return []
-    return [Load(LOAD, (lane, Byteas(wanted.requests)), _absorb)]
+    return [Load(_LOAD.sql, (lane, Byteas(wanted.requests)), _absorb)]
 
 
 def save(lane: int, state: LaneState, changes: Changes) -> list[Statement]:
     """Write new reservations and drop those that ended."""
     statements: list[Statement] = []
     if changes.closed:
-        statements.append((DELETE, (lane, Byteas(changes.closed))))
+        statements.append(_DELETE.of(lane, changes.closed))
     if changes.opened:
         opened = [state.reservations[found] for found in changes.opened]
-        statements.append((INSERT, _columns(lane, opened)))
+        statements.append(
+            _ADD.of(
+                lane,
+                request_hash=(reservation.request_hash for reservation in opened),
+                account_id=(reservation.account_id for reservation in opened),
+                key_id=(reservation.key_id for reservation in opened),
+                reserved_at=(reservation.reserved_at for reservation in opened),
+                expires_at=(reservation.expires_at for reservation in opened),
+                seq=(reservation.seq for reservation in opened),
+                holds=(msgspec.json.encode(reservation.holds) for reservation in opened),
+                event=(codec.encode(reservation.event) for reservation in opened),
+            )
+        )
     return statements
 
 
-def _columns(lane: int, opened: list[Reservation]) -> tuple[object, ...]:
-    return (
-        lane,
-        Byteas(reservation.request_hash for reservation in opened),
-        Uuids(reservation.account_id for reservation in opened),
-        Uuids(reservation.key_id for reservation in opened),
-        Instants(reservation.reserved_at for reservation in opened),
-        Instants(reservation.expires_at for reservation in opened),
-        Int8s(reservation.seq for reservation in opened),
-        Texts(msgspec.json.encode(reservation.holds) for reservation in opened),
-        Texts(codec.encode(reservation.event) for reservation in opened),
-    )
+PROJECTION = Inline("reservations", (RESERVATIONS,), save, load, is_state=True)

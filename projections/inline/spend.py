@@ -11,16 +11,54 @@ from functools import lru_cache
 from typing import LiteralString, NamedTuple
 from uuid import UUID
 
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Date,
+    PrimaryKeyConstraint,
+    SmallInteger,
+    Table,
+    Text,
+    Uuid,
+    text,
+)
+
 from ledger import events as e
 from ledger.codec import Recorded
 from ledger.lines import Lines, product_of, split
-from ledger.record.arrays import Array, Dates, Int8s, Texts, Uuids
-from ledger.record.batch import Changes, Load, Wanted
+from ledger.record.batch import Changes
+from ledger.record.rows import Added
 from ledger.record.store import NO_KEY, Statement
+from ledger.record.tables import PICO, metadata
 from ledger.state import Account, LaneState, is_unpriced, parts_of
 from ledger.usage import CLASSES, INPUT_TOKENS, OUTPUT_TOKENS, column_of
+from projections.base import Inline
 
-TABLES = ("spend",)
+SPEND = Table(
+    "spend",
+    metadata,
+    Column("account_id", Uuid, nullable=False),
+    Column("key_id", Uuid, nullable=False),
+    Column("day", Date, nullable=False),
+    Column("lane", SmallInteger, nullable=False),
+    Column("integration", Text, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("asset", Text, nullable=False),
+    Column("requests", BigInteger, nullable=False),
+    Column("unpriced", BigInteger, nullable=False),
+    Column("amount", PICO, nullable=False),
+    *(
+        Column(column_of(name), BigInteger, nullable=False, server_default=text("0"))
+        for name in CLASSES
+    ),
+    PrimaryKeyConstraint(
+        *("lane", "account_id", "key_id", "day", "integration", "model", "asset"),
+        name="spend_is_summed_once",
+    ),
+    postgresql_with={"fillfactor": 50},
+    comment="And a column for each usage class: those there are now, made at start",
+)
+
 KINDS = (e.RequestRecorded, e.RequestSettled, e.RequestRated)
 """Events that spend."""
 UNPRICED = ""
@@ -221,26 +259,10 @@ def _add_amounts_by_model(
 
 
 @lru_cache(maxsize=256)
-def _statement(classes: tuple[str, ...]) -> LiteralString:
-    """Write the upsert for the usage classes that occur, nearly always two or three."""
-    names = [COLUMNS[name] for name in classes]
-    columns = ["account_id", "key_id", "day", "integration", "model", "asset", "requests"]
-    columns += ["unpriced", "amount", *names]
-    given = ", ".join(columns)
-    values = ", ".join(f"s.{name}" for name in columns).replace("s.amount", "s.amount::numeric")
-    added = ["requests", "unpriced", "amount", *names]
-    sums = ", ".join(f"{name} = spend.{name} + EXCLUDED.{name}" for name in added)
-    places = ", ".join(["%s"] * len(columns))
-    return (
-        f"INSERT INTO spend (lane, {given}) SELECT %s, {values}"  # sql-ok: names of columns
-        f" FROM unnest({places}) AS s({given})"
-        f" ON CONFLICT ON CONSTRAINT spend_is_summed_once DO UPDATE SET {sums}"
-    )
-
-
-def load(lane: int, wanted: Wanted) -> list[Load]:  # noqa: ARG001
-    """Read nothing: no decision depends on it."""
-    return []
+def _adds(classes: tuple[str, ...]) -> Added:
+    """Compile the upsert for the usage classes that occur, nearly always two or three."""
+    sums = ("requests", "unpriced", "amount", *map(column_of, classes))
+    return Added(SPEND, (*Line._fields, *sums), sums=sums)
 
 
 def save(lane: int, state: LaneState, changes: Changes) -> list[Statement]:
@@ -254,24 +276,21 @@ def written(lane: int, sums: dict[Line, Sums]) -> list[Statement]:
     if not sums:
         return []
     lines, found = list(sums), list(sums.values())
-    columns_of_usage = [
-        (name, units)
+    usage = {
+        name: units
         for name, units in zip(
             CLASSES, zip(*(one.usage for one in found), strict=True), strict=True
         )
         if any(units)
-    ]
-    classes = tuple(name for name, _ in columns_of_usage)
-    columns: list[Array] = [
-        Uuids(line.account_id for line in lines),
-        Uuids(line.key_id for line in lines),
-        Dates(line.day for line in lines),
-        Texts(line.integration for line in lines),
-        Texts(line.model for line in lines),
-        Texts(line.asset for line in lines),
-        Int8s(one.requests for one in found),
-        Int8s(one.unpriced for one in found),
-        Texts(str(one.amount) for one in found),
-    ]
-    columns += [Int8s(units) for _, units in columns_of_usage]
-    return [(_statement(classes), (lane, *columns))]
+    }
+    columns: dict[str, Iterable[object]] = {
+        **dict(zip(Line._fields, zip(*lines, strict=True), strict=True)),
+        "requests": (one.requests for one in found),
+        "unpriced": (one.unpriced for one in found),
+        "amount": (str(one.amount) for one in found),
+        **{column_of(name): units for name, units in usage.items()},
+    }
+    return [_adds(tuple(usage)).of(lane, **columns)]
+
+
+PROJECTION = Inline("spend", (SPEND,), save)

@@ -1,25 +1,53 @@
 """Requests that were delivered without a price and wait for one: a visible backlog, never zero."""
 
-from typing import LiteralString
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    PrimaryKeyConstraint,
+    SmallInteger,
+    Table,
+    Text,
+    Uuid,
+    bindparam,
+    select,
+)
 
 from ledger import events as e
-from ledger.record.arrays import Int8s, Texts, Uuids
-from ledger.record.batch import Changes, Load, Wanted
+from ledger.record.batch import Changes
+from ledger.record.rows import Added, Gone
 from ledger.record.store import NO_KEY, Statement
+from ledger.record.tables import compiled, metadata
 from ledger.state import LaneState, is_unpriced
+from projections.base import Inline
 
-INSERT: LiteralString = (
-    "INSERT INTO unpriced_requests (lane, lane_seq, account_id, key_id, model, request_id)"
-    " SELECT %s, u.* FROM unnest(%s, %s, %s, %s, %s)"
-    " AS u(lane_seq, account_id, key_id, model, request_id)"
+UNPRICED = Table(
+    "unpriced_requests",
+    metadata,
+    Column("lane_seq", BigInteger, nullable=False),
+    Column("lane", SmallInteger, nullable=False),
+    Column("account_id", Uuid, nullable=False),
+    Column("key_id", Uuid, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("request_id", Text, nullable=False),
+    PrimaryKeyConstraint("lane", "lane_seq", name="unpriced_request_waits_once"),
 )
-DELETE: LiteralString = "DELETE FROM unpriced_requests WHERE lane = %s AND lane_seq = ANY(%s)"
-TABLES = ("unpriced_requests",)
 
+NEXT = compiled(
+    select(
+        UNPRICED.c.lane_seq,
+        UNPRICED.c.account_id,
+        UNPRICED.c.key_id,
+        UNPRICED.c.model,
+        UNPRICED.c.request_id,
+    )
+    .where(UNPRICED.c.lane == bindparam("lane"), UNPRICED.c.lane_seq > bindparam("after"))
+    .order_by(UNPRICED.c.lane_seq)
+    .limit(bindparam("most"))
+)
+"""Those of a lane that wait, the oldest first."""
 
-def load(lane: int, wanted: Wanted) -> list[Load]:  # noqa: ARG001
-    """Read nothing: no decision depends on it."""
-    return []
+_ADD = Added(UNPRICED)
+_DELETE = Gone(UNPRICED, UNPRICED.c.lane_seq)
 
 
 def save(lane: int, state: LaneState, changes: Changes) -> list[Statement]:  # noqa: ARG001
@@ -37,14 +65,20 @@ def save(lane: int, state: LaneState, changes: Changes) -> list[Statement]:  # n
     ]
     statements: list[Statement] = []
     if waiting:
-        columns = (
-            Int8s(waiting),
-            Uuids(envelope.account_id for envelope, _ in waiting.values()),
-            Uuids(envelope.key_id or NO_KEY for envelope, _ in waiting.values()),
-            Texts(body.model for _, body in waiting.values()),
-            Texts(body.request_id for _, body in waiting.values()),
+        envelopes, bodies = zip(*waiting.values(), strict=True)
+        statements.append(
+            _ADD.of(
+                lane,
+                lane_seq=waiting,
+                account_id=(envelope.account_id for envelope in envelopes),
+                key_id=(envelope.key_id or NO_KEY for envelope in envelopes),
+                model=(body.model for body in bodies),
+                request_id=(body.request_id for body in bodies),
+            )
         )
-        statements.append((INSERT, (lane, *columns)))
     if rated:
-        statements.append((DELETE, (lane, Int8s(rated))))
+        statements.append(_DELETE.of(lane, rated))
     return statements
+
+
+PROJECTION = Inline("unpriced", (UNPRICED,), save)

@@ -13,7 +13,7 @@ from ledger.ids import AccountId
 from ledger.server import database
 from ledger.usage import Usage
 from projections import engine
-from projections.base import Projection
+from projections.base import CatchingUp
 from projections.behind import refusals
 from projections.engine import Progress
 from tests.projections.story import Ledger
@@ -51,7 +51,7 @@ def on(ledger: Ledger, work: Callable[[AsyncConnection[Any]], Awaitable[Any]]) -
     return asyncio.run(main())
 
 
-def catch_up(ledger: Ledger, projection: Projection = BREACHES, limit: int = 100) -> Progress:
+def catch_up(ledger: Ledger, projection: CatchingUp = BREACHES, limit: int = 100) -> Progress:
     """Take all there is of lane 0."""
     return on(ledger, lambda c: engine.catch_up_fully(c, projection, 0, limit))
 

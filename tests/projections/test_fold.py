@@ -21,7 +21,7 @@ from ledger.state import LaneState, change_by_sums
 from ledger.usage import Usage
 from projections.fold import Fold
 from projections.inline import limit_counters, spend
-from projections.registry import MODULES
+from projections.registry import INLINE
 from tests.properties import core
 
 ACCOUNT = core.account_id("ada")
@@ -130,7 +130,7 @@ def tuples(log: list[Recorded]) -> Iterator[bytes]:
 
 def folded(log: list[Recorded], chunk: int) -> Fold:
     """Fold a log in chunks."""
-    fold = Fold(0, MODULES)
+    fold = Fold(0, INLINE)
     rows = list(tuples(log))
     for start in range(0, len(rows), chunk):
         fold.take(iter(rows[start : start + chunk]))
@@ -180,7 +180,7 @@ def test_counters_of_models_are_made_and_forgotten_as_one_by_one(
     """
     monkeypatch.setattr(limits, "MODELS_MAX", seed % 3 + 1)
     log = story_of_models(seed, of_account)
-    rows, together, one_by_one = list(tuples(log)), Fold(0, MODULES), LaneState()
+    rows, together, one_by_one = list(tuples(log)), Fold(0, INLINE), LaneState()
     for start in range(0, len(log), 11):
         together.take(iter(rows[start : start + 11]))
         for recorded in log[start : start + 11]:
@@ -212,7 +212,7 @@ def test_a_changed_byte_anywhere_stops_the_fold() -> None:
     for place in range(2, len(rows[victim]), 7):
         changed = bytearray(rows[victim])
         changed[place] ^= 1
-        fold = Fold(0, MODULES)
+        fold = Fold(0, INLINE)
         lengths_or_gap = _lengths(rows[victim])
         if place in lengths_or_gap:
             continue

@@ -99,6 +99,16 @@ def record(ledger: Ledger, times: int) -> None:
     ledger.run(work)
 
 
+def text_of(query: str | bytes) -> str:
+    """Give a statement as text, however it was made."""
+    return query.decode() if isinstance(query, bytes) else query
+
+
+def explained(query: str | bytes) -> bytes:
+    """Give what asks for a statement's plan."""
+    return (EXPLAIN + text_of(query)).encode()
+
+
 class Plans:
     """Asks for the plan of every statement on events or request ids, where and when it is run."""
 
@@ -109,20 +119,20 @@ class Plans:
 
         def execute(connection: Any, query: Any, *terms: Any, **more: Any) -> Any:
             if self._concerns(query):
-                self._note(query, run(connection, EXPLAIN + query, *terms).fetchone())
+                self._note(query, run(connection, explained(query), *terms).fetchone())
             return run(connection, query, *terms, **more)
 
         def copied(cursor: Any, statement: Any, *terms: Any, **more: Any) -> Any:
             if self._concerns(statement):
                 query = COPIED.match(statement)[1]
-                explained = ClientCursor(cursor.connection).execute(EXPLAIN + query, *terms)
-                self._note(query, explained.fetchone())
+                plan = ClientCursor(cursor.connection).execute(explained(query), *terms)
+                self._note(query, plan.fetchone())
             return copy(cursor, statement, *terms, **more)
 
         async def execute_async(connection: Any, query: Any, *terms: Any, **more: Any) -> Any:
             if self._concerns(query):
-                explained = await run_async(connection, EXPLAIN + query, *terms)
-                self._note(query, await explained.fetchone())
+                plan = await run_async(connection, explained(query), *terms)
+                self._note(query, await plan.fetchone())
             return await run_async(connection, query, *terms, **more)
 
         monkeypatch.setattr(psycopg.Connection, "execute", execute)
@@ -131,10 +141,10 @@ class Plans:
 
     @staticmethod
     def _concerns(query: Any) -> bool:
-        return isinstance(query, str) and READS.search(query) is not None
+        return isinstance(query, str | bytes) and READS.search(text_of(query)) is not None
 
-    def _note(self, query: str, row: Any) -> None:
-        self.found.append((query, row[0][0]["Plan"]))
+    def _note(self, query: str | bytes, row: Any) -> None:
+        self.found.append((text_of(query), row[0][0]["Plan"]))
 
     def nodes(self) -> Iterator[tuple[str, Plan]]:
         """Give each part of each plan, with the statement."""

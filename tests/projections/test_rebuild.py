@@ -15,9 +15,11 @@ from ledger.server import database
 from projections import engine, rebuild
 from projections.behind import refusals
 from projections.inline import spend
-from projections.registry import INLINE_TABLES
+from projections.registry import INLINE
 from tests.projections.story import LANES, NAMES, Ledger
 from tests.properties import core
+
+INLINE_TABLES = [table.name for each in INLINE for table in each.tables]
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +173,7 @@ def test_one_projection_is_rebuilt_by_itself(ledger: Ledger) -> None:
     with ledger.superuser() as connection:
         connection.execute("UPDATE spend SET amount = amount + 1")
         connection.execute("UPDATE balances SET posted = posted + 1")
-    report = rebuild.rebuild(ledger.url, [spend], replace=True)
+    report = rebuild.rebuild(ledger.url, [spend.PROJECTION], replace=True)
     assert {table.table for table in report.tables} == {"spend"}
     assert not report.equal
     assert {table for _, table in tables_that_differ(rebuild.rebuild(ledger.url))} == {"balances"}
