@@ -28,12 +28,12 @@ from api.identity.wallet import Wallets
 from api.operations import Calls, Ledger
 from api.operations.allowances import Allowances
 from api.queries import Queries
-from api.queries.resolve import Resolver
+from api.queries.resolve import COUNT_SECRETS, Resolver
 from api.settings import Settings
 from ledger.clock import DatabaseClock
 from ledger.errors import IncompatibleDatabase
 from ledger.ratecards import RateCards
-from ledger.record import arrays, store
+from ledger.record import arrays, database_facts, store
 from ledger.record.lanes import Writer
 from ledger.secrets import OPERATOR_PREFIX, Peppers, keep_out
 from ledger.server import database
@@ -239,7 +239,7 @@ async def _check(connection: AsyncConnection) -> None:
 
 async def hear(clock: DatabaseClock, connection: AsyncConnection) -> None:
     """Ask the database what its clock says."""
-    row = await (await connection.execute(reads.CLOCK)).fetchone()
+    row = await (await connection.execute(database_facts.CLOCK)).fetchone()
     assert row is not None
     clock.hear(row[0])
 
@@ -247,14 +247,14 @@ async def hear(clock: DatabaseClock, connection: AsyncConnection) -> None:
 async def facts_of(pool: AsyncConnectionPool) -> dict[str, str]:
     """Read what the database says about itself."""
     async with pool.connection() as connection:
-        rows = await connection.execute(reads.FACTS)
+        rows = await connection.execute(database_facts.LIST)
         return dict(await rows.fetchall())
 
 
 async def schema_of(pool: AsyncConnectionPool) -> str:
     """Read which revision the database has."""
     async with pool.connection() as connection:
-        row = await (await connection.execute(reads.SCHEMA_VERSION)).fetchone()
+        row = await (await connection.execute(database_facts.SCHEMA_VERSION)).fetchone()
     assert row is not None
     found: str = row[0]
     return found
@@ -263,8 +263,8 @@ async def schema_of(pool: AsyncConnectionPool) -> str:
 async def settle_fact(pool: AsyncConnectionPool, name: str, value: str) -> str:
     """Enter a fact unless there is one; give the one that holds."""
     async with pool.connection() as connection:
-        await connection.execute(reads.INSERT_FACT, (name, value))
-        rows = await connection.execute(reads.FIND_FACT, (name,))
+        await connection.execute(database_facts.SETTLE, {"name": name, "value": value})
+        rows = await connection.execute(database_facts.FIND, {"name": name})
         row = await rows.fetchone()
     assert row is not None
     found: str = row[0]
@@ -283,7 +283,7 @@ async def check_peppers(pool: AsyncConnectionPool, peppers: Peppers) -> None:
     for name in known.keys() - prints.keys():
         version = name.removeprefix("pepper:")
         async with pool.connection() as connection:
-            rows = await connection.execute(reads.COUNT_KEY_PROOFS, (int(version),))
+            rows = await connection.execute(COUNT_SECRETS, {"version": int(version)})
             row = await rows.fetchone()
         if row is not None and row[0]:
             message = (

@@ -1,4 +1,4 @@
-"""What the API reads: projections as of one lane position, and the side tables about people.
+"""What the API reads: projections as of one lane position.
 
 A read takes one snapshot (REPEATABLE READ) of the lane's head and the rows, so that the position
 it answers with is exactly the one the numbers stand at. State that decisions read is read back
@@ -15,33 +15,15 @@ from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool
 
-from ledger import secrets
-from ledger.clock import DatabaseClock, Instant
+from ledger.clock import DatabaseClock
 from ledger.errors import LedgerCorrupt
-from ledger.ids import AccountId, KeyId, lane_of_account
+from ledger.ids import AccountId, lane_of_account
 from ledger.record import arrays
 from ledger.record.batch import Inline, Wanted
-from ledger.record.store import Statement
 from ledger.state import LaneState
 from ledger.usage import CLASSES
 from projections.inline import spend
 
-# Side tables: what must never stand in an event.
-
-INSERT_KEY_PROOF: LiteralString = (
-    "INSERT INTO key_secrets (secret_hash, key_id, account_id, lane, number, pepper_version)"
-    " VALUES (%s, %s, %s, %s, %s, %s)"
-)
-FIND_KEY_PROOF: LiteralString = (
-    "SELECT secret_hash, account_id, key_id, number FROM key_secrets WHERE secret_hash = ANY(%s)"
-)
-# Of two renewals at once, under different peppers, the later one finds no row: its event must not
-# stand, so the division fails it.
-RENEW_KEY_PROOF: LiteralString = (
-    "WITH renewed AS (UPDATE key_secrets SET secret_hash = %s, pepper_version = %s"
-    " WHERE secret_hash = %s RETURNING number) SELECT 1 / count(*) FROM renewed"
-)
-COUNT_KEY_PROOFS: LiteralString = "SELECT count(*) FROM key_secrets WHERE pepper_version = %s"
 FIND_KEYS: LiteralString = (
     "SELECT key_id, account_id FROM keys WHERE lane = %s AND key_id = ANY(%s)"
 )
@@ -63,44 +45,9 @@ ACCOUNTS_THAT_USED: LiteralString = (
     " WHERE s.day >= %s AND COALESCE(NULLIF(k.rate_card, ''), a.rate_card) = %s"
     " AND s.model = ANY(%s)"
 )
-SAVE_PROFILE: LiteralString = (
-    "INSERT INTO account_profiles (account_id, lane, name) VALUES (%s, %s, %s)"
-    " ON CONFLICT ON CONSTRAINT account_has_one_profile DO UPDATE SET name = EXCLUDED.name"
-)
-FIND_PROFILES: LiteralString = (
-    "SELECT account_id, name FROM account_profiles WHERE account_id = ANY(%s)"
-)
-PAGE_ACCOUNTS: LiteralString = (
-    "SELECT account_id, lane FROM account_profiles"
-    " WHERE (%(after)s::uuid IS NULL OR account_id < %(after)s)"
-    " AND account_id <> %(operator)s ORDER BY account_id DESC LIMIT %(most)s"
-)
-INSERT_LOGIN: LiteralString = (
-    "INSERT INTO logins (email, member_id, account_id, name, password_hash, active, created_at,"
-    " salt) VALUES (%s, %s, %s, %s, %s, true, %s, %s)"
-)
-DELETE_LOGIN: LiteralString = "DELETE FROM logins WHERE member_id = %s"
 ROLE: LiteralString = (
     "SELECT members ->> %s FROM accounts WHERE lane = %s AND account_id = %s AND status <> 'closed'"
 )
-FIND_LOGIN: LiteralString = (
-    "SELECT member_id, account_id, password_hash, active, name FROM logins WHERE email = %s"
-)
-FIND_PEOPLE: LiteralString = "SELECT member_id, email, name FROM logins WHERE account_id = %s"
-INSERT_REFRESH: LiteralString = (
-    "INSERT INTO refresh_tokens (token_hash, family, email, expires_at) VALUES (%s, %s, %s, %s)"
-)
-# Used once: of two at a time one updates the row, the other finds it used.
-USE_REFRESH: LiteralString = (
-    "UPDATE refresh_tokens SET used_at = %s WHERE token_hash = %s AND used_at IS NULL"
-    " RETURNING family, email, expires_at"
-)
-FIND_REFRESH: LiteralString = "SELECT family FROM refresh_tokens WHERE token_hash = %s"
-REVOKE_FAMILY: LiteralString = "DELETE FROM refresh_tokens WHERE family = %s"
-FORGET_REFRESH: LiteralString = "DELETE FROM refresh_tokens WHERE expires_at < %s"
-
-# Projections.
-
 PAGE_KEYS: LiteralString = (
     "SELECT key_id FROM keys WHERE lane = %(lane)s AND account_id = %(account)s"
     " AND (%(after)s::uuid IS NULL OR (created_at, key_id) < (SELECT created_at, key_id FROM keys"
@@ -217,37 +164,7 @@ FORGET_REPORTS: LiteralString = (
     "DELETE FROM provider_reports WHERE lane = %s AND recorded_at < clock_timestamp() - %s"
 )
 
-# The service itself.
-
-FACTS: LiteralString = "SELECT name, value FROM database_facts"
-INSERT_FACT: LiteralString = (
-    "INSERT INTO database_facts (name, value) VALUES (%s, %s) ON CONFLICT DO NOTHING"
-)
-FIND_FACT: LiteralString = "SELECT value FROM database_facts WHERE name = %s"
-SCHEMA_VERSION: LiteralString = "SELECT version_num FROM schema_version"
-LEAD: LiteralString = (
-    "INSERT INTO job_leader (only_row, holder, until)"
-    " VALUES (true, %(me)s, clock_timestamp() + %(seconds)s * interval '1 second')"
-    " ON CONFLICT ON CONSTRAINT one_leader DO UPDATE"
-    " SET holder = EXCLUDED.holder, until = EXCLUDED.until"
-    " WHERE job_leader.until < clock_timestamp() OR job_leader.holder = EXCLUDED.holder"
-    " RETURNING holder"
-)
-RESIGN: LiteralString = "UPDATE job_leader SET until = clock_timestamp() WHERE holder = %s"
-BEGIN_RUN: LiteralString = (
-    "INSERT INTO job_runs (job, started_at, outcome) VALUES (%s, %s, 'running')"
-    " ON CONFLICT ON CONSTRAINT job_has_one_last_run DO UPDATE"
-    " SET started_at = EXCLUDED.started_at, outcome = 'running'"
-)
-END_RUN: LiteralString = "UPDATE job_runs SET finished_at = %s, outcome = %s WHERE job = %s"
-JOB_RUNS: LiteralString = "SELECT job, started_at, finished_at, outcome FROM job_runs ORDER BY job"
-CLOCK: LiteralString = "SELECT ledger_clock()"
 HEAD: LiteralString = "SELECT seq, ledger_clock() FROM lane_heads WHERE lane = %s"
-CREATE_PARTITIONS: LiteralString = (
-    "SELECT count(*) FILTER (WHERE create_events_partition("
-    " (date_trunc('month', ledger_clock()) + ahead * interval '1 month')::date))"
-    " FROM generate_series(0, 3) AS ahead"
-)
 
 SNAPSHOT: LiteralString = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 
@@ -263,7 +180,7 @@ class Snapshot:
         self._inline = inline
 
     async def rows(self, sql: LiteralString | bytes, parameters: Any) -> list[TupleRow]:  # noqa: ANN401
-        """Run a query of this module."""
+        """Return the rows of a query."""
         cursor = await self.connection.execute(sql, parameters, binary=True)
         return await cursor.fetchall()
 
@@ -346,51 +263,3 @@ async def prepare(connection: AsyncConnection) -> None:
     """Make a connection ready for reads."""
     await connection.set_autocommit(True)
     arrays.register(connection)
-
-
-class SecretRow(NamedTuple):
-    """The row by which a key's secret is found."""
-
-    key_id: KeyId
-    number: int
-    hashed: bytes
-    pepper: int
-    """Version of the pepper it is hashed under."""
-
-    @property
-    def digest(self) -> str:
-        """Return what binds the row to its event."""
-        key = self.key_id.bytes
-        return secrets.digest("key_secret", key, self.number, self.hashed, self.pepper)
-
-    def insert(self, account_id: AccountId, lane: int) -> Statement:
-        """Return the statement that adds the row."""
-        terms = (self.hashed, self.key_id, account_id, lane, self.number, self.pepper)
-        return INSERT_KEY_PROOF, terms
-
-    def renew(self, old: bytes) -> Statement:
-        """Return the statement that puts it in place of the row under an older pepper."""
-        return RENEW_KEY_PROOF, (self.hashed, self.pepper, old)
-
-
-class LoginRow(NamedTuple):
-    """The row by which a person logs in. Nothing of it but its digest stands in an event."""
-
-    salt: bytes
-    account_id: AccountId
-    member_id: UUID
-    email: str
-    name: str
-    password_hash: str
-
-    @property
-    def digest(self) -> str:
-        """Return what binds the row to its event; it tells nothing to anyone without the salt."""
-        salt, account_id, member_id, *texts = self
-        active = True
-        return secrets.digest("login", salt, account_id.bytes, member_id.bytes, *texts, active)
-
-    def insert(self, at: Instant) -> Statement:
-        """Return the statement that adds the row."""
-        salt, account_id, member_id, email, name, password_hash = self
-        return INSERT_LOGIN, (email, member_id, account_id, name, password_hash, at, salt)

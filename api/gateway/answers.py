@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import hashlib
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -17,9 +18,9 @@ import psycopg
 import structlog
 from psycopg_pool import AsyncConnectionPool
 
+from api.beside import answer_rows as rows
 from ledger.ids import AccountId, KeyId, lane_of_account, new_row_id
 from ledger.secrets import is_in
-from projections import answers as sql
 
 log = structlog.get_logger("keyledger.gateway")
 
@@ -31,10 +32,10 @@ ACCOUNT_MAX = 64 * 1024 * 1024
 """Bytes of all of them."""
 ALL_MAX = 1024 * 1024 * 1024
 """Bytes of everybody's; what is more goes at the next cleaning, the oldest first."""
-LEASE_SECONDS = 15
+LEASE = timedelta(seconds=15)
 """Who makes an answer and is not heard of for so long is dead."""
 RENEW_SECONDS = 4
-CLAIM_KEPT_SECONDS = 3_600 + 60
+CLAIM_KEPT = timedelta(hours=1, minutes=1)
 """A dead claim stays as long as the reservation of its request may be open."""
 WAIT_SECONDS = 30
 """A second request waits so long for the first: longer than it takes to see that it is dead."""
@@ -156,7 +157,7 @@ class Answers:
             "account": place.account_id,
             "fingerprint": place.fingerprint,
             "holder": self._holder,
-            "lease": LEASE_SECONDS,
+            "lease": LEASE,
             **more,
         }
 
@@ -165,9 +166,9 @@ class Answers:
         terms = self._terms(place)
         async with self._pool.connection() as connection:
             while True:
-                if await (await connection.execute(sql.CLAIM, terms)).fetchone() is not None:
+                if await (await connection.execute(rows.CLAIM, terms)).fetchone() is not None:
                     return self._claimed(place, Claimed())
-                row = await (await connection.execute(sql.LOOK, terms)).fetchone()
+                row = await (await connection.execute(rows.LOOK, terms)).fetchone()
                 found = None if row is None else await self._found(connection, place, _Row(*row))
                 if found is not None:
                     return found
@@ -178,7 +179,7 @@ class Answers:
         """Say what a row of somebody else's means; None: it is another one by now."""
         terms = self._terms(place, dead=row.holder)
         if row.is_done and row.is_over:
-            await connection.execute(sql.DROP_OVER, terms)
+            await connection.execute(rows.DROP_OVER, terms)
             return None
         if bytes(row.fingerprint) != place.fingerprint:
             return Other()
@@ -186,7 +187,7 @@ class Answers:
             return await self._read(connection, place)
         if not row.is_over:
             return UnderWay()
-        taken = await (await connection.execute(sql.TAKE_OVER, terms)).fetchone()
+        taken = await (await connection.execute(rows.TAKE_OVER, terms)).fetchone()
         return None if taken is None else self._claimed(place, Claimed(after_death=True))
 
     def _claimed(self, place: Place, claimed: Claimed) -> Claimed:
@@ -196,7 +197,7 @@ class Answers:
         return claimed
 
     async def _read(self, connection: psycopg.AsyncConnection, place: Place) -> Kept | None:
-        row = await (await connection.execute(sql.READ, self._terms(place))).fetchone()
+        row = await (await connection.execute(rows.READ, self._terms(place))).fetchone()
         return None if row is None else Kept(row[0], _head.decode(row[1]), bytes(row[2]))
 
     async def _renew(self) -> None:
@@ -208,11 +209,11 @@ class Answers:
                 "lanes": [lane_of_account(each.account_id, self._lanes) for each in places],
                 "onces": [each.once_hash for each in places],
                 "holder": self._holder,
-                "lease": LEASE_SECONDS,
+                "lease": LEASE,
             }
             with _told("answers_not_renewed"):
                 async with self._pool.connection() as connection:
-                    await connection.execute(sql.RENEW, terms)
+                    await connection.execute(rows.RENEW, terms)
         self._renewing = None
 
     async def keep(self, place: Place, request_id: str, head: Head, body: bytes) -> None:
@@ -228,7 +229,7 @@ class Answers:
         terms = self._terms(
             place,
             request=request_id,
-            seconds=self._seconds,
+            keep=timedelta(seconds=self._seconds),
             size=size,
             head=_encode(head).decode(),
             body=body,
@@ -237,15 +238,15 @@ class Answers:
         )
         with _told("answer_not_kept", request_id=request_id):
             async with self._pool.connection() as connection:
-                if await (await connection.execute(sql.KEEP, terms)).fetchone() is None:
-                    await connection.execute(sql.DROP, terms)
+                if await (await connection.execute(rows.KEEP, terms)).fetchone() is None:
+                    await connection.execute(rows.DROP, terms)
 
     async def drop(self, place: Place) -> None:
         """Give a claim up: there is no answer, or none that may be kept."""
         self._made.discard(place)
         with _told("answer_not_dropped"):
             async with self._pool.connection() as connection:
-                await connection.execute(sql.DROP, self._terms(place))
+                await connection.execute(rows.DROP, self._terms(place))
 
     async def wait(self, place: Place, *, until: float) -> Kept | None:
         """Wait for an answer that somebody else makes; None: nobody makes it any more.
@@ -282,7 +283,7 @@ class Answers:
             await asyncio.sleep(pause_seconds)
             pause_seconds = min(2 * pause_seconds, LAST_POLL_SECONDS)
             async with self._pool.connection() as connection:
-                found = await connection.execute(sql.LOOK, self._terms(place))
+                found = await connection.execute(rows.LOOK, self._terms(place))
                 row = await found.fetchone()
                 seen = None if row is None else _Row(*row)
                 if seen is None or bytes(seen.fingerprint) != place.fingerprint:
@@ -295,8 +296,8 @@ class Answers:
     async def forget(self) -> int:
         """Delete what was kept for long enough, and what is too much; give how many rows."""
         async with self._pool.connection() as connection:
-            old = await connection.execute(sql.FORGET, {"claims": CLAIM_KEPT_SECONDS})
-            much = await connection.execute(sql.TRIM, {"bytes_most": ALL_MAX})
+            old = await connection.execute(rows.FORGET, {"claims": CLAIM_KEPT})
+            much = await connection.execute(rows.TRIM, {"bytes_most": ALL_MAX})
         return old.rowcount + much.rowcount
 
     async def close(self) -> None:

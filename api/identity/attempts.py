@@ -13,10 +13,61 @@ from typing import Any, NamedTuple
 
 from psycopg import AsyncConnection, Rollback
 from psycopg_pool import AsyncConnectionPool
+from sqlalchemy import (
+    ARRAY,
+    Column,
+    LargeBinary,
+    PrimaryKeyConstraint,
+    Table,
+    bindparam,
+    delete,
+    func,
+    select,
+    true,
+)
+from sqlalchemy.dialects.postgresql import array, insert
 
 from api.http.problems import Problem, wait_seconds
 from ledger.clock import Instant
-from projections import attempts
+from ledger.record.tables import INSTANT, compiled, metadata
+
+ATTEMPTS = Table(
+    "attempts",
+    metadata,
+    Column(
+        "subject_hash",
+        LargeBinary,
+        nullable=False,
+        comment="HMAC of what is tried and by whom, never itself",
+    ),
+    Column("recent", ARRAY(INSTANT), nullable=False, comment="Attempts that still count"),
+    PrimaryKeyConstraint("subject_hash", name="subject_has_one_row_of_attempts"),
+)
+_subject, _at = bindparam("subject", type_=LargeBinary), bindparam("at", type_=INSTANT)
+_each = func.unnest(ATTEMPTS.c.recent).column_valued("each")
+_counts = _each > bindparam("since", type_=INSTANT)
+_adding = insert(ATTEMPTS).values(subject_hash=_subject, recent=array([_at]))
+# One statement under the row's own lock: exact however many ask at once, in however many processes.
+ADMIT = compiled(
+    _adding.on_conflict_do_update(
+        constraint=ATTEMPTS.primary_key,
+        set_={
+            "recent": func.array(
+                select(_each).where(_counts).scalar_subquery(), type_=ARRAY(INSTANT)
+            )
+            + _adding.excluded.recent
+        },
+        where=select(func.count(_each)).where(_counts).scalar_subquery() < bindparam("most"),
+    ).returning(true())
+)
+RECENT = compiled(
+    select(_each)
+    .select_from(ATTEMPTS)
+    .where(ATTEMPTS.c.subject_hash == _subject, _counts)
+    .order_by(_each)
+)
+_newest = select(func.max(_each)).scalar_subquery()
+FORGET = compiled(delete(ATTEMPTS).where(_newest <= bindparam("before", type_=INSTANT)))
 
 PREFIX_OF_A_SITE = 64
 """Bits of an IPv6 address that stand for one client, which has all the others to itself."""
@@ -55,7 +106,7 @@ class Attempts:
         async with self._pool.connection() as connection:
             async with connection.transaction():
                 for each in terms:
-                    if await (await connection.execute(attempts.ADMIT, each)).fetchone() is None:
+                    if await (await connection.execute(ADMIT, each)).fetchone() is None:
                         raise Rollback
                 return
             free_at = await self._free_at(connection, bounds, at)
@@ -79,7 +130,7 @@ class Attempts:
         found = []
         for bound in bounds:
             terms = self._terms(bound, at)
-            rows = await (await connection.execute(attempts.RECENT, terms)).fetchall()
+            rows = await (await connection.execute(RECENT, terms)).fetchall()
             if len(rows) >= bound.most:
                 # As many have to be over as leave room for one.
                 found.append(rows[-bound.most][0] + bound.window)
@@ -92,7 +143,7 @@ class Attempts:
     async def forget(self, at: Instant) -> int:
         """Delete what counts no more; give how many rows."""
         async with self._pool.connection() as connection:
-            done = await connection.execute(attempts.FORGET, (at - KEPT,))
+            done = await connection.execute(FORGET, {"before": at - KEPT})
         return done.rowcount
 
 

@@ -19,6 +19,7 @@ from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 from psycopg_pool import AsyncConnectionPool
 
+from api.beside import login_rows
 from api.http.problems import forbidden, invalid, unauthenticated
 from api.identity.attempts import Attempts, Bound, site_of
 from ledger.clock import DatabaseClock, Instant, microseconds
@@ -311,7 +312,7 @@ class Logins:
             LoginIsTaken: Somebody does.
         """
         async with self._pool.connection() as connection:
-            rows = await connection.execute(reads.FIND_LOGIN, (email,))
+            rows = await connection.execute(login_rows.FIND_LOGIN, {"email": email})
             if await rows.fetchone() is not None:
                 raise LoginIsTaken
 
@@ -364,7 +365,7 @@ class Logins:
 
     async def _found(self, kept: str, password: str) -> "LoggedIn | None":
         async with self._pool.connection() as connection:
-            rows = await connection.execute(reads.FIND_LOGIN, (kept,))
+            rows = await connection.execute(login_rows.FIND_LOGIN, {"email": kept})
             row = await rows.fetchone()
         hashed = row[2] if row else self._nobodys_hash
         matches = await asyncio.to_thread(self._verify, hashed, password)
@@ -382,12 +383,12 @@ class Logins:
         """
         hashed, at = _hash(token), self._gate.clock.now()
         async with self._pool.connection() as connection:
-            rows = await connection.execute(reads.USE_REFRESH, (at, hashed))
+            rows = await connection.execute(login_rows.USE_REFRESH, {"at": at, "hashed": hashed})
             row = await rows.fetchone()
             if row is None:
                 await self._end_family(hashed)
                 raise unauthenticated("The refresh token is not valid.")
-            found = await connection.execute(reads.FIND_LOGIN, (row[1],))
+            found = await connection.execute(login_rows.FIND_LOGIN, {"email": row[1]})
             login = await found.fetchone()
         if row[2] <= at or login is None or not login[3]:
             raise unauthenticated("The refresh token is not valid.")
@@ -399,19 +400,24 @@ class Logins:
 
     async def _end_family(self, hashed: bytes) -> None:
         async with self._pool.connection() as connection:
-            rows = await connection.execute(reads.FIND_REFRESH, (hashed,))
+            rows = await connection.execute(login_rows.FIND_REFRESH, {"hashed": hashed})
             row = await rows.fetchone()
             if row is not None:
-                await connection.execute(reads.REVOKE_FAMILY, (row[0],))
+                await connection.execute(login_rows.REVOKE_FAMILY, {"family": row[0]})
 
     async def _tokens(
         self, family: UUID, email: str, account_id: AccountId, member: UUID
     ) -> Tokens:
         at = self._gate.clock.now()
         refresh = REFRESH_PREFIX + random.token_urlsafe(32)
-        terms = (_hash(refresh), family, address(email), at + REFRESH)
+        terms = {
+            "hashed": _hash(refresh),
+            "family": family,
+            "email": address(email),
+            "expires_at": at + REFRESH,
+        }
         async with self._pool.connection() as connection:
-            await connection.execute(reads.INSERT_REFRESH, terms)
+            await connection.execute(login_rows.INSERT_REFRESH, terms)
         access = self._gate.access_token(account_id, format_id("mbr", member), at)
         return Tokens(access, ACCESS // timedelta(seconds=1), refresh)
 

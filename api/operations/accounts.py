@@ -20,10 +20,10 @@ from ledger.ids import OPERATOR_ACCOUNT, AccountId, new_account_id
 from ledger.keys import require_no_secret
 from ledger.metering import Facts
 from ledger.money import Amount, format_pico
+from ledger.record import profiles
+from ledger.record.bound_rows import WalletRow
 from ledger.record.store import Row
 from ledger.state import Account, LaneState, advance, evolve
-from projections import reads
-from projections.wallets import WalletRow
 
 OWN_WINDOW = "rolling:3600"
 """In which an account may limit its own spending: any hour."""
@@ -89,7 +89,7 @@ class Accounts:
             return made
 
         def rows(recorded: list[Recorded]) -> list[Row]:
-            made: list[Row] = [(reads.SAVE_PROFILE, (found, lane, name))]
+            made: list[Row] = [profiles.save(found, lane, name)]
             at = recorded[0].envelope.recorded_at
             if owner is not None:
                 made.append(owner.login(found).insert(at))
@@ -125,7 +125,7 @@ class Accounts:
         def rows(recorded: list[Recorded]) -> list[Row]:  # noqa: ARG001
             if name is UNSET:
                 return []
-            return [(reads.SAVE_PROFILE, (account_id, self._desk.lane_of(account_id), name))]
+            return [profiles.save(account_id, self._desk.lane_of(account_id), name)]
 
         return await self._desk.change(asked, account_id, rule, account_now, rows=rows)
 

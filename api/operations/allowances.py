@@ -13,12 +13,15 @@ from uuid import UUID
 
 import structlog
 from psycopg_pool import AsyncConnectionPool
+from sqlalchemy import bindparam, select
 
 from api.operations import Ledger
 from ledger.clock import DatabaseClock, Instant
 from ledger.errors import InvalidField, Refused
 from ledger.ids import AccountId
 from ledger.money import InvalidAmount, format_pico, parse_asset, parse_pico
+from ledger.record.bound_rows import ALLOWANCES, AllowanceRow
+from ledger.record.tables import compiled
 from projections import allowances as table
 
 log = structlog.get_logger("keyledger.api")
@@ -28,6 +31,13 @@ AHEAD = timedelta(hours=2)
 """So long before midnight the next day is granted."""
 PAGE = 500
 _FIRST = UUID(int=0)
+
+_set = ALLOWANCES.c
+LIST = compiled(
+    select(_set.asset, _set.amount)
+    .where(_set.lane == bindparam("lane"), _set.account_id == bindparam("account"))
+    .order_by(_set.asset)
+)
 
 
 class Allowance(NamedTuple):
@@ -62,9 +72,8 @@ class Allowances:
     async def of(self, account_id: AccountId) -> Sequence[Allowance]:
         """List an account's allowances."""
         async with self._pool.connection() as connection:
-            found = await connection.execute(
-                table.LIST, (self._ledger.lane_of(account_id), account_id)
-            )
+            terms = {"lane": self._ledger.lane_of(account_id), "account": account_id}
+            found = await connection.execute(LIST, terms)
             return [Allowance(*row) for row in await found.fetchall()]
 
     async def granted_for_today(self, account_id: AccountId, asset: str, at: Instant) -> int:
@@ -109,7 +118,7 @@ class Allowances:
         if not granted:
             # An allowance that was ended and set anew: its row does not know of the day's grant.
             async with self._pool.connection() as connection:
-                await connection.execute(*table.mark(lane, account_id, asset, day))
+                await connection.execute(*AllowanceRow(lane, account_id, asset).mark(day))
         return granted
 
 

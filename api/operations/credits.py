@@ -13,9 +13,9 @@ from ledger.errors import InvalidField
 from ledger.ids import AccountId
 from ledger.metering import Facts
 from ledger.money import Amount, format_pico
+from ledger.record.bound_rows import AllowanceRow
 from ledger.record.store import Row
 from ledger.state import Account
-from projections import allowances
 
 
 class Credits:
@@ -41,7 +41,8 @@ class Credits:
         The row and the day's grant come with the event, in one command. A day that is granted
         already is not granted again.
         """
-        lane, ends = self._desk.lane_of(account_id), amount == "0"
+        row = AllowanceRow(self._desk.lane_of(account_id), account_id, asset)
+        ends = amount == "0"
         event = e.AllowanceSet(by=by, asset=asset, amount=amount)
 
         def alone(facts: Facts, at: Instant) -> list[e.AnyEvent]:  # noqa: ARG001
@@ -52,9 +53,7 @@ class Credits:
             return [event, *_grant_of_day(facts, asset, amount, day, at)]
 
         def rows(recorded: list[Recorded]) -> list[Row]:  # noqa: ARG001
-            if ends:
-                return [allowances.remove(lane, account_id, asset)]
-            return [allowances.save(lane, account_id, asset, amount, day)]
+            return [row.delete() if ends else row.save(amount, day)]
 
         if not ends:
             done = await self._desk.change(
@@ -72,13 +71,13 @@ class Credits:
 
         The lot is there from the day's first instant to its last; it may be granted ahead.
         """
-        lane = self._desk.lane_of(account_id)
+        row = AllowanceRow(self._desk.lane_of(account_id), account_id, asset)
 
         def rule(facts: Facts, at: Instant) -> list[e.AnyEvent]:
             return _grant_of_day(facts, asset, amount, day, at)
 
         def rows(recorded: list[Recorded]) -> list[Row]:  # noqa: ARG001
-            return [allowances.mark(lane, account_id, asset, day)]
+            return [row.mark(day)]
 
         once = _once(asset, day)
         done = await self._desk.change(once, account_id, rule, account_now, rows=rows)

@@ -29,9 +29,9 @@ from ledger.ids import AccountId, KeyId, format_id, new_key_id
 from ledger.metering import OPERATOR, Facts
 from ledger.pricing import MODEL_TOKENS_MAX
 from ledger.ratecards import RateCards
+from ledger.record.bound_rows import SecretRow
 from ledger.record.store import Row
 from ledger.state import Key
-from projections import reads
 
 SESSION_NAME = "Web"
 
@@ -140,7 +140,7 @@ class Keys:
         """Give a key another secret; earlier ones work for ``grace`` more."""
         account_id = await self._resolver.account_of(key_id)
         lane = self._desk.lane_of(account_id)
-        made: dict[str, tuple[str, reads.SecretRow]] = {}
+        made: dict[str, tuple[str, SecretRow]] = {}
 
         def rule(facts: Facts, at: Instant) -> list[e.AnyEvent]:
             key = keys.require_usable(_own(facts.key, only_of), at)
@@ -205,8 +205,8 @@ class Keys:
         account_id = await self._resolver.account_of(key_id)
         return await self._desk.change(asked, account_id, rule, _key_now, key_id=key_id)
 
-    def _secret_row(self, secret: str, key_id: KeyId, number: int) -> reads.SecretRow:
-        return reads.SecretRow(key_id, number, self._peppers.hash(secret), self._peppers.current)
+    def _secret_row(self, secret: str, key_id: KeyId, number: int) -> SecretRow:
+        return SecretRow(key_id, number, self._peppers.hash(secret), self._peppers.current)
 
 
 def _issuing(terms: e.KeyIssued) -> Rule:

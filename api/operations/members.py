@@ -12,10 +12,10 @@ from ledger.codec import Recorded
 from ledger.ids import AccountId, format_id, new_member_id
 from ledger.keys import require_no_secret
 from ledger.metering import Facts
+from ledger.record.bound_rows import LoginRow, delete_login
 from ledger.record.store import Row
 from ledger.secrets import new_salt
 from ledger.state import Account
-from projections import reads
 
 
 class Person(NamedTuple):
@@ -27,11 +27,11 @@ class Person(NamedTuple):
     password_hash: str
     salt: bytes
 
-    def login(self, account_id: AccountId) -> reads.LoginRow:
+    def login(self, account_id: AccountId) -> LoginRow:
         """Return the row of their login."""
         member_id = UUID(self.member_id.removeprefix("mbr_"))
         terms = (member_id, self.email, self.name, self.password_hash)
-        return reads.LoginRow(self.salt, account_id, *terms)
+        return LoginRow(self.salt, account_id, *terms)
 
     def login_set(self, account_id: AccountId, *, by: str) -> e.LoginSet:
         """Return the event that binds the row of their login."""
@@ -88,7 +88,7 @@ class Members:
         """Take a member out of an account, and their login away."""
 
         def rows(recorded: list[Recorded]) -> list[Row]:  # noqa: ARG001
-            return [(reads.DELETE_LOGIN, (UUID(member_id.removeprefix("mbr_")),))]
+            return [delete_login(UUID(member_id.removeprefix("mbr_")))]
 
         return await self._desk.change(
             asked,

@@ -13,9 +13,10 @@ from psycopg_pool.errors import PoolClosed
 from api.http import metrics
 from api.http.exchange import Answer, Call, problem_answer
 from api.http.problems import Problem
+from api.process import job_rows
 from api.services import Services
 from ledger.clock import format_instant
-from projections import reads
+from ledger.record import database_facts
 
 READY_TIMEOUT_SECONDS = 0.25
 HEALTH = b"application/health+json"
@@ -49,8 +50,8 @@ def _health(status: str, checks: dict[str, Any]) -> Answer:
 
 async def _checks(services: Services) -> dict[str, list[dict[str, Any]]]:
     async with services.pool.connection(timeout=READY_TIMEOUT_SECONDS) as connection:
-        version = await (await connection.execute(reads.SCHEMA_VERSION)).fetchone()
-        runs = await (await connection.execute(reads.JOB_RUNS)).fetchall()
+        version = await (await connection.execute(database_facts.SCHEMA_VERSION)).fetchone()
+        runs = await (await connection.execute(job_rows.RUNS)).fetchall()
     found = version[0] if version else None
     waiting = sum(lane.waiting for lane in services.writer.lanes)
     return {

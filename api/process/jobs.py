@@ -18,17 +18,20 @@ import structlog
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from psycopg import AsyncConnection
 
+from api.beside import login_rows
+from api.process import job_rows
 from api.services import Services, hear
 from ledger import clock, metering
 from ledger import events as e
 from ledger.codec import Recorded
 from ledger.record import store
+from ledger.server import database
 from projections import engine, reads
 from projections.inline import unpriced
 
 log = structlog.get_logger("keyledger.jobs")
 
-LEASE_SECONDS = 15
+LEASE = timedelta(seconds=15)
 RENEW_SECONDS = 4
 RATE_AT_ONCE = 500
 
@@ -49,7 +52,7 @@ class Job(NamedTuple):
 async def create_partitions(services: Services) -> str:
     """Create this month's partition of events and the next three."""
     async with services.pool.connection() as connection:
-        row = await (await connection.execute(reads.CREATE_PARTITIONS)).fetchone()
+        row = await (await connection.execute(database.CREATE_PARTITIONS)).fetchone()
     return f"{row[0] if row else 0} new"
 
 
@@ -122,7 +125,7 @@ async def grant_allowances(services: Services) -> str:
 async def forget_tokens(services: Services) -> str:
     """Delete refresh tokens that ran out."""
     async with services.pool.connection() as connection:
-        done = await connection.execute(reads.FORGET_REFRESH, (services.clock.now(),))
+        done = await connection.execute(login_rows.FORGET_REFRESH, {"at": services.clock.now()})
     return f"{done.rowcount} gone"
 
 
@@ -207,15 +210,15 @@ class Jobs:
 
     async def _lead(self) -> None:
         async with self._services.pool.connection() as connection:
-            terms = {"me": self._me, "seconds": LEASE_SECONDS}
-            row = await (await connection.execute(reads.LEAD, terms)).fetchone()
+            terms = {"me": self._me, "lease": LEASE}
+            row = await (await connection.execute(job_rows.LEAD, terms)).fetchone()
             # Or a process that is asked nothing would go by what it heard long ago.
             await hear(self._services.clock, connection)
         self.leads = row is not None
 
     async def _resign(self) -> None:
         async with self._services.pool.connection() as connection:
-            await connection.execute(reads.RESIGN, (self._me,))
+            await connection.execute(job_rows.RESIGN, {"me": self._me})
 
     async def _quietly(self, work: Callable[[], Awaitable[None]]) -> None:
         try:
@@ -237,7 +240,9 @@ class Jobs:
         """Do a job now and write down how it went."""
         pool = self._services.pool
         async with pool.connection() as connection:
-            await connection.execute(reads.BEGIN_RUN, (job.name, self._services.clock.now()))
+            await connection.execute(
+                job_rows.BEGIN_RUN, {"job": job.name, "at": self._services.clock.now()}
+            )
         outcome = "interrupted"
         try:
             outcome = await job.work(self._services)
@@ -247,6 +252,7 @@ class Jobs:
         finally:
             async with pool.connection() as connection:
                 await connection.execute(
-                    reads.END_RUN, (self._services.clock.now(), outcome, job.name)
+                    job_rows.END_RUN,
+                    {"name": job.name, "at": self._services.clock.now(), "what": outcome},
                 )
         return outcome

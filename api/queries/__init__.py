@@ -10,6 +10,7 @@ from uuid import UUID
 import msgspec
 from psycopg_pool import AsyncConnectionPool
 
+from api.beside import login_rows
 from api.http.problems import Problem
 from api.native import views
 from api.queries.resolve import Resolver
@@ -30,7 +31,7 @@ from ledger.ids import (
 from ledger.limits import matches_kinds
 from ledger.pricing import RateCard
 from ledger.ratecards import Proposal, RateCards
-from ledger.record import store
+from ledger.record import profiles, store
 from ledger.record.batch import Inline
 from ledger.state import Account, Key
 from projections import analytics, checkpoints, engine, reads
@@ -192,7 +193,7 @@ class Queries:
     async def name_of(self, account_id: AccountId) -> str:
         """Give an account's name; empty where there is no such account."""
         async with self.pool.connection() as connection:
-            rows = await connection.execute(reads.FIND_PROFILES, ([account_id],))
+            rows = await connection.execute(profiles.FIND, {"account_ids": [account_id]})
             row = await rows.fetchone()
         return "" if row is None else row[1]
 
@@ -204,7 +205,7 @@ class Queries:
         """
         async with self.at(self._lane(account_id)) as lane:
             account = await _account(lane, account_id)
-            names = dict(await lane.rows(reads.FIND_PROFILES, ([account_id],)))
+            names = dict(await lane.rows(profiles.FIND, {"account_ids": [account_id]}))
             position = Position(lane.lane, lane.seq)
         name, priced = names.get(account_id, ""), await self._priced()
         view = views.account_view(account, name, position.lane, self._clock.now(), priced)
@@ -214,7 +215,7 @@ class Queries:
         """List accounts, each as its lane stood."""
         terms = {"after": after, "most": most + 1, "operator": OPERATOR_ACCOUNT}
         async with self.pool.connection() as connection:
-            rows = await (await connection.execute(reads.PAGE_ACCOUNTS, terms)).fetchall()
+            rows = await (await connection.execute(profiles.PAGE, terms)).fetchall()
         shown = rows[:most]
         priced = await self._priced()
         found: dict[UUID, views.AccountView] = {}
@@ -223,7 +224,7 @@ class Queries:
             ids = [row[0] for row in shown if row[1] == lane_number]
             async with self.at(lane_number) as lane:
                 state = await lane.state(accounts=ids)
-                names = dict(await lane.rows(reads.FIND_PROFILES, (ids,)))
+                names = dict(await lane.rows(profiles.FIND, {"account_ids": ids}))
                 positions.append(Position(lane.lane, lane.seq))
             at = self._clock.now()
             for account_id, account in state.accounts.items():
@@ -242,7 +243,7 @@ class Queries:
             account = await _account(lane, account_id)
             people = {
                 format_id("mbr", row[0]): row[1:]
-                for row in await lane.rows(reads.FIND_PEOPLE, (account_id,))
+                for row in await lane.rows(login_rows.FIND_PEOPLE, {"account_id": account_id})
             }
             position = Position(lane.lane, lane.seq)
         data = [

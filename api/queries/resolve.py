@@ -13,6 +13,7 @@ from uuid import UUID
 
 import psycopg
 from psycopg_pool import AsyncConnectionPool
+from sqlalchemy import ARRAY, LargeBinary, any_, bindparam, func, select
 
 from ledger import secrets
 from ledger.errors import LedgerUnavailable, NoSuchKey
@@ -25,9 +26,25 @@ from ledger.ids import (
     lane_of_key,
     parse_id,
 )
+from ledger.record.bound_rows import KEY_SECRETS
+from ledger.record.tables import compiled
 from projections import reads
 
 CACHE_MAX = 100_000
+
+_secret = KEY_SECRETS.c
+_hashes = bindparam("hashes", type_=ARRAY(LargeBinary))
+FIND_SECRETS = compiled(
+    select(_secret.secret_hash, _secret.account_id, _secret.key_id, _secret.number).where(
+        _secret.secret_hash == any_(_hashes)
+    )
+)
+COUNT_SECRETS = compiled(
+    select(func.count())
+    .select_from(KEY_SECRETS)
+    .where(_secret.pepper_version == bindparam("version"))
+)
+"""How many are hashed under a pepper."""
 
 Name = TypeVar("Name")
 Fact = TypeVar("Fact")
@@ -170,7 +187,7 @@ class Resolver:
 
     async def _ask_proofs(self, hashes: list[bytes]) -> dict[bytes, Proof]:
         async with self._pool.connection() as connection:
-            rows = await connection.execute(reads.FIND_KEY_PROOF, (hashes,))
+            rows = await connection.execute(FIND_SECRETS, {"hashes": hashes})
             return {
                 bytes(row[0]): Proof(AccountId(row[1]), KeyId(row[2]), row[3])
                 for row in await rows.fetchall()

@@ -5,21 +5,46 @@ there must be the one that its event was made with. The checker sees digests alo
 makes them, in the view ``request_texts``.
 """
 
-from typing import Any, LiteralString, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 from uuid import UUID
 
 import psycopg
+from sqlalchemy import (
+    ARRAY,
+    LargeBinary,
+    SmallInteger,
+    Text,
+    Uuid,
+    any_,
+    bindparam,
+    column,
+    func,
+    select,
+    table,
+)
 
 from ledger import events as e
 from ledger.ids import AccountId, request_hash
 from ledger.record import arrays
+from ledger.record.tables import compiled
 
 REPORTS, NOTES = "provider_reports", "request_notes"
-FIND: LiteralString = (
-    "SELECT source, request_hash, account_id, digests FROM request_texts"
-    " WHERE lane = %s AND request_hash = ANY(%s)"
+_texts = table(
+    "request_texts",
+    column("source", Text),
+    column("lane", SmallInteger),
+    column("request_hash", LargeBinary),
+    column("account_id", Uuid),
+    column("digests", Text),
+).c
+_of_lane = _texts.lane == bindparam("lane")
+_hashes = bindparam("hashes", type_=ARRAY(LargeBinary))
+FIND = compiled(
+    select(_texts.source, _texts.request_hash, _texts.account_id, _texts.digests).where(
+        _of_lane, _texts.request_hash == any_(_hashes)
+    )
 )
-COUNT: LiteralString = "SELECT source, count(*) FROM request_texts WHERE lane = %s GROUP BY source"
+COUNT = compiled(select(_texts.source, func.count()).where(_of_lane).group_by(_texts.source))
 
 Named = tuple[str, bytes]
 """Table and request."""
@@ -74,7 +99,7 @@ class RequestTexts:
             return
         hashes = arrays.Byteas({hashed for _, hashed in self._due})
         for source, hashed, account_id, digests in connection.execute(
-            FIND, (self._lane, hashes), binary=True
+            FIND, {"lane": self._lane, "hashes": hashes}, binary=True
         ):
             bound = self._due.get((source, hashed))
             if bound is None:
@@ -92,7 +117,7 @@ class RequestTexts:
 
     def finish(self, connection: psycopg.Connection[Any]) -> None:
         """Check that no text is there without its event."""
-        for source, count in connection.execute(COUNT, (self._lane,), binary=True):
+        for source, count in connection.execute(COUNT, {"lane": self._lane}, binary=True):
             found = self._found[source]
             if count > found:
                 self._find(0, "text_is_of_no_event", stored=count, expected=found, column=source)

@@ -1,23 +1,33 @@
-"""Rows beside the events that decide: key secrets, logins, wallets, allowances.
+"""Checks the rows beside the events that decide: those of ``bound_rows``.
 
 None is a fold of events, because none of it may stand in one; each is bound by the newest event
-about it, mostly by a digest (``secrets.digest``). The checker takes in the events of a lane and
-then compares the rows. It sees digests alone: the database makes them, in the view ``side_rows``.
+about it. The checker takes in the events of a lane and then compares the rows. It sees digests
+alone: the database makes them, in the view ``side_rows``.
 """
 
 from collections.abc import Callable, Iterable
 from datetime import UTC, date, datetime, time, timedelta
-from typing import Any, LiteralString, NamedTuple
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import psycopg
+from sqlalchemy import column, select, table
 
 from ledger import events as e
 from ledger.ids import lane_of_account
+from ledger.record.bound_rows import ALLOWANCES
+from ledger.record.tables import compiled
 
-ROWS: LiteralString = "SELECT kind, lane, account_id, subject_id, number, digest FROM side_rows"
-ALLOWANCES: LiteralString = (
-    "SELECT lane, account_id, asset, amount, granted_through FROM allowances"
+_columns = ("kind", "lane", "account_id", "subject_id", "number", "digest")
+_ROWS = compiled(select(*(column(name) for name in _columns)).select_from(table("side_rows")))
+_ALLOWANCES = compiled(
+    select(
+        ALLOWANCES.c.lane,
+        ALLOWANCES.c.account_id,
+        ALLOWANCES.c.asset,
+        ALLOWANCES.c.amount,
+        ALLOWANCES.c.granted_through,
+    )
 )
 
 _DAY = timedelta(days=1)
@@ -84,14 +94,14 @@ class SideRows:
     def check(self, connection: psycopg.Connection[Any], lane: int, lanes: int, find: Find) -> None:
         """Compare every row of the lane's accounts with what its events say."""
         left = dict(self._bound)
-        rows = connection.execute(ROWS, binary=True)
+        rows = connection.execute(_ROWS, binary=True)
         for named, stored_lane, content in map(_row, rows):
             if lane_of_account(named[1], lanes) == lane:
                 self._check(left, named, content, find)
                 if stored_lane not in {None, lane}:
                     find(0, "side_row_differs", stored=stored_lane, expected=lane, column=named[0])
         for stored_lane, account_id, asset, amount, through in connection.execute(
-            ALLOWANCES, binary=True
+            _ALLOWANCES, binary=True
         ):
             named = ("allowances", account_id, asset)
             if lane_of_account(account_id, lanes) == lane:

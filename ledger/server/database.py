@@ -14,7 +14,7 @@ import importlib.resources
 import os
 import socket
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, LiteralString
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
@@ -328,13 +328,16 @@ def _settle_lanes(url: str, lanes: int, *, for_tests: bool) -> None:
         create_partitions(connection)
 
 
+CREATE_PARTITIONS: LiteralString = """
+SELECT count(*) FILTER (WHERE create_events_partition(
+    (date_trunc('month', ledger_clock()) + ahead * interval '1 month')::date))
+FROM generate_series(0, 3) AS ahead
+"""
+
+
 def create_partitions(connection: psycopg.Connection) -> int:
     """Create this month's partition of events and the next three; return how many were new."""
-    row = connection.execute(
-        "SELECT count(*) FILTER (WHERE create_events_partition("
-        " (date_trunc('month', ledger_clock()) + ahead * interval '1 month')::date))"
-        " FROM generate_series(0, 3) AS ahead"
-    ).fetchone()
+    row = connection.execute(CREATE_PARTITIONS).fetchone()
     return int(row[0]) if row else 0
 
 

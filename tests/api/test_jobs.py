@@ -10,13 +10,12 @@ import pytest
 
 from api import services as wiring
 from api.operations import Asked
-from api.process import jobs
+from api.process import job_rows, jobs
 from ledger import clock, metering
 from ledger import events as e
 from ledger.pricing import ModelPrice, RateCard
 from ledger.ratecards import draft_of
 from ledger.usage import Usage
-from projections import reads
 
 SETTINGS = {
     "admin_secret": "x",
@@ -81,7 +80,7 @@ def test_a_run_is_written_down_with_its_outcome(run: Callable[[Story], None]) ->
         with pytest.raises(ValueError, match="no"):
             await runner.run(jobs.Job("bad", jobs.JOBS[0].every, fails))
         async with services.pool.connection() as connection:
-            rows = await (await connection.execute(reads.JOB_RUNS)).fetchall()
+            rows = await (await connection.execute(job_rows.RUNS)).fetchall()
         outcomes = {job: outcome for job, _, finished, outcome in rows if finished}
         assert outcomes.keys() == {"bad", *(job.name for job in jobs.JOBS)}
         assert outcomes["bad"] == "failed: ValueError: no"
@@ -94,7 +93,7 @@ def test_a_job_with_nothing_to_do_leaves_no_trace(run: Callable[[Story], None]) 
 
     async def runs(services: wiring.Services) -> list[Any]:
         async with services.pool.connection() as connection:
-            return await (await connection.execute(reads.JOB_RUNS)).fetchall()
+            return await (await connection.execute(job_rows.RUNS)).fetchall()
 
     async def story(services: wiring.Services) -> None:
         runner = jobs.Jobs(services, [])

@@ -13,12 +13,11 @@ from api import settings
 from api.beside import conversations
 from api.beside.conversations import NoSuchSession, Turn
 from api.operations import Asked
-from api.process import jobs, logs
+from api.process import job_rows, jobs, logs
 from ledger import events as e
 from ledger import metering
 from ledger.server import database
 from ledger.usage import Usage
-from projections import reads
 
 Tell = Callable[..., None]
 PLAYER = {"user_session_id": "u-1", "player_name": "Ada", "player_gender": "female"}
@@ -193,7 +192,7 @@ def test_the_job_runs_by_the_clock_and_writes_down_only_numbers(tell: Tell) -> N
         await age(stage, 31)
         (job,) = [each for each in jobs.JOBS if each.name == "forget_conversations"]
         await jobs.Jobs(stage.services, []).run(job)
-        outcomes = {row[0]: row[3] for row in await stage.rows(reads.JOB_RUNS)}
+        outcomes = {row[0]: row[3] for row in await stage.rows(job_rows.RUNS)}
         assert outcomes == {"forget_conversations": "3 messages, 0 sessions gone"}
 
     tell(story)

@@ -6,6 +6,8 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from psycopg_pool import AsyncConnectionPool
+from sqlalchemy import Column, PrimaryKeyConstraint, Table, Text, bindparam, delete, select
+from sqlalchemy.dialects.postgresql import insert
 
 from api.identity.wallet.challenges import Challenge, Challenges
 from api.identity.wallet.words import TokenIsUsed, WalletAddress, WalletUnavailable
@@ -15,14 +17,36 @@ from api.settings import Settings
 from ledger.clock import DatabaseClock, Instant
 from ledger.errors import AccountIsOpen
 from ledger.ids import AccountId, new_account_id
+from ledger.record.bound_rows import WALLETS, WalletRow
+from ledger.record.tables import INSTANT, compiled, metadata
 from ledger.secrets import new_salt
-from projections import wallets
 
 if TYPE_CHECKING:
     from api.identity.wallet.proof import Prover
 
 SKEW = timedelta(hours=1)
 """More than what two processes heard of the clock may differ by."""
+
+FIND_WALLET = compiled(
+    select(WALLETS.c.account_id).where(WALLETS.c.address == bindparam("address"))
+)
+
+WALLET_TOKENS = Table(
+    "wallet_tokens",
+    metadata,
+    Column("jti", Text, nullable=False),
+    Column("used_at", INSTANT, nullable=False),
+    Column("expires_at", INSTANT, nullable=False),
+    PrimaryKeyConstraint("jti", name="wallet_token_is_used_once"),
+    comment="Used ones only, until no clock takes them for valid any more",
+)
+MARK_USED = compiled(
+    insert(WALLET_TOKENS).on_conflict_do_nothing(constraint=WALLET_TOKENS.primary_key)
+)
+"""Used once: of two at a time one enters the row, the other waits for it and enters none."""
+FORGET_USED = compiled(
+    delete(WALLET_TOKENS).where(WALLET_TOKENS.c.expires_at < bindparam("before"))
+)
 
 
 class Wallets:
@@ -81,16 +105,20 @@ class Wallets:
         return self._prover
 
     async def _use(self, challenge: Challenge) -> None:
-        terms = (challenge.jti, self._clock.now(), challenge.expires_at)
+        terms = {
+            "jti": challenge.jti,
+            "used_at": self._clock.now(),
+            "expires_at": challenge.expires_at,
+        }
         async with self._pool.connection() as connection:
-            done = await connection.execute(wallets.MARK_USED, terms)
+            done = await connection.execute(MARK_USED, terms)
         if not done.rowcount:
             raise TokenIsUsed
 
     async def forget(self, at: Instant) -> int:
         """Delete used tokens that no clock takes for valid any more; give how many."""
         async with self._pool.connection() as connection:
-            done = await connection.execute(wallets.FORGET_USED, (at - SKEW,))
+            done = await connection.execute(FORGET_USED, {"before": at - SKEW})
         return done.rowcount
 
     async def account_for(self, address: WalletAddress) -> AccountId:
@@ -103,7 +131,7 @@ class Wallets:
 
     async def _known(self, address: WalletAddress) -> AccountId | None:
         async with self._pool.connection() as connection:
-            rows = await connection.execute(wallets.FIND_WALLET, (_bytes(address),))
+            rows = await connection.execute(FIND_WALLET, {"address": _bytes(address)})
             row = await rows.fetchone()
         return None if row is None else AccountId(row[0])
 
@@ -111,7 +139,7 @@ class Wallets:
         # The account's id does not follow from the address, which its events would then tell. Of
         # two that come at the same time the table of wallets takes one; the other finds its row.
         account_id = new_account_id()
-        wallet = wallets.WalletRow(new_salt(), account_id, _bytes(address))
+        wallet = WalletRow(new_salt(), account_id, _bytes(address))
         try:
             await self._ledger.accounts.open(
                 Asked("system"),
