@@ -55,10 +55,8 @@ def require_usable(key: Key | None, at: Instant, *, secret: int | None = None) -
 def _require_alive(key: Key | None, at: Instant) -> Key:
     if key is None:
         raise NoSuchKey
-    if key.status == "revoked":
-        raise KeyIsRevoked
-    if key.status == "expired" or (key.expires_at is not None and at >= key.expires_at):
-        raise KeyIsExpired
+    if key.ended(at):
+        raise KeyIsRevoked if key.status == "revoked" else KeyIsExpired
     return key
 
 
@@ -78,8 +76,35 @@ def require_model(key: Key, model: str) -> None:
     Raises:
         ModelIsDenied: It is not listed.
     """
-    if key.allowed_models is not None and model not in key.allowed_models:
+    if not key.may_use(model):
         raise ModelIsDenied
+
+
+def require_allowed(
+    key: Key | None,
+    account: Account | None,
+    at: Instant,
+    *,
+    secret: int | None = None,
+    scope: str = "",
+    model: str = "",
+) -> tuple[Key, Account]:
+    """Return key and account if they may ask for this now, before price, limits and credit.
+
+    The one judge, in one order: key, account, scope, model. ``secret``: the number of the one that
+    proved the key; None: the operator vouches for it. An empty scope or model is not asked about.
+
+    Raises:
+        NoSuchKey, KeyIsRevoked, KeyIsExpired, KeyIsSuspended, SecretIsRetired: The key may not act.
+        NoSuchAccount, AccountIsClosed, AccountIsSuspended: The account may not.
+        ScopeIsDenied, ModelIsDenied: The key may not do this.
+    """
+    key = require_usable(key, at, secret=secret)
+    account = require_open(account)
+    require_scope(key, scope)
+    if model:
+        require_model(key, model)
+    return key, account
 
 
 def require_failures_left(

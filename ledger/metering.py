@@ -13,7 +13,6 @@ import msgspec
 
 from ledger import credits as credit
 from ledger import events as e
-from ledger.accounts import require_open
 from ledger.clock import Instant
 from ledger.codec import Recorded
 from ledger.errors import (
@@ -31,7 +30,7 @@ from ledger.errors import (
 )
 from ledger.fitting import Alike, dearest
 from ledger.ids import REQUEST_ID_MAX, KeyId
-from ledger.keys import require_model, require_no_secret, require_scope, require_usable
+from ledger.keys import require_allowed, require_model, require_no_secret, require_scope
 from ledger.limits import Counters, Limit, left, require
 from ledger.lines import (
     Lines,
@@ -894,7 +893,7 @@ def _require_recordable(facts: Facts, command: Record, at: Instant) -> tuple[Key
 
 def _ended_after(key: Key, account: Account, command: Record, at: Instant) -> bool:
     """Tell whether a request was served before its key or account ended, of late."""
-    ends = [end for end in (key.ended_at(at), account.ended_at) if end is not None]
+    ends = [end for end in (key.stopped_at(at), account.ended_at) if end is not None]
     told = command.occurred_at
     return (
         told is not None
@@ -926,11 +925,14 @@ def _require_writable(command: Record | Reserve) -> None:
 
 
 def _require_allowed(facts: Facts, command: Record | Reserve, at: Instant) -> tuple[Key, Account]:
-    key = require_usable(facts.key, at, secret=command.secret)
-    account = require_open(facts.account)
-    require_scope(key, command.scope)
-    require_model(key, command.model)
-    return key, account
+    return require_allowed(
+        facts.key,
+        facts.account,
+        at,
+        secret=command.secret,
+        scope=command.scope,
+        model=command.model,
+    )
 
 
 def spending_beyond(  # noqa: PLR0917 (each call names them alike)

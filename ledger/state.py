@@ -21,6 +21,7 @@ from ledger.money import parse_pico
 
 OVERDRAFT_LOT = 0
 OVERDRAFT_UNLIMITED = "unlimited"
+_ENDED = frozenset({"revoked", "expired"})
 
 
 class Lot(msgspec.Struct):
@@ -134,11 +135,35 @@ class Key(msgspec.Struct):
     version: int = 0
     """How often the key's own terms changed: its ETag."""
 
+    def may_use(self, model: str) -> bool:
+        """Whether the model is among those that it may ask for."""
+        return self.allowed_models is None or model in self.allowed_models
+
+    def ended(self, at: Instant) -> bool:
+        """Whether it has come to its end, as of an instant: revoked, or past its expiry.
+
+        Its expiry ends it whether that is written down already or not.
+        """
+        if self.status in _ENDED:
+            return True
+        return self.expires_at is not None and at >= self.expires_at
+
+    def status_at(self, at: Instant) -> str:
+        """Return its status as of an instant: ``expired`` from its expiry on."""
+        return "expired" if self.status not in _ENDED and self.ended(at) else self.status
+
     def ended_at(self, at: Instant) -> Instant | None:
-        """Return since when the key does not work, as of an instant; None: it works."""
+        """Return since when it has ended, as of an instant; None: it has not."""
+        return (self.revoked_at or self.expires_at) if self.ended(at) else None
+
+    def stopped_at(self, at: Instant) -> Instant | None:
+        """Return since when it does not work, as of an instant; None: it works.
+
+        That may be because it is suspended, so it may work again.
+        """
         expired_at = None if self.expires_at is None or at < self.expires_at else self.expires_at
-        ends = (self.revoked_at, self.suspended_at, expired_at)
-        return min((end for end in ends if end is not None), default=None)
+        stops = (self.revoked_at, self.suspended_at, expired_at)
+        return min((stop for stop in stops if stop is not None), default=None)
 
 
 class Hold(msgspec.Struct):

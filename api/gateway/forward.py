@@ -16,11 +16,10 @@ import msgspec
 import structlog
 from litestar.types import Receive, Send
 
-from api.gateway import replies, sse, standing, tally, wishes
+from api.gateway import replies, sse, tally, wishes
 from api.gateway.bounds import Asking, Figures, Told
 from api.gateway.meters import Meter
 from api.gateway.settlement import Ending, Settlements
-from api.gateway.standing import Standing
 from api.gateway.table import Entry
 from api.gateway.tally import Tally
 from api.gateway.upstream import (
@@ -37,11 +36,12 @@ from api.http.exchange import Answer
 from api.http.failure import Failure, Kind
 from api.http.reading import UNREADABLE
 from api.operations import Calls, Permits, notes_of
-from ledger import secrets
+from ledger import secrets, standing
 from ledger.clock import Instant
 from ledger.ids import AccountId, KeyId
 from ledger.metering import Release, Reserve, Settle, others_of, report_of
 from ledger.reports import Reading
+from ledger.standing import Standing
 from ledger.state import Account, Key
 from ledger.usage import Usage
 
@@ -711,11 +711,11 @@ class _Look:
     def before(self, account: Account, key: Key, at: Instant) -> None:
         if self._permits is not None:
             self._permits(account, key, at)
-        self._balances = standing.balances_of(account, at)
+        self._balances = standing.to_spend(account, at)
 
     def after(self, account: Account, key: Key, at: Instant) -> None:
         reserve = self._reserve
-        limits = standing.limits_of(
+        limits = standing.of_request(
             account, key, category=reserve.category, model=reserve.model, at=at
         )
         self.standing = Standing(at, tuple(limits), self._balances)

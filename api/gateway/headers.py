@@ -7,9 +7,9 @@ fields speak of requests only. ``Retry-After`` stands on refusals where waiting 
 from datetime import timedelta
 from functools import lru_cache
 
-from api.gateway.standing import Measured, Standing
 from ledger.clock import Instant
 from ledger.errors import LimitIsReached
+from ledger.standing import Measured, Standing
 
 SECOND = timedelta(seconds=1)
 MILLISECOND = timedelta(milliseconds=1)

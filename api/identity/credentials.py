@@ -17,7 +17,7 @@ from api.http.routing import Ask
 from api.identity.auth import Caller
 from api.operations import SETTING_MEMBER, actor_of_key
 from api.services import Services
-from ledger import accounts, keys, metering, secrets
+from ledger import keys, metering, secrets
 from ledger.errors import LedgerError, NoSuchKey
 from ledger.ids import AccountId, KeyId
 from ledger.state import Key
@@ -154,8 +154,7 @@ async def usable(services: Services, caller: KeyCaller) -> KeyCaller:
     key, _ = await services.queries.key_state(caller.key_id)
     account, _ = await services.queries.account_state(caller.account_id)
     try:
-        keys.require_usable(key, services.clock.now(), secret=caller.secret)
-        accounts.require_open(account)
+        keys.require_allowed(key, account, services.clock.now(), secret=caller.secret)
     except LedgerError:
         # Decided anew in the lane, where refusals are written down.
         await services.ledger.calls.admit(

@@ -14,11 +14,11 @@ from psycopg.rows import TupleRow
 from api.beside.characters import Character, CharacterLine
 from api.beside.conversations import Chat
 from ledger import events as e
+from ledger import standing
 from ledger.clock import Instant, format_instant
 from ledger.codec import Recorded
-from ledger.credits import overdraft_left, spendable
 from ledger.ids import KeyId, format_id
-from ledger.limits import Counter, Limit, total
+from ledger.limits import Counters, Limit
 from ledger.lines import ModelLines, lack_price, units_of
 from ledger.money import format_pico, parse_pico
 from ledger.pricing import PriceChange, RateCard, content_hash
@@ -330,59 +330,42 @@ class LimitView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     models: tuple[ModelCountView, ...] = ()
 
 
-def limit_views(
-    rules: Sequence[e.LimitRule],
-    limits: Mapping[str, Limit],
-    counters: dict[str, Counter],
-    at: Instant,
-    active_keys: int = 0,
-) -> list[LimitView]:
-    """Give limits with what counts against them, by the sums that decisions make."""
-    views = []
-    for rule, limit in zip(rules, limits.values(), strict=True):
-        first = limit.window.first(at)
-        counter = counters.get(limit.limit_id)
-        used = total(counter.used, first) if counter else 0
-        pending = total(counter.pending, first) if counter else 0
-        if limit.kind == "active_keys":
-            used = active_keys
-        views.append(
-            LimitView(
-                id=limit.limit_id,
-                kind=rule.kind,
-                window=rule.window,
-                ceiling=rule.ceiling,
-                used=limit.write(used),
-                pending=limit.write(pending),
-                remaining=limit.write(max(limit.ceiling - used - pending, 0)),
-                category=rule.category,
-                model=rule.model,
-                assets=rule.assets,
-                own=rule.own,
-                each_model=rule.each_model,
-                models=_models_of(limit, counters, first) if limit.each_model else (),
-            )
+def limit_views(subject: Account | Key, at: Instant) -> list[LimitView]:
+    """Show the limits of an account or key with what counts against them."""
+    found = zip(
+        subject.rules, subject.limits.values(), standing.of_limits(subject, at), strict=True
+    )
+    return [
+        LimitView(
+            id=limit.limit_id,
+            kind=rule.kind,
+            window=rule.window,
+            ceiling=rule.ceiling,
+            used=limit.write(measured.used),
+            pending=limit.write(measured.pending),
+            remaining=limit.write(measured.remaining),
+            category=rule.category,
+            model=rule.model,
+            assets=rule.assets,
+            own=rule.own,
+            each_model=rule.each_model,
+            models=_models_of(limit, subject.counters, at) if limit.each_model else (),
         )
-    return views
+        for rule, limit, measured in found
+    ]
 
 
-def _models_of(
-    limit: Limit, counters: dict[str, Counter], first: int
-) -> tuple[ModelCountView, ...]:
-    views = []
-    for name, counter in sorted(counters.items()):
-        model = limit.model_of(name)
-        if model:
-            used, pending = total(counter.used, first), total(counter.pending, first)
-            view = ModelCountView(
-                id=name,
-                model=model,
-                used=limit.write(used),
-                pending=limit.write(pending),
-                remaining=limit.write(max(limit.ceiling - used - pending, 0)),
-            )
-            views.append(view)
-    return tuple(views)
+def _models_of(limit: Limit, counters: Counters, at: Instant) -> tuple[ModelCountView, ...]:
+    return tuple(
+        ModelCountView(
+            id=measured.limit_id,
+            model=model,
+            used=limit.write(measured.used),
+            pending=limit.write(measured.pending),
+            remaining=limit.write(measured.remaining),
+        )
+        for model, measured in standing.of_models(limit, counters, at).items()
+    )
 
 
 class SecretView(msgspec.Struct, frozen=True, kw_only=True):
@@ -427,15 +410,12 @@ def instant(at: Instant | None) -> str | None:
 
 def key_view(key: Key, at: Instant) -> KeyView:
     """Show a key as of an instant."""
-    status = key.status
-    if status in {"active", "suspended"} and key.expires_at is not None and key.expires_at <= at:
-        status = "expired"
     return KeyView(
         key_id=format_id("key", key.key_id),
         account_id=format_id("acct", key.account_id),
         name=key.name,
         dialect=key.dialect,
-        status=status,
+        status=key.status_at(at),
         hint=key.hint,
         scopes=key.scopes,
         allowed_models=key.allowed_models,
@@ -446,7 +426,7 @@ def key_view(key: Key, at: Instant) -> KeyView:
         revoked_at=instant(key.revoked_at),
         last_used_at=instant(key.last_used_at),
         rate_card=key.rate_card,
-        limits=limit_views(key.rules, key.limits, key.counters, at),
+        limits=limit_views(key, at),
         settings=key.settings,
         secrets=[
             SecretView(number=number, works_until=instant(until))
@@ -480,28 +460,19 @@ class BalanceView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def balance_views(account: Account, at: Instant, priced: Collection[str]) -> list[BalanceView]:
-    """Show every asset that the account has, owes or pays with.
-
-    ``priced``: what prices are in. Credit of an asset that nothing is priced in, and that the
-    account does not pay with, can pay for nothing.
-    """
-    pays = {*account.pays_with, *priced}
-    assets = {*account.pays_with, *account.overdraft, *account.overdrawn}
-    assets |= {lot.asset for lot in account.lots.values()}
-    views = []
-    for asset in sorted(assets):
-        lots = spendable(account, (asset,), at) if asset in pays else []
-        left = overdraft_left(account, asset)
-        views.append(
-            BalanceView(
-                asset=asset,
-                balance=format_pico(account.balance(asset)),
-                pending=format_pico(account.pending(asset)),
-                spendable=format_pico(sum(lot.remaining - lot.held for lot in lots)),
-                overdraft_left=None if left is None else format_pico(max(left, 0)),
-            )
+    """Show every asset that the account has, owes or pays with. ``priced``: what prices are in."""
+    return [
+        BalanceView(
+            asset=found.asset,
+            balance=format_pico(found.unspent),
+            pending=format_pico(found.pending),
+            spendable=format_pico(found.spendable),
+            overdraft_left=None
+            if found.overdraft_left is None
+            else format_pico(found.overdraft_left),
         )
-    return views
+        for found in standing.balances(account, at, priced)
+    ]
 
 
 class AccountView(msgspec.Struct, frozen=True, kw_only=True):
@@ -541,9 +512,7 @@ def account_view(
         overdraft=account.overdraft,
         unpriced=account.unpriced,
         max_output_tokens=account.max_output_tokens,
-        limits=limit_views(
-            account.rules, account.limits, account.counters, at, account.active_keys
-        ),
+        limits=limit_views(account, at),
         balances=balance_views(account, at, priced),
         active_keys=account.active_keys,
         test=account.test,

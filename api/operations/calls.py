@@ -13,8 +13,8 @@ from typing import NamedTuple
 import msgspec
 
 from api.operations.decisions import Sees, shown
-from ledger import accounts, keys, metering
 from ledger import events as e
+from ledger import keys, metering
 from ledger.clock import Instant
 from ledger.errors import LimitIsReached, RequestFailed, RequestIdIsTaken
 from ledger.fitting import Fitted, Open, fit
@@ -61,9 +61,7 @@ class Calls:
         """
 
         def decide(facts: Facts, at: Instant) -> Made:
-            key = keys.require_usable(facts.key, at, secret=secret)
-            accounts.require_open(facts.account)
-            keys.require_scope(key, scope)
+            keys.require_allowed(facts.key, facts.account, at, secret=secret, scope=scope)
             return [], None
 
         command = Command(account_id, decide, key_id=key_id, metered=True, by=by, secret=secret)
@@ -81,8 +79,7 @@ class Calls:
         """
 
         def decide(facts: Facts, at: Instant) -> Made:
-            key = keys.require_usable(facts.key, at, secret=secret)
-            account = accounts.require_open(facts.account)
+            key, account = keys.require_allowed(facts.key, facts.account, at, secret=secret)
             if not keys.require_failures_left(key, account, at, model=model):
                 return [], None
             raise RequestFailed
@@ -198,9 +195,9 @@ class _Hold:
 
     def decide(self, facts: Facts, at: Instant) -> Made:
         reserve = self._reserve
-        key = keys.require_usable(facts.key, at, secret=reserve.secret)
-        account = accounts.require_open(facts.account)
-        keys.require_scope(key, reserve.scope)
+        key, account = keys.require_allowed(
+            facts.key, facts.account, at, secret=reserve.secret, scope=reserve.scope
+        )
         if self._permits is not None:
             self._permits(account, key, at)
         book = facts.cards.current(key.rate_card or account.rate_card, at)

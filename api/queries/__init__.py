@@ -17,7 +17,21 @@ from api.queries.resolve import Resolver
 from ledger import secrets
 from ledger.clock import DatabaseClock, Instant
 from ledger.codec import Recorded
-from ledger.errors import InvalidField, NoSuchAccount, NoSuchKey, NoSuchRateCard
+from ledger.errors import (
+    AccountIsClosed,
+    AccountIsSuspended,
+    InvalidField,
+    KeyIsExpired,
+    KeyIsRevoked,
+    KeyIsSuspended,
+    ModelIsDenied,
+    NoSuchAccount,
+    NoSuchKey,
+    NoSuchRateCard,
+    Refused,
+    ScopeIsDenied,
+    SecretIsRetired,
+)
 from ledger.events import Utc
 from ledger.ids import (
     OPERATOR_ACCOUNT,
@@ -28,6 +42,7 @@ from ledger.ids import (
     lane_of_key,
     request_hash,
 )
+from ledger.keys import require_allowed
 from ledger.limits import matches_kinds
 from ledger.pricing import RateCard
 from ledger.ratecards import Proposal, RateCards
@@ -724,16 +739,43 @@ async def _require_account(lane: Snapshot, account_id: AccountId) -> None:
 
 
 _ends = msgspec.json.Decoder(dict[int, Utc | None])
+_CODES: Mapping[type[Refused], str] = {
+    NoSuchKey: "NOT_FOUND",
+    KeyIsRevoked: "DISABLED",
+    KeyIsSuspended: "DISABLED",
+    KeyIsExpired: "EXPIRED",
+    SecretIsRetired: "EXPIRED",
+    AccountIsSuspended: "DISABLED",
+    AccountIsClosed: "DISABLED",
+    ScopeIsDenied: "INSUFFICIENT_PERMISSIONS",
+    ModelIsDenied: "FORBIDDEN",
+}
+"""What ``keys/verify`` calls the refusal that a request would get."""
 
 
 def _verified(row: Sequence[Any], at: Instant, scope: str, model: str) -> views.VerifyView:
+    """Say of a row of ``reads.VERIFY`` what the ledger would say of a request."""
     key_id, account_id, number, _, _, name, dialect, status, expires_at, scopes, ends, *rest = row
     account_status, models = rest
-    code, reason = _code(status, expires_at, _ends.decode(ends), number, account_status, at)
-    if code == "VALID" and scope and scopes and scope not in scopes:
-        code, reason = "INSUFFICIENT_PERMISSIONS", "scope_is_denied"
-    if code == "VALID" and model and models is not None and model not in models:
-        code, reason = "FORBIDDEN", "model_is_denied"
+    account = Account(account_id=account_id, opened_at=at, status=account_status)
+    key = Key(
+        key_id=key_id,
+        account_id=account_id,
+        name=name,
+        dialect=dialect,
+        created_at=at,
+        updated_at=at,
+        status=status,
+        scopes=tuple(scopes),
+        allowed_models=None if models is None else tuple(models),
+        expires_at=expires_at,
+        secrets=_ends.decode(ends),
+    )
+    code, reason = "VALID", None
+    try:
+        require_allowed(key, account, at, secret=number, scope=scope, model=model)
+    except Refused as refusal:
+        code, reason = _CODES[type(refusal)], refusal.code
     return views.VerifyView(
         valid=code == "VALID",
         code=code,
@@ -745,25 +787,3 @@ def _verified(row: Sequence[Any], at: Instant, scope: str, model: str) -> views.
         scopes=list(scopes),
         expires_at=views.instant(expires_at),
     )
-
-
-def _code(  # noqa: PLR0917
-    status: str,
-    expires_at: Instant | None,
-    ends: dict[int, Instant | None],
-    number: int,
-    account_status: str,
-    at: Instant,
-) -> tuple[str, str | None]:
-    if status == "revoked":
-        return "DISABLED", "key_is_revoked"
-    if status == "expired" or (expires_at is not None and at >= expires_at):
-        return "EXPIRED", "key_is_expired"
-    if status == "suspended":
-        return "DISABLED", "key_is_suspended"
-    until = ends.get(number)
-    if number not in ends or (until is not None and at >= until):
-        return "EXPIRED", "secret_is_retired"
-    if account_status != "open":
-        return "DISABLED", f"account_is_{account_status}"
-    return "VALID", None

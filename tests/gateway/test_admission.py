@@ -13,13 +13,14 @@ import psycopg
 import pytest
 
 from api.gateway import forward, headers
-from api.gateway.standing import Measured, Standing
 from api.operations import Asked
 from api.settings import InvalidSetting, from_environment
 from ledger import events as e
 from ledger.errors import LimitIsReached, ScopeIsDenied
+from ledger.limits import LimitId
 from ledger.pricing import ModelPrice, RateCard
 from ledger.ratecards import draft_of
+from ledger.standing import Measured, Standing
 from ledger.state import Account, Key
 from tests.gateway.book import book, ended
 from tests.gateway.rig import Rig, Thin, rig
@@ -317,8 +318,8 @@ def test_durations_are_written_as_go_does(span: timedelta, text: str) -> None:
 def measured(limit_id: str, ceiling: int, used: int, window: int | None = 60) -> Measured:
     """Give a limit as it stands."""
     resets = None if window is None else AT + timedelta(seconds=30)
-    kind = limit_id.partition(":")[0].partition("/")[0]
-    return Measured("key", limit_id, kind, ceiling, used, window, resets, resets)
+    kind = LimitId.parse(limit_id).kind
+    return Measured("key", limit_id, kind, ceiling, used, 0, window, resets, resets)
 
 
 def test_the_tightest_limit_is_the_one_that_is_told() -> None:

@@ -143,6 +143,39 @@ def test_a_key_acts_until_something_ends_it() -> None:
     assert keys.require_usable(a_key(secrets={1: START + SECOND}), START, secret=1)
 
 
+@pytest.mark.parametrize(
+    ("changes", "status", "ended_at", "stopped_at"),
+    [
+        ({}, "active", None, None),
+        ({"expires_at": START + SECOND}, "active", None, None),
+        ({"expires_at": START}, "expired", START, START),
+        ({"status": "expired", "expires_at": START}, "expired", START, START),
+        ({"status": "suspended", "suspended_at": START}, "suspended", None, START),
+        (
+            {"status": "suspended", "suspended_at": START - SECOND, "expires_at": START},
+            "expired",
+            START,
+            START - SECOND,
+        ),
+        ({"status": "revoked", "revoked_at": START}, "revoked", START, START),
+        (
+            {"status": "revoked", "revoked_at": START - SECOND, "expires_at": START},
+            "revoked",
+            START - SECOND,
+            START - SECOND,
+        ),
+    ],
+)
+def test_a_key_ends_once_and_stops_when_it_is_suspended(
+    changes, status, ended_at, stopped_at
+) -> None:
+    """Revoked or past its expiry it has ended, noted or not; suspended it may work again."""
+    key = a_key(**changes)
+    assert (key.status_at(START), key.ended_at(START)) == (status, ended_at)
+    assert key.stopped_at(START) == stopped_at
+    assert key.ended(START) is (ended_at is not None)
+
+
 def test_scopes_and_models_bound_a_key() -> None:
     """No scopes named: everything; models None: every one, empty: none."""
     keys.require_scope(a_key(), "chat")

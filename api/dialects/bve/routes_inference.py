@@ -1,6 +1,6 @@
 """bve's routes for clients: OpenAI's API through the gateway."""
 
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
@@ -13,6 +13,7 @@ from api.http.failure import Failure, Kind
 from api.http.reading import UNREADABLE
 from api.http.routing import Ask, Reply, Routes
 from api.identity.credentials import KeyCaller
+from ledger.state import Key
 
 routes = Routes()
 
@@ -32,13 +33,13 @@ _encode = msgspec.json.Encoder().encode
 async def list_models(ask: Ask[None, KeyCaller]) -> Reply:
     """List the models that the key may use."""
     reply = await forward(ask, "list_models", decorate=None, own_errors=True)
-    allowed = _allowed(ask.caller)
-    if allowed is not None and isinstance(reply, Answer):
-        reply.body = _only(allowed, reply.body)
+    key = _key(ask.caller)
+    if key.allowed_models is not None and isinstance(reply, Answer):
+        reply.body = _only(key, reply.body)
     return reply
 
 
-def _only(allowed: Collection[str], body: bytes) -> bytes:
+def _only(key: Key, body: bytes) -> bytes:
     """Leave the models out that a key may not use.
 
     Raises:
@@ -49,7 +50,7 @@ def _only(allowed: Collection[str], body: bytes) -> bytes:
         models = msgspec.convert(listed["data"], list[dict[str, Any]])
     except (*UNREADABLE, KeyError) as error:
         raise Failure(Kind.UPSTREAM_FAILED, error=error) from error
-    listed["data"] = [model for model in models if model.get("id") in allowed]
+    listed["data"] = [model for model in models if key.may_use(model.get("id", ""))]
     return _encode(listed)
 
 
@@ -62,15 +63,14 @@ def _only(allowed: Collection[str], body: bytes) -> bytes:
 )
 async def get_model(ask: Ask[None, KeyCaller]) -> Reply:
     """Show a model that the key may use."""
-    allowed = _allowed(ask.caller)
-    if allowed is not None and ask.path("model") not in allowed:
+    if not _key(ask.caller).may_use(ask.path("model")):
         raise Failure(Kind.MODEL_IS_UNKNOWN, "The model does not exist", field="model")
     return await forward(ask, "get_model", decorate=None, own_errors=True)
 
 
-def _allowed(caller: KeyCaller) -> tuple[str, ...] | None:
+def _key(caller: KeyCaller) -> Key:
     assert caller.key is not None
-    return caller.key.allowed_models
+    return caller.key
 
 
 def _posted(

@@ -92,19 +92,12 @@ def ceiling(limits: Mapping[str, Limit], limit_id: str) -> int | None:
     return None if limit is None else limit.ceiling
 
 
-def revoked_at(key: Key, at: Instant) -> Instant | None:
-    """Tell since when a key is refused for good; None: it is not.
+def listed(key: Key, at: Instant) -> ListedKey:
+    """Show a key without its secret.
 
     The page knows three states. Of these an expired key is revoked, since its expiry.
     """
-    if key.status == "expired" or (key.expires_at is not None and key.expires_at <= at):
-        return key.revoked_at or key.expires_at
-    return key.revoked_at
-
-
-def listed(key: Key, at: Instant) -> ListedKey:
-    """Show a key without its secret."""
-    ended = revoked_at(key, at)
+    ended = key.ended_at(at)
     return ListedKey(
         id=str(key.key_id),
         name=key.name,

@@ -4,12 +4,12 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from api.gateway import headers
-from api.gateway.standing import Standing, limits_of
 from api.http.exchange import Answer, answer
 from api.http.failure import Failure, of_error
 from api.http.problems import Problem
 from api.http.routing import Ask, failure_of
 from api.identity.credentials import KeyCaller
+from ledger import standing
 from ledger.clock import Instant
 from ledger.errors import LedgerError, LimitIsReached
 from ledger.metering import Record
@@ -54,8 +54,8 @@ async def _count(ask: Ask[Any, KeyCaller], model: str) -> Mapping[str, str]:
     left: dict[str, str] = {}
 
     def sees(account: Account, key: Key, at: Instant) -> None:
-        limits = limits_of(account, key, category=GENERAL, model=model, at=at)
-        left.update(headers.limits(Standing(at, tuple(limits), balances={})))
+        limits = standing.of_request(account, key, category=GENERAL, model=model, at=at)
+        left.update(headers.limits(standing.Standing(at, tuple(limits), balances={})))
 
     try:
         await ask.services.ledger.requests.record(

@@ -8,8 +8,6 @@ from api.http.routing import Ask, Routes
 from api.identity.auth import Caller
 from api.operations import SETTING_MEMBER
 from ledger import events as e
-from ledger.clock import Instant
-from ledger.state import Key
 
 routes = Routes()
 
@@ -53,13 +51,7 @@ async def list_keys(ask: Ask[None, Caller]) -> Answer:
         ask.services, ask.caller.account_id, "foil", only_of=ask.caller.only_own_keys
     )
     at = ask.services.clock.now()
-    return answer([views.listed(key) for key in found if _is_there(key, at)])
-
-
-def _is_there(key: Key, at: Instant) -> bool:
-    """Tell whether a key has not come to its end: the page knows none that has."""
-    expires = key.expires_at
-    return key.status in {"active", "suspended"} and (expires is None or at < expires)
+    return answer([views.listed(key) for key in found if not key.ended(at)])
 
 
 @routes(
@@ -81,7 +73,7 @@ async def delete_key(ask: Ask[None, Caller]) -> Answer:
         missing="API key not found",
         only_of=ask.caller.only_own_keys,
     )
-    if not _is_there(key, ask.services.clock.now()):
+    if key.ended(ask.services.clock.now()):
         raise Failure(Kind.NOT_FOUND, "API key not found")
     await account_keys.revoke(ask.services, key, by=ask.caller.actor)
     return Answer(b"", status=204)

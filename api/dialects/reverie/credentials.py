@@ -29,8 +29,7 @@ class Visitor(NamedTuple):
 
     def may_use(self, model: str) -> bool:
         """Tell whether the key's terms allow a model."""
-        allowed = None if self.key is None else self.key.allowed_models
-        return allowed is None or model in allowed
+        return self.key is None or self.key.may_use(model)
 
 
 @secured("key", "session")

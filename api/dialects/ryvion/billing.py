@@ -9,8 +9,8 @@ from api.dialects.ryvion.credentials import Client
 from api.operations import OWN_WINDOW, Asked
 from api.queries import SpendLine, SpendTerms
 from api.services import Services
+from ledger import standing
 from ledger.clock import Instant
-from ledger.limits import total
 from ledger.money import format_pico
 from ledger.state import Account
 
@@ -47,16 +47,14 @@ async def limit(services: Services, client: Client, body: bodies.SpendLimit) -> 
 def _hourly(account: Account, at: Instant) -> views.OwnLimit:
     ceilings: dict[bool, int] = {}
     left: list[int] = []
-    for rule, found in zip(account.rules, account.limits.values(), strict=True):
-        if found.kind != "spend" or rule.window != OWN_WINDOW or found.narrow:
+    for rule, found in zip(account.rules, standing.of_limits(account, at), strict=True):
+        if rule.kind != "spend" or rule.window != OWN_WINDOW:
             continue
-        if found.each_model:
+        if rule.category or rule.model or rule.each_model:
             continue
-        if found.assets and CURRENCY not in found.assets:
+        if rule.assets and CURRENCY not in rule.assets:
             continue
-        first, counter = found.window.first(at), account.counters.get(found.limit_id)
-        held = total(counter.used, first) + total(counter.pending, first) if counter else 0
-        left.append(max(found.ceiling - held, 0))
+        left.append(found.remaining)
         ceilings[rule.own] = min(found.ceiling, ceilings.get(rule.own, found.ceiling))
     return views.OwnLimit(
         ceiling=format_pico(ceilings[False]) if False in ceilings else None,

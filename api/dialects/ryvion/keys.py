@@ -45,11 +45,7 @@ async def all_of(services: Services, client: Client) -> list[views.ListedKey]:
         services, client.account_id, DIALECT, only_of=client.only_own_keys
     )
     at = services.clock.now()
-    return [
-        views.listed(key)
-        for key in found
-        if key.status in {"active", "suspended"} and (key.expires_at is None or at < key.expires_at)
-    ]
+    return [views.listed(key) for key in found if not key.ended(at)]
 
 
 async def revoke(services: Services, client: Client, key_id: str) -> None:

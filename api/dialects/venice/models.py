@@ -104,9 +104,3 @@ def allowed_models(privacy: str) -> tuple[str, ...] | None:
     ``PRIVATE_TEXT`` leaves pictures and sound free, of which none are served here.
     """
     return None if privacy == "ALL" else tuple(name for name in KNOWN if is_private(name))
-
-
-def may_use(privacy: str, model: str) -> bool:
-    """Tell whether a key of some privacy may use a model."""
-    allowed = allowed_models(privacy)
-    return allowed is None or model in allowed

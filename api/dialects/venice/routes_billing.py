@@ -14,13 +14,12 @@ from api.dialects.venice.credentials import Manager
 from api.dialects.venice.cursors import Walk
 from api.dialects.venice.history import CURRENCIES, Currency, Entry
 from api.dialects.venice.views import Number
-from api.gateway.standing import balances_of
 from api.http.exchange import Answer
 from api.http.failure import invalid
 from api.http.routing import Ask, Routes
 from api.queries import AnalyticsTerms
 from api.settings import jwt_secret
-from ledger import clock
+from ledger import clock, standing
 from ledger.clock import Instant
 from ledger.ids import format_id
 from ledger.state import Account
@@ -70,7 +69,7 @@ async def get_billing_balance(ask: Ask[None, Manager]) -> Answer:
     at = ask.services.clock.now()
     account, _ = await ask.services.queries.account_state(ask.caller.account_id)
     granted = await ask.services.allowances.granted_for_today(ask.caller.account_id, "DIEM", at)
-    left = balances_of(account, at)
+    left = standing.to_spend(account, at)
     currency = _pays_next(account, left)
     view = BillingBalance(
         can_consume=currency is not None,

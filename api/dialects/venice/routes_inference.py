@@ -10,12 +10,12 @@ from api.dialects.forwarding import document_of, forward
 from api.dialects.venice import credentials, models
 from api.dialects.venice.errors import MODEL_NOT_FOUND, NO_SUCH_CHARACTER_SLUG, rate_headers
 from api.gateway import headers, wishes
-from api.gateway.standing import Standing
 from api.http.failure import Failure, Kind, invalid
 from api.http.routing import Ask, Reply, Routes
 from api.identity.credentials import KeyCaller
 from ledger.errors import ModelIsUnpriced
 from ledger.money import format_pico
+from ledger.standing import Standing
 
 MAY_ASK = "issue_key"
 """Whose login may spend: who could issue a key to do it with."""

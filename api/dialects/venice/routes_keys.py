@@ -28,7 +28,6 @@ from ledger.state import Key
 
 WEEK = timedelta(days=6)
 """Today and the six days of UTC before it."""
-ALIVE = frozenset({"active", "suspended"})
 
 routes = Routes()
 _delete = msgspec.json.Decoder(bodies.DeleteKey)
@@ -50,15 +49,11 @@ async def list_api_keys(ask: Ask[None, Manager]) -> Answer:
         ask.caller.account_id,
         credentials.DIALECT,
         only_of=ask.caller.only_own_keys,
-        where=lambda key: _lives(key, at),
+        where=lambda key: not key.ended(at),
     )
     week = await _week(ask, at)
     rows = [views.with_usage(key, week.get(key.key_id, ()), at) for key in found]
     return views.answer(views.ApiKeyList(data=rows))
-
-
-def _lives(key: Key, at: Instant) -> bool:
-    return key.status in ALIVE and (key.expires_at is None or at < key.expires_at)
 
 
 async def _week(ask: Ask[None, Manager], at: Instant) -> Mapping[UUID, Sequence[SpendLine]]:

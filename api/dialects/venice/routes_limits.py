@@ -9,11 +9,11 @@ from api.dialects.venice import catalogue, credentials, models, terms, views
 from api.dialects.venice.catalogue import Offer
 from api.dialects.venice.credentials import Manager
 from api.dialects.venice.views import Number
-from api.gateway.standing import balances_of
 from api.http.exchange import Answer
 from api.http.routing import Ask, Routes
 from api.identity.credentials import KeyCaller
 from api.queries import Refusal
+from ledger import standing
 from ledger.clock import Instant, format_milliseconds
 from ledger.limits import DAY_SECONDS, Limit, LimitId, window
 from ledger.state import Account, Key
@@ -117,14 +117,16 @@ async def get_rate_limits(ask: Ask[None, KeyCaller]) -> Answer:
         balances=_balances(left),
         key_expiration=views.milliseconds(expires_at),
         next_epoch_begins=format_milliseconds(terms.next_epoch(at)),
-        rate_limits=[_rates(offer, caller.key) for offer in offered if _may_ask(offer, caller.key)],
+        rate_limits=[
+            _rates(offer, caller.key) for offer in offered if caller.key.may_use(offer.id)
+        ],
     )
     return views.answer(RateLimitsReply(data=view))
 
 
 def _left(account: Account, key: Key, at: Instant) -> dict[str, int]:
     """Give what the account has of each asset, and no more than the key's caps leave of it."""
-    found = {asset: max(pico, 0) for asset, pico in balances_of(account, at).items()}
+    found = {asset: max(pico, 0) for asset, pico in standing.to_spend(account, at).items()}
     for name, assets in terms.ASSETS.items():
         room = terms.room(key, name, at)
         for asset in assets:
@@ -140,10 +142,6 @@ def _balances(left: dict[str, int]) -> Balances:
         DIEM=views.number(left.get("DIEM", 0)),
         BUNDLED_CREDITS=views.number(bundled) if bundled else msgspec.UNSET,
     )
-
-
-def _may_ask(offer: Offer, key: Key) -> bool:
-    return key.allowed_models is None or offer.id in key.allowed_models
 
 
 def _rates(offer: Offer, key: Key) -> ModelRates:

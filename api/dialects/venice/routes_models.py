@@ -114,9 +114,8 @@ def _type(ask: Ask[None, KeyCaller | None], default: str) -> str:
 
 async def _offers(ask: Ask[None, KeyCaller | None], kind: str) -> Sequence[Offer]:
     key = None if ask.caller is None else ask.caller.key
-    allowed = None if key is None else key.allowed_models
     return [
         offer
         for offer in await catalogue.offers(ask.services, ask.caller)
-        if kind in {ALL, offer.type} and (allowed is None or offer.id in allowed)
+        if kind in {ALL, offer.type} and (key is None or key.may_use(offer.id))
     ]

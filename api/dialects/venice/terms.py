@@ -16,11 +16,11 @@ import msgspec
 from api.dialects.venice import bodies, models
 from api.http.failure import Failure, Kind, invalid
 from api.operations import ADMIN_TYPE, SETTING_MEMBER, SETTING_TYPE
-from ledger import clock, keys, limits
+from ledger import clock, keys, limits, standing
 from ledger import events as e
 from ledger.clock import Instant
 from ledger.credits import overdraft_left
-from ledger.limits import Limit, total
+from ledger.limits import Limit
 from ledger.money import PLACES
 from ledger.state import Account, Key
 
@@ -242,11 +242,13 @@ def _expiry(text: str) -> Instant | None:
 def room(key: Key, name: str, at: Instant) -> int | None:
     """Give what a cap leaves in pico, reservations taken off; None: there is no cap."""
     limit = limit_of(key, name)
-    if limit is None:
-        return None
-    counter, first = key.counters.get(limit.limit_id), limit.window.first(at)
-    spent = total(counter.used, first) + total(counter.pending, first) if counter else 0
-    return max(limit.ceiling - spent, 0)
+    return None if limit is None else standing.of_limit(limit, key.counters, at).remaining
+
+
+def used_in_period(key: Key, name: str, at: Instant) -> int:
+    """Return what a key spent of a cap's assets in its period, in pico."""
+    limit = counter_limit(key, name)
+    return 0 if limit is None else standing.of_limit(limit, key.counters, at).used
 
 
 def may_owe(account: Account) -> bool:

@@ -13,7 +13,6 @@ from api.http.openapi import WRITTEN_AS
 from api.operations import SETTING_TYPE
 from api.queries import SpendLine
 from ledger.clock import Instant, format_milliseconds
-from ledger.limits import total
 from ledger.money import decimal_of
 from ledger.state import Key
 
@@ -198,15 +197,6 @@ def _period_usage(key: Key, at: Instant) -> PeriodUsage | UnsetType:
     if not any(terms.limit_of(key, name) for name in terms.ASSETS):
         return UNSET
     return PeriodUsage(
-        usd=four_places(used_in_period(key, "usd", at)),
-        diem=four_places(used_in_period(key, "diem", at)),
+        usd=four_places(terms.used_in_period(key, "usd", at)),
+        diem=four_places(terms.used_in_period(key, "diem", at)),
     )
-
-
-def used_in_period(key: Key, name: str, at: Instant) -> int:
-    """Give what a key spent of a cap's assets in its period, in pico."""
-    limit = terms.counter_limit(key, name)
-    counter = None if limit is None else key.counters.get(limit.limit_id)
-    if limit is None or counter is None:
-        return 0
-    return total(counter.used, limit.window.first(at))
