@@ -25,7 +25,7 @@ from api.identity.attempts import Attempts
 from api.identity.auth import Gate, Logins
 from api.identity.signup import Signups
 from api.identity.wallet import Wallets
-from api.operations import Calls, Ledger
+from api.operations import CONSTRAINTS, Calls, Ledger
 from api.operations.allowances import Allowances
 from api.queries import Queries
 from api.queries.resolve import COUNT_SECRETS, Resolver
@@ -150,7 +150,7 @@ class Services:
             arrays.register(connection)
             return connection
 
-        writer = Writer(lanes, connect, INLINE, cards)
+        writer = Writer(lanes, connect, INLINE, cards, CONSTRAINTS)
         clock = writer.clock
         async with pool.connection() as connection:
             await hear(clock, connection)

@@ -11,6 +11,7 @@ from sqlalchemy import ColumnElement, Table
 
 from ledger.codec import Recorded
 from ledger.record.batch import Changes, Load, Wanted
+from ledger.record.due import Due
 from ledger.record.store import Statement
 from ledger.state import LaneState
 
@@ -30,6 +31,8 @@ class Inline(NamedTuple):
     """Return what brings the rows of a lane up to its state after some changes."""
     load: Callable[[int, Wanted], list[Load]] = read_nothing
     """Return the queries that bring this projection's part of a lane's state back."""
+    due: tuple[Due, ...] = ()
+    """Rows that run out by themselves, for the lane to write down."""
     is_state: bool = False
     """The rows are a part of the state itself, so a rebuild may save once for all events. Any other
     projection is given each event once."""

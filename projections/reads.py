@@ -135,17 +135,6 @@ TERMS_OF_KEYS: LiteralString = (
     " WHERE lane = %s AND key_id = ANY(%s)"
 )
 LANES: LiteralString = "SELECT lane, seq, last_recorded_at, chain FROM lane_heads ORDER BY lane"
-# Few lanes have something due at a time; all but the first have a partial index for it.
-LANES_WITH_DUE: LiteralString = (
-    "SELECT lane FROM lane_heads h WHERE"
-    " EXISTS (SELECT FROM reservations r WHERE r.lane = h.lane AND r.expires_at <= %(at)s)"
-    " OR EXISTS (SELECT FROM keys k WHERE k.lane = h.lane AND k.expires_at <= %(at)s"
-    " AND k.status IN ('active', 'suspended') AND k.expires_at IS NOT NULL)"
-    " OR EXISTS (SELECT FROM lots l WHERE l.lane = h.lane AND l.expires_at <= %(at)s"
-    " AND l.status = 'open' AND l.expires_at IS NOT NULL)"
-    " OR EXISTS (SELECT FROM lots l WHERE l.lane = h.lane AND l.takes_effect_at <= %(at)s"
-    " AND l.takes_effect_at IS NOT NULL) ORDER BY lane"
-)
 VERIFY: LiteralString = (
     "SELECT s.key_id, s.account_id, s.number, s.lane, h.seq, k.name, k.dialect, k.status,"
     " k.expires_at, k.scopes, k.secrets::text, a.status, k.allowed_models FROM key_secrets s"

@@ -11,6 +11,7 @@ like these two: ``members``, ``keys`` (with ``issued``), ``credits``, ``prices``
 ``decisions``). ``ledger`` puts them together.
 """
 
+from api.operations import accounts, members
 from api.operations.accounts import OWN_WINDOW, Policy
 from api.operations.asked import Asked, Done, actor_of_key, fingerprint
 from api.operations.calls import Calls, Permits
@@ -29,8 +30,12 @@ from api.operations.members import Person, new_person
 from api.operations.prices import Publication
 from api.operations.requests import notes_of
 
+CONSTRAINTS = {**members.CONSTRAINTS, **accounts.CONSTRAINTS}
+"""Constraints of rows beside the events that a caller may break, and what they are told."""
+
 __all__ = [
     "ADMIN_TYPE",
+    "CONSTRAINTS",
     "FIXED_SETTINGS",
     "OWN_WINDOW",
     "SETTING_MEMBER",

@@ -1,7 +1,7 @@
 """Accounts: open, change the terms, suspend, resume, close."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -15,7 +15,7 @@ from ledger import accounts
 from ledger import events as e
 from ledger.clock import Instant
 from ledger.codec import GENESIS, Recorded
-from ledger.errors import InvalidField, VersionIsOutdated
+from ledger.errors import AccountIsOpen, InvalidField, Refused, VersionIsOutdated
 from ledger.ids import OPERATOR_ACCOUNT, AccountId, new_account_id
 from ledger.keys import require_no_secret
 from ledger.metering import Facts
@@ -25,6 +25,8 @@ from ledger.record.bound_rows import WalletRow
 from ledger.record.store import Row
 from ledger.state import Account, LaneState, advance, evolve
 
+CONSTRAINTS: Mapping[str, type[Refused]] = {"wallet_has_one_account": AccountIsOpen}
+"""Constraints of wallets that a caller may break, and what they are told."""
 OWN_WINDOW = "rolling:3600"
 """In which an account may limit its own spending: any hour."""
 

@@ -1,5 +1,6 @@
 """Who is in an account. People themselves are rows beside the events, never in one."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 from uuid import UUID
 
@@ -9,6 +10,7 @@ from ledger import accounts
 from ledger import events as e
 from ledger.clock import Instant
 from ledger.codec import Recorded
+from ledger.errors import LoginIsTaken, Refused
 from ledger.ids import AccountId, format_id, new_member_id
 from ledger.keys import require_no_secret
 from ledger.metering import Facts
@@ -16,6 +18,9 @@ from ledger.record.bound_rows import LoginRow, delete_login
 from ledger.record.store import Row
 from ledger.secrets import new_salt
 from ledger.state import Account
+
+CONSTRAINTS: Mapping[str, type[Refused]] = {"email_logs_in_once": LoginIsTaken}
+"""Constraints of logins that a caller may break, and what they are told."""
 
 
 class Person(NamedTuple):

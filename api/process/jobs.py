@@ -28,6 +28,7 @@ from ledger.record import store
 from ledger.server import database
 from projections import engine, reads
 from projections.inline import unpriced
+from projections.registry import LANES_WITH_DUE
 
 log = structlog.get_logger("keyledger.jobs")
 
@@ -60,7 +61,7 @@ async def expire_what_is_due(services: Services) -> str:
     """Let idle lanes write down reservations, keys and grants that ran out."""
     async with services.pool.connection() as connection:
         terms = {"at": services.clock.now()}
-        rows = await (await connection.execute(reads.LANES_WITH_DUE, terms)).fetchall()
+        rows = await (await connection.execute(LANES_WITH_DUE, terms)).fetchall()
     for (lane,) in rows:
         services.writer.lanes[lane].nudge()
     return f"{len(rows)} lanes"

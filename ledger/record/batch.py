@@ -40,6 +40,7 @@ from ledger.metering import Facts, Known, Made
 from ledger.money import InvalidAmount, format_pico
 from ledger.ratecards import RateCards
 from ledger.record import arrays, store
+from ledger.record.due import Due
 from ledger.record.store import Row, Statement
 from ledger.state import Account, Key, LaneState, Reservation, advance_over, change, change_together
 
@@ -120,6 +121,10 @@ class Load(NamedTuple):
 
 class Inline(Protocol):
     """A projection that moves in the append's own transaction."""
+
+    @property
+    def due(self) -> Sequence[Due]:
+        """Rows of its tables that run out by themselves."""
 
     def load(self, lane: int, wanted: Wanted) -> list[Load]:
         """Give the queries that bring this projection's part of the state back."""

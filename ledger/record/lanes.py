@@ -25,11 +25,9 @@ from ledger import events as e
 from ledger.clock import DatabaseClock, Instant, from_microseconds
 from ledger.codec import Recorded
 from ledger.errors import (
-    AccountIsOpen,
     ClockIsOff,
     LedgerCorrupt,
     LedgerUnavailable,
-    LoginIsTaken,
     OutcomeIsUnknown,
     QueueIsFull,
     Refused,
@@ -51,6 +49,7 @@ from ledger.record.batch import (
     Wanted,
     runs,
 )
+from ledger.record.due import Questions, questions
 from ledger.record.roundtrip import Line
 from ledger.record.store import Head, Statement
 from ledger.state import LaneState, Reservation, is_unpriced
@@ -67,11 +66,6 @@ CACHE_MAX = 50_000
 """Accounts, keys and reservations kept per lane and worker."""
 RETRIES_MAX = 5
 BACKOFF_SECONDS = 0.01
-CONSTRAINTS: Mapping[str | None, type[Refused]] = {
-    "email_logs_in_once": LoginIsTaken,
-    "wallet_has_one_account": AccountIsOpen,
-}
-"""Constraints of side tables that a caller may break, and what each then is told."""
 OWNED_AFTER = 20
 """Batches without a foreign append after which a lane loads only what its copy lacks."""
 DUE_MAX = 500
@@ -83,55 +77,12 @@ another server's after a failover. Events go on a microsecond apart meanwhile.""
 APART_MAX = timedelta(minutes=5)
 """By which the clocks of database and host may differ: as much as usage may be early."""
 
-PAST: LiteralString = (
-    "WITH clock AS MATERIALIZED (SELECT ledger_clock() AS at)"
-    " SELECT 'request', NULL::uuid, NULL::uuid, request_hash, lane_seq, last_seq FROM request_ids"
-    " WHERE lane = $1 AND request_hash = ANY($2)"
-    " UNION ALL (SELECT 'reservation', account_id, key_id, request_hash, NULL, NULL"
-    " FROM reservations WHERE lane = $1 AND expires_at <= (SELECT at FROM clock)"
-    " ORDER BY expires_at LIMIT $3)"
-    " UNION ALL (SELECT 'key', account_id, key_id, NULL, NULL, NULL FROM keys"
-    " WHERE lane = $1 AND expires_at <= (SELECT at FROM clock) AND expires_at IS NOT NULL"
-    " AND status IN ('active', 'suspended') ORDER BY expires_at LIMIT $3)"
-    " UNION ALL (SELECT 'lot', account_id, NULL, NULL, NULL, NULL FROM lots"
-    " WHERE lane = $1 AND expires_at <= (SELECT at FROM clock) AND status = 'open'"
-    " AND expires_at IS NOT NULL ORDER BY expires_at LIMIT $3)"
-    " UNION ALL (SELECT 'lot', account_id, NULL, NULL, NULL, NULL FROM lots"
-    " WHERE lane = $1 AND takes_effect_at <= (SELECT at FROM clock)"
-    " AND takes_effect_at IS NOT NULL ORDER BY takes_effect_at LIMIT $3)"
-    " UNION ALL SELECT 'cards', NULL, NULL, NULL, count(*) + count(withdrawn_at), NULL"
-    " FROM rate_cards"
-    " UNION ALL SELECT 'clock', NULL, NULL, NULL, (1000000 * extract(epoch FROM at))::int8,"
-    " (1000000 * extract(epoch FROM statement_timestamp()))::int8 FROM clock"
-)
-"""Request ids that were used before; what ran out: reservations, keys, lots, and lots that took
-effect; how many rate cards and withdrawals of them; what the clock says, the ledger's and the
-server's own, in microseconds since 1970.
-
-Asked once the head is locked, in a statement of its own: what waited for the lock sees only what
-was committed before it began to wait, and its clock may have been read before, too.
-"""
-
-DUE_OF: LiteralString = (
-    "(SELECT 'reservation', account_id, key_id, request_hash FROM reservations"
-    " WHERE lane = %(lane)s AND account_id = ANY(%(accounts)s) AND expires_at <= %(at)s"
-    " LIMIT %(most)s)"
-    " UNION ALL (SELECT 'key', account_id, key_id, NULL FROM keys"
-    " WHERE lane = %(lane)s AND account_id = ANY(%(accounts)s) AND expires_at <= %(at)s"
-    " AND status IN ('active', 'suspended') AND expires_at IS NOT NULL LIMIT %(most)s)"
-    " UNION ALL (SELECT 'lot', account_id, NULL, NULL FROM lots"
-    " WHERE lane = %(lane)s AND account_id = ANY(%(accounts)s) AND expires_at <= %(at)s"
-    " AND status = 'open' AND expires_at IS NOT NULL LIMIT %(most)s)"
-    " UNION ALL (SELECT 'lot', account_id, NULL, NULL FROM lots"
-    " WHERE lane = %(lane)s AND account_id = ANY(%(accounts)s) AND takes_effect_at <= %(at)s"
-    " AND takes_effect_at IS NOT NULL LIMIT %(most)s)"
-)
-"""The same of some accounts alone, where more is due than ``PAST`` brings."""
-
 BEGIN: LiteralString = "BEGIN"
 COMMIT: LiteralString = "COMMIT"
 
 Connect = Callable[[], Awaitable[AsyncConnection]]
+Constraints = Mapping[str, type[Refused]]
+"""Constraints of rows written beside events that a caller may break, and what each is told then."""
 
 
 class Lane:
@@ -144,6 +95,9 @@ class Lane:
         projections: Sequence[Inline],
         cards: RateCards,
         heard: DatabaseClock,
+        *,
+        questions: Questions,
+        constraints: Constraints,
     ) -> None:
         """Take how to connect, which inline projections move along, and who hears the clock."""
         self.lane = lane
@@ -159,6 +113,8 @@ class Lane:
         self._epoch = -1
         self._undisturbed = OWNED_AFTER
         self._heard = heard
+        self._questions = questions
+        self._constraints = constraints
         self._refusals = RefusalLog()
         self._notes: list[Suppressed] = []
         """Refusals taken out of the log and not yet committed."""
@@ -245,12 +201,17 @@ class Lane:
                 await self._answer(commands[:half])
                 await self._answer(commands[half:])
                 return
-            meant = _meant(error)
+            meant = self._meant(error)
             if meant is error:
                 log.exception("command_failed", lane=self.lane)
             results = [(command, meant) for command in commands]
         for command, result in results:
             command.ticket.settle(command.index, result)
+
+    def _meant(self, error: Exception) -> Exception:
+        """Return the refusal that a broken constraint stands for, else the error itself."""
+        name = error.diag.constraint_name if isinstance(error, psycopg.Error) else None
+        return self._constraints[name]() if name and name in self._constraints else error
 
     async def _write(self, commands: list[Command]) -> list[tuple[Command, Outcome | Exception]]:
         for attempt in range(RETRIES_MAX):
@@ -399,7 +360,7 @@ class Lane:
             "at": batch.at,
             "most": BATCH_MAX,
         }
-        found = await connection.execute(DUE_OF, terms, binary=True)
+        found = await connection.execute(self._questions.of_accounts, terms, binary=True)
         theirs = await found.fetchall()
         batch.more_is_due = len(theirs) >= BATCH_MAX
         return list(dict.fromkeys([*theirs, *asked.due]))
@@ -421,7 +382,7 @@ class Lane:
             (BEGIN, ()),
             # First and by itself: what is read after it sees what was committed before it.
             lock,
-            (PAST, (self.lane, requests, DUE_MAX)),
+            (self._questions.past, (self.lane, requests, DUE_MAX)),
             *((load.sql, load.parameters) for load in loads),
         ]
         if any(command.idempotency for command in commands):
@@ -570,12 +531,6 @@ class _Asked(NamedTuple):
     loaded: list[tuple[Load, list[TupleRow]]]
 
 
-def _meant(error: Exception) -> Exception:
-    """Give the refusal that a broken constraint stands for, else the error itself."""
-    name = error.diag.constraint_name if isinstance(error, psycopg.Error) else None
-    return CONSTRAINTS[name]() if name in CONSTRAINTS else error
-
-
 def _passes(error: psycopg.Error | OSError) -> bool:
     """Tell whether the database could not take the batch now, and may later."""
     match error:
@@ -628,11 +583,28 @@ class Writer:
         connect: Connect,
         projections: Sequence[Inline],
         cards: RateCards,
+        constraints: Constraints | None = None,
     ) -> None:
-        """Take the number of lanes the database was created with."""
+        """Take the number of lanes the database was created with.
+
+        ``constraints``: of rows beside the events, and what whoever breaks one is told.
+        """
         self.clock = DatabaseClock()
         """Heard with each batch."""
-        self.lanes = [Lane(lane, connect, projections, cards, self.clock) for lane in range(lanes)]
+        asks = questions([due for projection in projections for due in projection.due])
+        meant = constraints or {}
+        self.lanes = [
+            Lane(
+                lane,
+                connect,
+                projections,
+                cards,
+                self.clock,
+                questions=asks,
+                constraints=meant,
+            )
+            for lane in range(lanes)
+        ]
 
     def start(self) -> None:
         """Begin to write."""

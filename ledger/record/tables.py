@@ -52,6 +52,11 @@ def compiled(statement: ClauseElement) -> bytes:
     return str(statement.compile(dialect=_NAMED)).encode()
 
 
+def written(condition: ClauseElement) -> LiteralString:
+    """Return a condition without parameters as SQL, to be a part of a statement written by hand."""
+    return str(condition.compile(dialect=_NAMED, compile_kwargs={"literal_binds": True}))
+
+
 def positional(statement: ClauseElement, *names: str) -> LiteralString:
     """Return a statement's SQL with ``%s`` where it has a ``bindparam``, and check their order.
 

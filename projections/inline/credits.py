@@ -17,6 +17,7 @@ from sqlalchemy import (
 
 from ledger.record.arrays import Uuids
 from ledger.record.batch import Changes, Load, Wanted
+from ledger.record.due import Due
 from ledger.record.rows import Added, Found
 from ledger.record.store import Statement
 from ledger.record.tables import INSTANT, PICO, metadata
@@ -48,17 +49,13 @@ LOTS = Table(
     CheckConstraint("remaining >= held AND held >= 0", name="lot_is_never_overspent"),
     postgresql_with={"fillfactor": 50},
 )
-Index(
-    "lots_to_expire",
-    LOTS.c.lane,
-    LOTS.c.expires_at,
-    postgresql_where=and_(LOTS.c.status == "open", LOTS.c.expires_at.is_not(None)),
-)
-Index(
-    "lots_to_take_effect",
-    LOTS.c.lane,
-    LOTS.c.takes_effect_at,
-    postgresql_where=LOTS.c.takes_effect_at.is_not(None),
+_MAY_EXPIRE = and_(LOTS.c.status == "open", LOTS.c.expires_at.is_not(None))
+Index("lots_to_expire", LOTS.c.lane, LOTS.c.expires_at, postgresql_where=_MAY_EXPIRE)
+_IS_FOR_LATER = LOTS.c.takes_effect_at.is_not(None)
+Index("lots_to_take_effect", LOTS.c.lane, LOTS.c.takes_effect_at, postgresql_where=_IS_FOR_LATER)
+_DUE = (
+    Due("lot", LOTS.c.expires_at, _MAY_EXPIRE),
+    Due("lot", LOTS.c.takes_effect_at, _IS_FOR_LATER),
 )
 BALANCES = Table(
     "balances",
@@ -192,4 +189,4 @@ def _assets(account: Account) -> list[str]:
     )
 
 
-PROJECTION = Inline("credits", (LOTS, BALANCES), save, load, is_state=True)
+PROJECTION = Inline("credits", (LOTS, BALANCES), save, load, _DUE, is_state=True)

@@ -21,6 +21,7 @@ from ledger import events as e
 from ledger.limits import compile_rules
 from ledger.record.arrays import Uuids, text_of
 from ledger.record.batch import Changes, Load, Wanted
+from ledger.record.due import Due
 from ledger.record.rows import Added, Found
 from ledger.record.store import Statement
 from ledger.record.tables import INSTANT, TEXTS, metadata
@@ -54,14 +55,9 @@ KEYS = Table(
     PrimaryKeyConstraint("lane", "key_id", name="key_is_unique"),
     Index("keys_by_account", "lane", "account_id", "created_at", "key_id"),
 )
-Index(
-    "keys_to_expire",
-    KEYS.c.lane,
-    KEYS.c.expires_at,
-    postgresql_where=and_(
-        KEYS.c.status.in_(["active", "suspended"]), KEYS.c.expires_at.is_not(None)
-    ),
-)
+_MAY_EXPIRE = and_(KEYS.c.status.in_(["active", "suspended"]), KEYS.c.expires_at.is_not(None))
+Index("keys_to_expire", KEYS.c.lane, KEYS.c.expires_at, postgresql_where=_MAY_EXPIRE)
+_EXPIRES = Due("key", KEYS.c.expires_at, _MAY_EXPIRE, key=KEYS.c.key_id)
 
 _FIXED = {"lane", "key_id", "account_id", "created_at", "dialect", "rate_card", "parent"}
 _LOAD = Found(KEYS, KEYS.c.key_id)
@@ -150,4 +146,4 @@ def save(lane: int, state: LaneState, changes: Changes) -> list[Statement]:
     ]
 
 
-PROJECTION = Inline("keys", (KEYS,), save, load, is_state=True)
+PROJECTION = Inline("keys", (KEYS,), save, load, (_EXPIRES,), is_state=True)

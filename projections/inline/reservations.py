@@ -18,6 +18,7 @@ from ledger import codec
 from ledger import events as e
 from ledger.record.arrays import Byteas
 from ledger.record.batch import Changes, Load, Wanted
+from ledger.record.due import Due
 from ledger.record.rows import Added, Found, Gone
 from ledger.record.store import Statement
 from ledger.record.tables import INSTANT, metadata
@@ -42,6 +43,12 @@ RESERVATIONS = Table(
     postgresql_with={"fillfactor": 70},
 )
 
+_EXPIRES = Due(
+    "reservation",
+    RESERVATIONS.c.expires_at,
+    key=RESERVATIONS.c.key_id,
+    request=RESERVATIONS.c.request_hash,
+)
 _LOAD = Found(RESERVATIONS, RESERVATIONS.c.request_hash)
 _ADD = Added(RESERVATIONS)
 _DELETE = Gone(RESERVATIONS, RESERVATIONS.c.request_hash)
@@ -96,4 +103,4 @@ def save(lane: int, state: LaneState, changes: Changes) -> list[Statement]:
     return statements
 
 
-PROJECTION = Inline("reservations", (RESERVATIONS,), save, load, is_state=True)
+PROJECTION = Inline("reservations", (RESERVATIONS,), save, load, (_EXPIRES,), is_state=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from projections.registry import CATCHING_UP, INLINE
 from tests.house.parsed import tree_of
 
 ROOT = Path(__file__).parents[2]
@@ -180,6 +181,18 @@ def limit_ids_taken_apart(tree: ast.AST, _lines: list[str]) -> Iterator[Finding]
             yield node.lineno, "a limit's id taken apart; ask ``ledger.limits``"
 
 
+TABLES = "|".join(table.name for each in (*INLINE, *CATCHING_UP) for table in each.tables)
+OF_PROJECTIONS = re.compile(rf"\b(FROM|JOIN|INTO|UPDATE|TABLE)\s+(keyledger\.)?({TABLES})\b")
+
+
+def projections_tables(tree: ast.AST, _lines: list[str]) -> Iterator[Finding]:
+    """Find SQL that names a projection's table."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Constant(value=str(text)) if OF_PROJECTIONS.search(text):
+                yield node.lineno, "a projection's table"
+
+
 Rule = Callable[[ast.AST, list[str]], Iterator[Finding]]
 
 
@@ -217,6 +230,8 @@ def broken(rule: Rule, allowed: dict[str, str]) -> list[str]:
             "try: f()\nexcept: # last-resort: a worker\n  pass",
         ),
         (swallowed, "suppress(Exception)", "suppress(OSError)"),
+        (projections_tables, "'SELECT 1 FROM lots WHERE lane = %s'", "'SELECT 1 FROM events'"),
+        (projections_tables, "'UPDATE keyledger.keys SET a = 1'", "'keys'"),
         (limit_ids_taken_apart, "limit.limit_id.rpartition('/')", "limit.kind == 'spend'"),
         (limit_ids_taken_apart, "limit_id.startswith('spend')", "name.startswith('spend')"),
         (limit_ids_taken_apart, "SPEND.fullmatch(refusal.limit_id)", "WORDS.get(limit.limit_id)"),
@@ -255,6 +270,16 @@ def test_a_limits_id_is_read_and_written_in_one_place() -> None:
     """Kind, window and assets are fields; only ``ledger.limits`` knows how an id is made."""
     allowed = {"ledger/limits.py": "writes and reads it"}
     assert broken(limit_ids_taken_apart, allowed) == []
+
+
+def test_the_ledger_knows_no_projections_table() -> None:
+    """What a lane asks of them is put together from what they say of themselves."""
+    allowed = {
+        "ledger/server": "makes the tables",
+        "projections": "their own",
+        "api": "asks what they answer",
+    }
+    assert broken(projections_tables, allowed) == []
 
 
 def test_no_error_is_swallowed() -> None:

@@ -1,6 +1,7 @@
 """What ran out of those who ask is written down before they are decided, however much is due."""
 
 import asyncio
+import re
 import time
 from datetime import timedelta
 
@@ -10,10 +11,11 @@ from ledger import events as e
 from ledger.ids import lane_of_account
 from ledger.record import lanes
 from ledger.record.batch import Outcome
+from ledger.record.due import questions
 from ledger.record.lanes import DUE_MAX, Writer
 from ledger.server import database
 from projections import rebuild
-from projections.reads import LANES_WITH_DUE
+from projections.registry import INLINE, LANES_WITH_DUE
 from tests.properties import core
 from tests.properties.audit import check_database
 from tests.properties.core import account_id, key_id
@@ -103,6 +105,16 @@ def test_a_grant_for_later_repays_at_its_hour_though_nobody_asks(database_url) -
         waiting = connection.execute(LANES_WITH_DUE, {"at": ledger_clock(database_url)})
         assert waiting.fetchall() == []
     assert rebuild.rebuild(database_url).equal
+
+
+def test_a_lane_asks_what_its_projections_say() -> None:
+    """One statement, put together from the tables of those that have something to run out."""
+    asked = questions([due for each in INLINE for due in each.due])
+    assert re.findall(r"FROM (\w+)", asked.past) == [
+        "request_ids",
+        *("reservations", "clock", "keys", "clock", "lots", "clock", "lots", "clock"),
+        *("rate_cards", "at", "statement_timestamp", "clock"),
+    ]
 
 
 async def drained(url: str, left: int) -> None:
