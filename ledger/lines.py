@@ -8,10 +8,18 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from ledger.money import PICO_LIMIT, InvalidAmount, divide_round_half_even, parse_pico
+from ledger.money import (
+    PICO_LIMIT,
+    PICO_PER_UNIT,
+    PLACES,
+    InvalidAmount,
+    divide_round_half_even,
+    parse_pico,
+)
 from ledger.usage import CLASSES, INPUT_TOKENS, OUTPUT_TOKENS, Usage
 
-UNITS_PER_PRICE = 10**6
+UNIT_PLACES = 6
+UNITS_PER_PRICE = 10**UNIT_PLACES
 """A price is for a million units of its class, whatever the class."""
 
 Line = tuple[int, str | None]
@@ -82,6 +90,13 @@ def charge_of(lines: Lines, others: Iterable[ModelLines] = ()) -> int:
         InvalidAmount: The charge is beyond any amount.
     """
     return rounded(product_of(lines) + sum(product_of(other.lines) for other in others))
+
+
+def exact_cost(units: int, price: str) -> str:
+    """Write what units cost at the price of a million of them: exact, so with up to 18 places."""
+    whole, rest = divmod(units * parse_pico(price), PICO_PER_UNIT * UNITS_PER_PRICE)
+    places = str(rest).zfill(PLACES + UNIT_PLACES).rstrip("0")
+    return f"{whole}.{places}" if rest else str(whole)
 
 
 def split(total: int, weights: Sequence[int]) -> list[int]:

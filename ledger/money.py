@@ -74,6 +74,12 @@ def format_pico(pico: int) -> str:
     return f"-{text}" if pico < 0 else text
 
 
+def format_places(pico: int, places: int) -> str:
+    """Write pico with so many decimal places, rounded half to even: ``1.2500``. Not negative."""
+    rounded = divide_round_half_even(pico, 10 ** (PLACES - places))
+    return f"{Decimal(rounded).scaleb(-places):.{places}f}"
+
+
 def decimal_of(pico: int) -> Decimal:
     """Give pico as an exact Decimal of whole units."""
     return Decimal(format_pico(pico))

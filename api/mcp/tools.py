@@ -17,7 +17,8 @@ from api.services import Services
 from ledger.clock import format_instant
 from ledger.errors import NoSuchRequest
 from ledger.ids import parse_id
-from ledger.money import PLACES, format_pico, parse_pico
+from ledger.lines import exact_cost
+from ledger.money import format_pico
 
 SCANNED_MAX = 1_000
 """Events looked at for one page of a search."""
@@ -180,10 +181,8 @@ async def explain_charge(
 
 
 def _part(name: str, units: int, price: str) -> forms.PricedPart:
-    # Exact: a price per million has six places more than an amount.
-    whole, places = divmod(units * parse_pico(price), 10 ** (PLACES + 6))
-    text = f"{whole}." + str(places).zfill(PLACES + 6).rstrip("0") if places else str(whole)
-    return forms.PricedPart(usage_class=name, units=units, price_per_million=price, amount=text)
+    amount = exact_cost(units, price)
+    return forms.PricedPart(usage_class=name, units=units, price_per_million=price, amount=amount)
 
 
 @tool("billing:read", "Search events", takes=forms.Search, gives=forms.Events)

@@ -156,6 +156,32 @@ def swallowed(tree: ast.AST, lines: list[str]) -> Iterator[Finding]:
             yield node.lineno, "a broad except without raise or `# last-resort: why`"
 
 
+MONEY = re.compile(r"pico|amount|charge|price|cost|spent|spend|credit|balance", re.IGNORECASE)
+ROUNDS = frozenset({"quantize", "divide_round_half_even", "to_integral_value", "round"})
+
+
+def is_money(node: ast.AST) -> bool:
+    """Tell whether a name in an operand sounds like an amount."""
+    return any(MONEY.search(name_of(each)) for each in ast.walk(node))
+
+
+def money_divided(tree: ast.AST, _lines: list[str]) -> Iterator[Finding]:
+    """Find amounts that are divided, and whatever rounds."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.BinOp(op=ast.FloorDiv() | ast.Div(), left=left) if is_money(left):
+                yield node.lineno, "an amount divided; ask ``ledger.lines`` to split it"
+            case ast.BinOp(op=ast.Mod(), left=left) if is_money(left):
+                yield node.lineno, "the rest of an amount divided"
+            case ast.Call(func=called, args=[first, *_]) if name_of(called) == "divmod":
+                if is_money(first):
+                    yield node.lineno, "an amount divided"
+            case ast.Call(func=called) if name_of(called) in ROUNDS:
+                yield node.lineno, "rounded; ask ``ledger.money`` or ``ledger.lines``"
+            case ast.Name() | ast.Attribute() if name_of(node).startswith("ROUND_"):
+                yield node.lineno, "a way to round"
+
+
 TAKES_APART = frozenset(
     {"partition", "rpartition", "split", "rsplit", "startswith", "endswith", "removeprefix"}
     | {"removesuffix", "find", "index", "match", "fullmatch", "search"}
@@ -230,6 +256,12 @@ def broken(rule: Rule, allowed: dict[str, str]) -> list[str]:
             "try: f()\nexcept: # last-resort: a worker\n  pass",
         ),
         (swallowed, "suppress(Exception)", "suppress(OSError)"),
+        (money_divided, "price // 2", "units // 2"),
+        (money_divided, "self.cost_pico % n", "'%d' % n"),
+        (money_divided, "divmod(units * price, 10**6)", "divmod(seconds, 60)"),
+        (money_divided, "decimal_of(n).quantize(PLACES)", "format_places(pico, 4)"),
+        (money_divided, "f(n, ROUND_HALF_EVEN)", "f(n)"),
+        (money_divided, "divide_round_half_even(n, 2)", "split(total, weights)"),
         (projections_tables, "'SELECT 1 FROM lots WHERE lane = %s'", "'SELECT 1 FROM events'"),
         (projections_tables, "'UPDATE keyledger.keys SET a = 1'", "'keys'"),
         (limit_ids_taken_apart, "limit.limit_id.rpartition('/')", "limit.kind == 'spend'"),
@@ -270,6 +302,15 @@ def test_a_limits_id_is_read_and_written_in_one_place() -> None:
     """Kind, window and assets are fields; only ``ledger.limits`` knows how an id is made."""
     allowed = {"ledger/limits.py": "writes and reads it"}
     assert broken(limit_ids_taken_apart, allowed) == []
+
+
+def test_money_is_divided_and_rounded_in_one_place() -> None:
+    """``ledger.lines`` splits and rounds charges by ``ledger.money``'s one rounding."""
+    allowed = FLOATS_ALLOWED | {
+        "ledger/lines.py": "splits amounts and rounds charges",
+        "ledger/money.py": "the one rounding",
+    }
+    assert broken(money_divided, allowed) == []
 
 
 def test_the_ledger_knows_no_projections_table() -> None:

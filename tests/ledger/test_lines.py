@@ -1,15 +1,18 @@
 """Requests as lines: priced by service time, class by class, model by model."""
 
 from datetime import timedelta
+from fractions import Fraction
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ledger import events as e
 from ledger.errors import AccountIsClosed, KeyIsRevoked, ModelIsUnpriced, SecretIsRetired
-from ledger.lines import ModelLines, charge_of
+from ledger.lines import ModelLines, charge_of, exact_cost
 from ledger.metering import OtherUse
-from ledger.money import parse_pico
+from ledger.money import format_pico, parse_pico
 from ledger.pricing import ConditionPrice, ModelPrice
 from ledger.state import is_unpriced
 from ledger.usage import Usage
@@ -20,6 +23,14 @@ from tests.properties.core import START, Core, a_card, account_id, key_id
 A, K = account_id("a"), key_id("k")
 MILLION = Usage(input=10**6)
 DAY = timedelta(days=1)
+
+
+@given(units=st.integers(0, 10**12), price=st.integers(0, 10**18))
+def test_what_units_cost_is_written_exactly(units: int, price: int) -> None:
+    """Price of a million times units, with every place it has and no more."""
+    text = exact_cost(units, format_pico(price))
+    assert Fraction(text) == Fraction(units * price, 10**18)
+    assert not (text.endswith("0") and "." in text)
 
 
 def world_with(cards, **terms) -> Core:

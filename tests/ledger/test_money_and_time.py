@@ -1,7 +1,7 @@
 """Amounts, instants, ids: exact integers, UTC microseconds, ids that tell their lane."""
 
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
+from decimal import ROUND_HALF_EVEN, Decimal, localcontext
 from fractions import Fraction
 from uuid import UUID
 
@@ -14,11 +14,13 @@ from ledger.clock import InvalidInstant, format_instant, parse_instant
 from ledger.ids import InvalidId
 from ledger.money import (
     PICO_LIMIT,
+    PLACES,
     Amount,
     InvalidAmount,
     decimal_of,
     divide_round_half_even,
     format_pico,
+    format_places,
     parse_amount,
     parse_asset,
     parse_pico,
@@ -86,6 +88,16 @@ def test_amounts_survive_being_written(pico) -> None:
 def test_division_rounds_to_nearest_and_ties_to_even(numerator, denominator) -> None:
     """The one rounding point is roundTiesToEven, at any size."""
     assert divide_round_half_even(numerator, denominator) == round(Fraction(numerator, denominator))
+
+
+@given(pico=st.integers(0, PICO_LIMIT - 1), places=st.integers(0, PLACES))
+def test_an_amount_is_shortened_as_it_is_rounded(pico, places) -> None:
+    """To so many places, half to even: as the decimal module does it."""
+    step = Decimal(1).scaleb(-places)
+    with localcontext(prec=60):
+        assert (
+            format_places(pico, places) == f"{decimal_of(pico).quantize(step, ROUND_HALF_EVEN):f}"
+        )
 
 
 def test_an_amount_carries_its_asset() -> None:

@@ -15,11 +15,11 @@ from api.dialects.venice.views import Number
 from ledger import events as e
 from ledger.clock import format_milliseconds
 from ledger.codec import Recorded
-from ledger.money import PLACES, decimal_of, divide_round_half_even, parse_pico
+from ledger.lines import product_of, split
+from ledger.money import PLACES, decimal_of, parse_pico
 from ledger.state import parts_of
 from ledger.usage import CLASSES, INPUT_TOKENS, OUTPUT_TOKENS
 
-MILLION = 1_000_000
 Currency = Literal["USD", "DIEM", "BUNDLED_CREDITS"]
 CURRENCIES: Mapping[str, Currency] = {
     "USD": "USD",
@@ -121,20 +121,19 @@ def _shares(body: Charged, assets: Mapping[int, str]) -> Iterator[_Share]:
 
 
 def _costs(body: Charged) -> Sequence[tuple[str, int, int, int]]:
-    """Give class, quantity, price and cost in pico; what rounding moved stands with the last."""
-    found = []
-    left = parse_pico(body.charge)
-    for name in CLASSES:
-        quantity, text = body.lines.get(name, (0, None))
-        price = parse_pico(text or "0")
-        if quantity and price:
-            cost = min(divide_round_half_even(quantity * price, MILLION), left)
-            found.append((name, quantity, price, cost))
-            left -= cost
-    if left and found:
-        name, quantity, price, cost = found[-1]
-        found[-1] = (name, quantity, price, cost + left)
-    return found
+    """Return class, quantity, price and cost in pico.
+
+    What other models used inside the request stands with the last.
+    """
+    lines = [(name, *body.lines[name]) for name in CLASSES if name in body.lines]
+    priced = [(name, units, parse_pico(price)) for name, units, price in lines if price]
+    found = [line for line in priced if line[2]]
+    if not found:
+        return []
+    weights = [units * price for _, units, price in found]
+    weights[-1] += sum(product_of(other.lines) for other in body.others)
+    costs = split(parse_pico(body.charge), weights)
+    return [(*line, cost) for line, cost in zip(found, costs, strict=True)]
 
 
 def _units(name: str, quantity: int) -> Decimal:
@@ -149,4 +148,5 @@ def _per_unit(name: str, pico: int) -> Decimal:
 
 def _part(units: Decimal, taken: int, cost: int) -> Decimal:
     smallest = int(units.scaleb(PLACES))
-    return Decimal(divide_round_half_even(smallest * taken, cost)).scaleb(-PLACES)
+    part, _ = split(smallest, (taken, cost - taken))
+    return Decimal(part).scaleb(-PLACES)

@@ -1,7 +1,7 @@
 """What venice answers about keys. camelCase, milliseconds ``Z``, numbers as exact decimals."""
 
 from collections.abc import Mapping, Sequence
-from decimal import ROUND_HALF_EVEN, Decimal
+from decimal import Decimal
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -13,10 +13,10 @@ from api.http.openapi import WRITTEN_AS
 from api.operations import SETTING_TYPE
 from api.queries import SpendLine
 from ledger.clock import Instant, format_milliseconds
-from ledger.money import decimal_of
+from ledger.money import decimal_of, format_places
 from ledger.state import Key
 
-FOUR_PLACES = Decimal("0.0001")
+FOUR_PLACES = 4
 LAST = 6
 """Characters of a secret that lists show."""
 
@@ -134,7 +134,7 @@ def number(pico: int) -> Decimal:
 
 def four_places(pico: int) -> str:
     """Write an amount to four places."""
-    return str(decimal_of(pico).quantize(FOUR_PLACES, ROUND_HALF_EVEN))
+    return format_places(pico, FOUR_PLACES)
 
 
 def limits_of(key: Key) -> ConsumptionLimits:
