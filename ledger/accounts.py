@@ -33,14 +33,24 @@ def require_open(account: Account | None) -> Account:
     return account
 
 
+def require_account(account: Account | None) -> Account:
+    """Return the account if there is one.
+
+    Raises:
+        NoSuchAccount: There is none.
+    """
+    if account is None:
+        raise NoSuchAccount
+    return account
+
+
 def require_not_closed(account: Account | None) -> Account:
     """Give the account if it can still be changed.
 
     Raises:
         NoSuchAccount, AccountIsClosed: It cannot.
     """
-    if account is None:
-        raise NoSuchAccount
+    account = require_account(account)
     if account.status == "closed":
         raise AccountIsClosed
     return account
@@ -183,8 +193,7 @@ def close(account: Account | None, *, by: str, reason: str = "") -> list[e.AnyEv
     Raises:
         NoSuchAccount: There is none.
     """
-    if account is None:
-        raise NoSuchAccount
+    account = require_account(account)
     if account.status == "closed":
         return []
     return [e.AccountClosed(by=by, reason=reason)]

@@ -200,6 +200,29 @@ def uncovered(account: Account, asset: str, parts: Parts) -> int:
     return 0 if left is None else max(parts[-1][1] - max(left, 0), 0)
 
 
+def settled_parts(account: Account, held: Parts, asset: str, pico: int, at: Instant) -> Parts:
+    """Choose what pays a settled charge: first what was held for it, then what is free."""
+    parts: Parts = []
+    left = pico
+    for number, amount in held:
+        take = min(left, amount)
+        if take:
+            parts.append((number, take))
+            left -= take
+    if left == 0:
+        return parts
+    # Overage: what is still free pays next; the held parts are taken already.
+    more = plan(account, asset, left, at)
+    return _summed([*parts, *more])
+
+
+def _summed(parts: Parts) -> Parts:
+    sums: dict[int, int] = {}
+    for number, pico in parts:
+        sums[number] = sums.get(number, 0) + pico
+    return list(sums.items())
+
+
 def written(parts: Parts) -> tuple[tuple[int, ...], tuple[str, ...]]:
     """Write parts as an event holds them: amounts only where there is more than one."""
     if len(parts) == 1:

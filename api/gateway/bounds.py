@@ -15,8 +15,8 @@ from api.gateway.wishes import Tool, Wish, undated
 from api.operations import SETTING_OUTPUT
 from ledger.errors import ModelIsUnpriced
 from ledger.fitting import Alike, Fitted, Open
-from ledger.metering import Reserve
 from ledger.pricing import ModelPrice, PriceBook, Prices, unit_price
+from ledger.requests import Reserve
 from ledger.state import Account, Key
 from ledger.usage import Usage
 

@@ -39,8 +39,8 @@ from api.operations import Calls, Permits, notes_of
 from ledger import secrets, standing
 from ledger.clock import Instant
 from ledger.ids import AccountId, KeyId
-from ledger.metering import Release, Reserve, Settle, others_of, report_of
 from ledger.reports import Reading
+from ledger.requests import Release, Reserve, Settle, others_of, report_of
 from ledger.standing import Standing
 from ledger.state import Account, Key
 from ledger.usage import Usage

@@ -32,7 +32,7 @@ from api.http.routing import Ask, Reply, Route, Streamed, Surface
 from api.identity.credentials import KeyCaller
 from ledger import events as e
 from ledger.errors import LedgerError, NoSuchRequest, RequestIdIsTaken
-from ledger.metering import Known, Release
+from ledger.requests import Known, Release
 
 ATTEMPTS_MAX = 1_000
 """Requests under one ``Idempotency-Key``, of which all but the last ended without charge."""

@@ -15,7 +15,7 @@ from api.http import metrics
 from api.operations import Calls
 from ledger.errors import AppendConflict, NoSuchRequest, Refused
 from ledger.ids import AccountId, KeyId
-from ledger.metering import Release, Settle
+from ledger.requests import Release, Settle
 
 log = structlog.get_logger("keyledger.gateway")
 

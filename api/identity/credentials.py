@@ -17,9 +17,10 @@ from api.http.routing import Ask
 from api.identity.auth import Caller
 from api.operations import SETTING_MEMBER, actor_of_key
 from api.services import Services
-from ledger import keys, metering, secrets
+from ledger import keys, secrets
 from ledger.errors import LedgerError, NoSuchKey
 from ledger.ids import AccountId, KeyId
+from ledger.requests import KEY
 from ledger.state import Key
 
 log = structlog.get_logger("keyledger.api")
@@ -44,7 +45,7 @@ class KeyCaller(NamedTuple):
     @property
     def by(self) -> str:
         """Name who makes a request as its events do: the key itself where a secret proved it."""
-        return self.actor if self.secret is None else metering.KEY
+        return self.actor if self.secret is None else KEY
 
 
 class Presented(NamedTuple):

@@ -13,12 +13,12 @@ from api.http.problems import Problem, invalid
 from api.native import bodies, views
 from api.native.routing import Ask, decided_answer, found_answer, route
 from api.operations import Asked, Ledger, fingerprint, notes_of
-from ledger import metering
 from ledger.clock import Instant
 from ledger.codec import Recorded
 from ledger.errors import LedgerError, NoSuchRequest, Refused
 from ledger.ids import AccountId, KeyId, Position
 from ledger.record.batch import Command, Outcome
+from ledger.requests import Record, Release, Reserve, Settle, others_of, report_of
 
 CLOUD_TYPE = "dev.keyledger.usage"
 """The one ``type`` of CloudEvents that is taken."""
@@ -149,16 +149,16 @@ def _asked(ask: Ask[object], raw: bytes, *parts: str) -> Asked[Recorded] | None:
     return Asked(ask.caller.actor, key, made, _rendered)
 
 
-def _record_of(body: bodies.UsageBody, subject: Subject, by: str) -> metering.Record:
+def _record_of(body: bodies.UsageBody, subject: Subject, by: str) -> Record:
     occurred_at: Instant | None = None
     if body.occurred_at is not UNSET:
         occurred_at = bodies.instant_of("occurred_at", body.occurred_at)
     used = bodies.used_of(body)
-    return metering.Record(
+    return Record(
         request_id=body.request_id,
         model=body.model,
         usage=used.usage,
-        others=metering.others_of(used),
+        others=others_of(used),
         category=body.category,
         condition=body.condition,
         scope=body.scope,
@@ -171,7 +171,7 @@ def _record_of(body: bodies.UsageBody, subject: Subject, by: str) -> metering.Re
         doubts=used.doubts,
         served_condition=None if body.condition else used.condition,
         served_model="" if used.served_model == body.model else used.served_model,
-        report=metering.report_of(used),
+        report=report_of(used),
     )
 
 
@@ -331,7 +331,7 @@ async def reserve_request(ask: Ask[object]) -> Answer:
     raw = await ask.call.body()
     body = reading.decode(_reserve, raw)
     subject = await subject_of(ask, body.key_id, body.secret)
-    reserve = metering.Reserve(
+    reserve = Reserve(
         request_id=body.request_id,
         model=body.model,
         usage=bodies.used_of(body).usage,
@@ -378,16 +378,16 @@ async def settle_request(ask: Ask[object]) -> Answer:
     account_id, key_id = await _whose(ask, body)
     request_id = ask.call.path("request_id")
     used = bodies.used_of(body)
-    settle = metering.Settle(
+    settle = Settle(
         request_id=request_id,
         usage=used.usage,
         by=ask.caller.actor,
-        others=metering.others_of(used),
+        others=others_of(used),
         model=body.model,
         condition=used.condition,
         served_model=used.served_model,
         doubts=used.doubts,
-        report=metering.report_of(used),
+        report=report_of(used),
         estimated=body.estimated,
         interrupted=body.interrupted,
     )
@@ -411,7 +411,7 @@ async def release_request(ask: Ask[object]) -> Answer:
     body = reading.decode(_release, raw)
     account_id, key_id = await _whose(ask, body)
     request_id = ask.call.path("request_id")
-    release = metering.Release(
+    release = Release(
         request_id=request_id, by=ask.caller.actor, reason=body.reason, failed=body.failed
     )
     asked = _asked(ask, raw, request_id)

@@ -18,11 +18,11 @@ from ledger.codec import GENESIS, Recorded
 from ledger.errors import AccountIsOpen, InvalidField, Refused, VersionIsOutdated
 from ledger.ids import OPERATOR_ACCOUNT, AccountId, new_account_id
 from ledger.keys import require_no_secret
-from ledger.metering import Facts
 from ledger.money import Amount, format_pico
 from ledger.record import profiles
 from ledger.record.bound_rows import WalletRow
 from ledger.record.store import Row
+from ledger.requests import Facts
 from ledger.state import Account, LaneState, advance, evolve
 
 CONSTRAINTS: Mapping[str, type[Refused]] = {"wallet_has_one_account": AccountIsOpen}

@@ -19,10 +19,10 @@ from ledger.clock import Instant
 from ledger.errors import LimitIsReached, RequestFailed, RequestIdIsTaken
 from ledger.fitting import Fitted, Open, fit
 from ledger.ids import AccountId, KeyId
-from ledger.metering import Facts, Made, Reserve
 from ledger.pricing import PriceBook
 from ledger.record.batch import Command, Outcome, is_under_way
 from ledger.record.lanes import Writer
+from ledger.requests import Facts, Made, Release, Reserve, Settle
 from ledger.state import Account, Key
 
 Permits = Callable[[Account, Key, Instant], None]
@@ -150,12 +150,12 @@ class Calls:
         self,
         account_id: AccountId,
         key_id: KeyId,
-        ending: metering.Settle | metering.Release,
+        ending: Settle | Release,
     ) -> None:
         """End what ``hold`` held: charge what was used, or give it back."""
 
         def decide(facts: Facts, at: Instant) -> Made:
-            if isinstance(ending, metering.Release):
+            if isinstance(ending, Release):
                 return metering.release(facts, ending)
             return metering.settle(facts, ending, at=at)
 
@@ -165,7 +165,7 @@ class Calls:
             key_id=key_id,
             request_id=ending.request_id,
             closes=True,
-            request=ending if isinstance(ending, metering.Settle) else None,
+            request=ending if isinstance(ending, Settle) else None,
         )
         await self._writer.submit_one(command)
 

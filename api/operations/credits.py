@@ -11,10 +11,10 @@ from ledger.clock import Instant
 from ledger.codec import Recorded
 from ledger.errors import InvalidField
 from ledger.ids import AccountId
-from ledger.metering import Facts
 from ledger.money import Amount, format_pico
 from ledger.record.bound_rows import AllowanceRow
 from ledger.record.store import Row
+from ledger.requests import Facts
 from ledger.state import Account
 
 

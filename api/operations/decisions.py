@@ -1,6 +1,6 @@
 """What decisions about requests and calls share: states shown on the way.
 
-Nothing here decides; it stands around the functions of ``ledger.metering``, which do.
+Nothing here decides; it stands around the functions of ``ledger``'s rules, which do.
 """
 
 from collections.abc import Callable
@@ -9,8 +9,8 @@ from ledger import metering
 from ledger.clock import Instant
 from ledger.codec import Recorded
 from ledger.ids import KeyId
-from ledger.metering import Facts, Made
 from ledger.record.store import Row
+from ledger.requests import Facts, Made, Reserve
 from ledger.state import Account, Key
 
 Decide = Callable[[Facts, Instant], Made]
@@ -20,7 +20,7 @@ Sees = Callable[[Account, Key, Instant], None]
 """Is shown the state that a request was admitted into."""
 
 
-def reserving(reserve: metering.Reserve, key_id: KeyId) -> Decide:
+def reserving(reserve: Reserve, key_id: KeyId) -> Decide:
     """Give the decision to hold the worst case of a request."""
 
     def decide(facts: Facts, at: Instant) -> Made:

@@ -13,11 +13,11 @@ from ledger.clock import Instant
 from ledger.codec import Recorded
 from ledger.errors import InvalidField
 from ledger.ids import AccountId, KeyId, Position
-from ledger.metering import Facts, Made
 from ledger.money import KNOWN_ASSETS, InvalidAmount
 from ledger.record.batch import Command
 from ledger.record.lanes import Writer
 from ledger.record.store import Row
+from ledger.requests import Facts, Made
 from ledger.state import Account
 
 Rule = Callable[[Facts, Instant], list[e.AnyEvent]]

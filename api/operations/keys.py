@@ -26,11 +26,11 @@ from ledger.clock import Instant
 from ledger.codec import Recorded
 from ledger.errors import InvalidField, NoSuchKey
 from ledger.ids import AccountId, KeyId, format_id, new_key_id
-from ledger.metering import OPERATOR, Facts
 from ledger.pricing import MODEL_TOKENS_MAX
 from ledger.ratecards import RateCards
 from ledger.record.bound_rows import SecretRow
 from ledger.record.store import Row
+from ledger.requests import OPERATOR, Facts
 from ledger.state import Key
 
 SESSION_NAME = "Web"

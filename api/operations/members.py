@@ -13,9 +13,9 @@ from ledger.codec import Recorded
 from ledger.errors import LoginIsTaken, Refused
 from ledger.ids import AccountId, format_id, new_member_id
 from ledger.keys import require_no_secret
-from ledger.metering import Facts
 from ledger.record.bound_rows import LoginRow, delete_login
 from ledger.record.store import Row
+from ledger.requests import Facts
 from ledger.secrets import new_salt
 from ledger.state import Account
 

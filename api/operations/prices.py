@@ -10,10 +10,10 @@ from ledger import ratecards
 from ledger.clock import Instant
 from ledger.codec import Recorded
 from ledger.ids import OPERATOR_ACCOUNT
-from ledger.metering import Facts
 from ledger.pricing import RateCard
 from ledger.ratecards import Draft, Proposal, Version
 from ledger.record import store
+from ledger.requests import Facts
 
 
 class Publication(NamedTuple):

@@ -11,22 +11,22 @@ import msgspec
 
 from api.operations.asked import UNRENDERED, Asked, check_reason, idempotency
 from api.operations.decisions import Decide, Sees, reserving, shown
-from ledger import metering
+from ledger import metering, rating
 from ledger.clock import Instant
 from ledger.codec import Recorded
 from ledger.errors import NoSuchRequest
 from ledger.ids import AccountId, KeyId, Position, rating_id
-from ledger.metering import Facts, Known, Made
 from ledger.record.batch import Command, Idempotency, Outcome
 from ledger.record.lanes import Writer
+from ledger.requests import SYSTEM, Facts, Known, Made, Notes, Record, Release, Reserve, Settle
 
 
-def notes_of(metadata: Mapping[str, str], end_user: str) -> metering.Notes | None:
+def notes_of(metadata: Mapping[str, str], end_user: str) -> Notes | None:
     """Salt what a caller notes of a request; None: nothing."""
     if not metadata and not end_user:
         return None
     text = _canonical(metadata).decode() if metadata else ""
-    return metering.Notes(random.token_bytes(16), text, end_user)
+    return Notes(random.token_bytes(16), text, end_user)
 
 
 _canonical = msgspec.json.Encoder(order="deterministic").encode
@@ -43,7 +43,7 @@ class Requests:
         self,
         account_id: AccountId,
         key_id: KeyId,
-        record: metering.Record,
+        record: Record,
         asked: Asked[Recorded] | None = None,
         *,
         sees: Sees | None = None,
@@ -70,7 +70,7 @@ class Requests:
         self,
         account_id: AccountId,
         key_id: KeyId,
-        record: metering.Record,
+        record: Record,
         asked: Asked[Recorded] | None = None,
         *,
         sees: Sees | None = None,
@@ -102,7 +102,7 @@ class Requests:
         self,
         account_id: AccountId,
         key_id: KeyId,
-        reserve: metering.Reserve,
+        reserve: Reserve,
         asked: Asked[Recorded] | None = None,
     ) -> Outcome:
         """Hold the worst case of a request."""
@@ -121,7 +121,7 @@ class Requests:
         self,
         account_id: AccountId,
         key_id: KeyId | None,
-        settle: metering.Settle,
+        settle: Settle,
         asked: Asked[Recorded] | None = None,
     ) -> Outcome:
         """Charge a reserved request what it used."""
@@ -136,7 +136,7 @@ class Requests:
         self,
         account_id: AccountId,
         key_id: KeyId | None,
-        release: metering.Release,
+        release: Release,
         asked: Asked[Recorded] | None = None,
     ) -> Outcome:
         """Give a reservation back unused."""
@@ -152,7 +152,7 @@ class Requests:
         self,
         account_id: AccountId,
         key_id: KeyId | None,
-        ending: metering.Settle | metering.Release,
+        ending: Settle | Release,
         decide: Decide,
         asked: Asked[Recorded] | None,
     ) -> Outcome:
@@ -166,7 +166,7 @@ class Requests:
             key_id=key_id,
             request_id=ending.request_id,
             closes=True,
-            request=ending if isinstance(ending, metering.Settle) else None,
+            request=ending if isinstance(ending, Settle) else None,
             idempotency=None if asked is None else _receipts(asked, account_id),
         )
         return await self._writer.submit_one(command)
@@ -189,15 +189,13 @@ class Requests:
         outcome = await self._writer.submit_one(command)
         return found["known"], Position(self._writer.lane_of(account_id), outcome.position)
 
-    async def rate(
-        self, unpriced: Recorded, request: Recorded, *, by: str = metering.SYSTEM
-    ) -> bool:
+    async def rate(self, unpriced: Recorded, request: Recorded, *, by: str = SYSTEM) -> bool:
         """Price what a request, or an earlier rating of it, lacked; tell whether anything was."""
         envelope = unpriced.envelope
 
         def decide(facts: Facts, at: Instant) -> Made:
             # The marker is a request id that no caller can send: an event is rated once for ever.
-            return metering.rate(facts, unpriced, request, by=by, at=at), None
+            return rating.rate(facts, unpriced, request, by=by, at=at), None
 
         command = Command(
             envelope.account_id,

@@ -21,7 +21,7 @@ from psycopg import AsyncConnection
 from api.beside import login_rows
 from api.process import job_rows
 from api.services import Services, hear
-from ledger import clock, metering
+from ledger import clock, rating
 from ledger import events as e
 from ledger.codec import Recorded
 from ledger.record import store
@@ -91,7 +91,7 @@ async def _rate(services: Services, lane: int, seq: int) -> bool:
     async with services.pool.connection() as connection:
         chain = await _lacking(connection, lane, seq)
     # Most wait for a price that no card has: that is seen without asking the lane.
-    if not chain or not metering.ratable(services.cards, chain[0], chain[-1]):
+    if not chain or not rating.ratable(services.cards, chain[0], chain[-1]):
         return False
     return await services.ledger.requests.rate(chain[0], chain[-1])
 

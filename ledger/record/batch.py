@@ -15,7 +15,7 @@ from uuid import UUID
 import msgspec
 from psycopg.rows import TupleRow
 
-from ledger import codec, keys, metering
+from ledger import codec, keys, metering, together
 from ledger import credits as credit
 from ledger import events as e
 from ledger.clock import TICK, Instant
@@ -36,12 +36,24 @@ from ledger.errors import (
 )
 from ledger.ids import AccountId, KeyId, request_hash
 from ledger.limits import credit_id, written
-from ledger.metering import Facts, Known, Made
 from ledger.money import InvalidAmount, format_pico
 from ledger.ratecards import RateCards
 from ledger.record import arrays, store
 from ledger.record.due import Due
 from ledger.record.store import Row, Statement
+from ledger.requests import (
+    KEY,
+    Facts,
+    Known,
+    Made,
+    Notes,
+    Record,
+    Report,
+    Reserve,
+    Settle,
+    service_at,
+    units_asked,
+)
 from ledger.state import Account, Key, LaneState, Reservation, advance_over, change, change_together
 
 REFUSAL_INTERVAL = timedelta(seconds=1)
@@ -215,9 +227,9 @@ class Command:
         request_id: str = "",
         closes: bool = False,
         metered: bool = False,
-        request: metering.Record | metering.Reserve | metering.Settle | None = None,
+        request: Record | Reserve | Settle | None = None,
         model: str = "",
-        by: str = metering.KEY,
+        by: str = KEY,
         secret: int | None = None,
         occurred_at: Instant | None = None,
         idempotency: Idempotency | None = None,
@@ -247,7 +259,7 @@ class Command:
         self.secret = secret
         self.occurred_at = occurred_at
         alone = idempotency is not None or also is not None
-        self.record = request if isinstance(request, metering.Record) and not alone else None
+        self.record = request if isinstance(request, Record) and not alone else None
         self.idempotency = idempotency
         self.also = also
         self.everywhere = everywhere
@@ -354,8 +366,8 @@ class Batch:
         """The same of requests that were there before this batch."""
         self.also: list[Row] = []
         """Rows of side tables."""
-        self._reports: list[tuple[bytes, AccountId, Instant, metering.Report]] = []
-        self._notes: list[tuple[bytes, AccountId, metering.Notes]] = []
+        self._reports: list[tuple[bytes, AccountId, Instant, Report]] = []
+        self._notes: list[tuple[bytes, AccountId, Notes]] = []
         """What stands beside requests, by their hashes."""
 
     def decide(self, commands: Iterable[Command], refusals: RefusalLog) -> None:
@@ -391,7 +403,7 @@ class Batch:
         if not asked:
             return False
         try:
-            made = metering.record_together(account, self._cards, asked, at, instants[-1])
+            made = together.record_together(account, self._cards, asked, at, instants[-1])
             sealed = [[(body, codec.sealed(body)) for body in bodies] for bodies in made or ()]
         except (Refused, InvalidAmount):
             return False
@@ -407,7 +419,7 @@ class Batch:
 
     def _alikes(
         self, run: list[Command], instants: list[Instant]
-    ) -> tuple[list[list[int]], list[metering.Alikes]]:
+    ) -> tuple[list[list[int]], list[together.Alikes]]:
         """Sort requests by key and by what is alike: their places in the run, and they.
 
         Nothing where one of the keys is none of the account's.
@@ -416,7 +428,7 @@ class Batch:
         for place, command in enumerate(run):
             assert command.record is not None
             assert command.key_id is not None
-            about = (command.key_id.int, *metering.alike(command.record))
+            about = (command.key_id.int, *together.alike(command.record))
             found.setdefault(about, []).append(place)
         asked = []
         for places in found.values():
@@ -424,7 +436,7 @@ class Batch:
             if key is None:
                 return [], []
             records = [record for place in places if (record := run[place].record) is not None]
-            asked.append(metering.Alikes(key, records, [instants[place] for place in places]))
+            asked.append(together.Alikes(key, records, [instants[place] for place in places]))
         return list(found.values()), asked
 
     def _place_together(
@@ -442,7 +454,7 @@ class Batch:
             body, payload = decided[place]
             seq += 1
             version += 1
-            occurred_at = metering.service_at(command.occurred_at, at)
+            occurred_at = service_at(command.occurred_at, at)
             envelope = e.Envelope(lane, seq, account_id, version, at, occurred_at, command.key_id)
             recorded = codec.record(envelope, body, hashed, payload)
             hashed = recorded.hash
@@ -594,9 +606,9 @@ class Batch:
         asked = command.request
         if asked is None:
             return
-        if isinstance(asked, metering.Record | metering.Settle) and asked.report is not None:
+        if isinstance(asked, Record | Settle) and asked.report is not None:
             self._reports.append((hashed, command.account_id, at, asked.report.kept))
-        if isinstance(asked, metering.Record | metering.Reserve) and asked.notes is not None:
+        if isinstance(asked, Record | Reserve) and asked.notes is not None:
             self._notes.append((hashed, command.account_id, asked.notes))
 
     def _store_reply(self, idempotency: Idempotency, recorded: list[Recorded]) -> None:
@@ -760,7 +772,7 @@ def runs(commands: Iterable[Command]) -> list[list[Command]]:
             continue
         # A UUID hashes itself in Python.
         about = command.account_id.int
-        if metering.is_special(record):
+        if together.is_special(record):
             unfinished.pop(about, None)
             found.append([command])
             continue
@@ -776,7 +788,7 @@ def _service_at(command: Command, facts: Facts, at: Instant) -> Instant:
     """Return the service instant of what a command makes: a settlement's is its reservation's."""
     if command.closes and facts.known is not None:
         return facts.known.first.envelope.occurred_at
-    return metering.service_at(command.occurred_at, at)
+    return service_at(command.occurred_at, at)
 
 
 _EXPLAINED = (
@@ -804,7 +816,7 @@ def is_under_way(refusal: Refused) -> bool:
 
 def _refused(command: Command, refusal: Refused, integration: str) -> e.RequestRefused:
     asked = command.request
-    if asked is None or isinstance(asked, metering.Settle):
+    if asked is None or isinstance(asked, Settle):
         return e.RequestRefused(
             by=command.by,
             secret=command.secret or 0,
@@ -821,7 +833,7 @@ def _refused(command: Command, refusal: Refused, integration: str) -> e.RequestR
         model=asked.model,
         category=asked.category,
         reason=refusal.code,
-        usage=metering.units_asked(asked),
+        usage=units_asked(asked),
     )
 
 

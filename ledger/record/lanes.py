@@ -33,7 +33,6 @@ from ledger.errors import (
     Refused,
 )
 from ledger.ids import AccountId, lane_of_account, rating_id, request_hash
-from ledger.metering import Known
 from ledger.ratecards import RateCards
 from ledger.record import arrays, store
 from ledger.record.batch import (
@@ -52,6 +51,7 @@ from ledger.record.batch import (
 from ledger.record.due import Questions, questions
 from ledger.record.roundtrip import Line
 from ledger.record.store import Head, Statement
+from ledger.requests import Known
 from ledger.state import LaneState, Reservation, is_unpriced
 
 log = structlog.get_logger("keyledger.lanes")

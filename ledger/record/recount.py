@@ -10,16 +10,16 @@ from typing import NamedTuple
 
 import msgspec
 
+from ledger import costs
 from ledger import credits as credit
 from ledger import events as e
-from ledger import metering
 from ledger.errors import LedgerCorrupt, Refused
 from ledger.ids import AccountId, request_hash
 from ledger.lines import ModelLines, charge_of, usage_of
-from ledger.metering import OtherUse
 from ledger.money import InvalidAmount, format_pico
 from ledger.pricing import PriceBook
 from ledger.ratecards import RateCards
+from ledger.requests import OtherUse
 from ledger.state import Account, Key, LaneState, Reservation, change, parts_of
 
 Priced = e.RequestRecorded | e.RequestReserved | e.RequestSettled | e.RequestRated
@@ -112,7 +112,7 @@ class Recount:
         else:
             others = body.others
         used = [OtherUse(other.model, usage_of(other.lines)) for other in others]
-        cost = metering.cost_of(book, model, body.usage, used, condition, envelope.occurred_at)
+        cost = costs.cost_of(book, model, body.usage, used, condition, envelope.occurred_at)
         if (cost.lines, cost.others) != (body.lines, others):
             yield Difference("prices_differ", _shown(body.lines), _shown(cost.lines))
         if stored != cost.charge:
@@ -141,7 +141,7 @@ class Recount:
             hashed = request_hash(account.account_id, body.request_id)
             reservation = self._state.reservations.get(hashed)
             if reservation is not None:
-                book = metering.settled_by(self._cards, reservation.event, key, account, at)
+                book = costs.settled_by(self._cards, reservation.event, key, account, at)
             else:
                 # It ran out, and is not known here any more.
                 book = self._cards.pinned(body.card) if body.card else None
@@ -162,7 +162,7 @@ class Recount:
         if isinstance(body, e.RequestSettled):
             reservation = self._ended_by(account, body)
             held = [] if reservation is None else parts_of(reservation.event)
-            expected = metering.settled_parts(account, held, body.asset, pico, at)
+            expected = credit.settled_parts(account, held, body.asset, pico, at)
         else:
             expected = credit.plan(account, body.asset, pico, at)
         stored = body.held if isinstance(body, e.RequestReserved) else body.charge

@@ -11,10 +11,11 @@ import pytest
 from api import services as wiring
 from api.operations import Asked
 from api.process import job_rows, jobs
-from ledger import clock, metering
+from ledger import clock
 from ledger import events as e
 from ledger.pricing import ModelPrice, RateCard
 from ledger.ratecards import draft_of
+from ledger.requests import Record, Reserve
 from ledger.usage import Usage
 
 SETTINGS = {
@@ -119,9 +120,7 @@ def test_an_idle_lane_writes_down_what_ran_out(run: Callable[[Story], None]) -> 
 
     async def story(services: wiring.Services) -> None:
         account, key = await a_key(services)
-        reserve = metering.Reserve(
-            request_id="r1", model="m", usage=Usage(input=1000), ttl_seconds=1
-        )
+        reserve = Reserve(request_id="r1", model="m", usage=Usage(input=1000), ttl_seconds=1)
         await services.ledger.requests.reserve(account, key, reserve)
         await asyncio.sleep(1.1)
         assert await jobs.expire_what_is_due(services) == "1 lanes"
@@ -145,7 +144,7 @@ def test_an_unpriced_request_is_rated_once_when_its_price_comes(
 
     async def story(services: wiring.Services) -> None:
         account, key = await a_key(services, unpriced="record")
-        record = metering.Record(request_id="r1", model="new", usage=Usage(input=10**6))
+        record = Record(request_id="r1", model="new", usage=Usage(input=10**6))
         await services.ledger.requests.record(account, key, record)
         assert await jobs.rate_unpriced(services) == "0 rated"
         card = RateCard(

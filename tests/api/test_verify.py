@@ -9,8 +9,8 @@ from msgspec import json
 from api.queries import _verified
 from ledger import metering
 from ledger.errors import Refused
-from ledger.metering import Facts
 from ledger.ratecards import RateCards
+from ledger.requests import Facts, Record
 from ledger.state import Account, Key
 from ledger.usage import Usage
 from tests.properties.core import START, a_card, account_id, key_id
@@ -48,9 +48,7 @@ statuses = st.sampled_from(["open", "suspended", "closed"])
 def test_verify_and_a_metered_request_agree(key: Key, status: str, number: int, scope: str) -> None:
     """The same key, secret, scope, model and account: the same verdict, for the same reason."""
     account = Account(account_id=A, opened_at=START, status=status, overdraft={"USD": "unlimited"})
-    asked = metering.Record(
-        request_id="r", model="mini", usage=Usage(input=1), scope=scope, secret=number
-    )
+    asked = Record(request_id="r", model="mini", usage=Usage(input=1), scope=scope, secret=number)
     try:
         metering.record(Facts(account, key, CARDS, None, None), asked, key_id=K, at=START)
         reason = None

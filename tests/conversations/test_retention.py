@@ -15,7 +15,7 @@ from api.beside.conversations import NoSuchSession, Turn
 from api.operations import Asked
 from api.process import job_rows, jobs, logs
 from ledger import events as e
-from ledger import metering
+from ledger.requests import Record
 from ledger.server import database
 from ledger.usage import Usage
 
@@ -58,9 +58,7 @@ def test_no_event_and_no_other_table_holds_what_was_said(tell: Tell) -> None:
         terms = e.KeyIssued(by="operator", name="game", dialect="foil")
         issued = await stage.services.ledger.keys.issue(Asked("operator"), luna.account_id, terms)
         key = issued.done.recorded[0].envelope.key_id
-        record = metering.Record(
-            request_id="r1", model="m", category="chat", usage=Usage(input=7, output=7)
-        )
+        record = Record(request_id="r1", model="m", category="chat", usage=Usage(input=7, output=7))
         await stage.services.ledger.requests.record(luna.account_id, key, record)
         await stage.talk.note_chat(luna.account_id, luna.character_id, via="api")
         assert await holding(stage, SAID, ANSWERED) == {MESSAGES}

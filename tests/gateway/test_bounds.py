@@ -12,8 +12,8 @@ from api.gateway.bounds import Asked, Asking, Figures
 from ledger.errors import ModelIsUnpriced
 from ledger.fitting import Open
 from ledger.ids import AccountId, KeyId, new_account_id, new_key_id
-from ledger.metering import Reserve
 from ledger.pricing import ConditionPrice, ModelPrice, PriceBook, RateCard
+from ledger.requests import Reserve
 from ledger.state import Account, Key
 from ledger.usage import Usage, context_tokens, output_tokens
 

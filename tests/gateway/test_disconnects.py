@@ -17,7 +17,7 @@ from api.gateway.forward import Bounds
 from api.gateway.settlement import Ending, Settlements
 from ledger.errors import LedgerUnavailable
 from ledger.ids import new_account_id, new_key_id
-from ledger.metering import Settle
+from ledger.requests import Settle
 from ledger.usage import Usage
 from tests.conftest import SEED
 from tests.gateway.book import book, ended, open_reservations

@@ -16,7 +16,7 @@ from api.http.routing import Ask, Reply, Route, Routes, Surface, anybody
 from api.identity.credentials import KeyCaller
 from api.process.front import SURFACES, Front
 from api.process.metered import COUNTED, FREE, METERS, acts_for_a_key, require_meters
-from ledger.metering import Record, Reserve
+from ledger.requests import Record, Reserve
 
 WAYS = (forward, Record, Reserve)
 """What a handler needs to meter: the gateway, or a command of the ledger."""

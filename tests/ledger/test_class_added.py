@@ -24,7 +24,8 @@ from api.native import openapi, views
 from api.operations import Asked
 from api.queries import SpendTerms
 from api.mcp import tools
-from ledger import events as e, metering
+from ledger.requests import Record
+from ledger import events as e
 from ledger.record import verify
 from ledger.server import database
 from ledger.pricing import ModelPrice, RateCard
@@ -54,7 +55,7 @@ async def story():
         account = opened.recorded[0].envelope.account_id
         terms = e.KeyIssued(by="operator", name="bot", dialect="bve")
         key = (await services.ledger.keys.issue(asked, account, terms)).done.recorded[0]
-        record = metering.Record(request_id="r1", model="ocr", usage=Usage(input=1, pages=3))
+        record = Record(request_id="r1", model="ocr", usage=Usage(input=1, pages=3))
         done = await services.ledger.requests.record(account, key.envelope.key_id, record)
         sums = SpendTerms(True, True, True, True, None, None)
         found = await services.queries.spend(account, sums)

@@ -9,6 +9,7 @@ from ledger import events as e
 from ledger import metering
 from ledger.errors import LimitIsReached, ModelIsUnpriced
 from ledger.record.batch import Command, Outcome, is_under_way
+from ledger.requests import Release
 from ledger.usage import Usage
 from tests.properties import core
 from tests.properties.core import account_id, key_id
@@ -31,7 +32,7 @@ def world(*, of_account: bool = False, **terms) -> core.Core:
 
 def fail(request_id: str) -> Command:
     """Say that a reserved request was made and failed."""
-    asked = metering.Release(request_id=request_id, reason="upstream", failed=True)
+    asked = Release(request_id=request_id, reason="upstream", failed=True)
     return Command(
         A,
         lambda facts, at: metering.release(facts, asked),  # noqa: ARG005

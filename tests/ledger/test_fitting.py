@@ -9,10 +9,10 @@ from ledger import metering
 from ledger.errors import CreditIsExhausted, LimitIsReached, Refused
 from ledger.fitting import Open, dearest, fit
 from ledger.limits import Counter
-from ledger.metering import Facts, Reserve
 from ledger.money import format_pico
 from ledger.pricing import ConditionPrice, ModelPrice, PriceBook, Tier
 from ledger.ratecards import RateCards
+from ledger.requests import Facts, Made, Reserve
 from ledger.state import Lot
 from ledger.usage import Usage, context_tokens, output_tokens, tokens
 from tests.properties import core
@@ -47,7 +47,7 @@ def holding(world: Core, usage: Usage, open_: Open):
     """Return what decides about an answer of so many tokens."""
     facts = facts_of(world)
 
-    def hold(tokens_: int) -> metering.Made:
+    def hold(tokens_: int) -> Made:
         asked = open_.shortened(usage, tokens_)
         command = Reserve(request_id="r", model="mini", usage=asked)
         return metering.reserve(facts, command, key_id=K, at=world.at)

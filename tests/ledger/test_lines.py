@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from ledger import events as e
 from ledger.errors import AccountIsClosed, KeyIsRevoked, ModelIsUnpriced, SecretIsRetired
 from ledger.lines import ModelLines, charge_of, exact_cost
-from ledger.metering import OtherUse
 from ledger.money import format_pico, parse_pico
 from ledger.pricing import ConditionPrice, ModelPrice
+from ledger.requests import OtherUse
 from ledger.state import is_unpriced
 from ledger.usage import Usage
 from tests.ledger.test_metering import rule

@@ -30,6 +30,7 @@ from ledger.money import PICO_PER_UNIT
 from ledger.pricing import ConditionPrice, ModelPrice
 from ledger.ratecards import RateCards
 from ledger.record.batch import Outcome
+from ledger.requests import Facts, Notes, Record, Report, Reserve
 from ledger.usage import QUANTITY_MAX, Usage
 from tests.properties import core
 from tests.properties.core import START, Core, a_card, account_id, key_id
@@ -604,19 +605,19 @@ def test_promise_11_a_secret_is_not_taken_as_a_name() -> None:
 def test_promise_11_notes_and_reports_beside_events_hold_no_secret() -> None:
     """What a caller notes is refused by its field; what a provider repeats is kept without it."""
     secret = secrets.generate(secrets.format_of("ryvion"))
-    nothing = metering.Facts(None, None, RateCards(), None, None)
+    nothing = Facts(None, None, RateCards(), None, None)
     for field in ("metadata", "end_user"):
-        notes = metering.Notes(bytes(16), **{field: f"x {secret}"})
+        notes = Notes(bytes(16), **{field: f"x {secret}"})
         terms = {"request_id": "r", "model": "m", "usage": Usage(input=1), "notes": notes}
         for decide, command in (
-            (metering.record, metering.Record(**terms)),
-            (metering.reserve, metering.Reserve(**terms)),
+            (metering.record, Record(**terms)),
+            (metering.reserve, Reserve(**terms)),
         ):
             with pytest.raises(InvalidField) as refused:
                 decide(nothing, command, key_id=key_id("K1"), at=START)
             assert refused.value.field == field
-    report = metering.Report(f'{{"user":"{secret}"}}', secret)
-    assert report.kept == metering.Report('{"user":"[redacted]"}', secrets.REDACTED)
+    report = Report(f'{{"user":"{secret}"}}', secret)
+    assert report.kept == Report('{"user":"[redacted]"}', secrets.REDACTED)
     assert report.digest == report.kept.digest
-    clean = metering.Report('{"input_tokens":1}', "resp_1")
+    clean = Report('{"input_tokens":1}', "resp_1")
     assert clean.kept == clean

@@ -11,7 +11,7 @@ from uuid import UUID
 
 import msgspec
 
-from ledger import accounts, keys, metering, ratecards
+from ledger import accounts, keys, metering, ratecards, rating
 from ledger import credits as credit
 from ledger import events as e
 from ledger.clock import EARLIEST, Instant
@@ -22,6 +22,7 @@ from ledger.pricing import ModelPrice, RateCard
 from ledger.ratecards import RateCards
 from ledger.record.batch import Batch, Command, Outcome, RefusalLog
 from ledger.record.store import rate_card_rows
+from ledger.requests import Facts, Known, Made, Record, Release, Reserve, Settle
 from ledger.state import LaneState, advance, evolve
 from ledger.usage import Usage
 
@@ -69,7 +70,7 @@ class Core:
         self.cards = RateCards(cards)
         self.at = at
         self.log: list[Recorded] = []
-        self._known: dict[UUID, metering.Known] = {}
+        self._known: dict[UUID, Known] = {}
         self._refusals = RefusalLog()
 
     def submit(self, command: Command) -> Outcome | Refused:
@@ -136,7 +137,7 @@ def plain(state: LaneState) -> object:
     return found
 
 
-Rule = Callable[[metering.Facts, Instant], list[e.AnyEvent]]
+Rule = Callable[[Facts, Instant], list[e.AnyEvent]]
 
 
 def change(account: AccountId, rule: Rule, key: KeyId | None = None) -> Command:
@@ -154,7 +155,7 @@ def publish(card: RateCard, *, start: Instant | None = EARLIEST, confirm: bool =
     """Publish a rate card, with the row by which other processes know of it."""
     draft = ratecards.draft_of(card, start=start)
 
-    def decide(facts: metering.Facts, at: Instant) -> metering.Made:
+    def decide(facts: Facts, at: Instant) -> Made:
         made = ratecards.publish(facts.cards, draft, by="operator", at=at, confirm=confirm)
         return made, None
 
@@ -164,7 +165,7 @@ def publish(card: RateCard, *, start: Instant | None = EARLIEST, confirm: bool =
 def withdraw(name: str, version: int) -> Command:
     """Withdraw a version of a rate card."""
 
-    def decide(facts: metering.Facts, at: Instant) -> metering.Made:
+    def decide(facts: Facts, at: Instant) -> Made:
         return ratecards.withdraw(facts.cards, name, version, by="operator", at=at), None
 
     return Command(OPERATOR_ACCOUNT, decide, also=rate_card_rows, everywhere=True)
@@ -185,7 +186,7 @@ def grant(account: AccountId, amount: str, asset: str = "USD", **terms) -> Comma
 def set_paying(account: AccountId, *assets: str) -> Command:
     """Let other assets pay for an account; its other terms stay."""
 
-    def decide(facts: metering.Facts, at: Instant) -> list[e.AnyEvent]:  # noqa: ARG001
+    def decide(facts: Facts, at: Instant) -> list[e.AnyEvent]:  # noqa: ARG001
         now = facts.account
         assert now is not None
         policy = e.AccountPolicySet(
@@ -265,7 +266,7 @@ def set_account_limits(account: AccountId, *limits: e.LimitRule) -> Command:
 
 def record(account: AccountId, key: KeyId, request_id: str, usage: Usage, **more) -> Command:
     """Record a request in one step."""
-    asked = metering.Record(**{"request_id": request_id, "model": "mini", "usage": usage, **more})
+    asked = Record(**{"request_id": request_id, "model": "mini", "usage": usage, **more})
     return Command(
         account,
         lambda facts, at: metering.record(facts, asked, key_id=key, at=at),
@@ -279,7 +280,7 @@ def record(account: AccountId, key: KeyId, request_id: str, usage: Usage, **more
 
 def reserve(account: AccountId, key: KeyId, request_id: str, usage: Usage, **more) -> Command:
     """Reserve the worst case of a request."""
-    asked = metering.Reserve(**{"request_id": request_id, "model": "mini", "usage": usage, **more})
+    asked = Reserve(**{"request_id": request_id, "model": "mini", "usage": usage, **more})
     return Command(
         account,
         lambda facts, at: metering.reserve(facts, asked, key_id=key, at=at),
@@ -292,7 +293,7 @@ def reserve(account: AccountId, key: KeyId, request_id: str, usage: Usage, **mor
 
 def settle(account: AccountId, key: KeyId, request_id: str, usage: Usage, **more) -> Command:
     """Settle a reserved request."""
-    asked = metering.Settle(request_id=request_id, usage=usage, **more)
+    asked = Settle(request_id=request_id, usage=usage, **more)
     return Command(
         account,
         lambda facts, at: metering.settle(facts, asked, at=at),
@@ -304,7 +305,7 @@ def settle(account: AccountId, key: KeyId, request_id: str, usage: Usage, **more
 
 def release(account: AccountId, key: KeyId, request_id: str) -> Command:
     """Release a reserved request."""
-    asked = metering.Release(request_id=request_id)
+    asked = Release(request_id=request_id)
     return Command(
         account,
         lambda facts, at: metering.release(facts, asked),  # noqa: ARG005
@@ -321,7 +322,7 @@ def rate(
     return Command(
         account,
         lambda facts, at: (
-            metering.rate(facts, unpriced, request or unpriced, by="system", at=at),
+            rating.rate(facts, unpriced, request or unpriced, by="system", at=at),
             None,
         ),
         key_id=key,

@@ -11,11 +11,12 @@ import pytest
 from api import services as wiring
 from api.operations import Asked
 from api.process import furnishing
-from ledger import clock, metering
+from ledger import clock
 from ledger import events as e
 from ledger.ids import lane_of_account
 from ledger.ratecards import draft_of
 from ledger.record import verify
+from ledger.requests import Record
 from ledger.server import database
 from ledger.usage import Usage
 from projections import rebuild
@@ -127,9 +128,7 @@ def test_a_card_swapped_in_the_middle_of_a_day_prices_what_comes_late(  # noqa: 
                 usage = Usage(input=chance.randrange(10**6), output=chance.randrange(10**5))
                 row = {"request_id": f"r{number}", "at": at}
                 rows.append({**row, "input": usage.input, "output": usage.output})
-                record = metering.Record(
-                    request_id=f"r{number}", model="mini", usage=usage, occurred_at=at
-                )
+                record = Record(request_id=f"r{number}", model="mini", usage=usage, occurred_at=at)
                 commands.append(services.ledger.requests.recording(*chance.choice(keys), record))
             chance.shuffle(commands)
             outcomes = []

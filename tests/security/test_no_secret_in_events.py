@@ -19,9 +19,9 @@ from ledger import events as e
 from ledger.clock import EARLIEST
 from ledger.errors import InvalidField, LimitIsReached, RequestFailed
 from ledger.ids import AccountId, KeyId, new_account_id, new_key_id
-from ledger.metering import Record
 from ledger.ratecards import RateCards
 from ledger.record.batch import Batch, Command, Outcome, RefusalLog, Ticket
+from ledger.requests import Record
 from ledger.state import LaneState
 from ledger.usage import Usage
 from tests.ledger.test_codec import INSTANCES

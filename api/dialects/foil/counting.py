@@ -12,7 +12,7 @@ from api.identity.credentials import KeyCaller
 from ledger import standing
 from ledger.clock import Instant
 from ledger.errors import LedgerError, LimitIsReached
-from ledger.metering import Record
+from ledger.requests import Record
 from ledger.state import Account, Key
 from ledger.usage import Usage
 

@@ -12,9 +12,9 @@ from api.http.routing import Ask
 from api.identity import auth, credentials
 from api.identity.credentials import KeyCaller, Who, secured
 from api.services import Services
-from ledger import metering
 from ledger.errors import ScopeIsDenied
 from ledger.ids import AccountId
+from ledger.requests import KEY
 from ledger.state import Key
 
 DIALECT = "ryvion"
@@ -105,7 +105,7 @@ async def require(services: Services, found: Client, operation: str) -> None:
         await services.ledger.calls.admit(
             found.account_id,
             found.key.key_id,
-            by=metering.KEY,
+            by=KEY,
             secret=found.secret,
             scope=operation,
         )

@@ -18,10 +18,11 @@ from api.http.failure import Failure, Kind
 from api.http.reading import UNREADABLE
 from api.identity.credentials import KeyCaller
 from api.services import Services
-from ledger import clock, metering
+from ledger import clock
 from ledger.clock import Instant
 from ledger.ids import OPERATOR_ACCOUNT, new_request_id
 from ledger.pricing import STANDARD_CARD, PriceBook, unit_price
+from ledger.requests import SYSTEM
 
 KEPT_SECONDS = 30
 """A list of models is asked for anew after so long."""
@@ -124,7 +125,7 @@ async def _asked(services: Services) -> list[_Listed]:
     # The list is everybody's, so it is asked for in the operator's name, and costs nobody.
     key_id = await services.ledger.keys.for_sessions(OPERATOR_ACCOUNT, "venice")
     reply = await services.gateway.serve(
-        Admission(OPERATOR_ACCOUNT, key_id, None, metering.SYSTEM),
+        Admission(OPERATOR_ACCOUNT, key_id, None, SYSTEM),
         Work(new_request_id(), BY_NAME["list_models"], own_errors=True),
         wording=lambda failure: word(failure).body,
     )
