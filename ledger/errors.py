@@ -25,6 +25,7 @@ class Refused(LedgerError):
     """The request is refused."""
 
     code: ClassVar[str] = "refused"
+    lane: int = 0
     position: int = 0
     """Lane position the refusal was decided at: state after that many events of the lane."""
     decided_at: Instant | None = None

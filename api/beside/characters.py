@@ -12,7 +12,7 @@ from uuid import UUID
 
 import msgspec
 
-from api.http.problems import Problem
+from api.http.failure import Failure, Kind
 from ledger.errors import InvalidField
 from ledger.ids import AccountId
 from ledger.keys import require_no_secret
@@ -41,48 +41,50 @@ GREETING = "Hello, {player}."
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
-class NoSuchCharacter(Problem):
+class NoSuchCharacter(Failure):
     """No such character."""
 
     def __init__(self) -> None:
-        super().__init__(404, "no_such_character", "No such character.")
+        super().__init__(Kind.NOT_FOUND, "No such character.", code="no_such_character")
 
 
-class CharacterIsDenied(Problem):
+class CharacterIsDenied(Failure):
     """The character is another account's, or not published."""
 
     def __init__(self) -> None:
-        super().__init__(403, "access_is_denied", "The character is not yours or not published.")
+        super().__init__(Kind.ACCESS_IS_DENIED, "The character is not yours or not published.")
 
 
-class SlugIsTaken(Problem):
+class SlugIsTaken(Failure):
     """The account, or for a published character somebody, has one of this slug."""
 
     def __init__(self) -> None:
-        super().__init__(409, "slug_is_taken", "Another character has this slug.")
+        super().__init__(Kind.CONFLICT, "Another character has this slug.", code="slug_is_taken")
 
 
-class TooManyCharacters(Problem):
+class TooManyCharacters(Failure):
     """The account has as many characters as it may."""
 
     def __init__(self) -> None:
         detail = f"An account has at most {CHARACTERS_MAX} characters."
-        super().__init__(409, "too_many_characters", detail)
+        super().__init__(Kind.CONFLICT, detail, code="too_many_characters")
 
 
-class CharacterIsNotPublished(Problem):
+class CharacterIsNotPublished(Failure):
     """What was never published cannot be withdrawn."""
 
     def __init__(self) -> None:
-        super().__init__(409, "character_is_not_published", "The character is a draft.")
+        super().__init__(
+            Kind.CONFLICT, "The character is a draft.", code="character_is_not_published"
+        )
 
 
-class CharacterIsNoDraft(Problem):
+class CharacterIsNoDraft(Failure):
     """What was published once is withdrawn, not deleted: usage and conversations name it."""
 
     def __init__(self) -> None:
         detail = "Only a draft can be deleted; withdraw the character."
-        super().__init__(409, "character_is_no_draft", detail)
+        super().__init__(Kind.CONFLICT, detail, code="character_is_no_draft")
 
 
 class Scenario(msgspec.Struct, frozen=True, kw_only=True):

@@ -29,7 +29,7 @@ from api.beside.characters import (
     Scenario,
     ScenarioName,
 )
-from api.http.problems import Problem
+from api.http.failure import Failure, Kind
 from ledger.clock import DatabaseClock, Instant
 from ledger.errors import (
     AccountIsClosed,
@@ -67,11 +67,11 @@ _decode_scenarios = msgspec.json.Decoder(tuple[Scenario, ...]).decode
 _decode_names = msgspec.json.Decoder(tuple[ScenarioName, ...]).decode
 
 
-class NoSuchSession(Problem):
+class NoSuchSession(Failure):
     """No such session."""
 
     def __init__(self) -> None:
-        super().__init__(404, "no_such_session", "No such session.")
+        super().__init__(Kind.NOT_FOUND, "No such session.", code="no_such_session")
 
 
 class MessageIsNotKept(Exception):

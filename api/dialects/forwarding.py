@@ -81,8 +81,7 @@ async def document_of(ask: Ask[Any, Any]) -> Mapping[str, Any]:
     """Read the body of an inference request.
 
     Raises:
-        Failure: It says to be something else than JSON.
-        Problem: It is no JSON object, or too large.
+        Failure: It says to be something else than JSON, is no JSON object, or too large.
     """
     require_json(ask)
     return wishes.decode(await ask.call.body())

@@ -16,7 +16,7 @@ from api.gateway import sample
 from api.gateway.sample import Made, Refusal
 from api.gateway.upstream import Outgoing
 from api.http import reading
-from api.http.problems import Problem
+from api.http.failure import Failure
 from ledger import secrets
 from ledger.clock import format_instant
 
@@ -112,8 +112,8 @@ def _body(outgoing: Outgoing) -> Body:
         raise Refusal(415, message, None, "unsupported_media_type")
     try:
         return reading.decode(_decoder, outgoing.body)
-    except Problem as problem:
-        raise Refusal(400, problem.detail, None, problem.code) from problem
+    except Failure as failure:
+        raise Refusal(400, failure.said, None, failure.code or failure.kind) from failure
 
 
 def _plain(body: bytes) -> str:

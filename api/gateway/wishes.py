@@ -13,8 +13,7 @@ import msgspec
 
 from api.gateway.content import Content, objects
 from api.http import reading
-from api.http.failure import Failure, Kind, invalid, of_problem
-from api.http.problems import Problem
+from api.http.failure import Failure, Kind, invalid
 from ledger.usage import Usage
 
 COMPLETION_DEFAULT = 16
@@ -160,7 +159,7 @@ def _read(document: Document, form: type[Read]) -> Read:
     try:
         return msgspec.convert(document, form)
     except msgspec.ValidationError as error:
-        raise of_problem(reading.worded(error)) from error
+        raise reading.worded(error) from error
 
 
 NOTES_MAX = 16
@@ -518,10 +517,7 @@ def decode(body: bytes) -> dict[str, Any]:
     Raises:
         Failure: It is no JSON object, has a key twice, holds NUL, nests too deeply.
     """
-    try:
-        return reading.decode(_decoder, body)
-    except Problem as problem:
-        raise of_problem(problem) from problem
+    return reading.decode(_decoder, body)
 
 
 Reader = Callable[[Document], Wish]

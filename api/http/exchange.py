@@ -13,9 +13,9 @@ from urllib.parse import parse_qsl
 import msgspec
 from litestar.types import Receive, Scope, Send
 
-from api.http import problems
-from api.http.problems import Problem, invalid
+from api.http.failure import Failure, Kind, invalid
 from api.http.reading import BODY_MAX, require_text
+from ledger.errors import VersionIsOutdated
 from ledger.ids import Position
 
 JSON = b"application/json"
@@ -80,16 +80,6 @@ def answer(
     return Answer(_encode(view), status=status, position=position, headers=headers)
 
 
-def problem_answer(problem: Problem) -> Answer:
-    """Encode a problem as an answer."""
-    return Answer(
-        problems.encode(problem),
-        status=problem.status,
-        content_type=problems.CONTENT_TYPE,
-        headers=problem.headers,
-    )
-
-
 @lru_cache(maxsize=256)
 def _media_type(value: bytes) -> str:
     return value.decode("latin-1").partition(";")[0].strip().lower()
@@ -118,10 +108,11 @@ class Call:
         """Give a header by its lower-case name; None: it is not there.
 
         Raises:
-            Problem: It is there twice.
+            Failure: It is there twice.
         """
         if self._repeats and [each for each, _ in self.scope["headers"]].count(name) > 1:
-            raise Problem(400, "header_is_repeated", f"{name.decode()} is there twice.")
+            detail = f"{name.decode()} is there twice."
+            raise Failure(Kind.INVALID_FIELD, detail, code="header_is_repeated")
         found = self._headers.get(name)
         return None if found is None else found.decode("latin-1")
 
@@ -149,17 +140,17 @@ class Call:
         """Give the query parameters.
 
         Raises:
-            Problem: One is there twice, or is not UTF-8.
+            Failure: One is there twice, or is not UTF-8.
         """
         if self._query is None:
             try:
                 text = self.scope["query_string"].decode("ascii")
                 pairs = parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=32)
             except ValueError as error:
-                raise Problem(400, "invalid_query", "The query cannot be read.") from error
+                raise _bad_query("The query cannot be read.") from error
             self._query = dict(pairs)
             if len(self._query) != len(pairs):
-                raise Problem(400, "invalid_query", "A query parameter is there twice.")
+                raise _bad_query("A query parameter is there twice.")
             for name, value in pairs:
                 require_text(name, value, CURSOR_MAX if name in CURSORS else TEXT_MAX)
         return self._query
@@ -168,7 +159,7 @@ class Call:
         """Give the query, which must hold nothing but these parameters (F6).
 
         Raises:
-            Problem: There is another.
+            Failure: There is another.
         """
         query = self.query
         for name in query:
@@ -181,7 +172,7 @@ class Call:
         """Give the ``Idempotency-Key``, quoted or bare; empty: none.
 
         Raises:
-            Problem: It is no text of 1 to 255 printable ASCII characters.
+            Failure: It is no text of 1 to 255 printable ASCII characters.
         """
         text = self.header(b"idempotency-key")
         if text is None:
@@ -198,22 +189,21 @@ class Call:
         """Give the version that ``If-Match`` asks for; None: any.
 
         Raises:
-            Problem: It is no strong entity tag of ours.
+            Failure: It is no strong entity tag of ours.
         """
         text = self.header(b"if-match")
         if text is None or text.strip() == "*":
             return None
         match = re.fullmatch(r'\s*"(\d{1,9})"\s*', text, re.ASCII)
         if match is None:
-            detail = "The resource changed since it was read."
-            raise Problem(412, "version_is_outdated", detail)
+            raise VersionIsOutdated
         return int(match[1])
 
     async def body(self) -> bytes:
         """Read the body, counting while it comes; not at all if it says to be too large.
 
         Raises:
-            Problem: It is larger than the route takes, or the client went away.
+            Failure: It is larger than the route takes, or the client went away.
         """
         if b"idempotency-key" not in self._headers:
             return await self._read()
@@ -236,7 +226,8 @@ class Call:
         parts, size = [], 0
         while True:
             if message["type"] == "http.disconnect":
-                raise Problem(400, "body_is_incomplete", "The body ended early.")
+                detail = "The body ended early."
+                raise Failure(Kind.INVALID_JSON, detail, code="body_is_incomplete")
             part = message.get("body", b"")
             size += len(part)
             if size > most:
@@ -247,7 +238,11 @@ class Call:
             message = await self._receive()
 
 
-def _too_large(most: int) -> Problem:
+def _bad_query(detail: str) -> Failure:
+    return Failure(Kind.INVALID_FIELD, detail, code="invalid_query")
+
+
+def _too_large(most: int) -> Failure:
     # Closed, because what is left of the body would be read as the next request.
     headers = {"Connection": "close"}
-    return Problem(413, "content_too_large", f"At most {most} bytes of body.", headers=headers)
+    return Failure(Kind.TOO_LARGE, f"At most {most} bytes of body.", headers=headers)

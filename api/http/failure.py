@@ -1,19 +1,19 @@
-"""Everything that can go wrong on a dialect's paths, as one closed set that each dialect words.
+"""Everything that can go wrong at a door, as one closed set that each surface words.
 
-Refusals of the ledger, problems of reading and errors of an upstream become one of these kinds
-here and nowhere else; status, envelope and text are the dialect's.
+Refusals of the ledger, bodies that cannot be read and errors of an upstream become one of these
+kinds here and nowhere else; status, envelope and text are the surface's.
 """
 
 from collections.abc import Mapping
 from enum import StrEnum
+from typing import Any
 
-from api.http.problems import Problem, wait_seconds
 from ledger import errors
 from ledger.clock import Instant
 
 
 class Kind(StrEnum):
-    """What went wrong. A dialect words every one; a test fails where one is missing."""
+    """What went wrong. A surface words every one; a test fails where one is missing."""
 
     CREDENTIAL_IS_MISSING = "credential_is_missing"
     CREDENTIAL_IS_MALFORMED = "credential_is_malformed"
@@ -62,7 +62,7 @@ class Kind(StrEnum):
 
 
 class Failure(Exception):
-    """A request that is answered by an error in its dialect."""
+    """A request that is answered by an error, in the words of its surface."""
 
     def __init__(
         self,
@@ -70,14 +70,20 @@ class Failure(Exception):
         detail: str = "",
         *,
         field: str = "",
+        code: str = "",
         headers: Mapping[str, str] | None = None,
         limit: errors.LimitIsReached | None = None,
         error: BaseException | None = None,
+        members: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(detail or kind.value)
         self.kind = kind
         self.detail = detail
-        """For people, one sentence; empty: the dialect has its own words."""
+        """For people, one sentence; empty: the surface has its own words."""
+        self.code = code
+        """A narrower name than the kind's, for programs; empty: there is none."""
+        self.members = dict(members or {})
+        """What a surface that has room for more says besides."""
         self.field = field
         """Dotted name of the field that is wrong."""
         self.headers = dict(headers or {})
@@ -89,10 +95,38 @@ class Failure(Exception):
         self.counted = False
         """Whether the ledger has it among the key's failures already."""
 
+    @property
+    def said(self) -> str:
+        """Return the detail after the name of the field that it is about."""
+        return f"{self.field}: {self.detail}" if self.field else self.detail
+
+
+FIELD_SHOWN_MAX, PROBLEM_SHOWN_MAX = 255, 1_000
+"""Characters: either may repeat what was sent, and what was sent may be megabytes."""
+
 
 def invalid(field: str, detail: str) -> Failure:
     """Say which field is wrong and why."""
-    return Failure(Kind.INVALID_FIELD, detail, field=field)
+    shown = detail[:PROBLEM_SHOWN_MAX]
+    return Failure(Kind.INVALID_FIELD, shown, field=field[:FIELD_SHOWN_MAX])
+
+
+def unauthenticated(detail: str = "", *, presented: bool = True) -> Failure:
+    """Say that nobody proved who asks."""
+    kind = Kind.CREDENTIAL_IS_UNKNOWN if presented else Kind.CREDENTIAL_IS_MISSING
+    return Failure(kind, detail)
+
+
+def forbidden(operation: str, role: str) -> Failure:
+    """Say that the role does not allow the operation."""
+    detail = f"The role {role} does not allow this."
+    return Failure(Kind.ROLE_IS_DENIED, detail, members={"operation": operation})
+
+
+def wait_seconds(until: Instant, at: Instant) -> int:
+    """Return whole seconds to wait, rounded up, at least one."""
+    left = until - at
+    return max(1, left.days * 86_400 + left.seconds + (left.microseconds > 0))
 
 
 KINDS: Mapping[type[errors.LedgerError], Kind] = {
@@ -135,18 +169,6 @@ KINDS: Mapping[type[errors.LedgerError], Kind] = {
 """Every error that an operation may answer. ``NoSuchKey`` is about the caller's own: a route about
 another key raises ``NOT_FOUND`` itself."""
 
-_STATUSES: Mapping[int, Kind] = {
-    401: Kind.CREDENTIAL_IS_UNKNOWN,
-    403: Kind.ROLE_IS_DENIED,
-    404: Kind.NOT_FOUND,
-    405: Kind.METHOD_IS_UNKNOWN,
-    409: Kind.CONFLICT,
-    413: Kind.TOO_LARGE,
-    415: Kind.UNSUPPORTED_MEDIA_TYPE,
-    429: Kind.RATE_IS_LIMITED,
-    503: Kind.UNAVAILABLE,
-}
-
 
 def of_error(error: errors.LedgerError, at: Instant | None = None) -> Failure:
     """Make a failure of what the ledger says.
@@ -176,19 +198,3 @@ def _of_limit(error: errors.LimitIsReached, at: Instant | None) -> Failure:
     if error.resets_at is not None and at is not None:
         headers["Retry-After"] = str(wait_seconds(error.resets_at, at))
     return Failure(kind, str(error), headers=headers, limit=error, error=error)
-
-
-def of_problem(problem: Problem) -> Failure:
-    """Make a failure of a problem that reading a request raised."""
-    fields = problem.members.get("errors") or [{}]
-    field = fields[0].get("field", "")
-    if problem.code in {"malformed_json", "body_is_incomplete"}:
-        kind = Kind.INVALID_JSON
-    elif problem.code == "credentials_are_missing":
-        kind = Kind.CREDENTIAL_IS_MISSING
-    elif problem.code == "access_is_denied":
-        kind = Kind.ACCESS_IS_DENIED
-    else:
-        kind = _STATUSES.get(problem.status, Kind.INVALID_FIELD)
-    detail = fields[0].get("problem") or problem.detail
-    return Failure(kind, detail, field=field, headers=problem.headers, error=problem)

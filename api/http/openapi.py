@@ -7,8 +7,8 @@ from typing import Any
 
 import msgspec
 
-from api.http.problems import TITLES
 from api.http.routing import Route, Surface
+from api.http.wording import TITLES
 
 VERSION = "0.1.0"
 ALWAYS = (400, 401, 403, 429, 503)

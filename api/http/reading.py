@@ -15,7 +15,7 @@ from typing import Any, NoReturn, TypeVar
 
 import msgspec
 
-from api.http.problems import Problem, invalid
+from api.http.failure import Failure, Kind, invalid
 
 BODY_MAX = 10 * 1024 * 1024
 """Bytes of a body on routes that take many items, files or conversations."""
@@ -74,7 +74,7 @@ def decode(decoder: msgspec.json.Decoder[Decoded], body: bytes, prefix: str = ""
     """Decode a body strictly; ``prefix`` goes before the names of fields that are wrong.
 
     Raises:
-        Problem: It is no JSON, not of the form, has a key twice, holds NUL, nests too deeply, or
+        Failure: It is no JSON, not of the form, has a key twice, holds NUL, nests too deeply, or
             has too many arrays, objects or long numbers for its size.
     """
     small = len(body) <= SMALL
@@ -99,12 +99,12 @@ def decode(decoder: msgspec.json.Decoder[Decoded], body: bytes, prefix: str = ""
     return found
 
 
-def malformed(detail: str) -> Problem:
+def malformed(detail: str) -> Failure:
     """Say that the body is no JSON."""
-    return Problem(400, "malformed_json", detail)
+    return Failure(Kind.INVALID_JSON, detail)
 
 
-def worded(error: msgspec.ValidationError, prefix: str = "") -> Problem:
+def worded(error: msgspec.ValidationError, prefix: str = "") -> Failure:
     """Say which field is wrong in the words of msgspec."""
     said, found, path = str(error).rpartition(" - at `")
     if not found:
@@ -135,7 +135,7 @@ def _check_shape(body: bytes) -> None:
         numbers = _unescaped(body).translate(_NUMBERS, _NO_NUMBERS)
         if _has_odd_numbers(_outside_strings(numbers), parts_max):
             detail = "Too many of the numbers have more than 20 digits or an exponent."
-            raise Problem(400, "too_many_odd_numbers", detail)
+            raise Failure(Kind.INVALID_FIELD, detail, code="too_many_odd_numbers")
 
 
 def _check_parts(brackets: bytes, parts_max: int) -> None:
@@ -149,7 +149,7 @@ def _check_parts(brackets: bytes, parts_max: int) -> None:
 def _bound_parts(parts: int, most: int) -> None:
     if parts > most:
         detail = f"At most {most} arrays, objects and fractions in a body of this size."
-        raise Problem(400, "too_many_parts", detail)
+        raise Failure(Kind.INVALID_FIELD, detail, code="too_many_parts")
 
 
 def _unescaped(body: bytes) -> bytes:
@@ -209,12 +209,12 @@ def _check_strict(
         raise _spotted(body, "A key of the body is there twice.")
 
 
-def _spotted(body: bytes, problem: str) -> Problem:
+def _spotted(body: bytes, problem: str) -> Failure:
     """Name the field that is wrong where the body is small enough to look for it."""
     if len(body) <= SPOTTED_MAX:
         try:
             json.loads(body, object_pairs_hook=_pairs)
-        except Problem as found:
+        except Failure as found:
             return found
     return invalid("", problem)
 
@@ -231,8 +231,9 @@ def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _too_deep() -> Problem:
-    return Problem(400, "nesting_is_too_deep", f"At most {DEPTH_MAX} levels.")
+def _too_deep() -> Failure:
+    detail = f"At most {DEPTH_MAX} levels."
+    return Failure(Kind.INVALID_FIELD, detail, code="nesting_is_too_deep")
 
 
 _raws = msgspec.json.Decoder(list[msgspec.Raw])
@@ -242,7 +243,7 @@ def array_items(body: bytes) -> list[bytes]:
     """Split a JSON array into its items, none of them looked into yet.
 
     Raises:
-        Problem: It is no array, or one of more than 10,000 items.
+        Failure: It is no array, or one of more than 10,000 items.
     """
     if body.count(b",") > BATCH_MAX * COMMAS_MAX:
         raise _too_many()
@@ -261,7 +262,7 @@ def lines(body: bytes) -> list[bytes]:
     """Split NDJSON into its lines; blank ones do not count.
 
     Raises:
-        Problem: There are more than 10,000.
+        Failure: There are more than 10,000.
     """
     if body.count(b"\n") > 2 * BATCH_MAX:
         raise _too_many()
@@ -274,15 +275,16 @@ def _bounded(items: list[bytes]) -> list[bytes]:
     return items
 
 
-def _too_many() -> Problem:
-    return Problem(413, "batch_is_too_large", f"At most {BATCH_MAX} items at once.")
+def _too_many() -> Failure:
+    detail = f"At most {BATCH_MAX} items at once."
+    return Failure(Kind.TOO_LARGE, detail, code="batch_is_too_large")
 
 
 def require_text(field: str, text: str, most: int = 255) -> str:
     """Refuse a query or path parameter with NUL or half a surrogate pair.
 
     Raises:
-        Problem: It has one, or more than ``most`` characters.
+        Failure: It has one, or more than ``most`` characters.
     """
     if _SURROGATE.search(text) or len(text) > most:
         raise invalid(field, f"1 to {most} characters without NUL")
@@ -293,7 +295,7 @@ def one_of(field: str, text: str, allowed: Sequence[str]) -> str:
     """Refuse a parameter that is none of the words allowed.
 
     Raises:
-        Problem: It is none.
+        Failure: It is none.
     """
     if text not in allowed:
         refuse(field, "must be one of " + ", ".join(allowed))
@@ -304,6 +306,6 @@ def refuse(field: str, problem: str) -> NoReturn:
     """Refuse a field.
 
     Raises:
-        Problem: Always.
+        Failure: Always.
     """
     raise invalid(field, problem)

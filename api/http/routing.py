@@ -11,9 +11,8 @@ from litestar.types import Receive, Send
 
 from api.http import metrics, reading
 from api.http.exchange import Answer, Call
-from api.http.failure import Failure, Kind, invalid, of_error, of_problem
+from api.http.failure import Failure, Kind, invalid, of_error
 from api.http.paths import Paths
-from api.http.problems import Problem
 from api.http.wording import OpenAIEnvelope
 from api.services import UNREACHABLE, Services
 from ledger.errors import LedgerCorrupt, LedgerError, LedgerUnavailable
@@ -280,7 +279,7 @@ class Endpoints:
             if ask.route.decoder is not None:
                 ask.body = await body_of(ask, ask.route.decoder)
             return await ask.route.handler(ask)
-        except (Failure, Problem, LedgerError, *UNREACHABLE) as error:
+        except (Failure, LedgerError, *UNREACHABLE) as error:
             failure = failure_of(error)
         except Exception as error:  # last-resort: a client is told nothing of our insides
             _note(ask, "request_failed", error)
@@ -314,8 +313,6 @@ def failure_of(error: BaseException) -> Failure:
     """Make a failure of whatever a route raises on purpose."""
     if isinstance(error, Failure):
         return error
-    if isinstance(error, Problem):
-        return of_problem(error)
     if isinstance(error, LedgerCorrupt):
         log.critical("ledger_corrupt", lane=error.lane, seq=error.seq, error=str(error))
         return Failure(Kind.INTERNAL)
@@ -329,8 +326,7 @@ async def body_of(ask: Ask[Any, Any], decoder: msgspec.json.Decoder[B]) -> B:
     """Read and decode a JSON body strictly.
 
     Raises:
-        Failure: It says to be something else than JSON.
-        Problem: It is too large, no JSON, or not of the form.
+        Failure: It says to be something else than JSON, is none, too large, or not of the form.
     """
     require_json(ask)
     return reading.decode(decoder, await ask.call.body())

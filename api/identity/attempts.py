@@ -27,7 +27,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import array, insert
 
-from api.http.problems import Problem, wait_seconds
+from api.http.failure import Failure, Kind, wait_seconds
 from ledger.clock import Instant
 from ledger.record.tables import INSTANT, compiled, metadata
 
@@ -97,7 +97,7 @@ class Attempts:
         """Count an attempt against every bound, or against none of them.
 
         Raises:
-            Problem: 429: as many were made of late as one of them allows.
+            Failure: 429: as many were made of late as one of them allows.
         """
         # Sorted, so that two attempts cannot lock the same rows in opposite order.
         terms = sorted(
@@ -116,7 +116,7 @@ class Attempts:
         """Refuse what ``count`` would refuse, without counting anything.
 
         Raises:
-            Problem: 429: as many were made of late as one of the bounds allows.
+            Failure: 429: as many were made of late as one of the bounds allows.
         """
         async with self._pool.connection() as connection:
             free_at = await self._free_at(connection, bounds, at)
@@ -147,9 +147,9 @@ class Attempts:
         return done.rowcount
 
 
-def _refused(refusal: str, free_at: Instant, at: Instant) -> Problem:
+def _refused(refusal: str, free_at: Instant, at: Instant) -> Failure:
     headers = {"Retry-After": str(wait_seconds(free_at, at))}
-    return Problem(429, "too_many_attempts", refusal, headers=headers)
+    return Failure(Kind.RATE_IS_LIMITED, refusal, code="too_many_attempts", headers=headers)
 
 
 def site_of(client: str) -> str:

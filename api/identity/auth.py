@@ -20,7 +20,7 @@ from argon2.exceptions import InvalidHashError, VerificationError
 from psycopg_pool import AsyncConnectionPool
 
 from api.beside import login_rows
-from api.http.problems import forbidden, invalid, unauthenticated
+from api.http.failure import forbidden, invalid, unauthenticated
 from api.identity.attempts import Attempts, Bound, site_of
 from ledger.clock import DatabaseClock, Instant, microseconds
 from ledger.codec import IS_SECRET
@@ -210,7 +210,7 @@ class Gate:
         """Tell who shows this ``Authorization``.
 
         Raises:
-            Problem: 401: nobody does.
+            Failure: 401: nobody does.
         """
         if authorization is None:
             raise unauthenticated(presented=False)
@@ -227,7 +227,7 @@ class Gate:
         """Let the operator pass and nobody else.
 
         Raises:
-            Problem: 401, or 403 for a member.
+            Failure: 401, or 403 for a member.
         """
         caller = await self.caller(authorization)
         if caller.role != OPERATOR:
@@ -300,7 +300,7 @@ class Logins:
         """Refuse a password that cannot be one.
 
         Raises:
-            Problem: It is too short or too long.
+            Failure: It is too short or too long.
         """
         if not PASSWORD_MIN <= len(password) <= PASSWORD_MAX:
             raise invalid("password", f"{PASSWORD_MIN} to {PASSWORD_MAX} characters")
@@ -320,7 +320,7 @@ class Logins:
         """Hash a password to keep.
 
         Raises:
-            Problem: It is too short or too long.
+            Failure: It is too short or too long.
         """
         self.check_password(password)
         async with self._at_once:
@@ -336,7 +336,7 @@ class Logins:
         """Give tokens for an address and its password.
 
         Raises:
-            Problem: As of ``proven``.
+            Failure: As of ``proven``.
         """
         found = await self.proven(email, password, client=client, at=at)
         family = UUID(bytes=random.token_bytes(16))
@@ -346,7 +346,7 @@ class Logins:
         """Find who logs in with an address and its password, from a client's network address.
 
         Raises:
-            Problem: 401: the same words and the same time whatever was wrong. 429: it failed too
+            Failure: 401: the same words and the same time whatever was wrong. 429: it failed too
                 often of late, whether or not there is such a login and this is its password.
         """
         kept = address(email)
@@ -379,7 +379,7 @@ class Logins:
         A token that comes twice was stolen by one of the two: its whole family ends.
 
         Raises:
-            Problem: 401: it is unknown, used or expired.
+            Failure: 401: it is unknown, used or expired.
         """
         hashed, at = _hash(token), self._gate.clock.now()
         async with self._pool.connection() as connection:
@@ -445,7 +445,7 @@ def address(email: str) -> str:
     """Give an address in the form that is kept and compared.
 
     Raises:
-        Problem: It is none.
+        Failure: It is none.
     """
     found = email.strip().lower()
     if len(found) > EMAIL_MAX or _ADDRESS.fullmatch(found) is None:

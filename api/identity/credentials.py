@@ -12,7 +12,6 @@ import structlog
 
 from api.http.exchange import Call
 from api.http.failure import Failure, Kind
-from api.http.problems import Problem
 from api.http.routing import Ask
 from api.identity.auth import Caller
 from api.operations import SETTING_MEMBER, actor_of_key
@@ -186,7 +185,7 @@ async def member(services: Services, token: str) -> Caller:
     """
     try:
         found = await services.gate.caller(f"Bearer {token}")
-    except Problem as error:
+    except Failure as error:
         raise Failure(Kind.CREDENTIAL_IS_UNKNOWN, error=error) from error
     if found.account_id is None:
         raise Failure(Kind.CREDENTIAL_IS_UNKNOWN)
@@ -201,7 +200,7 @@ async def operator(services: Services, text: str) -> Caller:
     """
     try:
         await services.gate.require_operator(f"Bearer {text}")
-    except Problem as error:
+    except Failure as error:
         raise Failure(Kind.CREDENTIAL_IS_UNKNOWN, error=error) from error
     return await services.gate.caller(f"Bearer {text}")
 

@@ -46,7 +46,7 @@ class Signups:
 
         Raises:
             Failure: Sign-up is switched off.
-            Problem: Address or password are none, or this client's address had its share.
+            Failure: Address or password are none, or this client's address had its share.
             InvalidField: The name holds a secret.
             LoginIsTaken: Somebody logs in with this address.
         """
@@ -68,7 +68,7 @@ class Signups:
         """Count an attempt of a client's address.
 
         Raises:
-            Problem: 429: it made as many in the last hour as it may.
+            Failure: 429: it made as many in the last hour as it may.
         """
         bound = Bound(f"signup/{site_of(client)}", self._per_hour, WINDOW)
         refusal = "Too many sign-ups from this address. Try again later."

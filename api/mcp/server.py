@@ -23,7 +23,6 @@ from api.dialects.ryvion.errors import word
 from api.http import reading
 from api.http.failure import Failure, Kind
 from api.http.openapi import VERSION
-from api.http.problems import Problem
 from api.http.routing import failure_of
 from api.mcp.schemas import schema
 from api.mcp.tools import TOOLS, Tool
@@ -97,7 +96,7 @@ async def _call(context: Context, params: types.CallToolRequestParams) -> types.
     try:
         await credentials.require(services, client, found.operation)
         given = await found.run(services, client, _arguments(found, params.arguments))
-    except (Failure, Problem, LedgerError, *UNREACHABLE) as error:
+    except (Failure, LedgerError, *UNREACHABLE) as error:
         return _failed(failure_of(error))
     except Exception:  # last-resort: a client is told nothing of our insides
         log.exception("tool_failed", tool=found.name)

@@ -7,7 +7,7 @@ from typing import Annotated
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from api.http.problems import invalid
+from api.http.failure import invalid
 from api.operations.opening import KEYS_OF_ACCOUNT
 from ledger import clock, reports
 from ledger import events as e
@@ -444,7 +444,7 @@ def instant_of(field: str, text: str | UnsetType | None) -> Instant | None:
     """Read a time; None and UNSET are None.
 
     Raises:
-        Problem: It is no RFC 3339 time with a zone.
+        Failure: It is no RFC 3339 time with a zone.
     """
     if text is None or isinstance(text, UnsetType):
         return None
@@ -458,7 +458,7 @@ def expiry_of(field: str, text: str | None) -> Instant | None:
     """Read when something expires: an instant, or a date for the end of that day of UTC.
 
     Raises:
-        Problem: It is neither.
+        Failure: It is neither.
     """
     if text is None or _DATE.fullmatch(text) is None:
         return instant_of(field, text)
@@ -475,7 +475,7 @@ def used_of(body: Metered) -> Reading:
     """Give what a body says was used, made disjoint where it came in a provider's own form.
 
     Raises:
-        Problem: Both forms are there, or neither, or no reading of a report can be defended.
+        Failure: Both forms are there, or neither, or no reading of a report can be defended.
     """
     if not isinstance(body.usage, UnsetType):
         if not isinstance(body.provider_usage, UnsetType):

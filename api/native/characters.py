@@ -20,7 +20,7 @@ from api.beside.characters import (
 )
 from api.beside.conversations import Changes, Once
 from api.http.exchange import Answer, answer
-from api.http.problems import Problem, forbidden
+from api.http.failure import Failure, Kind, forbidden
 from api.http.reading import one_of
 from api.native import bodies, views
 from api.native.routing import Ask, found_answer, route
@@ -263,5 +263,6 @@ async def get_recent_chat(ask: Ask[None]) -> Answer:
 async def _recent(ask: Ask[Any], account_id: AccountId) -> Answer:
     found = await ask.services.conversations.most_recent(account_id)
     if found is None:
-        raise Problem(404, "no_chat", "No chat yet with a character that is still there.")
+        detail = "No chat yet with a character that is still there."
+        raise Failure(Kind.NOT_FOUND, detail, code="no_chat")
     return answer(views.chat_view(found))

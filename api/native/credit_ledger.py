@@ -10,7 +10,7 @@ import msgspec
 from api.credit_ledger import TYPES, CreditLedger, Entry, Filters, Place
 from api.http import cursors
 from api.http.exchange import Answer
-from api.http.problems import invalid
+from api.http.failure import invalid
 from api.http.reading import one_of
 from api.native import bodies, views
 from api.native.routing import Ask, found_answer, route

@@ -7,8 +7,9 @@ from typing import Any
 import msgspec
 
 from api.credit_ledger import TYPES
-from api.http.problems import CONTENT_TYPE, TITLES, TYPE
+from api.http.wording import TITLES
 from api.identity.auth import PERMISSIONS
+from api.native.errors import CONTENT_TYPE, TYPE
 from api.native.routing import Route
 from ledger.limits import LimitId
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from msgspec import UnsetType
 
 from api.http.exchange import Answer
-from api.http.problems import invalid
+from api.http.failure import invalid
 from api.native import bodies, views
 from api.native.routing import Ask, done_answer, found_answer, route
 from api.operations import Publication

@@ -3,7 +3,7 @@
 from datetime import date
 
 from api.http.exchange import Answer
-from api.http.problems import invalid
+from api.http.failure import invalid
 from api.native import views
 from api.native.routing import Ask, found_answer, route
 from api.queries import GROUPS, SpendTerms

@@ -8,7 +8,7 @@ import msgspec
 
 from api.http import reading
 from api.http.exchange import Answer, Call
-from api.http.problems import invalid
+from api.http.failure import invalid
 from api.identity.auth import Caller
 from api.operations import Asked, Done, fingerprint
 from api.queries.resolve import Owned
@@ -132,7 +132,7 @@ class Ask(Generic[B]):
         """Read a whole number of a query or path.
 
         Raises:
-            Problem: It is none, or too large.
+            Failure: It is none, or too large.
         """
         if not (text.isascii() and text.isdecimal()) or len(text) > 19 or int(text) > most:  # noqa: PLR2004
             raise invalid(field, f"a whole number, at most {most}")
@@ -142,7 +142,7 @@ class Ask(Generic[B]):
         """Read ``limit``: 1 to 1,000, by default 100.
 
         Raises:
-            Problem: It is not.
+            Failure: It is not.
         """
         text = self.call.query.get("limit")
         if text is None:

@@ -7,10 +7,10 @@ from typing import NamedTuple
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from api.http import problems, reading
+from api.http import reading
 from api.http.exchange import Answer
-from api.http.problems import Problem, invalid
-from api.native import bodies, views
+from api.http.failure import Failure, Kind, invalid
+from api.native import bodies, errors, views
 from api.native.routing import Ask, decided_answer, found_answer, route
 from api.operations import Asked, Ledger, fingerprint, notes_of
 from ledger.clock import Instant
@@ -47,7 +47,7 @@ async def subject_of(ask: Ask[object], key_id: str | UnsetType, secret: str | Un
     """Find the key that a body names by id or by secret.
 
     Raises:
-        Problem: It names both or none.
+        Failure: It names both or none.
         NoSuchKey: There is no such key.
     """
     if secret is not UNSET:
@@ -103,7 +103,7 @@ async def record_usage(ask: Ask[object]) -> Answer:
         return await _one(ask, usage_of_cloud(raw), raw)
     if kind == CLOUD_BATCH:
         return await _many(ask, reading.array_items(raw), cloud=True)
-    raise Problem(415, "unsupported_media_type", "Send one of " + ", ".join(CONTENT_TYPES) + ".")
+    raise Failure(Kind.UNSUPPORTED_MEDIA_TYPE, f"Send one of {', '.join(CONTENT_TYPES)}.")
 
 
 async def _one(ask: Ask[object], body: bodies.UsageBody, raw: bytes) -> Answer:
@@ -179,7 +179,7 @@ def usage_of_cloud(raw: bytes) -> bodies.UsageBody:
     """Read a CloudEvent as a metered request. ``source`` and ``id`` together are its request id.
 
     Raises:
-        Problem: It is no CloudEvent of ours.
+        Failure: It is no CloudEvent of ours.
     """
     event = reading.decode(_cloud, raw)
     if event.specversion != "1.0":
@@ -231,7 +231,7 @@ class _Part:
         for place, command, outcome in zip(self.places, self.commands, outcomes, strict=True):
             lane = ledger.lane_of(command.account_id)
             if isinstance(outcome, Exception):
-                self.results[place] = _failure(outcome, lane=lane)
+                self.results[place] = _failure(outcome)
                 continue
             said = b'{"ok":true,' if outcome.events else b'{"ok":true,"replayed":true,'
             self.results[place] = said + b'"receipt":' + _receipt_of(outcome) + b"}"
@@ -267,7 +267,7 @@ async def _read(ask: Ask[object], items: list[bytes], *, cloud: bool) -> _Part:
     for place, raw in enumerate(items):
         try:
             body = usage_of_cloud(raw) if cloud else reading.decode(_usage, raw)
-        except Problem as error:
+        except Failure as error:
             part.results[place] = _failure(error)
         else:
             read.append((place, body))
@@ -276,7 +276,7 @@ async def _read(ask: Ask[object], items: list[bytes], *, cloud: bool) -> _Part:
         try:
             subject = known_subject(ask, body) or await subject_of(ask, body.key_id, body.secret)
             record = _record_of(body, subject, ask.caller.actor)
-        except (Problem, Refused) as error:
+        except (Failure, Refused) as error:
             part.results[place] = _failure(error)
             continue
         command = ask.services.ledger.requests.recording(subject.account_id, subject.key_id, record)
@@ -285,14 +285,10 @@ async def _read(ask: Ask[object], items: list[bytes], *, cloud: bool) -> _Part:
     return part
 
 
-def _failure(error: Exception, *, lane: int | None = None) -> bytes:
-    if isinstance(error, LedgerError):
-        problem = problems.of_error(error, lane=lane)
-    elif isinstance(error, Problem):
-        problem = error
-    else:
-        problem = problems.of_status(500, "Something went wrong here.")
-    return b'{"ok":false,"problem":' + problems.encode(problem) + b"}"
+def _failure(error: Exception) -> bytes:
+    if not isinstance(error, Failure | LedgerError):
+        error = Failure(Kind.INTERNAL)
+    return b'{"ok":false,"problem":' + errors.encode(error) + b"}"
 
 
 def _batch_answer(results: list[bytes], positions: dict[int, int]) -> Answer:

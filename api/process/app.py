@@ -14,10 +14,11 @@ from litestar.exceptions import HTTPException
 from litestar.handlers import ASGIRouteHandler
 from litestar.types import ASGIApp, ExceptionHandlersMap, Receive, Scope, Send
 
-from api.http import metrics, problems, reading
-from api.http.exchange import Answer, Call, problem_answer
+from api.http import metrics, reading
+from api.http.exchange import Answer, Call
+from api.http.failure import Failure, Kind, forbidden
 from api.http.paths import Paths
-from api.http.problems import Problem
+from api.http.routing import failure_of
 from api.identity.auth import NOBODY, Caller, may
 from api.native import (
     accounts,
@@ -30,13 +31,14 @@ from api.native import (
     sessions,
     usage,
 )
+from api.native.errors import CONTENT_TYPE, word
 from api.native.openapi import document
 from api.native.routing import ROUTES, Ask, Route
 from api.process.front import Front, dialect_documents
 from api.process.health import health_routes
 from api.services import UNREACHABLE, Services
 from api.settings import Settings
-from ledger.errors import LedgerCorrupt, LedgerError, LedgerUnavailable
+from ledger.errors import LedgerError
 from ledger.ids import new_request_id
 
 log = structlog.get_logger("keyledger.api")
@@ -64,7 +66,7 @@ class Endpoint:
         method: str = scope["method"]  # type: ignore[typeddict-item]
         route = self._routes.get(method)
         if route is None:
-            answer = problem_answer(_method_not_allowed(self._allow))
+            answer = word(_method_not_allowed(self._allow))
             await answer.send(send, head=method == "HEAD")
             return
         answer = await self._answer(route, scope, receive)
@@ -75,51 +77,34 @@ class Endpoint:
         call = Call(scope, receive)
         call.body_max = route.body_max
         services = self._services()
-        ask: Ask[Any] | None = None
         try:
             caller = NOBODY
             if not route.public:
                 caller = await services.gate.caller(call.header(b"authorization"))
                 _require_role(caller, route.operation)
-            ask = Ask(services, caller, call, route.operation)
+            ask: Ask[Any] = Ask(services, caller, call, route.operation)
             if route.decoder is not None:
                 ask.body = reading.decode(route.decoder, await call.body())
             return await route.handler(ask)
-        except Problem as problem:
-            return problem_answer(problem)
-        except LedgerCorrupt as error:
-            log.critical("ledger_corrupt", lane=error.lane, seq=error.seq, error=str(error))
-            return problem_answer(_unexpected())
-        except LedgerError as error:
-            lane = ask.lane if ask is not None else None
-            return problem_answer(problems.of_error(error, lane=lane))
-        except UNREACHABLE as error:
-            log.warning("database_unreachable", operation=route.operation, error=str(error))
-            return problem_answer(problems.of_error(LedgerUnavailable()))
+        except (Failure, LedgerError, *UNREACHABLE) as error:
+            return word(failure_of(error))
         except Exception as error:  # last-resort: a client is told nothing of our insides
-            return _logged(route.operation, error)
+            return word(_logged(error, operation=route.operation))
 
 
 def _require_role(caller: Caller, operation: str) -> None:
     if not may(caller, operation):
-        raise problems.forbidden(operation, caller.role)
+        raise forbidden(operation, caller.role)
 
 
-def _logged(operation: str, error: Exception) -> Answer:
+def _logged(error: Exception, **where: str) -> Failure:
     request_id = new_request_id()
-    log.error("request_failed", operation=operation, request_id=request_id, exc_info=error)
-    return problem_answer(_unexpected(request_id))
+    log.error("request_failed", **where, request_id=request_id, exc_info=error)
+    return Failure(Kind.INTERNAL, members={"instance": request_id})
 
 
-def _unexpected(request_id: str = "") -> Problem:
-    detail = "Something went wrong here, and it was written down."
-    if not request_id:
-        return Problem(500, "internal_error", detail)
-    return Problem(500, "internal_error", detail, instance=request_id)
-
-
-def _method_not_allowed(allow: str) -> Problem:
-    return Problem(405, "method_not_allowed", f"Use one of {allow}.", headers={"Allow": allow})
+def _method_not_allowed(allow: str) -> Failure:
+    return Failure(Kind.METHOD_IS_UNKNOWN, f"Use one of {allow}.", headers={"Allow": allow})
 
 
 class Router:
@@ -143,7 +128,7 @@ class Router:
         """Hand a request to its endpoint."""
         endpoint, scope["path_params"] = self._paths.find(scope["raw_path"])
         if endpoint is None:
-            await problem_answer(problems.not_found()).send(send)
+            await word(Failure(Kind.ROUTE_IS_UNKNOWN)).send(send)
             return
         await endpoint(scope, receive, send)
 
@@ -175,27 +160,20 @@ def mounted(path: str, app: ASGIApp, *, is_mount: bool = False) -> ASGIRouteHand
 
 def on_http_error(_request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
     """Word the framework's errors: no such path, no such method, a bad header."""
-    if error.status_code == 404:  # noqa: PLR2004
-        problem = problems.not_found()
-    else:
-        problem = problems.of_status(error.status_code)
-        problem.headers.update(error.headers or {})
-    return _response(problem)
+    kind = {404: Kind.ROUTE_IS_UNKNOWN, 405: Kind.METHOD_IS_UNKNOWN}.get(error.status_code)
+    return _response(Failure(kind or Kind.INVALID_FIELD, headers=error.headers))
 
 
 def on_any_error(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
     """Word what nobody expected."""
-    request_id = new_request_id()
-    log.error("request_failed", path=request.url.path, request_id=request_id, exc_info=error)
-    return _response(_unexpected(request_id))
+    return _response(_logged(error, path=request.url.path))
 
 
-def _response(problem: Problem) -> Response[bytes]:
+def _response(failure: Failure) -> Response[bytes]:
+    answer = word(failure)
+    headers = {name.decode(): value.decode("latin-1") for name, value in answer.headers}
     return Response(
-        problems.encode(problem),
-        status_code=problem.status,
-        media_type=problems.CONTENT_TYPE.decode(),
-        headers=problem.headers,
+        answer.body, status_code=answer.status, media_type=CONTENT_TYPE.decode(), headers=headers
     )
 
 

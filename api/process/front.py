@@ -11,12 +11,12 @@ from api.dialects.reverie import SURFACE as REVERIE
 from api.dialects.ryvion import SURFACE as RYVION
 from api.dialects.venice import SURFACE as VENICE
 from api.gateway.once import answered_once
-from api.http.exchange import Call, problem_answer
+from api.http.exchange import Call
 from api.http.failure import Failure, Kind
 from api.http.openapi import document
-from api.http.problems import Problem, not_found
-from api.http.routing import Endpoints, Surface, failure_of
+from api.http.routing import Endpoints, Surface
 from api.identity.credentials import bearer_or_api_key
+from api.native.errors import word
 from api.native.routing import PREFIX
 from api.process.metered import METERS, metered, require_meters
 from api.services import Services
@@ -78,7 +78,7 @@ class Front:
             self._hosts = services.settings.dialects_of_hosts
         name = dialect_of(scope, self._hosts)
         if name is None:
-            answer = problem_answer(not_found())
+            answer = word(Failure(Kind.ROUTE_IS_UNKNOWN))
             await answer.send(send, head=scope.get("method") == "HEAD")
             return
         failure = self._unopened(name, scope, receive)
@@ -101,8 +101,8 @@ class Front:
             return None
         try:
             bearer_or_api_key(Call(scope, receive))
-        except (Failure, Problem) as error:
-            return failure_of(error)
+        except Failure as error:
+            return error
         return Failure(Kind.CREDENTIAL_IS_MALFORMED)
 
 

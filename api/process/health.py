@@ -11,8 +11,9 @@ from psycopg_pool import PoolTimeout
 from psycopg_pool.errors import PoolClosed
 
 from api.http import metrics
-from api.http.exchange import Answer, Call, problem_answer
-from api.http.problems import Problem
+from api.http.exchange import Answer, Call
+from api.http.failure import Failure, Kind
+from api.native.errors import word
 from api.process import job_rows
 from api.services import Services
 from ledger.clock import format_instant
@@ -107,13 +108,12 @@ def _reading(check: Check, services: Callable[[], Services]) -> ASGIApp:
         method: str = scope["method"]  # type: ignore[typeddict-item]
         if method not in {"GET", "HEAD"}:
             headers = {"Allow": "GET, HEAD"}
-            problem = Problem(405, "method_not_allowed", "Use GET.", headers=headers)
-            await problem_answer(problem).send(send)
+            await word(Failure(Kind.METHOD_IS_UNKNOWN, "Use GET.", headers=headers)).send(send)
             return
         try:
             answer = await check(services(), Call(scope, receive))
-        except Problem as problem:
-            answer = problem_answer(problem)
+        except Failure as failure:
+            answer = word(failure)
         await answer.send(send, head=method == "HEAD")
 
     return app

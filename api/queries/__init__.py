@@ -11,7 +11,7 @@ import msgspec
 from psycopg_pool import AsyncConnectionPool
 
 from api.beside import login_rows
-from api.http.problems import Problem
+from api.http.failure import Failure, Kind
 from api.native import views
 from api.queries.resolve import Resolver
 from ledger import secrets
@@ -491,18 +491,18 @@ class Queries:
         """Show one event.
 
         Raises:
-            Problem: There is none at this position.
+            Failure: There is none at this position.
         """
         async with self.at(self._require_lane(lane_number)) as lane:
             found = await store.find_event(lane.connection, lane_number, seq)
             position = Position(lane.lane, lane.seq)
         if found is None:
-            raise Problem(404, "no_such_event", "No event at this position.")
+            raise Failure(Kind.NOT_FOUND, "No event at this position.", code="no_such_event")
         return Found(views.event_view(found), position)
 
     def _require_lane(self, lane: int) -> int:
         if not 0 <= lane < self.lanes:
-            raise Problem(404, "no_such_lane", "No such lane.")
+            raise Failure(Kind.NOT_FOUND, "No such lane.", code="no_such_lane")
         return lane
 
     async def beside_request(self, account_id: AccountId, request_id: str) -> Beside:

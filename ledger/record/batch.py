@@ -386,7 +386,7 @@ class Batch:
             except Refused as refusal:
                 seq = self.state.seq
                 outcome = self._noted(command, refusal, refusals)
-                outcome.position, outcome.decided_at = seq, self.at
+                outcome.lane, outcome.position, outcome.decided_at = self.lane, seq, self.at
             self.results.append((command, outcome))
 
     def _decide_together(self, run: list[Command]) -> bool:

@@ -13,9 +13,10 @@ import httpx
 import psycopg
 import pytest
 
-from api.http.problems import Problem
+from api.http.failure import Failure
 from api.identity import auth
 from api.identity.attempts import Bound
+from api.native.errors import document
 from api.services import Services
 from tests.conftest import Served, settings_for
 from tests.dialects.fleet import running
@@ -186,8 +187,8 @@ async def outcome(
     """Try at an instant; give the status and ``Retry-After``."""
     try:
         await services.logins.proven(OWNER, password, client=client, at=at)
-    except Problem as problem:
-        return problem.status, problem.headers.get("Retry-After", "")
+    except Failure as problem:
+        return document(problem)[0], problem.headers.get("Retry-After", "")
     return 200, ""
 
 
@@ -241,7 +242,7 @@ def test_what_one_bound_refuses_counts_for_none(furnished_url: str, tmp_path: Pa
     async def tries(services: Services, bounds: Sequence[Bound], at: datetime, times: int) -> int:
         admitted = 0
         for _ in range(times):
-            with contextlib.suppress(Problem):
+            with contextlib.suppress(Failure):
                 await services.attempts.count(bounds, at, refusal="")
                 admitted += 1
         return admitted

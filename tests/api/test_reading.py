@@ -8,14 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from api.http import reading
-from api.http.problems import Problem
+from api.http.failure import Failure
+from api.native.errors import document
 
 ANY = msgspec.json.Decoder()
 
 
-def refused(body: bytes) -> Problem:
+def refused(body: bytes) -> Failure:
     """Read a body that must be refused."""
-    with pytest.raises(Problem) as caught:
+    with pytest.raises(Failure) as caught:
         reading.decode(ANY, body)
     return caught.value
 
@@ -48,7 +49,7 @@ def test_keys_that_only_look_alike_are_let_pass(body: bytes) -> None:
 @pytest.mark.parametrize("body", [b'{"a":"\\u0000"}', b'{"a":["x\\u0000"]}', b'{"\\u0000":1}'])
 def test_nul_is_refused(body: bytes) -> None:
     """PostgreSQL holds no NUL in text: the caller is told before it is tried."""
-    assert refused(body).status == 400
+    assert document(refused(body))[0] == 400
 
 
 @pytest.mark.parametrize(
@@ -56,7 +57,7 @@ def test_nul_is_refused(body: bytes) -> None:
 )
 def test_what_is_no_json_is_refused(body: bytes) -> None:
     """Malformed JSON, half a surrogate pair, bytes that are no UTF-8: 400."""
-    assert refused(body).code == "malformed_json"
+    assert document(refused(body))[1]["code"] == "malformed_json"
 
 
 @pytest.mark.parametrize("depth", [101, 900, 10_000, 200_000])
@@ -64,7 +65,7 @@ def test_deep_nesting_is_refused_and_crashes_nothing(depth: int) -> None:
     """Ten thousand brackets are an answer of 400, not a stack overflow."""
     body = b"[" * depth + b"]" * depth
     assert refused(body).code == "nesting_is_too_deep"
-    with pytest.raises(Problem):
+    with pytest.raises(Failure):
         reading.array_items(b"[" + body + b",1" + b"[" * depth)
 
 
@@ -93,17 +94,17 @@ class Named(msgspec.Struct, forbid_unknown_fields=True):
 )
 def test_a_refusal_names_the_field(body: bytes, field: str) -> None:
     """Which field is wrong is said, with its path."""
-    with pytest.raises(Problem) as caught:
+    with pytest.raises(Failure) as caught:
         reading.decode(msgspec.json.Decoder(Named), body)
-    assert caught.value.members["errors"][0]["field"] == field
+    assert caught.value.field == field
 
 
 def test_a_batch_is_bounded() -> None:
     """Ten thousand items are taken, one more is not."""
     assert len(reading.array_items(b"[" + b"1," * 9_999 + b"1]")) == 10_000
-    with pytest.raises(Problem):
+    with pytest.raises(Failure):
         reading.array_items(b"[" + b"1," * 10_000 + b"1]")
-    with pytest.raises(Problem):
+    with pytest.raises(Failure):
         reading.lines(b"1\n" * 10_001)
 
 
@@ -139,5 +140,5 @@ def test_whatever_comes_twice_is_found(found: dict[str, object], data: st.DataOb
     name = data.draw(st.sampled_from(sorted(found)))
     members = [f"{json.dumps(key)}:{json.dumps(each)}" for key, each in found.items()]
     members.append(f"{json.dumps(name)}:0")
-    with pytest.raises(Problem):
+    with pytest.raises(Failure):
         reading.decode(ANY, ("{" + ",".join(members) + "}").encode())

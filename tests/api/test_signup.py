@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from api.http.problems import Problem
+from api.http.failure import Failure
 from api.identity.attempts import site_of
 from api.identity.signup import Signups
 from api.services import Services
@@ -123,7 +123,7 @@ async def tries(signups: Signups, at: datetime, count: int) -> int:
     """Try so often at an instant; give how many were let in."""
     admitted = 0
     for _ in range(count):
-        with contextlib.suppress(Problem):
+        with contextlib.suppress(Failure):
             await signups.admit("192.0.2.1", at)
             admitted += 1
     return admitted

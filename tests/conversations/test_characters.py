@@ -20,7 +20,7 @@ from api.beside.characters import (
     TooManyCharacters,
 )
 from api.beside.conversations import Changes, Once
-from api.http.failure import Kind, of_problem
+from api.http.failure import Kind
 from ledger.errors import (
     AccountIsClosed,
     IdempotencyKeyIsTaken,
@@ -242,7 +242,7 @@ def test_a_public_slug_means_one_character(tell: Tell) -> None:
         )
         refused = [number for number, each in enumerate(found) if isinstance(each, SlugIsTaken)]
         assert len(refused) == 3
-        assert of_problem(found[refused[0]]).kind is Kind.CONFLICT
+        assert found[refused[0]].kind is Kind.CONFLICT
         loser = made[refused[0]]
         changes = Changes(slug="luna-of-ours")
         await stage.talk.change(loser.account_id, loser.character_id, changes)
@@ -480,7 +480,7 @@ def test_fo4_foil_tells_denied_from_unknown(tell: Tell) -> None:
         for character_id in (draft.character_id, UUID(int=5)):
             with pytest.raises((CharacterIsDenied, NoSuchCharacter)) as refused:
                 await stage.talk.persona(account, character_id)
-            kinds.append(of_problem(refused.value).kind)
+            kinds.append(refused.value.kind)
         assert kinds == [Kind.ACCESS_IS_DENIED, Kind.NOT_FOUND]
 
     tell(story)

@@ -5,9 +5,7 @@ from typing import Any
 
 import pytest
 
-from api.http.failure import KINDS, Kind, of_error, of_problem
-from api.http.problems import Problem
-from api.http.problems import invalid as invalid_problem
+from api.http.failure import KINDS, Kind, of_error
 from ledger import errors
 from ledger.limits import LimitId
 
@@ -66,20 +64,3 @@ def test_waiting_is_named_only_where_it_helps() -> None:
     assert of_error(limit("requests/lifetime", resets=False), AT).headers == {}
     exhausted = errors.CreditIsExhausted(asset="USD", available=0, pending=0, requested=1)
     assert of_error(exhausted, AT).headers == {}
-
-
-@pytest.mark.parametrize(
-    ("problem", "kind", "field"),
-    [
-        (invalid_problem("name", "is required"), Kind.INVALID_FIELD, "name"),
-        (Problem(400, "malformed_json", "no"), Kind.INVALID_JSON, ""),
-        (Problem(400, "nesting_is_too_deep", "no"), Kind.INVALID_FIELD, ""),
-        (Problem(413, "content_too_large", "no"), Kind.TOO_LARGE, ""),
-        (Problem(401, "invalid_token", "no"), Kind.CREDENTIAL_IS_UNKNOWN, ""),
-        (Problem(401, "credentials_are_missing", "no"), Kind.CREDENTIAL_IS_MISSING, ""),
-    ],
-)
-def test_problems_of_reading_have_kinds(problem: Problem, kind: Kind, field: str) -> None:
-    """What the reader refuses is worded by the dialect too."""
-    failure = of_problem(problem)
-    assert (failure.kind, failure.field) == (kind, field)

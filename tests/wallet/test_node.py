@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from api.http.failure import Kind
 from api.identity.wallet import WalletHasNoStake, WalletUnavailable, node, proof
 from api.process import logs
 from api.services import Services
@@ -45,7 +46,7 @@ def unavailable(run: Any, chain: Chain, url: str, **changes: Any) -> WalletUnava
         return error.value, good
 
     found, good = run(refused, web3_rpc_url=url, **changes)
-    assert found.status == 503
+    assert found.kind is Kind.UNAVAILABLE
     assert "key-of-the-node" not in str(found)
     run(lambda services: services.wallets.prove(*good))
     return found
@@ -258,6 +259,7 @@ sys.modules.update(dict.fromkeys(HIDDEN))
 import api.process.app, api.process.jobs, api.process.serve
 from api.settings import Settings
 from api.identity.wallet import WalletUnavailable
+from api.native.errors import word
 from api.services import Services
 
 async def main():
@@ -269,7 +271,7 @@ async def main():
     try:
         await services.wallets.prove("0x", "0x", services.wallets.challenge())
     except WalletUnavailable as error:
-        print(error.status, error)
+        print(word(error).status, error)
     await services.close()
 
 asyncio.run(main())

@@ -15,6 +15,7 @@ import pytest
 from eth_account import Account
 from eth_utils.abi import function_signature_to_4byte_selector
 
+from api.http.failure import Kind
 from api.identity.wallet import (
     AddressIsInvalid,
     SignatureDoesNotMatch,
@@ -248,7 +249,7 @@ def test_a_token_that_is_not_ours_or_over_is_refused(run: Any, chain: Chain, nam
         signed = sign(holder, token.encode("utf-8", "replace").decode())
         with pytest.raises(refusal) as refused:
             await services.wallets.prove(holder.address, signed, token)
-        assert (str(refused.value), refused.value.status) == (words, 400)
+        assert (str(refused.value), refused.value.kind) == (words, Kind.INVALID_FIELD)
         assert len(chain.asked) == asked
 
     run(story)

@@ -6,7 +6,6 @@ from typing import Any
 from api.gateway import headers
 from api.http.exchange import Answer, answer
 from api.http.failure import Failure, of_error
-from api.http.problems import Problem
 from api.http.routing import Ask, failure_of
 from api.identity.credentials import KeyCaller
 from ledger import standing
@@ -33,7 +32,7 @@ async def counted(
     except Failure as failure:
         failure.headers.update(left)
         raise
-    except (Problem, LedgerError) as error:
+    except LedgerError as error:
         said = failure_of(error)
         said.headers.update(left)
         raise said from error

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 
 from api.http.exchange import Answer
 from api.http.failure import Failure, Kind
-from api.http.problems import Problem
 from api.http.wording import (
     AUTH,
     INVALID_KEY,
@@ -57,7 +56,7 @@ def word(failure: Failure) -> Answer:
     elif limit is not None and failure.kind is Kind.RATE_IS_LIMITED:
         said = _RATES.get(limit.limit_id, limit.limit_id)
         words = words._replace(message=f"Rate limit exceeded: {said}")
-    elif isinstance(failure.error, Problem) and failure.detail:
+    elif failure.error is None and failure.detail:
         # Of a login: the address or the password is not right.
         words = words._replace(message="")
     return openai_answer({failure.kind: words}, failure)

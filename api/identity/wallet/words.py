@@ -6,20 +6,20 @@
 
 from typing import ClassVar, NewType
 
-from api.http.problems import Problem
+from api.http.failure import Failure, Kind
 
 WalletAddress = NewType("WalletAddress", str)
 """0x and 40 hexadecimal digits with their EIP-55 checksum: one form for each wallet."""
 
 
-class WalletRefused(Problem):
+class WalletRefused(Failure):
     """The wallet did not prove itself."""
 
     named: ClassVar[str]
     says: ClassVar[str]
 
     def __init__(self) -> None:
-        super().__init__(400, self.named, self.says)
+        super().__init__(Kind.INVALID_FIELD, self.says, code=self.named)
 
 
 class AddressIsInvalid(WalletRefused):
@@ -84,10 +84,12 @@ class WalletHasNoStake(WalletRefused):
     says = "Wallet has no staked VVV on Base"
 
 
-class WalletUnavailable(Problem):
+class WalletUnavailable(Failure):
     """Nobody can sign in by wallet: not here, or not now."""
 
     def __init__(self, detail: str, *, retry_after_seconds: int = 0) -> None:
         """Take what is missing; 0 seconds: waiting does not help."""
         headers = {"Retry-After": str(retry_after_seconds)} if retry_after_seconds else {}
-        super().__init__(503, "wallet_sign_in_is_unavailable", detail, headers=headers)
+        super().__init__(
+            Kind.UNAVAILABLE, detail, code="wallet_sign_in_is_unavailable", headers=headers
+        )

@@ -4,7 +4,9 @@ from datetime import timedelta
 
 import pytest
 
-from api.http import problems
+from api.http.failure import Kind, of_error
+from api.http.wording import TITLES
+from api.native import errors as native
 from ledger import clock, errors
 
 
@@ -19,12 +21,18 @@ REFUSED = [kind for kind in kinds(errors.Refused) if kind.__module__ == "ledger.
 @pytest.mark.parametrize("kind", REFUSED, ids=lambda kind: kind.__name__)
 def test_every_refusal_has_a_status_of_its_own(kind: type) -> None:
     """A refusal added to the ledger must be given a status here, not inherit one."""
-    assert kind in problems.STATUS
+    assert kind in native.STATUS
 
 
 def test_every_status_has_a_title() -> None:
     """A problem is never titled by a number alone."""
-    assert set(problems.STATUS.values()) <= problems.TITLES.keys()
+    assert set(native.STATUS.values()) <= TITLES.keys()
+    assert {status for status, _, _ in native.WORDS.values()} <= TITLES.keys()
+
+
+def test_every_kind_of_failure_has_native_words() -> None:
+    """A kind that is added without a status and a code fails here."""
+    assert native.WORDS.keys() == set(Kind)
 
 
 def test_no_two_refusals_share_a_code() -> None:
@@ -53,9 +61,9 @@ def limit(**terms: object) -> errors.LimitIsReached:
 def test_promise_14_a_limits_refusal_says_all_its_numbers() -> None:
     """Promise 14, B8: scope, limit, used, pending, requested, window, resets_at, position."""
     refusal = limit()
-    refusal.position = 7
-    found = problems.document(problems.of_error(refusal, lane=3))
-    assert found["status"] == 429
+    refusal.lane, refusal.position = 3, 7
+    status, found = native.document(of_error(refusal))
+    assert status == found["status"] == 429
     assert (found["scope"], found["ceiling"], found["used"]) == ("key", "2", "1")
     assert (found["pending"], found["requested"], found["resets_at"]) == ("0.5", "1", None)
     assert found["limit"] == {"id": "spend:USD/day", "kind": "spend", "window": "day"}
@@ -66,22 +74,23 @@ def test_retry_after_is_rounded_up_and_absent_where_waiting_does_not_help() -> N
     """A client that waits exactly Retry-After is not too early; one that cannot win is not told."""
     at = clock.now()
     late = limit(resets_at=at + timedelta(seconds=2, microseconds=1))
-    assert problems.of_error(late, at=at).headers["Retry-After"] == "3"
-    assert "Retry-After" not in problems.of_error(limit(), at=at).headers
+    assert of_error(late, at).headers["Retry-After"] == "3"
+    assert "Retry-After" not in of_error(limit(), at).headers
 
 
 def test_exhausted_credit_is_402_without_retry_after() -> None:
     """Waiting does not fill an account: pay is not wait."""
     refusal = errors.CreditIsExhausted(asset="USD", available=1, pending=0, requested=2)
-    problem = problems.of_error(refusal, at=clock.now())
-    assert problem.status == 402
-    assert "Retry-After" not in problem.headers
+    answer = native.word(of_error(refusal, clock.now()))
+    assert answer.status == 402
+    assert b"retry-after" not in dict(answer.headers)
 
 
 def test_promise_13_an_unavailable_ledger_is_503_with_retry_after() -> None:
     """Promise 13: what cannot be decided is refused, and says when to come back."""
     for kind in (errors.LedgerUnavailable, errors.QueueIsFull, errors.OutcomeIsUnknown):
-        problem = problems.of_error(kind())
-        assert (problem.status, problem.headers["Retry-After"]) == (503, "1")
-    problem = problems.of_error(errors.ClockIsOff())
-    assert (problem.code, problem.headers["Retry-After"]) == ("clock_is_off", "5")
+        answer = native.word(of_error(kind()))
+        assert (answer.status, dict(answer.headers)[b"retry-after"]) == (503, b"1")
+    failure = of_error(errors.ClockIsOff())
+    assert failure.headers["Retry-After"] == "5"
+    assert native.document(failure)[1]["code"] == "clock_is_off"
