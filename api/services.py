@@ -15,6 +15,7 @@ from psycopg_pool.errors import PoolClosed
 from api import settings as configured
 from api.beside.conversations import Conversations
 from api.beside.resources import Resources
+from api.beside.shelf import Characters
 from api.gateway.answers import Answers
 from api.gateway.bounds import Figures
 from api.gateway.forward import Bounds, Gateway
@@ -82,6 +83,7 @@ class Services:
     logins: Logins
     signups: Signups
     allowances: Allowances
+    characters: Characters
     conversations: Conversations
     wallets: Wallets
     gateway: Gateway
@@ -175,7 +177,8 @@ class Services:
             logins=logins,
             signups=Signups(ledger, logins, attempts, per_hour=settings.signups_per_hour),
             allowances=Allowances(pool, ledger, clock),
-            conversations=Conversations(pool, lanes, settings.retention_days, clock),
+            characters=Characters(pool, lanes, clock),
+            conversations=Conversations(pool, settings.retention_days, clock),
             wallets=Wallets(pool, ledger, settings, configured.jwt_secret(settings), clock),
             gateway=_gateway(settings, ledger.calls, Resources(pool, lanes, clock)),
             answers=Answers(pool, lanes, seconds=settings.answer_seconds),

@@ -42,6 +42,7 @@ ATTEMPTS = Table(
     ),
     Column("recent", ARRAY(INSTANT), nullable=False, comment="Attempts that still count"),
     PrimaryKeyConstraint("subject_hash", name="subject_has_one_row_of_attempts"),
+    postgresql_with={"fillfactor": 50},
 )
 _subject, _at = bindparam("subject", type_=LargeBinary), bindparam("at", type_=INSTANT)
 _each = func.unnest(ATTEMPTS.c.recent).column_valued("each")

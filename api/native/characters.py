@@ -18,7 +18,7 @@ from api.beside.characters import (
     NoSuchCharacter,
     Scenario,
 )
-from api.beside.conversations import Changes, Once
+from api.beside.shelf import Changes, Once
 from api.http.exchange import Answer, answer
 from api.http.failure import Failure, Kind, forbidden
 from api.http.reading import one_of
@@ -114,7 +114,7 @@ async def create_character(ask: Ask[bodies.CharacterBody]) -> Answer:
     )
     key, fingerprint = ask.once()
     once = Once(key, fingerprint) if key else None
-    created = await ask.services.conversations.create(account_id, draft, once=once)
+    created = await ask.services.characters.create(account_id, draft, once=once)
     found = _shown(ask, created.character, status=201)
     if created.replayed:
         found.headers.append((b"idempotent-replayed", b"true"))
@@ -132,7 +132,7 @@ async def list_characters(ask: Ask[None]) -> Answer:
     query = ask.call.require_only("account_id", "scope", "limit", "after")
     usable = one_of("scope", query.get("scope", SCOPES[0]), SCOPES) == SCOPES[1]
     account_id = _account(ask, query.get("account_id", ""))
-    page = await ask.services.conversations.page(
+    page = await ask.services.characters.page(
         account_id,
         statuses=(DRAFT, PUBLISHED) if usable else STATUSES,
         public=usable,
@@ -160,7 +160,7 @@ def _cursor(text: str | None) -> UUID | None:
 @route("GET", "/characters/{character_id}", answer=views.CharacterView)
 async def get_character(ask: Ask[None]) -> Answer:
     """Show a character of the account's own, or a public one."""
-    found = await ask.services.conversations.visible(ask.caller.account_id, _id(ask))
+    found = await ask.services.characters.visible(ask.caller.account_id, _id(ask))
     return _shown(ask, found)
 
 
@@ -169,7 +169,7 @@ async def find_character(ask: Ask[None]) -> Answer:
     """Show the account's own character of a slug, or else the public one."""
     query = ask.call.require_only("account_id")
     account_id = _account(ask, query.get("account_id", ""))
-    found = await ask.services.conversations.by_slug(account_id, ask.call.path("slug"))
+    found = await ask.services.characters.by_slug(account_id, ask.call.path("slug"))
     return _shown(ask, found)
 
 
@@ -195,7 +195,7 @@ async def change_character(ask: Ask[bodies.CharacterChanges]) -> Answer:
         multiplier=body.multiplier,
         scenarios=scenarios if isinstance(scenarios, UnsetType) else _scenarios(scenarios),
     )
-    found = await ask.services.conversations.change(
+    found = await ask.services.characters.change(
         ask.caller.account_id, _id(ask), changes, expected_version=ask.call.expected_version
     )
     return _shown(ask, found)
@@ -211,7 +211,7 @@ async def change_character(ask: Ask[bodies.CharacterChanges]) -> Answer:
 )
 async def publish_character(ask: Ask[bodies.Body]) -> Answer:
     """Let every account have a character."""
-    found = await ask.services.conversations.publish(ask.caller.account_id, _id(ask))
+    found = await ask.services.characters.publish(ask.caller.account_id, _id(ask))
     return _shown(ask, found)
 
 
@@ -225,14 +225,14 @@ async def publish_character(ask: Ask[bodies.Body]) -> Answer:
 )
 async def withdraw_character(ask: Ask[bodies.Body]) -> Answer:
     """Take a published character back."""
-    found = await ask.services.conversations.withdraw(ask.caller.account_id, _id(ask))
+    found = await ask.services.characters.withdraw(ask.caller.account_id, _id(ask))
     return _shown(ask, found)
 
 
 @route("DELETE", "/characters/{character_id}", answer=views.CharacterView, refusals=(404, 409))
 async def delete_character(ask: Ask[None]) -> Answer:
     """Delete a draft."""
-    found = await ask.services.conversations.delete(ask.caller.account_id, _id(ask))
+    found = await ask.services.characters.delete(ask.caller.account_id, _id(ask))
     return _shown(ask, found)
 
 
@@ -248,8 +248,9 @@ async def delete_character(ask: Ask[None]) -> Answer:
 async def note_chat(ask: Ask[bodies.ChatBody]) -> Answer:
     """Note that a chat with a character takes place on the web: reverie's keys go on with it."""
     account_id = _account(ask, ask.body.account_id)
-    conversations = ask.services.conversations
-    await conversations.note_chat(account_id, _id(ask), via="web", scenario=ask.body.scenario)
+    await ask.services.characters.note_chat(
+        account_id, _id(ask), via="web", scenario=ask.body.scenario
+    )
     return await _recent(ask, account_id)
 
 
@@ -261,7 +262,7 @@ async def get_recent_chat(ask: Ask[None]) -> Answer:
 
 
 async def _recent(ask: Ask[Any], account_id: AccountId) -> Answer:
-    found = await ask.services.conversations.most_recent(account_id)
+    found = await ask.services.characters.most_recent(account_id)
     if found is None:
         detail = "No chat yet with a character that is still there."
         raise Failure(Kind.NOT_FOUND, detail, code="no_chat")

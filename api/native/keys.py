@@ -91,7 +91,7 @@ def _issued_answer(issued: Issued, *, status: int = 200) -> Answer:
 async def _require_character(ask: Ask[Any], account_id: AccountId, model: str) -> None:
     """Refuse a default character that the account may not talk to."""
     try:
-        await ask.services.conversations.of_model(account_id, model)
+        await ask.services.characters.of_model(account_id, model)
     except NoSuchCharacter as error:
         problem = "names no character that the account may talk to"
         raise InvalidField("default_character", problem) from error

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from psycopg.rows import TupleRow
 
 from api.beside.characters import Character, CharacterLine
-from api.beside.conversations import Chat
+from api.beside.shelf import Chat
 from ledger import events as e
 from ledger import standing
 from ledger.clock import Instant, format_instant

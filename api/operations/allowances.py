@@ -13,7 +13,7 @@ from uuid import UUID
 
 import structlog
 from psycopg_pool import AsyncConnectionPool
-from sqlalchemy import bindparam, select
+from sqlalchemy import SmallInteger, Uuid, and_, bindparam, func, select
 
 from api.operations import Ledger
 from ledger.clock import DatabaseClock, Instant
@@ -22,7 +22,8 @@ from ledger.ids import AccountId
 from ledger.money import InvalidAmount, format_pico, parse_asset, parse_pico
 from ledger.record.bound_rows import ALLOWANCES, AllowanceRow
 from ledger.record.tables import compiled
-from projections import allowances as table
+from projections.inline.accounts import ACCOUNTS
+from projections.inline.credits import LOTS
 
 log = structlog.get_logger("keyledger.api")
 
@@ -32,12 +33,37 @@ AHEAD = timedelta(hours=2)
 PAGE = 500
 _FIRST = UUID(int=0)
 
-_set = ALLOWANCES.c
+_set, _lot = ALLOWANCES.c, LOTS.c
+_lane, _account = bindparam("lane", type_=SmallInteger), bindparam("account", type_=Uuid)
 LIST = compiled(
     select(_set.asset, _set.amount)
-    .where(_set.lane == bindparam("lane"), _set.account_id == bindparam("account"))
+    .where(_set.lane == _lane, _set.account_id == _account)
     .order_by(_set.asset)
 )
+_of_account = and_(ACCOUNTS.c.lane == _set.lane, ACCOUNTS.c.account_id == _set.account_id)
+# Few are due at a time: each becomes not due as it is granted. A closed account's never is.
+DUE = compiled(
+    select(_set.account_id, _set.asset, _set.amount)
+    .join(ACCOUNTS, _of_account)
+    .where(
+        _set.lane == _lane,
+        _set.granted_through < bindparam("day"),
+        ACCOUNTS.c.status != "closed",
+        _set.account_id > bindparam("after"),
+    )
+    .order_by(_set.account_id, _set.asset)
+    .limit(bindparam("most"))
+)
+OF_DAY = compiled(
+    select(func.coalesce(func.sum(_lot.amount), 0)).where(
+        _lot.lane == _lane,
+        _lot.account_id == _account,
+        _lot.asset == bindparam("asset"),
+        _lot.effective_at <= bindparam("at"),
+        _lot.expires_at == bindparam("end"),
+    )
+)
+"""What was granted for a day: lots that end with it, spent ones too."""
 
 
 class Allowance(NamedTuple):
@@ -79,9 +105,15 @@ class Allowances:
     async def granted_for_today(self, account_id: AccountId, asset: str, at: Instant) -> int:
         """Give how much was granted for this day alone, spent or not, in pico."""
         end = at.replace(hour=0, minute=0, second=0, microsecond=0) + DAY
-        terms = (self._ledger.lane_of(account_id), account_id, asset, at, end)
+        terms = {
+            "lane": self._ledger.lane_of(account_id),
+            "account": account_id,
+            "asset": asset,
+            "at": at,
+            "end": end,
+        }
         async with self._pool.connection() as connection:
-            row = await (await connection.execute(table.OF_DAY, terms)).fetchone()
+            row = await (await connection.execute(OF_DAY, terms)).fetchone()
         assert row is not None
         return int(row[0])
 
@@ -98,8 +130,8 @@ class Allowances:
         granted, after = 0, _FIRST
         while True:
             async with self._pool.connection() as connection:
-                terms = (lane, day, after, PAGE)
-                rows = await (await connection.execute(table.DUE, terms)).fetchall()
+                terms = {"lane": lane, "day": day, "after": after, "most": PAGE}
+                rows = await (await connection.execute(DUE, terms)).fetchall()
             for account_id, asset, amount in rows:
                 granted += await self._grant(lane, AccountId(account_id), asset, amount, day)
             if len(rows) < PAGE:

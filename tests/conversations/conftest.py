@@ -12,6 +12,7 @@ from api import services as wiring
 from api import settings
 from api.beside.characters import Character, Draft
 from api.beside.conversations import Conversations
+from api.beside.shelf import Characters
 from api.operations import Asked
 from ledger import events as e
 from ledger.ids import AccountId
@@ -25,6 +26,7 @@ class Stage:
     def __init__(self, services: wiring.Services) -> None:
         """Take a ledger."""
         self.services = services
+        self.shelf: Characters = services.characters
         self.talk: Conversations = services.conversations
 
     async def account(self) -> AccountId:
@@ -40,13 +42,13 @@ class Stage:
 
     async def character(self, account: AccountId, name: str = "Luna", **terms: Any) -> Character:
         """Make a character."""
-        created = await self.talk.create(account, Draft(name=name, **terms))
+        created = await self.shelf.create(account, Draft(name=name, **terms))
         return created.character
 
     async def published(self, account: AccountId, name: str = "Luna", **terms: Any) -> Character:
         """Make a character and publish it."""
         made = await self.character(account, name, **terms)
-        return await self.talk.publish(account, made.character_id)
+        return await self.shelf.publish(account, made.character_id)
 
     async def rows(self, sql: str, parameters: Any = None) -> list[Any]:
         """Run a statement as the service's role; give its rows, where it has any."""

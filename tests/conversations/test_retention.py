@@ -12,6 +12,7 @@ import structlog
 from api import settings
 from api.beside import conversations
 from api.beside.conversations import NoSuchSession, Turn
+from api.beside.session_rows import MessageIsNotKept
 from api.operations import Asked
 from api.process import job_rows, jobs, logs
 from ledger import events as e
@@ -60,7 +61,7 @@ def test_no_event_and_no_other_table_holds_what_was_said(tell: Tell) -> None:
         key = issued.done.recorded[0].envelope.key_id
         record = Record(request_id="r1", model="m", category="chat", usage=Usage(input=7, output=7))
         await stage.services.ledger.requests.record(luna.account_id, key, record)
-        await stage.talk.note_chat(luna.account_id, luna.character_id, via="api")
+        await stage.shelf.note_chat(luna.account_id, luna.character_id, via="api")
         assert await holding(stage, SAID, ANSWERED) == {MESSAGES}
         events = await stage.rows("SELECT payload::text FROM events")
         assert any('"game"' in text for (text,) in events)
@@ -121,7 +122,7 @@ def test_a_shorter_setting_reaches_what_was_kept_before(tell: Tell) -> None:
 
     async def after(stage: Any) -> None:
         row = await stage.rows("SELECT character_id FROM character_sessions")
-        luna = await stage.talk.character(row[0][0])
+        luna = await stage.shelf.character(row[0][0])
         session = await stage.talk.session(luna, "u-1")
         assert await stage.talk.history(session) == []
         assert await stage.talk.forget() == (3, 0)
@@ -214,7 +215,7 @@ def test_an_error_does_not_repeat_what_was_said(
                 owner.execute(statement)
             try:
                 await stage.talk.add(session, Turn(user=SAID, assistant=ANSWERED))
-            except (psycopg.Error, conversations.MessageIsNotKept):
+            except (psycopg.Error, MessageIsNotKept):
                 log.exception("request_failed", operation="add")
 
     root = logging.getLogger()

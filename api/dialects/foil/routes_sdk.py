@@ -54,7 +54,7 @@ async def _persona(ask: Ask[Any, KeyCaller]) -> Character:
         persona_id = UUID(ask.path("persona_id"))
     except ValueError as error:
         raise Failure(Kind.NOT_FOUND, "Persona not found") from error
-    persona = await ask.services.conversations.persona(ask.caller.account_id, persona_id)
+    persona = await ask.services.characters.persona(ask.caller.account_id, persona_id)
     machine_id = ask.call.query.get("machine_id")
     if machine_id not in {None, str(persona.machine_id)}:
         raise Failure(Kind.NOT_FOUND, "Machine not found")
@@ -78,11 +78,11 @@ async def list_personas(ask: Ask[None, KeyCaller]) -> Reply:
 
 
 async def _personas(ask: Ask[None, KeyCaller]) -> list[views.Persona]:
-    account_id, conversations = ask.caller.account_id, ask.services.conversations
+    account_id, characters = ask.caller.account_id, ask.services.characters
     found: list[CharacterLine] = []
     after, has_more = None, True
     while has_more:
-        page = await conversations.page(account_id, statuses=(PUBLISHED,), after=after)
+        page = await characters.page(account_id, statuses=(PUBLISHED,), after=after)
         found += page.lines
         has_more, after = page.has_more, found[-1].character_id if found else None
     return [views.persona(line) for line in found]

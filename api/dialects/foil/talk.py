@@ -8,7 +8,8 @@ import structlog
 from litestar.types import Receive, Send
 
 from api.beside.characters import Character
-from api.beside.conversations import MessageIsNotKept, Session, Turn, require_message
+from api.beside.conversations import Session, Turn, require_message
+from api.beside.session_rows import MessageIsNotKept
 from api.dialects.foil import bodies, views
 from api.dialects.foil.errors import word
 from api.dialects.forwarding import forward

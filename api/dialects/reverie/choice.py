@@ -58,7 +58,7 @@ async def named(services: Services, account_id: AccountId, model: str) -> Choice
         Failure: The account may talk to none of this name.
     """
     try:
-        return Choice(*await services.conversations.of_model(account_id, model))
+        return Choice(*await services.characters.of_model(account_id, model))
     except NoSuchCharacter as error:
         raise no_model(model, error) from error
 
@@ -67,7 +67,7 @@ async def _unnamed(services: Services, caller: KeyCaller) -> Choice:
     found = await default_of(services, visitor_of(await credentials.usable(services, caller)))
     if found is not None:
         return found
-    chat = await services.conversations.most_recent(caller.account_id)
+    chat = await services.characters.most_recent(caller.account_id)
     if chat is None:
         raise NoCharacter
     return Choice(chat.character, chat.scenario)
@@ -83,6 +83,6 @@ async def default_of(services: Services, visitor: Visitor) -> Choice | None:
     if not model:
         return None
     try:
-        return Choice(*await services.conversations.of_model(visitor.account_id, model))
+        return Choice(*await services.characters.of_model(visitor.account_id, model))
     except NoSuchCharacter as error:
         raise NoCharacter(GONE) from error

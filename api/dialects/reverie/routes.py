@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from api.beside.characters import DRAFT, PUBLISHED, Character
-from api.beside.conversations import Once
+from api.beside.shelf import Once
 from api.dialects.forwarding import document_of
 from api.dialects.reverie import bodies, credentials, talk, views
 from api.dialects.reverie.choice import chosen, default_of, model_id, named
@@ -77,7 +77,7 @@ async def _listed(ask: Ask[None, Visitor], *, own: bool) -> dict[str, views.Mode
     found: dict[str, views.Model] = {}
     after, has_more = None, True
     while has_more and len(found) < LISTED_MAX:
-        page = await ask.services.conversations.page(
+        page = await ask.services.characters.page(
             ask.caller.account_id if own else None,
             statuses=(DRAFT, PUBLISHED),
             public=not own,
@@ -149,6 +149,6 @@ async def import_character(ask: Ask[bodies.Import, Visitor]) -> Answer:
     ask.query()
     key = ask.call.idempotency_key
     once = Once(key, fingerprint(ask.route.operation, body=ask.body)) if key else None
-    made = await ask.services.conversations.create(ask.caller.account_id, ask.body.draft, once=once)
+    made = await ask.services.characters.create(ask.caller.account_id, ask.body.draft, once=once)
     headers = {"Idempotent-Replayed": "true"} if made.replayed else {}
     return answer(views.imported(made.character), status=201, headers=headers)

@@ -70,7 +70,7 @@ async def _note(ask: Talk, choice: Choice) -> None:
     """Note the chat. What was delivered and charged stays so where that cannot be written."""
     caller = ask.caller
     try:
-        await ask.services.conversations.note_chat(
+        await ask.services.characters.note_chat(
             caller.account_id,
             choice.character.character_id,
             via=WEB if caller.secret is None else API,

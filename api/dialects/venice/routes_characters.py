@@ -100,7 +100,7 @@ async def _public(ask: Ask[None, KeyCaller]) -> list[CharacterLine]:
     found: list[CharacterLine] = []
     after, has_more = None, True
     while has_more and len(found) < OFFSET_MAX:
-        page = await ask.services.conversations.page(
+        page = await ask.services.characters.page(
             None, statuses=(PUBLISHED,), public=True, after=after
         )
         found += page.lines
@@ -142,7 +142,7 @@ async def get_character(ask: Ask[None, KeyCaller]) -> Answer:
     """Show the character of a slug: one's own, else the public one."""
     ask.query()
     try:
-        found = await ask.services.conversations.by_slug(ask.caller.account_id, ask.path("slug"))
+        found = await ask.services.characters.by_slug(ask.caller.account_id, ask.path("slug"))
     except NoSuchCharacter as error:
         raise Failure(Kind.NOT_FOUND, CHARACTER_NOT_FOUND, error=error) from error
     return views.answer(CharacterReply(data=_view(ask, found)))

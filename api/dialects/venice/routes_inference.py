@@ -111,7 +111,7 @@ async def _speak_as(ask: Ask[None, KeyCaller], slug: str, document: dict[str, An
     if "/" in slug:
         raise absent
     try:
-        character, _ = await ask.services.conversations.of_model(ask.caller.account_id, slug)
+        character, _ = await ask.services.characters.of_model(ask.caller.account_id, slug)
     except NoSuchCharacter as error:
         raise absent from error
     prompt = {"role": "system", "content": character.prompt()}

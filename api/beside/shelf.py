@@ -1,0 +1,371 @@
+"""Characters as accounts keep them: written, published, taken back, found, chatted with."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import msgspec
+from msgspec import UNSET, UnsetType
+from psycopg import AsyncConnection
+from psycopg.errors import ForeignKeyViolation
+from psycopg_pool import AsyncConnectionPool
+
+from api.beside import character_rows as rows
+from api.beside import characters
+from api.beside.characters import (
+    DRAFT,
+    PUBLISHED,
+    STATUSES,
+    WITHDRAWN,
+    Character,
+    CharacterLine,
+    Draft,
+    NoSuchCharacter,
+    Scenario,
+)
+from ledger.clock import DatabaseClock
+from ledger.errors import (
+    AccountIsClosed,
+    IdempotencyKeyIsTaken,
+    NoSuchAccount,
+    VersionIsOutdated,
+)
+from ledger.ids import AccountId, lane_of_account, new_row_id, request_hash
+
+PAGE_MAX = 100
+CHATS_MAX = 1_000
+"""Characters per account whose last chat is remembered."""
+VIAS = ("web", "api")
+
+_LAST_ID = UUID(int=2**128 - 1)
+
+
+class Changes(msgspec.Struct, frozen=True, kw_only=True):
+    """What to change of a character; what is left out stays."""
+
+    name: str | UnsetType = UNSET
+    slug: str | UnsetType = UNSET
+    """Empty: as it is."""
+    description: str | UnsetType = UNSET
+    greeting: str | UnsetType = UNSET
+    system_prompt: str | UnsetType = UNSET
+    multiplier: str | UnsetType = UNSET
+    scenarios: tuple[Scenario, ...] | UnsetType = UNSET
+
+
+class Created(NamedTuple):
+    """A character, and whether it was created before under the same idempotency key."""
+
+    character: Character
+    replayed: bool
+
+
+class Once(NamedTuple):
+    """An idempotency key and the fingerprint of the request that came with it."""
+
+    key: str
+    fingerprint: bytes
+
+
+class Page(NamedTuple):
+    """Some characters, newest first."""
+
+    lines: list[CharacterLine]
+    has_more: bool
+
+
+class Chat(msgspec.Struct, frozen=True, kw_only=True):
+    """The last chat of an account with a character."""
+
+    character: Character
+    scenario: Scenario | None
+    via: str
+    """``web`` or ``api``."""
+    last_at: datetime
+
+
+class Characters:
+    """Everything that is asked and written of characters."""
+
+    def __init__(self, pool: AsyncConnectionPool, lanes: int, clock: DatabaseClock) -> None:
+        """Take where they are kept, and what tells the time."""
+        self._pool = pool
+        self._clock = clock
+        self._lanes = lanes
+
+    async def create(
+        self, account_id: AccountId, draft: Draft, *, once: Once | None = None
+    ) -> Created:
+        """Make a character, a draft at first; with ``once``, one for all repetitions.
+
+        Raises:
+            InvalidField: A text is out of bounds.
+            SlugIsTaken: The account has another character of the slug that was asked for.
+            TooManyCharacters: The account has as many as it may.
+            NoSuchAccount, AccountIsClosed: Nobody can own it.
+            IdempotencyKeyIsTaken: The key came with another request.
+        """
+        draft = characters.checked(draft)
+        hashed = None if once is None else request_hash(account_id, once.key)
+        async with self._pool.connection() as connection, connection.transaction():
+            await self._require_open(connection, account_id)
+            # Counted first: whoever waits here sees what the one before it has made.
+            counted = await self._has_room(connection, account_id)
+            if once is not None and hashed is not None:
+                terms = {"account": account_id, "request_hash": hashed}
+                found = await connection.execute(rows.FIND_CREATED, terms)
+                row = await found.fetchone()
+                if row is not None:
+                    if row[1] != once.fingerprint:
+                        raise IdempotencyKeyIsTaken
+                    if counted:
+                        await connection.execute(rows.TAKE_FROM_SHELF, {"account": account_id})
+                    return Created(await rows.find(connection, character=row[0]), replayed=True)
+            if not counted:
+                raise characters.TooManyCharacters
+            character_id = new_row_id()
+            terms = {
+                **_columns(draft),
+                "character": character_id,
+                "account": account_id,
+                "lane": lane_of_account(account_id, self._lanes),
+                "machine": new_row_id(),
+                "at": self._clock.now(),
+                "slug": draft.slug or await rows.free_slug(connection, account_id, draft.name),
+                "request_hash": hashed,
+                "request_fingerprint": None if once is None else once.fingerprint,
+            }
+            await rows.write(connection, rows.INSERT, terms)
+            await rows.write_scenarios(connection, character_id, draft.scenarios)
+            return Created(await rows.find(connection, character=character_id), replayed=False)
+
+    @staticmethod
+    async def _has_room(connection: AsyncConnection, account_id: AccountId) -> bool:
+        terms = {"account": account_id, "most": characters.CHARACTERS_MAX}
+        # The shelf is held from here on, whether or not there is room on it.
+        return await (await connection.execute(rows.ADD_TO_SHELF, terms)).fetchone() is not None
+
+    async def _require_open(self, connection: AsyncConnection, account_id: AccountId) -> None:
+        lane = lane_of_account(account_id, self._lanes)
+        terms = {"lane": lane, "account": account_id}
+        row = await (await connection.execute(rows.ACCOUNT_STATUS, terms)).fetchone()
+        if row is None:
+            raise NoSuchAccount
+        if row[0] == "closed":
+            raise AccountIsClosed
+
+    async def character(self, character_id: UUID) -> Character:
+        """Give a character, whoever asks.
+
+        Raises:
+            NoSuchCharacter: There is none.
+        """
+        async with self._pool.connection() as connection:
+            return await rows.find(connection, character=character_id)
+
+    async def visible(self, account_id: AccountId | None, character_id: UUID) -> Character:
+        """Give a character of the account, or a public one; of None, any.
+
+        Raises:
+            NoSuchCharacter: There is none, or it is another's and not public (promise 15).
+        """
+        found = await self.character(character_id)
+        if account_id not in {None, found.account_id} and not found.public:
+            raise NoSuchCharacter
+        return found
+
+    async def persona(self, account_id: AccountId, character_id: UUID) -> Character:
+        """Give a published character of the account, telling apart why there is none (foil, FO4).
+
+        Raises:
+            NoSuchCharacter: There never was one.
+            CharacterIsDenied: It is another's, or not published.
+        """
+        found = await self.character(character_id)
+        if found.account_id != account_id or not found.public:
+            raise characters.CharacterIsDenied
+        return found
+
+    async def by_slug(self, account_id: AccountId | None, slug: str) -> Character:
+        """Give the account's own character of a slug, or else the public one.
+
+        Raises:
+            NoSuchCharacter: There is neither.
+        """
+        if characters.slug_of(slug) != slug:
+            raise NoSuchCharacter
+        async with self._pool.connection() as connection:
+            return await rows.find(connection, slug=slug, account=account_id)
+
+    async def of_model(
+        self, account_id: AccountId, model: str
+    ) -> tuple[Character, Scenario | None]:
+        """Give the character, and scenario, that a ``model`` names: ``slug`` or ``slug/scenario``.
+
+        Raises:
+            NoSuchCharacter: It names none that the account may talk to.
+        """
+        slug, slash, scenario_slug = model.partition("/")
+        found = await self.by_slug(account_id, slug)
+        if not found.public and found.status == WITHDRAWN:
+            raise NoSuchCharacter
+        scenario = found.scenario(scenario_slug)
+        if slash and scenario is None:
+            raise NoSuchCharacter
+        return found, scenario
+
+    async def page(
+        self,
+        account_id: AccountId | None,
+        *,
+        statuses: Sequence[str] = STATUSES,
+        public: bool = False,
+        after: UUID | None = None,
+        most: int = PAGE_MAX,
+    ) -> Page:
+        """List the account's characters of some statuses and, if asked, everybody's public ones.
+
+        Newest first; ``after`` is the last id of the page before. Of no account: public ones only.
+        """
+        most = min(most, PAGE_MAX)
+        terms = {
+            "account": account_id,
+            "statuses": list(statuses),
+            "public": public,
+            "before": after or _LAST_ID,
+            "most": most + 1,
+        }
+        async with self._pool.connection() as connection:
+            found = await (await connection.execute(rows.PAGE, terms)).fetchall()
+        return Page([rows.line(row) for row in found[:most]], len(found) > most)
+
+    async def change(
+        self,
+        account_id: AccountId | None,
+        character_id: UUID,
+        changes: Changes,
+        *,
+        expected_version: int | None = None,
+    ) -> Character:
+        """Change what an author says of a character; of None, any account's.
+
+        Raises:
+            NoSuchCharacter: There is none, or it is another's.
+            InvalidField, SlugIsTaken: The changes cannot be.
+            VersionIsOutdated: It changed since it was read.
+        """
+        async with self._pool.connection() as connection, connection.transaction():
+            held = await rows.hold(connection, account_id, character_id)
+            if expected_version not in {None, held.version}:
+                raise VersionIsOutdated
+            draft = characters.checked(_changed(held.draft, changes))
+            slug, at = draft.slug or held.slug, self._clock.now()
+            if held.status == PUBLISHED and slug != held.slug:
+                await connection.execute(rows.FREE_SLUG, {"slug": slug, "at": at})
+            terms = {**_columns(draft), "character": character_id, "slug": slug, "at": at}
+            await rows.write(connection, rows.CHANGE, terms)
+            if not isinstance(changes.scenarios, UnsetType):
+                await connection.execute(rows.DELETE_SCENARIOS, {"character": character_id})
+                await rows.write_scenarios(connection, character_id, draft.scenarios)
+            return await rows.find(connection, character=character_id)
+
+    async def publish(self, account_id: AccountId | None, character_id: UUID) -> Character:
+        """Let everybody have a character; quiet where everybody has.
+
+        Raises:
+            NoSuchCharacter: There is none, or it is another's.
+            SlugIsTaken: Another public character has its slug.
+            AccountIsClosed: Its owner is gone.
+        """
+        async with self._pool.connection() as connection, connection.transaction():
+            held = await rows.hold(connection, account_id, character_id)
+            await self._require_open(connection, held.account_id)
+            if held.status == PUBLISHED:
+                return held
+            at = self._clock.now()
+            await connection.execute(rows.FREE_SLUG, {"slug": held.slug, "at": at})
+            terms = {"character": character_id, "status": PUBLISHED, "at": at}
+            await rows.write(connection, rows.SET_STATUS, terms)
+            return await rows.find(connection, character=character_id)
+
+    async def withdraw(self, account_id: AccountId | None, character_id: UUID) -> Character:
+        """Take a character back; quiet where it is taken back.
+
+        Raises:
+            NoSuchCharacter: There is none, or it is another's.
+            CharacterIsNotPublished: It is a draft.
+        """
+        async with self._pool.connection() as connection, connection.transaction():
+            held = await rows.hold(connection, account_id, character_id)
+            if held.status == DRAFT:
+                raise characters.CharacterIsNotPublished
+            if held.status == WITHDRAWN:
+                return held
+            terms = {"character": character_id, "status": WITHDRAWN, "at": self._clock.now()}
+            await rows.write(connection, rows.SET_STATUS, terms)
+            return await rows.find(connection, character=character_id)
+
+    async def delete(self, account_id: AccountId | None, character_id: UUID) -> Character:
+        """Delete a draft; give what it was.
+
+        Raises:
+            NoSuchCharacter: There is none, or it is another's.
+            CharacterIsNoDraft: It was published.
+        """
+        async with self._pool.connection() as connection, connection.transaction():
+            held = await rows.hold(connection, account_id, character_id)
+            if held.status != DRAFT:
+                raise characters.CharacterIsNoDraft
+            await connection.execute(rows.DELETE, {"character": character_id})
+            await connection.execute(rows.TAKE_FROM_SHELF, {"account": held.account_id})
+            return held
+
+    async def note_chat(
+        self, account_id: AccountId, character_id: UUID, *, via: str, scenario: str = ""
+    ) -> None:
+        """Note that the account chats with a character now.
+
+        Raises:
+            NoSuchCharacter: There is none that it may talk to, or no such scenario of it.
+        """
+        assert via in VIAS
+        found = await self.visible(account_id, character_id)
+        if scenario and found.scenario(scenario) is None:
+            raise NoSuchCharacter
+        terms = {
+            "account": account_id,
+            "character": character_id,
+            "at": self._clock.now(),
+            "scenario": scenario,
+            "via": via,
+        }
+        async with self._pool.connection() as connection:
+            try:
+                row = await (await connection.execute(rows.NOTE_CHAT, terms)).fetchone()
+            except ForeignKeyViolation as error:  # deleted meanwhile
+                raise NoSuchCharacter from error
+            if row is not None and row[0]:
+                trimmed = {"account": account_id, "most": CHATS_MAX}
+                await connection.execute(rows.TRIM_CHATS, trimmed)
+
+    async def most_recent(self, account_id: AccountId) -> Chat | None:
+        """Give the account's latest chat with a character it may still talk to; None: no chat."""
+        async with self._pool.connection() as connection:
+            chats = await connection.execute(rows.RECENT_CHAT, {"account": account_id})
+            row = await chats.fetchone()
+            if row is None:
+                return None
+            found = await rows.find(connection, character=row[0])
+        return Chat(character=found, scenario=found.scenario(row[1]), via=row[2], last_at=row[3])
+
+
+def _columns(draft: Draft) -> dict[str, Any]:
+    names = ("name", "description", "greeting", "system_prompt", "multiplier")
+    return {name: getattr(draft, name) for name in names}
+
+
+def _changed(draft: Draft, changes: Changes) -> Draft:
+    named = msgspec.structs.asdict(changes)
+    given = {name: value for name, value in named.items() if value is not UNSET}
+    return msgspec.structs.replace(draft, **given)
