@@ -22,8 +22,9 @@ from ledger.ids import AccountId, KeyId, Position, format_id, lane_of_account
 from ledger.money import format_pico, parse_pico
 from ledger.record import store
 from ledger.state import parts_of
-from projections import reads
-from projections.reads import Snapshot
+from projections.inline import credits as credit
+from projections.inline import keys
+from projections.snapshot import Snapshot
 
 CHAT, USAGE, PURCHASE, DAILY, BONUS, ADJUSTMENT, EXPIRY = TYPES = (
     *("Chat", "Usage", "Purchase", "Daily login", "Bonus", "Adjustment", "Expiry"),
@@ -173,13 +174,15 @@ class CreditLedger:
     async def _chapter(self, account_id: AccountId, seq: int) -> _Chapter:
         queries = self._queries
         async with queries.at(lane_of_account(account_id, queries.lanes)) as lane:
-            heads = await lane.rows(reads.ACCOUNT_HEAD, (lane.lane, account_id))
+            heads = await lane.rows(store.ACCOUNT_HEAD, (lane.lane, account_id))
             if not heads:
                 raise NoSuchAccount
             terms = {"lane": lane.lane, "start": seq or heads[0][0], "most": READ_AT_ONCE + 1}
-            rows = [store.stored(row) for row in await lane.rows(reads.ACCOUNT_EVENTS, terms)]
+            rows = [store.stored(row) for row in await lane.rows(store.ACCOUNT_EVENTS, terms)]
             events = [row.recorded for row in rows[:READ_AT_ONCE]]
-            balances = await lane.rows(reads.BALANCES, (lane.lane, account_id))
+            balances = await lane.rows(
+                credit.OF_ACCOUNT, {"lane": lane.lane, "account": account_id}
+            )
             return _Chapter(
                 events,
                 rows[READ_AT_ONCE].recorded.envelope.lane_seq if len(rows) > READ_AT_ONCE else 0,
@@ -196,14 +199,14 @@ async def _assets(
     lots = {lot for event in events for lot in getattr(event.body, "lots", ())}
     lots |= {lot for event in events for lot, _ in getattr(event.body, "lapsed", ())}
     lots |= {lot for event in events for lot, _, _ in getattr(event.body, "repaid", ())}
-    terms = (lane.lane, account_id, sorted(lots))
-    return dict(await lane.rows(reads.ASSETS_OF_LOTS, terms))
+    terms = {"lane": lane.lane, "account": account_id, "lots": sorted(lots)}
+    return dict(await lane.rows(credit.ASSETS, terms))
 
 
 async def _keys(lane: Snapshot, events: Sequence[Recorded]) -> Mapping[KeyId, _KeyTerms]:
     charged = [event for event in events if isinstance(event.body, Charged)]
     ids = {event.envelope.key_id for event in charged if event.envelope.key_id is not None}
-    rows = await lane.rows(reads.TERMS_OF_KEYS, (lane.lane, sorted(ids)))
+    rows = await lane.rows(keys.TERMS, {"lane": lane.lane, "keys": sorted(ids)})
     return {KeyId(row[0]): _KeyTerms(row[1], session=row[2]) for row in rows}
 
 

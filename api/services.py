@@ -34,12 +34,12 @@ from api.settings import Settings
 from ledger.clock import DatabaseClock
 from ledger.errors import IncompatibleDatabase
 from ledger.ratecards import RateCards
-from ledger.record import arrays, database_facts, store
+from ledger.record import arrays, card_rows, database_facts
 from ledger.record.lanes import Writer
 from ledger.secrets import OPERATOR_PREFIX, Peppers, keep_out
 from ledger.server import database
 from ledger.server.database import Watched
-from projections import reads
+from projections import snapshot
 from projections.registry import INLINE
 
 UNREACHABLE = (
@@ -118,7 +118,7 @@ class Services:
             reconnect_timeout=RECONNECT_SECONDS,
             max_waiting=POOL_WAITING_MAX,
             connection_class=Watched,
-            configure=reads.prepare,
+            configure=snapshot.prepare,
             kwargs={"autocommit": True, "prepare_threshold": 1},
             check=_check,
             open=False,
@@ -143,7 +143,7 @@ class Services:
         digest = await operator_digest(pool, settings)
         cards = RateCards()
         async with pool.connection() as connection:
-            await store.load_cards(connection, cards)
+            await card_rows.load(connection, cards)
 
         async def connect() -> AsyncConnection:
             connection = await Watched.connect(database.lane_conninfo(url), autocommit=True)

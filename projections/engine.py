@@ -15,7 +15,7 @@ import psycopg
 import structlog
 from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
-from sqlalchemy import Table, bindparam, delete, func, select
+from sqlalchemy import Table, Text, all_, bindparam, cast, delete, func, or_, select
 
 from ledger.codec import Recorded, labels
 from ledger.record import arrays, store
@@ -200,8 +200,9 @@ async def _read(
 
 @cache
 def _feed(projection: CatchingUp) -> LiteralString:
-    takes = positional(projection.takes)
-    return f"{store.BETWEEN} AND ({takes} OR type::text <> ALL(%s)) ORDER BY lane_seq"
+    is_unknown = cast(EVENTS.c.type, Text) != all_(bindparam("labels"))
+    feed = store.BETWEEN.where(or_(projection.takes, is_unknown)).order_by(EVENTS.c.lane_seq)
+    return positional(feed, "lane", "after", "upto", "labels")
 
 
 async def _write(

@@ -17,12 +17,10 @@ from typing import Any, LiteralString, NamedTuple
 import msgspec
 import psycopg
 from psycopg import sql
-from sqlalchemy import bindparam, update
 
 from ledger.errors import LedgerCorrupt
 from ledger.record import arrays, store, verify
-from ledger.record.store import LANE_HEADS, Statement
-from ledger.record.tables import compiled
+from ledger.record.store import Statement
 from ledger.record.verify import Progress
 from ledger.server import database
 from projections import checkpoints
@@ -34,11 +32,6 @@ ROUNDS_MAX = 10
 NEAR = 5_000
 """So few events behind, the last transaction may begin."""
 
-RAISE_EPOCH = compiled(
-    update(LANE_HEADS)
-    .where(LANE_HEADS.c.lane == bindparam("of"))
-    .values(epoch=LANE_HEADS.c.epoch + 1)
-)
 # Names of constraints are part of the SQL that fills the tables; LIKE would make up others.
 UNIQUE: LiteralString = (
     "SELECT conname, pg_get_constraintdef(oid) FROM pg_constraint"
@@ -243,7 +236,7 @@ def _tell(
     if (own := task.checkpoint(lane)) is not None:
         connection.execute(checkpoints.SAVE, own | {"seq": seq})
     elif any(result.replaced for result in compared):
-        connection.execute(RAISE_EPOCH, {"of": lane})
+        connection.execute(store.RAISE_EPOCH, (lane,))
 
 
 @contextmanager

@@ -25,9 +25,9 @@ from api.identity.attempts import Attempts, Bound, site_of
 from ledger.clock import DatabaseClock, Instant, microseconds
 from ledger.codec import IS_SECRET
 from ledger.errors import LoginIsTaken
-from ledger.ids import AccountId, InvalidId, format_id, new_request_id, parse_id
+from ledger.ids import AccountId, InvalidId, format_id, lane_of_account, new_request_id, parse_id
 from ledger.secrets import REFRESH_PREFIX, is_in
-from projections import reads
+from projections.inline import accounts
 
 ISSUER = "keyledger"
 AUDIENCE = "keyledger/ledger/v1"
@@ -263,9 +263,11 @@ class Gate:
         return account_id, str(claims["sub"])
 
     async def _role(self, account_id: AccountId, member_id: str) -> str | None:
-        lane = reads.lane_of(account_id, self._lanes)
+        lane = lane_of_account(account_id, self._lanes)
         async with self._pool.connection() as connection:
-            rows = await connection.execute(reads.ROLE, (member_id, lane, account_id))
+            rows = await connection.execute(
+                accounts.ROLE, {"lane": lane, "account": account_id, "member": member_id}
+            )
             row = await rows.fetchone()
         return None if row is None else row[0]
 

@@ -26,7 +26,7 @@ from ledger.ratecards import Proposal, Version, reasons_of
 from ledger.record.store import Stored
 from ledger.state import Account, Key
 from ledger.usage import Usage
-from projections.reads import SpendLine
+from projections.inline.spend import SpendLine
 
 
 class PositionView(msgspec.Struct, frozen=True, kw_only=True):
@@ -580,7 +580,7 @@ def grant_of_event(recorded: Recorded) -> GrantView:
 
 
 def grant_of_row(row: TupleRow) -> GrantView:
-    """Show a row of ``reads.PAGE_GRANTS``."""
+    """Show a row of ``credits.PAGE``."""
     return GrantView(
         lot=row[0],
         asset=row[1],

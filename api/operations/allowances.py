@@ -13,7 +13,7 @@ from uuid import UUID
 
 import structlog
 from psycopg_pool import AsyncConnectionPool
-from sqlalchemy import SmallInteger, Uuid, and_, bindparam, func, select
+from sqlalchemy import SmallInteger, Uuid, and_, bindparam, select
 
 from api.operations import Ledger
 from ledger.clock import DatabaseClock, Instant
@@ -22,8 +22,8 @@ from ledger.ids import AccountId
 from ledger.money import InvalidAmount, format_pico, parse_asset, parse_pico
 from ledger.record.bound_rows import ALLOWANCES, AllowanceRow
 from ledger.record.tables import compiled
+from projections.inline import credits as credit
 from projections.inline.accounts import ACCOUNTS
-from projections.inline.credits import LOTS
 
 log = structlog.get_logger("keyledger.api")
 
@@ -33,7 +33,7 @@ AHEAD = timedelta(hours=2)
 PAGE = 500
 _FIRST = UUID(int=0)
 
-_set, _lot = ALLOWANCES.c, LOTS.c
+_set = ALLOWANCES.c
 _lane, _account = bindparam("lane", type_=SmallInteger), bindparam("account", type_=Uuid)
 LIST = compiled(
     select(_set.asset, _set.amount)
@@ -54,16 +54,6 @@ DUE = compiled(
     .order_by(_set.account_id, _set.asset)
     .limit(bindparam("most"))
 )
-OF_DAY = compiled(
-    select(func.coalesce(func.sum(_lot.amount), 0)).where(
-        _lot.lane == _lane,
-        _lot.account_id == _account,
-        _lot.asset == bindparam("asset"),
-        _lot.effective_at <= bindparam("at"),
-        _lot.expires_at == bindparam("end"),
-    )
-)
-"""What was granted for a day: lots that end with it, spent ones too."""
 
 
 class Allowance(NamedTuple):
@@ -113,7 +103,7 @@ class Allowances:
             "end": end,
         }
         async with self._pool.connection() as connection:
-            row = await (await connection.execute(OF_DAY, terms)).fetchone()
+            row = await (await connection.execute(credit.OF_DAY, terms)).fetchone()
         assert row is not None
         return int(row[0])
 

@@ -12,7 +12,7 @@ from ledger.codec import Recorded
 from ledger.ids import OPERATOR_ACCOUNT
 from ledger.pricing import RateCard
 from ledger.ratecards import Draft, Proposal, Version
-from ledger.record import store
+from ledger.record import card_rows
 from ledger.requests import Facts
 
 
@@ -67,7 +67,7 @@ class Prices:
             return Publication(same, None, 0)
 
         return await self._desk.change(
-            asked, OPERATOR_ACCOUNT, rule, show, rows=store.rate_card_rows, everywhere=True
+            asked, OPERATOR_ACCOUNT, rule, show, rows=card_rows.rows_of, everywhere=True
         )
 
     def require_known(self, card: RateCard) -> None:
@@ -91,5 +91,5 @@ class Prices:
             return found
 
         return await self._desk.change(
-            asked, OPERATOR_ACCOUNT, rule, show, rows=store.rate_card_rows, everywhere=True
+            asked, OPERATOR_ACCOUNT, rule, show, rows=card_rows.rows_of, everywhere=True
         )

@@ -24,9 +24,9 @@ from api.services import Services, hear
 from ledger import clock, rating
 from ledger import events as e
 from ledger.codec import Recorded
-from ledger.record import store
+from ledger.record import store, texts
 from ledger.server import database
-from projections import engine, reads
+from projections import engine
 from projections.inline import unpriced
 from projections.registry import LANES_WITH_DUE
 
@@ -136,7 +136,7 @@ async def forget_reports(services: Services) -> str:
     gone = 0
     async with services.pool.connection() as connection:
         for lane in range(services.lanes):
-            done = await connection.execute(reads.FORGET_REPORTS, (lane, kept))
+            done = await connection.execute(texts.FORGET_REPORTS, {"lane": lane, "kept": kept})
             gone += done.rowcount
     return f"{gone} gone"
 

@@ -39,6 +39,7 @@ from ledger.ids import (
     KeyId,
     Position,
     format_id,
+    lane_of_account,
     lane_of_key,
     request_hash,
 )
@@ -46,14 +47,17 @@ from ledger.keys import require_allowed
 from ledger.limits import matches_kinds
 from ledger.pricing import RateCard
 from ledger.ratecards import Proposal, RateCards
-from ledger.record import profiles, store
+from ledger.record import card_rows, profiles, store, texts
 from ledger.record.batch import Inline
 from ledger.state import Account, Key
-from projections import analytics, checkpoints, engine, reads
+from projections import checkpoints, engine
 from projections.base import CatchingUp
 from projections.behind import account_marks, refusals
 from projections.behind.refusals import Refusal
-from projections.reads import Snapshot, SpendLine, UsageLine, snapshot
+from projections.inline import credits as credit
+from projections.inline import keys, spend
+from projections.inline.spend import SpendLine, UsageLine
+from projections.snapshot import Snapshot, snapshot
 
 __all__ = [
     "Analytics",
@@ -191,7 +195,7 @@ class Queries:
         self._cards = cards
 
     def _lane(self, account_id: AccountId) -> int:
-        return reads.lane_of(account_id, self.lanes)
+        return lane_of_account(account_id, self.lanes)
 
     def at(self, lane: int) -> Any:  # noqa: ANN401 - an async context manager of Snapshot
         """Open a snapshot of a lane."""
@@ -358,7 +362,7 @@ class Queries:
                 "most": most + 1,
                 "member": only_of or None,
             }
-            ids = [row[0] for row in await lane.rows(reads.PAGE_KEYS, terms)]
+            ids = [row[0] for row in await lane.rows(keys.PAGE, terms)]
             state = await lane.state(keys=ids[:most])
             position = Position(lane.lane, lane.seq)
         return [state.keys[found] for found in ids[:most]], len(ids) > most, position
@@ -384,7 +388,7 @@ class Queries:
         async with self.at(self._lane(account_id)) as lane:
             await _require_account(lane, account_id)
             terms = {"lane": lane.lane, "account": account_id, "before": before, "most": most + 1}
-            rows = await lane.rows(reads.PAGE_GRANTS, terms)
+            rows = await lane.rows(credit.PAGE, terms)
             position = Position(lane.lane, lane.seq)
         data = [views.grant_of_row(row) for row in rows[:most]]
         return Found(_page(data, len(rows) > most, lambda view: str(view.lot)), position)
@@ -422,11 +426,11 @@ class Queries:
                 "to": terms.end,
                 "most": SPEND_MAX + 1,
             }
-            rows = await lane.rows(reads.SPEND, parameters)
+            rows = await lane.rows(spend.SUMS, parameters)
             position = Position(lane.lane, lane.seq)
         if len(rows) > SPEND_MAX:
             raise InvalidField("group_by", f"makes more than {SPEND_MAX} lines; ask for less")
-        return [reads.spend_line(row) for row in rows], position
+        return [spend.spend_line(row) for row in rows], position
 
     async def key_usage(self, account_id: AccountId, asked: UsageTerms) -> KeyUsage:
         """Sum what an account's keys used by day and by month of UTC.
@@ -443,9 +447,9 @@ class Queries:
             }
             days = {**terms, "from": asked.first_day, "most": asked.days}
             months = {**terms, "from": asked.first_month, "most": asked.months}
-            by_day = await lane.rows(reads.USAGE_BY_DAY, days)
-            by_month = await lane.rows(reads.USAGE_BY_MONTH, months)
-            newest = await lane.rows(reads.LAST_RECORDED_AT, (lane.lane, account_id))
+            by_day = await lane.rows(spend.USAGE_BY_DAY, days)
+            by_month = await lane.rows(spend.USAGE_BY_MONTH, months)
+            newest = await lane.rows(store.LAST_RECORDED_AT, (lane.lane, account_id))
         if not newest:
             raise NoSuchAccount
         return KeyUsage(
@@ -462,12 +466,12 @@ class Queries:
             InvalidField: ``before`` is no position of an event of this account.
         """
         async with self.at(self._lane(account_id)) as lane:
-            heads = await lane.rows(reads.ACCOUNT_HEAD, (lane.lane, account_id))
+            heads = await lane.rows(store.ACCOUNT_HEAD, (lane.lane, account_id))
             if not heads:
                 raise NoSuchAccount
             start = heads[0][0] if before is None else before
             terms = {"lane": lane.lane, "start": start, "most": most + 1}
-            rows = await lane.rows(reads.ACCOUNT_EVENTS, terms)
+            rows = await lane.rows(store.ACCOUNT_EVENTS, terms)
             position = Position(lane.lane, lane.seq)
         found = [store.stored(row) for row in rows]
         if not found or found[0].recorded.envelope.account_id != account_id:
@@ -508,10 +512,10 @@ class Queries:
     async def beside_request(self, account_id: AccountId, request_id: str) -> Beside:
         """Return what is kept beside a request's events."""
         lane = self._lane(account_id)
-        terms = (lane, request_hash(account_id, request_id))
+        terms = {"lane": lane, "hash": request_hash(account_id, request_id)}
         async with self.pool.connection() as connection:
-            notes = await (await connection.execute(reads.NOTES, terms)).fetchone()
-            told = await (await connection.execute(reads.REPORT, terms)).fetchone()
+            notes = await (await connection.execute(texts.FIND_NOTES, terms)).fetchone()
+            told = await (await connection.execute(texts.FIND_REPORT, terms)).fetchone()
         metadata, end_user = notes or ("", "")
         return Beside(
             msgspec.json.decode(metadata, type=dict[str, str]) if metadata else None,
@@ -583,7 +587,7 @@ class Queries:
     ) -> Chapter | None:
         """Read along the chain from a mark or the end; None: there is no mark within reach."""
         async with self.at(self._lane(account_id)) as lane:
-            heads = await lane.rows(reads.ACCOUNT_HEAD, (lane.lane, account_id))
+            heads = await lane.rows(store.ACCOUNT_HEAD, (lane.lane, account_id))
             if not heads or heads[0][1] <= version:
                 return Chapter([], {})
             terms: Any = {"lane": lane.lane, "account": account_id, "version": version + most}
@@ -591,10 +595,11 @@ class Queries:
             if reach is not None and last - version > reach:
                 return None
             terms = {"lane": lane.lane, "start": start, "most": last - version}
-            rows = await lane.rows(reads.ACCOUNT_EVENTS, terms)
+            rows = await lane.rows(store.ACCOUNT_EVENTS, terms)
             events = [store.stored(row).recorded for row in reversed(rows)][:most]
             lots = sorted({lot for event in events for lot in getattr(event.body, "lots", ())})
-            assets = await lane.rows(reads.ASSETS_OF_LOTS, (lane.lane, account_id, lots))
+            terms = {"lane": lane.lane, "account": account_id, "lots": lots}
+            assets = await lane.rows(credit.ASSETS, terms)
         return Chapter(events, dict(assets))
 
     async def version_before(self, account_id: AccountId, at: Instant) -> int:
@@ -614,15 +619,15 @@ class Queries:
         }
         async with self.at(self._lane(account_id)) as lane:
             terms["lane"] = lane.lane
-            days = await lane.rows(analytics.BY_DAY, terms)
-            models = await lane.rows(analytics.BY_MODEL, terms)
-            keys = await lane.rows(analytics.BY_KEY, terms)
+            days = await lane.rows(spend.BY_DAY, terms)
+            models = await lane.rows(spend.BY_MODEL, terms)
+            keys = await lane.rows(spend.BY_KEY, terms)
             top_models = _top(models, asked.top)
             top_keys = _top(keys, asked.top)
             chosen = {**terms, "chosen": top_models}
-            models_by_day = await lane.rows(analytics.MODELS_BY_DAY, chosen)
+            models_by_day = await lane.rows(spend.MODELS_BY_DAY, chosen)
             chosen = {**terms, "chosen": top_keys}
-            keys_by_day = await lane.rows(analytics.KEYS_BY_DAY, chosen)
+            keys_by_day = await lane.rows(spend.KEYS_BY_DAY, chosen)
             state = await lane.state(keys=sorted({row[0] for row in keys}))
         return Analytics(
             days, models, keys, top_models, top_keys, models_by_day, keys_by_day, state.keys
@@ -631,7 +636,7 @@ class Queries:
     async def lane_heads(self) -> list[views.LaneView]:
         """Show where each lane stands."""
         async with self.pool.connection() as connection:
-            rows = await (await connection.execute(reads.LANES)).fetchall()
+            rows = await (await connection.execute(store.LANES)).fetchall()
         return [
             views.LaneView(
                 lane=row[0],
@@ -649,7 +654,7 @@ class Queries:
             return Found(unknown, Position(0, 0))
         async with self.pool.connection() as connection:
             hashes = self._peppers.candidates(secret)
-            rows = await connection.execute(reads.VERIFY, (hashes,), binary=True)
+            rows = await connection.execute(keys.VERIFY, {"hashes": hashes}, binary=True)
             row = await rows.fetchone()
         if row is None:
             return Found(unknown, Position(0, 0))
@@ -660,9 +665,9 @@ class Queries:
     async def refreshed_cards(self) -> RateCards:
         """Give the rate cards, the newest included whoever published it."""
         async with self.pool.connection() as connection:
-            count = await (await connection.execute(store.COUNT_RATE_CARDS)).fetchone()
+            count = await (await connection.execute(card_rows.COUNT)).fetchone()
             if count is not None and count[0] != self._cards.count:
-                await store.load_cards(connection, self._cards)
+                await card_rows.load(connection, self._cards)
         return self._cards
 
     async def _priced(self) -> set[str]:
@@ -697,12 +702,12 @@ class Queries:
             return 0
         since = at.date() - LATELY
         async with self.pool.connection() as connection:
-            terms = (since, proposal.card.name)
-            used = await connection.execute(reads.MODELS_USED, (*terms, MODELS_USED_MAX))
+            terms: dict[str, Any] = {"since": since, "card": proposal.card.name}
+            used = await connection.execute(spend.MODELS_USED, terms | {"most": MODELS_USED_MAX})
             losing = proposal.losing(name for (name,) in await used.fetchall())
             if not losing:
                 return 0
-            counted = await connection.execute(reads.ACCOUNTS_THAT_USED, (*terms, losing))
+            counted = await connection.execute(spend.ACCOUNTS_THAT_USED, terms | {"models": losing})
             row = await counted.fetchone()
         assert row is not None
         return int(row[0])
@@ -734,7 +739,7 @@ async def _account(lane: Snapshot, account_id: AccountId) -> Account:
 
 
 async def _require_account(lane: Snapshot, account_id: AccountId) -> None:
-    if not await lane.rows(reads.ACCOUNT_HEAD, (lane.lane, account_id)):
+    if not await lane.rows(store.ACCOUNT_HEAD, (lane.lane, account_id)):
         raise NoSuchAccount
 
 

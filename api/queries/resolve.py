@@ -28,7 +28,7 @@ from ledger.ids import (
 )
 from ledger.record.bound_rows import KEY_SECRETS
 from ledger.record.tables import compiled
-from projections import reads
+from projections.inline.keys import FIND_SESSION, OWNERS
 
 CACHE_MAX = 100_000
 
@@ -238,7 +238,7 @@ class Resolver:
         found: dict[UUID, AccountId] = {}
         async with self._pool.connection() as connection:
             for lane, asked in lanes.items():
-                rows = await connection.execute(reads.FIND_KEYS, (lane, asked))
+                rows = await connection.execute(OWNERS, {"lane": lane, "keys": asked})
                 found.update((row[0], AccountId(row[1])) for row in await rows.fetchall())
         return found
 
@@ -248,9 +248,10 @@ class Resolver:
         Raises:
             NoSuchKey: None was issued yet.
         """
-        terms = (lane_of_account(account_id, self._lanes), account_id, dialect)
+        lane = lane_of_account(account_id, self._lanes)
+        terms = {"lane": lane, "account": account_id, "dialect": dialect}
         async with self._pool.connection() as connection:
-            row = await (await connection.execute(reads.FIND_SESSION_KEY, terms)).fetchone()
+            row = await (await connection.execute(FIND_SESSION, terms)).fetchone()
         if row is None:
             raise NoSuchKey
         return KeyId(row[0])

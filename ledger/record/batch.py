@@ -38,7 +38,7 @@ from ledger.ids import AccountId, KeyId, request_hash
 from ledger.limits import credit_id, written
 from ledger.money import InvalidAmount, format_pico
 from ledger.ratecards import RateCards
-from ledger.record import arrays, store
+from ledger.record import store, texts
 from ledger.record.due import Due
 from ledger.record.store import Row, Statement
 from ledger.requests import (
@@ -614,15 +614,15 @@ class Batch:
     def _store_reply(self, idempotency: Idempotency, recorded: list[Recorded]) -> None:
         reply = idempotency.reply(recorded)
         self.replies[idempotency.key_hash] = (idempotency.fingerprint, reply)
-        parameters = (
+        row = store.ADD_REPLY.of(
             self.lane,
-            idempotency.key_hash,
-            idempotency.fingerprint,
-            self.state.seq,
-            reply.decode(),
-            self._next_instant(),
+            key_hash=[idempotency.key_hash],
+            fingerprint=[idempotency.fingerprint],
+            lane_seq=[self.state.seq],
+            reply=[reply],
+            recorded_at=[self._next_instant()],
         )
-        self.also.append((store.INSERT_REPLY, parameters))
+        self.also.append(row)
 
     def _noted(self, command: Command, refusal: Refused, log: RefusalLog) -> Refused:
         """Write a refusal down; give it, or that by a limit on failures which leaves no more."""
@@ -694,20 +694,18 @@ class Batch:
         state, lane, events = self.state, self.lane, self.changes.events
         made: list[Statement] = []
         if events:
-            head = (state.seq, state.chain, state.last_recorded_at, lane)
+            head = (state.seq, state.last_recorded_at, state.chain, lane)
             made.append((store.MOVE_HEAD, head))
             made.append(store.insert_events(lane, events, self._gaps))
             made.append(self._account_heads())
         if self._new_requests:
-            columns = _request_columns(self._new_requests)
-            made.append((store.INSERT_REQUESTS, (lane, *columns)))
+            made.append(store.insert_requests(lane, self._new_requests))
         if self._closed_requests:
-            columns = _request_columns(self._closed_requests)
-            made.append((store.CLOSE_REQUESTS, (lane, *columns)))
+            made.append(store.close_requests(lane, self._closed_requests))
         if self._reports:
-            made.append((store.INSERT_REPORTS, (lane, *self._report_columns())))
+            made.append(self._add_reports())
         if self._notes:
-            made.append((store.INSERT_NOTES, (lane, *self._note_columns())))
+            made.append(self._add_notes())
         for projection in projections:
             made.extend(projection.save(lane, state, self.changes))
         # Not before: several projections ask what became of a lot.
@@ -717,44 +715,37 @@ class Batch:
             account.drained.clear()
         return store.combined(made) if made else None
 
-    def _report_columns(self) -> tuple[arrays.Array, ...]:
+    def _add_reports(self) -> Statement:
         hashes, accounts, instants, reports = zip(*self._reports, strict=True)
-        return (
-            arrays.Byteas(hashes),
-            arrays.Uuids(accounts),
-            arrays.Instants(instants),
-            arrays.Texts(report.provider_request_id for report in reports),
-            arrays.Texts(report.text.encode() for report in reports),
+        return texts.ADD_REPORTS.of(
+            self.lane,
+            recorded_at=instants,
+            account_id=accounts,
+            request_hash=hashes,
+            provider_request_id=(report.provider_request_id for report in reports),
+            report=(report.text.encode() for report in reports),
         )
 
-    def _note_columns(self) -> tuple[arrays.Array, ...]:
+    def _add_notes(self) -> Statement:
         hashes, accounts, notes = zip(*self._notes, strict=True)
-        return (
-            arrays.Byteas(hashes),
-            arrays.Uuids(accounts),
-            arrays.Byteas(note.salt for note in notes),
-            arrays.Texts(note.metadata.encode() for note in notes),
-            arrays.Texts(note.end_user.encode() for note in notes),
+        return texts.ADD_NOTES.of(
+            self.lane,
+            account_id=accounts,
+            request_hash=hashes,
+            salt=(note.salt for note in notes),
+            metadata=(note.metadata.encode() for note in notes),
+            end_user=(note.end_user.encode() for note in notes),
         )
 
     def _account_heads(self) -> Statement:
         accounts = [self.state.accounts[found] for found in self.changes.accounts]
-        return store.SAVE_ACCOUNT_HEADS, (
+        return store.SAVE_ACCOUNT_HEADS.of(
             self.lane,
-            arrays.Uuids(account.account_id for account in accounts),
-            arrays.Int8s(account.version for account in accounts),
-            arrays.Int8s(account.last_seq for account in accounts),
-            arrays.Byteas(account.hash for account in accounts),
+            account_id=(account.account_id for account in accounts),
+            version=(account.version for account in accounts),
+            last_seq=(account.last_seq for account in accounts),
+            hash=(account.hash for account in accounts),
         )
-
-
-def _request_columns(requests: dict[bytes, tuple[int, int]]) -> tuple[arrays.Array, ...]:
-    positions = requests.values()
-    return (
-        arrays.Byteas(requests),
-        arrays.Int8s(first for first, _ in positions),
-        arrays.Int8s(last for _, last in positions),
-    )
 
 
 def runs(commands: Iterable[Command]) -> list[list[Command]]:

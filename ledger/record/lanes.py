@@ -34,7 +34,7 @@ from ledger.errors import (
 )
 from ledger.ids import AccountId, lane_of_account, rating_id, request_hash
 from ledger.ratecards import RateCards
-from ledger.record import arrays, store
+from ledger.record import arrays, card_rows, store
 from ledger.record.batch import (
     REFUSAL_INTERVAL,
     Batch,
@@ -338,7 +338,7 @@ class Lane:
             for load, rows in asked.loaded:
                 load.absorb(state, rows)
         if asked.cards != self._cards.count:
-            await store.load_cards(connection, self._cards)
+            await card_rows.load(connection, self._cards)
         batch = Batch(self.lane, state, self._cards, asked.at)
         batch.replies = {row[0]: (bytes(row[1]), row[2].encode()) for row in asked.replies}
         await self._know(connection, batch, asked.requests)

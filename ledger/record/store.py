@@ -1,39 +1,48 @@
-"""The record's own tables: SQL of the append, of the feed, and of the heads.
+"""The record's own tables, the append, the feed, and the heads.
 
-Hand-written, because these few statements are the hot path: each filters on one lane, each
-writes a whole batch from arrays. Nothing here updates or deletes an event.
+What appends is hand-written, because it is what the record stands on: it is to be read word for
+word. Nothing here updates or deletes an event.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, LiteralString, NamedTuple
 from uuid import UUID
 
-import msgspec
 from psycopg import AsyncConnection, Connection
 from sqlalchemy import (
     JSON,
     BigInteger,
     CheckConstraint,
     Column,
+    ColumnElement,
+    FromClause,
     Integer,
     LargeBinary,
     PrimaryKeyConstraint,
     SmallInteger,
     Table,
+    Text,
     Uuid,
+    and_,
+    any_,
+    bindparam,
+    cast,
+    func,
+    literal,
+    select,
     text,
+    update,
 )
 from sqlalchemy.dialects.postgresql import ENUM
 
 from ledger.clock import Instant
 from ledger.codec import Recorded, decode, label, labels
-from ledger.events import Envelope, RateCardPublished, RateCardWithdrawn
+from ledger.events import Envelope
 from ledger.ids import AccountId, KeyId
-from ledger.pricing import RateCard
-from ledger.ratecards import RateCards
 from ledger.record.arrays import Byteas, Instants, Int4s, Int8s, Texts, Uuids
-from ledger.record.tables import INSTANT, Bound, metadata
+from ledger.record.rows import Added, Found
+from ledger.record.tables import INSTANT, Bound, compiled, metadata, positional
 
 NO_KEY = UUID(int=0)
 GAP_MAX = 2**31 - 1
@@ -122,128 +131,147 @@ IDEMPOTENCY_KEYS = Table(
     PrimaryKeyConstraint("lane", "key_hash", name="idempotency_key_is_used_once"),
 )
 
-LOCK_HEADS: LiteralString = (
-    "SELECT seq, epoch, chain, last_recorded_at, lane FROM lane_heads ORDER BY lane FOR UPDATE"
+_HEAD = (LANE_HEADS.c.seq, LANE_HEADS.c.epoch, LANE_HEADS.c.chain, LANE_HEADS.c.last_recorded_at)
+_OF_LANE = LANE_HEADS.c.lane == bindparam("lane")
+LOCK_HEADS = positional(
+    select(*_HEAD, LANE_HEADS.c.lane).order_by(LANE_HEADS.c.lane).with_for_update()
 )
 """Every lane's, in one order: what is decided under it no other lane can have overlooked."""
-LOCK_HEAD: LiteralString = (
-    "SELECT seq, epoch, chain, last_recorded_at FROM lane_heads WHERE lane = %s FOR UPDATE"
+LOCK_HEAD = positional(select(*_HEAD).where(_OF_LANE).with_for_update(), "lane")
+READ_HEAD = positional(select(*_HEAD).where(_OF_LANE), "lane")
+SEQ_AND_CLOCK = positional(select(LANE_HEADS.c.seq, func.ledger_clock()).where(_OF_LANE), "lane")
+LANES = compiled(
+    select(
+        LANE_HEADS.c.lane, LANE_HEADS.c.seq, LANE_HEADS.c.last_recorded_at, LANE_HEADS.c.chain
+    ).order_by(LANE_HEADS.c.lane)
 )
-READ_HEAD: LiteralString = (
-    "SELECT seq, epoch, chain, last_recorded_at FROM lane_heads WHERE lane = %s"
+MOVE_HEAD = positional(
+    update(LANE_HEADS)
+    .where(LANE_HEADS.c.lane == bindparam("of"))
+    .values(seq=bindparam("to"), chain=bindparam("links"), last_recorded_at=bindparam("at")),
+    *("to", "at", "links", "of"),
 )
-MOVE_HEAD: LiteralString = (
-    "UPDATE lane_heads SET seq = %s, chain = %s, last_recorded_at = %s WHERE lane = %s"
+RAISE_EPOCH = positional(
+    update(LANE_HEADS)
+    .where(LANE_HEADS.c.lane == bindparam("of"))
+    .values(epoch=LANE_HEADS.c.epoch + 1),
+    "of",
 )
-FIND_REQUESTS: LiteralString = (
-    "SELECT request_hash, lane_seq, last_seq FROM request_ids"
-    " WHERE lane = %s AND request_hash = ANY(%s)"
+
+FIND_REQUESTS = positional(
+    select(REQUEST_IDS.c.request_hash, REQUEST_IDS.c.lane_seq, REQUEST_IDS.c.last_seq).where(
+        REQUEST_IDS.c.lane == bindparam("lane"),
+        REQUEST_IDS.c.request_hash == any_(bindparam("hashes")),
+    ),
+    *("lane", "hashes"),
 )
-FIND_REPLIES: LiteralString = (
-    "SELECT key_hash, fingerprint, reply::text FROM idempotency_keys"
-    " WHERE lane = %s AND key_hash = ANY(%s)"
+FIND_REPLIES = positional(
+    select(
+        IDEMPOTENCY_KEYS.c.key_hash,
+        IDEMPOTENCY_KEYS.c.fingerprint,
+        cast(IDEMPOTENCY_KEYS.c.reply, Text),
+    ).where(
+        IDEMPOTENCY_KEYS.c.lane == bindparam("lane"),
+        IDEMPOTENCY_KEYS.c.key_hash == any_(bindparam("hashes")),
+    ),
+    *("lane", "hashes"),
 )
-INSERT_REPLY: LiteralString = (
-    "INSERT INTO idempotency_keys (lane, key_hash, fingerprint, lane_seq, reply, recorded_at)"
-    " VALUES (%s, %s, %s, %s, %s::text::json, %s)"
+ADD_REPLY = Added(IDEMPOTENCY_KEYS)
+
+# By hand: what is stored of an event, word for word.
+INSERT_EVENTS: LiteralString = """
+INSERT INTO events (lane, lane_seq, recorded_at, occurred_at, version, type, gap, account_id,
+    key_id, hash, payload)
+SELECT %s, e.seq, e.recorded_at, e.occurred_at, e.version, e.type::event_type, e.gap,
+    e.account_id, e.key_id, e.hash, e.payload::json
+FROM unnest(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s) AS e(seq, recorded_at, occurred_at, version,
+    type, gap, account_id, key_id, hash, payload)
+"""
+# By hand: what makes a request charge once, word for word. An array of whole numbers has no NULL.
+INSERT_REQUESTS: LiteralString = """
+INSERT INTO request_ids (lane, request_hash, lane_seq, last_seq)
+SELECT %s, r.hash, r.seq, NULLIF(r.last, 0) FROM unnest(%s, %s, %s) AS r(hash, seq, last)
+"""
+CLOSE_REQUESTS = Added(REQUEST_IDS, replaces=["last_seq"])
+"""They are there already. As an UPDATE with a join it was planned once, while the table was small,
+and read all of the lane's from then on; the constraint's index is all that this can use."""
+SAVE_ACCOUNT_HEADS = Added(ACCOUNT_HEADS, replaces=("version", "last_seq", "hash"))
+LOAD_ACCOUNT_HEADS = Found(ACCOUNT_HEADS, ACCOUNT_HEADS.c.account_id)
+_OF_ACCOUNT = (
+    ACCOUNT_HEADS.c.lane == bindparam("lane"),
+    ACCOUNT_HEADS.c.account_id == bindparam("account"),
 )
-INSERT_EVENTS: LiteralString = (
-    "INSERT INTO events (lane, lane_seq, recorded_at, occurred_at, version, type, gap,"
-    " account_id, key_id, hash, payload)"
-    " SELECT %s, e.seq, e.recorded_at, e.occurred_at, e.version, e.type::event_type, e.gap,"
-    " e.account_id, e.key_id, e.hash, e.payload::json"
-    " FROM unnest(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s) AS e(seq, recorded_at,"
-    " occurred_at, version, type, gap, account_id, key_id, hash, payload)"
+ACCOUNT_HEAD = positional(
+    select(ACCOUNT_HEADS.c.last_seq, ACCOUNT_HEADS.c.version).where(*_OF_ACCOUNT),
+    *("lane", "account"),
 )
-INSERT_REQUESTS: LiteralString = (
-    "INSERT INTO request_ids (lane, request_hash, lane_seq, last_seq)"
-    " SELECT %s, r.hash, r.seq, NULLIF(r.last, 0) FROM unnest(%s, %s, %s) AS r(hash, seq, last)"
+LAST_RECORDED_AT = positional(
+    select(EVENTS.c.recorded_at)
+    .select_from(ACCOUNT_HEADS)
+    .join(
+        EVENTS,
+        and_(
+            EVENTS.c.lane == ACCOUNT_HEADS.c.lane,
+            EVENTS.c.lane_seq == ACCOUNT_HEADS.c.last_seq,
+        ),
+    )
+    .where(*_OF_ACCOUNT),
+    *("lane", "account"),
 )
-# They are there already. As an UPDATE with a join it was planned once, while the table was small,
-# and read all of the lane's from then on; the constraint's index is all that this can use.
-CLOSE_REQUESTS: LiteralString = (
-    "INSERT INTO request_ids (lane, request_hash, lane_seq, last_seq)"
-    " SELECT %s, r.* FROM unnest(%s, %s, %s) AS r(hash, seq, last)"
-    " ON CONFLICT ON CONSTRAINT request_id_charges_once DO UPDATE SET last_seq = EXCLUDED.last_seq"
+"""Of an account's newest event."""
+
+
+def _as_stored(of: FromClause) -> list[ColumnElement[Any]]:
+    """Return what ``stored`` takes of an event."""
+    return [
+        *(of.c.lane, of.c.lane_seq, of.c.account_id, of.c.version),
+        *(of.c.recorded_at, of.c.occurred_at, of.c.key_id),
+        *(cast(of.c.type, Text).label("type"), cast(of.c.payload, Text).label("payload")),
+        *(of.c.hash, of.c.gap),
+    ]
+
+
+_EVENTS_OF_LANE = select(*_as_stored(EVENTS)).where(EVENTS.c.lane == bindparam("lane"))
+FIND_EVENTS = positional(
+    _EVENTS_OF_LANE.where(EVENTS.c.lane_seq == any_(bindparam("seqs"))), *("lane", "seqs")
 )
-INSERT_REPORTS: LiteralString = (
-    "INSERT INTO provider_reports (lane, request_hash, account_id, recorded_at,"
-    " provider_request_id, report) SELECT %s, r.* FROM unnest(%s, %s, %s, %s, %s)"
-    " AS r(request_hash, account_id, recorded_at, provider_request_id, report)"
-    " ON CONFLICT ON CONSTRAINT request_has_one_report DO NOTHING"
-)
-INSERT_NOTES: LiteralString = (
-    "INSERT INTO request_notes (lane, request_hash, account_id, salt, metadata, end_user)"
-    " SELECT %s, n.* FROM unnest(%s, %s, %s, %s, %s)"
-    " AS n(request_hash, account_id, salt, metadata, end_user)"
-)
-SAVE_ACCOUNT_HEADS: LiteralString = (
-    "INSERT INTO account_heads (lane, account_id, version, last_seq, hash)"
-    " SELECT %s, h.* FROM unnest(%s, %s, %s, %s) AS h(account_id, version, last_seq, hash)"
-    " ON CONFLICT ON CONSTRAINT account_has_one_head DO UPDATE"
-    " SET version = EXCLUDED.version, last_seq = EXCLUDED.last_seq, hash = EXCLUDED.hash"
-)
-LOAD_ACCOUNT_HEADS: LiteralString = (
-    "SELECT account_id, version, last_seq, hash FROM account_heads"
-    " WHERE lane = %s AND account_id = ANY(%s)"
-)
-FIND_EVENTS: LiteralString = (
-    "SELECT lane, lane_seq, account_id, version, recorded_at, occurred_at, key_id, type::text,"
-    " payload::text, hash, gap FROM events"
-    " WHERE lane = %s AND lane_seq = ANY(%s)"
-)
-BETWEEN: LiteralString = (
-    "SELECT lane, lane_seq, account_id, version, recorded_at, occurred_at, key_id, type::text,"
-    " payload::text, hash, gap FROM events"
-    " WHERE lane = %s AND lane_seq > %s AND lane_seq <= %s"
+BETWEEN = _EVENTS_OF_LANE.where(
+    EVENTS.c.lane_seq > bindparam("after"), EVENTS.c.lane_seq <= bindparam("upto")
 )
 """Events of a lane between two positions, in no order yet."""
-FEED: LiteralString = BETWEEN + " ORDER BY lane_seq"
-RATE_CARDS: LiteralString = (
-    "SELECT lane_seq, name, version, recorded_at, withdrawn_at,"
-    " CASE WHEN lane_seq > %s THEN content::text END FROM rate_cards ORDER BY lane_seq"
-)
-"""Every version; the content of those that are newer than a position."""
-COUNT_RATE_CARDS: LiteralString = "SELECT count(*) + count(withdrawn_at) FROM rate_cards"
-INSERT_RATE_CARD: LiteralString = (
-    "INSERT INTO rate_cards (name, version, asset, effective_from, recorded_at, content_hash,"
-    " lane_seq, content) VALUES (%s, %s, %s, %s, %s, %s, %s, %s::text::json)"
-)
-WITHDRAW_RATE_CARD: LiteralString = (
-    "UPDATE rate_cards SET withdrawn_at = %s WHERE name = %s AND version = %s"
-)
+FEED = positional(BETWEEN.order_by(EVENTS.c.lane_seq), *("lane", "after", "upto"))
+
+
+def _along_the_chain() -> bytes:
+    """Read an account's events newest first: each says how far back its predecessor is."""
+    place = literal(1).label("place")
+    chain = (
+        _EVENTS_OF_LANE.where(EVENTS.c.lane_seq == bindparam("start"))
+        .add_columns(place)
+        .cte("chain", recursive=True)
+    )
+    before = EVENTS.alias("before")
+    chain = chain.union_all(
+        select(*_as_stored(before), chain.c.place + 1)
+        .join(
+            chain,
+            and_(
+                before.c.lane == bindparam("lane"),
+                before.c.lane_seq == chain.c.lane_seq - chain.c.gap,
+            ),
+        )
+        .where(chain.c.gap > 0, chain.c.place < bindparam("most"))
+    )
+    columns = [column for column in chain.c if column.name != "place"]
+    return compiled(select(*columns).order_by(chain.c.place))
+
+
+ACCOUNT_EVENTS = _along_the_chain()
 
 Statement = tuple[LiteralString, Sequence[Any]]
 """SQL with its parameters."""
 Row = Statement | Bound
 """What writes a row beside the events, in their transaction."""
-
-
-def rate_card_rows(recorded: Iterable[Recorded]) -> list[Row]:
-    """Give what keeps the table of rate cards as their events say."""
-    rows: list[Row] = []
-    for event in recorded:
-        at, body = event.envelope.recorded_at, event.body
-        if isinstance(body, RateCardPublished):
-            card = body.card
-            content = msgspec.json.encode(card, order="deterministic").decode()
-            terms = (card.name, card.version, card.asset, card.effective_from, at)
-            seq = event.envelope.lane_seq
-            rows.append((INSERT_RATE_CARD, (*terms, body.content_hash, seq, content)))
-        elif isinstance(body, RateCardWithdrawn):
-            rows.append((WITHDRAW_RATE_CARD, (at, body.name, body.version)))
-    return rows
-
-
-async def load_cards(connection: AsyncConnection, cards: RateCards) -> None:
-    """Take in the versions and withdrawals of rate cards that this process does not have yet."""
-    rows = await connection.execute(RATE_CARDS, (cards.seq,))
-    for seq, name, version, recorded_at, withdrawn_at, content in await rows.fetchall():
-        if seq > cards.seq:
-            cards.add(msgspec.json.decode(content, type=RateCard), recorded_at)
-            cards.seq = seq
-        if withdrawn_at is not None:
-            cards.withdraw(name, version, withdrawn_at)
 
 
 def combined(statements: Sequence[Statement]) -> Statement:
@@ -285,7 +313,7 @@ class Stored(NamedTuple):
 
 
 def stored(row: Sequence[Any]) -> Stored:
-    """Turn a row of ``FIND_EVENTS``, ``BETWEEN`` or ``FEED`` into an event.
+    """Turn a row of a read of events into an event.
 
     Raises:
         LedgerCorrupt: Its type, version or payload cannot be read.
@@ -325,6 +353,28 @@ def insert_events(lane: int, events: Sequence[Recorded], gaps: Iterable[int]) ->
         Uuids([key_id or NO_KEY for key_id in key_ids]),
         Byteas(hashes),
         Texts(payloads),
+    )
+
+
+def insert_requests(lane: int, requests: Mapping[bytes, tuple[int, int]]) -> Statement:
+    """Return the statement that makes requests charge once, by hash: position, and last or 0."""
+    positions = requests.values()
+    return INSERT_REQUESTS, (
+        lane,
+        Byteas(requests),
+        Int8s(first for first, _ in positions),
+        Int8s(last for _, last in positions),
+    )
+
+
+def close_requests(lane: int, requests: Mapping[bytes, tuple[int, int]]) -> Statement:
+    """Return the statement that notes where requests ended, by hash: position, and last."""
+    positions = requests.values()
+    return CLOSE_REQUESTS.of(
+        lane,
+        request_hash=requests,
+        lane_seq=(first for first, _ in positions),
+        last_seq=(last for _, last in positions),
     )
 
 

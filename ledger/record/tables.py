@@ -8,7 +8,16 @@ answered.
 from collections.abc import Mapping
 from typing import Any, LiteralString
 
-from sqlalchemy import ARRAY, BindParameter, DateTime, MetaData, Numeric, Text
+from sqlalchemy import (
+    ARRAY,
+    BindParameter,
+    ColumnElement,
+    DateTime,
+    MetaData,
+    Numeric,
+    Text,
+    literal,
+)
 from sqlalchemy.dialects.postgresql import psycopg
 from sqlalchemy.dialects.postgresql.psycopg import PGCompiler_psycopg
 from sqlalchemy.sql import ClauseElement
@@ -71,3 +80,9 @@ def positional(statement: ClauseElement, *names: str) -> LiteralString:
         message = f"The statement's parameters are {found}, not {names}"
         raise ValueError(message)
     return str(made)
+
+
+def text_at(column: ColumnElement[Any], name: str | BindParameter[str]) -> ColumnElement[str]:
+    """Return the text at a name in a JSON object: ``column ->> name``."""
+    at = literal(name, Text) if isinstance(name, str) else name
+    return column.op("->>", return_type=Text())(at)

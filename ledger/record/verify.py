@@ -19,6 +19,7 @@ from uuid import UUID
 
 import msgspec
 import psycopg
+from sqlalchemy import bindparam, func, select
 
 from ledger import codec
 from ledger import events as e
@@ -35,10 +36,12 @@ from ledger.ids import (
 )
 from ledger.pricing import RateCard
 from ledger.ratecards import RateCards
-from ledger.record import arrays, store
+from ledger.record import arrays, card_rows, store
 from ledger.record.recount import Recount
 from ledger.record.request_texts import RequestTexts
 from ledger.record.side_rows import SideRows
+from ledger.record.store import EVENTS, LANE_HEADS, REQUEST_IDS
+from ledger.record.tables import compiled, positional
 from ledger.server import database
 
 CHUNK = 20_000
@@ -61,27 +64,41 @@ partition from end to end for each chunk, or have workers fetch and sort the chu
 later and takes processors from other lanes."""
 
 SNAPSHOT: LiteralString = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
-COPY_ROWS: LiteralString = (
-    "COPY (SELECT lane_seq, recorded_at, occurred_at, version, gap, account_id,"
-    " key_id, hash, type, payload FROM events"
-    " WHERE lane = %s AND lane_seq > %s AND lane_seq <= %s ORDER BY lane_seq, recorded_at)"
-    " TO STDOUT (FORMAT binary)"
+# By hand: SQLAlchemy has no COPY. The fields are those of a ``Row``, in their order.
+COPY_ROWS: LiteralString = """
+COPY (SELECT lane_seq, recorded_at, occurred_at, version, gap, account_id, key_id, hash, type,
+    payload
+FROM events WHERE lane = %s AND lane_seq > %s AND lane_seq <= %s ORDER BY lane_seq, recorded_at)
+TO STDOUT (FORMAT binary)
+"""
+HEADS = compiled(select(LANE_HEADS.c.lane, LANE_HEADS.c.seq).order_by(LANE_HEADS.c.lane))
+BEYOND = positional(
+    select(EVENTS.c.lane_seq)
+    .where(EVENTS.c.lane == bindparam("lane"), EVENTS.c.lane_seq > bindparam("after"))
+    .order_by(EVENTS.c.lane_seq)
+    .limit(bindparam("most")),
+    *("lane", "after", "most"),
 )
-HEADS: LiteralString = "SELECT lane, seq FROM lane_heads ORDER BY lane"
-BEYOND: LiteralString = (
-    "SELECT lane_seq FROM events WHERE lane = %s AND lane_seq > %s ORDER BY lane_seq LIMIT %s"
+ACCOUNT_HEADS = positional(
+    select(
+        store.ACCOUNT_HEADS.c.account_id,
+        store.ACCOUNT_HEADS.c.version,
+        store.ACCOUNT_HEADS.c.last_seq,
+        store.ACCOUNT_HEADS.c.hash,
+    ).where(store.ACCOUNT_HEADS.c.lane == bindparam("lane")),
+    "lane",
 )
-ACCOUNT_HEADS: LiteralString = (
-    "SELECT account_id, version, last_seq, hash FROM account_heads WHERE lane = %s"
+COUNT_REQUESTS = positional(
+    select(func.count()).select_from(REQUEST_IDS).where(REQUEST_IDS.c.lane == bindparam("lane")),
+    "lane",
 )
-COUNT_REQUESTS: LiteralString = "SELECT count(*) FROM request_ids WHERE lane = %s"
-PAGE_REQUESTS: LiteralString = (
-    "SELECT request_hash, lane_seq FROM request_ids WHERE lane = %s AND request_hash > %s"
-    " ORDER BY request_hash LIMIT %s"
-)
-RATE_CARDS: LiteralString = (
-    "SELECT name, version, asset, effective_from, recorded_at, withdrawn_at, content_hash,"
-    " lane_seq, content::text FROM rate_cards ORDER BY lane_seq"
+PAGE_REQUESTS = positional(
+    select(REQUEST_IDS.c.request_hash, REQUEST_IDS.c.lane_seq)
+    .where(REQUEST_IDS.c.lane == bindparam("lane"))
+    .where(REQUEST_IDS.c.request_hash > bindparam("after"))
+    .order_by(REQUEST_IDS.c.request_hash)
+    .limit(bindparam("most")),
+    *("lane", "after", "most"),
 )
 
 # Tuples of COPY: the number of fields, then each preceded by its length.
@@ -644,7 +661,7 @@ CARD_COLUMNS = (
 def _check_cards(connection: psycopg.Connection[Any], walk: _Walk) -> None:
     """Compare the rate cards that charges are priced with to the events that published them."""
     stored = {
-        (row[0], row[1]): row for row in connection.execute(RATE_CARDS, binary=True).fetchall()
+        (row[0], row[1]): row for row in connection.execute(card_rows.EVERY, binary=True).fetchall()
     }
     for named, (seq, recorded_at, body) in walk.cards.items():
         row = stored.pop(named, None)
@@ -667,7 +684,7 @@ def _cards(connection: psycopg.Connection[Any]) -> RateCards:
     """Read every version: ``_check_cards`` holds them against their events."""
     cards = RateCards()
     for name, version, *_, recorded_at, withdrawn_at, _, _, content in connection.execute(
-        RATE_CARDS, binary=True
+        card_rows.EVERY, binary=True
     ):
         cards.add(msgspec.json.decode(content, type=RateCard), recorded_at)
         if withdrawn_at is not None:

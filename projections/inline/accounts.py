@@ -12,6 +12,8 @@ from sqlalchemy import (
     Table,
     Text,
     Uuid,
+    bindparam,
+    select,
 )
 
 from ledger import events as e
@@ -21,7 +23,7 @@ from ledger.record.arrays import Uuids, text_of
 from ledger.record.batch import Changes, Load, Wanted
 from ledger.record.rows import Added, Found
 from ledger.record.store import Statement
-from ledger.record.tables import INSTANT, TEXTS, metadata
+from ledger.record.tables import INSTANT, TEXTS, compiled, metadata, text_at
 from ledger.state import Account, LaneState
 from projections.base import Inline
 
@@ -46,6 +48,15 @@ ACCOUNTS = Table(
     Column("max_output_tokens", Integer, nullable=False),
     PrimaryKeyConstraint("lane", "account_id", name="account_is_unique"),
 )
+
+ROLE = compiled(
+    select(text_at(ACCOUNTS.c.members, bindparam("member", type_=Text))).where(
+        ACCOUNTS.c.lane == bindparam("lane"),
+        ACCOUNTS.c.account_id == bindparam("account"),
+        ACCOUNTS.c.status != "closed",
+    )
+)
+"""The role of a member, in an account that is not closed."""
 
 _FIXED = {"lane", "account_id", "opened_at", "test", "internal"}
 _LOAD = Found(ACCOUNTS, ACCOUNTS.c.account_id)
@@ -91,9 +102,10 @@ def _absorb(state: LaneState, rows: list[TupleRow]) -> None:
 
 
 def _absorb_heads(state: LaneState, rows: list[TupleRow]) -> None:
-    for account_id, version, last_seq, hashed in rows:
-        account = state.accounts[account_id]
-        account.version, account.last_seq, account.hash = version, last_seq, bytes(hashed)
+    for row in store.LOAD_ACCOUNT_HEADS.named(rows):
+        account = state.accounts[row["account_id"]]
+        account.version, account.last_seq = row["version"], row["last_seq"]
+        account.hash = bytes(row["hash"])
 
 
 def load(lane: int, wanted: Wanted) -> list[Load]:
@@ -103,7 +115,7 @@ def load(lane: int, wanted: Wanted) -> list[Load]:
     ids = Uuids(wanted.accounts)
     return [
         Load(_LOAD.sql, (lane, ids), _absorb),
-        Load(store.LOAD_ACCOUNT_HEADS, (lane, ids), _absorb_heads),
+        Load(store.LOAD_ACCOUNT_HEADS.sql, (lane, ids), _absorb_heads),
     ]
 
 

@@ -2,6 +2,7 @@
 
 from psycopg.rows import TupleRow
 from sqlalchemy import (
+    BigInteger,
     CheckConstraint,
     Column,
     Index,
@@ -12,17 +13,23 @@ from sqlalchemy import (
     Text,
     Uuid,
     and_,
+    any_,
+    bindparam,
+    func,
     or_,
+    select,
 )
 
 from ledger.record.arrays import Uuids
 from ledger.record.batch import Changes, Load, Wanted
 from ledger.record.due import Due
+from ledger.record.profiles import ACCOUNT_PROFILES
 from ledger.record.rows import Added, Found
 from ledger.record.store import Statement
-from ledger.record.tables import INSTANT, PICO, metadata
+from ledger.record.tables import INSTANT, PICO, compiled, metadata
 from ledger.state import Account, LaneState, Lot
 from projections.base import Inline
+from projections.inline.accounts import ACCOUNTS
 
 LOTS = Table(
     "lots",
@@ -70,6 +77,72 @@ BALANCES = Table(
     PrimaryKeyConstraint("lane", "account_id", "asset", name="asset_has_one_balance"),
     postgresql_with={"fillfactor": 50},
 )
+
+_L, _B = LOTS.c, BALANCES.c
+_ACCOUNT = bindparam("of_account", type_=Uuid)
+PAGE = compiled(
+    select(
+        _L.number,
+        _L.asset,
+        _L.kind,
+        _L.status,
+        _L.priority,
+        _L.amount,
+        _L.remaining,
+        _L.held,
+        _L.granted_at,
+        _L.effective_at,
+        _L.expires_at,
+        _L.reason,
+        _L.cost,
+        _L.currency,
+        _L.payment_reference,
+    )
+    .where(_L.lane == bindparam("lane"), _L.account_id == bindparam("account"))
+    .where(_L.number < bindparam("before", type_=BigInteger))
+    .order_by(_L.number.desc())
+    .limit(bindparam("most"))
+)
+"""An account's grants, newest first."""
+ASSETS = compiled(
+    select(_L.number, _L.asset).where(
+        _L.lane == bindparam("lane"),
+        _L.account_id == bindparam("account"),
+        _L.number == any_(bindparam("lots")),
+    )
+)
+"""What some lots of an account are of."""
+OF_ACCOUNT = compiled(
+    select(_B.asset, _B.posted, _B.pending, _B.overdrawn, _B.overdraft_held)
+    .where(_B.lane == bindparam("lane"), _B.account_id == bindparam("account"))
+    .order_by(_B.asset)
+)
+"""The balances of an account."""
+
+REPORT = compiled(
+    select(
+        *(_B.account_id, func.coalesce(ACCOUNT_PROFILES.c.name, "").label("account_name")),
+        *(ACCOUNTS.c.status, _B.asset, _B.posted, _B.pending),
+    )
+    .select_from(
+        BALANCES.join(
+            ACCOUNTS, and_(ACCOUNTS.c.lane == _B.lane, ACCOUNTS.c.account_id == _B.account_id)
+        ).outerjoin(ACCOUNT_PROFILES, ACCOUNT_PROFILES.c.account_id == _B.account_id)
+    )
+    .where(or_(_ACCOUNT.is_(None), _B.account_id == _ACCOUNT))
+    .order_by("account_name", _B.account_id, _B.asset)
+)
+"""The balances of every account or one."""
+OF_DAY = compiled(
+    select(func.coalesce(func.sum(_L.amount), 0)).where(
+        _L.lane == bindparam("lane"),
+        _L.account_id == bindparam("account"),
+        _L.asset == bindparam("asset"),
+        _L.effective_at <= bindparam("at"),
+        _L.expires_at == bindparam("end"),
+    )
+)
+"""What was granted for a day: lots that end with it, spent ones too."""
 
 _LOAD_LOTS = Found(
     LOTS, LOTS.c.account_id, LOTS.c.remaining > 0, order=(LOTS.c.account_id, LOTS.c.number)

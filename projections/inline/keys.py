@@ -15,18 +15,26 @@ from sqlalchemy import (
     Text,
     Uuid,
     and_,
+    any_,
+    bindparam,
+    cast,
+    or_,
+    select,
+    tuple_,
 )
 
 from ledger import events as e
 from ledger.limits import compile_rules
 from ledger.record.arrays import Uuids, text_of
 from ledger.record.batch import Changes, Load, Wanted
+from ledger.record.bound_rows import KEY_SECRETS
 from ledger.record.due import Due
 from ledger.record.rows import Added, Found
-from ledger.record.store import Statement
-from ledger.record.tables import INSTANT, TEXTS, metadata
+from ledger.record.store import LANE_HEADS, Statement
+from ledger.record.tables import INSTANT, TEXTS, compiled, metadata, text_at
 from ledger.state import Key, KeyEvent, LaneState
 from projections.base import Inline
+from projections.inline.accounts import ACCOUNTS
 
 KEYS = Table(
     "keys",
@@ -58,6 +66,56 @@ KEYS = Table(
 _MAY_EXPIRE = and_(KEYS.c.status.in_(["active", "suspended"]), KEYS.c.expires_at.is_not(None))
 Index("keys_to_expire", KEYS.c.lane, KEYS.c.expires_at, postgresql_where=_MAY_EXPIRE)
 _EXPIRES = Due("key", KEYS.c.expires_at, _MAY_EXPIRE, key=KEYS.c.key_id)
+
+_K = KEYS.c
+_IS_OF_ACCOUNT = (_K.lane == bindparam("lane"), _K.account_id == bindparam("account"))
+_AMONG = (_K.lane == bindparam("lane"), _K.key_id == any_(bindparam("keys")))
+_SESSION = text_at(_K.settings, "session")
+_AFTER, _MEMBER = bindparam("after", type_=Uuid), bindparam("member", type_=Text)
+_OTHER = KEYS.alias("other").c
+_place_after = (
+    select(_OTHER.created_at, _OTHER.key_id)
+    .where(_OTHER.lane == bindparam("lane"), _OTHER.account_id == bindparam("account"))
+    .where(_OTHER.key_id == _AFTER)
+    .scalar_subquery()
+)
+PAGE = compiled(
+    select(_K.key_id)
+    .where(*_IS_OF_ACCOUNT)
+    .where(or_(_AFTER.is_(None), tuple_(_K.created_at, _K.key_id) < _place_after))
+    .where(or_(_MEMBER.is_(None), text_at(_K.settings, "member") == _MEMBER))
+    .order_by(_K.created_at.desc(), _K.key_id.desc())
+    .limit(bindparam("most"))
+)
+"""An account's, newest first: after one of them, of one member alone, or without either."""
+OWNERS = compiled(select(_K.key_id, _K.account_id).where(*_AMONG))
+FIND_SESSION = compiled(
+    select(_K.key_id)
+    .where(*_IS_OF_ACCOUNT, bindparam("dialect") == _SESSION)
+    .order_by(_K.created_at, _K.key_id)
+    .limit(1)
+)
+"""The key that stands for login sessions of an account in a dialect."""
+TERMS = compiled(select(_K.key_id, _K.dialect, _SESSION.is_not(None)).where(*_AMONG))
+
+_PROOF = KEY_SECRETS.c
+VERIFY = compiled(
+    select(
+        *(_PROOF.key_id, _PROOF.account_id, _PROOF.number, _PROOF.lane, LANE_HEADS.c.seq),
+        *(_K.name, _K.dialect, _K.status, _K.expires_at, _K.scopes, cast(_K.secrets, Text)),
+        *(ACCOUNTS.c.status, _K.allowed_models),
+    )
+    .select_from(KEY_SECRETS)
+    .join(KEYS, and_(_K.lane == _PROOF.lane, _K.key_id == _PROOF.key_id))
+    .join(
+        ACCOUNTS,
+        and_(ACCOUNTS.c.lane == _PROOF.lane, ACCOUNTS.c.account_id == _PROOF.account_id),
+    )
+    .join(LANE_HEADS, LANE_HEADS.c.lane == _PROOF.lane)
+    .where(_PROOF.secret_hash == any_(bindparam("hashes")))
+    .limit(1)
+)
+"""The key that a secret is of, with its account and the lane's position."""
 
 _FIXED = {"lane", "key_id", "account_id", "created_at", "dialect", "rate_card", "parent"}
 _LOAD = Found(KEYS, KEYS.c.key_id)

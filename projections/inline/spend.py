@@ -5,34 +5,54 @@ with its tokens, in the asset its price is in, and adds amounts to each asset th
 models used inside a request stands in lines of theirs, which no request is counted in.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
 from functools import lru_cache
-from typing import LiteralString, NamedTuple
+from typing import Any, NamedTuple
 from uuid import UUID
 
+from psycopg.rows import TupleRow
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     Column,
+    ColumnElement,
     Date,
+    DateTime,
+    Integer,
+    Numeric,
     PrimaryKeyConstraint,
     SmallInteger,
     Table,
     Text,
     Uuid,
+    and_,
+    any_,
+    bindparam,
+    case,
+    cast,
+    desc,
+    func,
+    or_,
+    select,
     text,
+    true,
 )
 
 from ledger import events as e
 from ledger.codec import Recorded
 from ledger.lines import Lines, product_of, split
+from ledger.money import PICO_PER_UNIT
 from ledger.record.batch import Changes
+from ledger.record.profiles import ACCOUNT_PROFILES
 from ledger.record.rows import Added
-from ledger.record.store import NO_KEY, Statement
-from ledger.record.tables import PICO, metadata
+from ledger.record.store import EVENTS, NO_KEY, Statement
+from ledger.record.tables import INSTANT, PICO, compiled, metadata, text_at
 from ledger.state import Account, LaneState, is_unpriced, parts_of
 from ledger.usage import CLASSES, INPUT_TOKENS, OUTPUT_TOKENS, column_of
 from projections.base import Inline
+from projections.inline.accounts import ACCOUNTS
+from projections.inline.keys import KEYS
 
 SPEND = Table(
     "spend",
@@ -64,24 +84,9 @@ KINDS = (e.RequestRecorded, e.RequestSettled, e.RequestRated)
 UNPRICED = ""
 """Stands where the asset would: nothing has paid yet."""
 
-COLUMNS: dict[str, LiteralString] = {name: column_of(name) for name in CLASSES}
-"""Usage class → its column. Whatever reads the table takes its classes from here."""
+_USED = {name: SPEND.c[column_of(name)] for name in CLASSES}
+"""Usage class → its column."""
 _PLACES = {name: place for place, name in enumerate(CLASSES)}
-
-
-def summed(classes: Iterable[str], prefix: LiteralString = "") -> LiteralString:
-    """Write the sum of usage classes over rows, all in one: ``sum(input + cache_read …)``."""
-    return f"sum({' + '.join(prefix + COLUMNS[name] for name in classes)})"  # sql-ok: columns
-
-
-def summed_each(prefix: LiteralString = "") -> LiteralString:
-    """Write the sums of the usage classes over rows, one by one, in the order of ``CLASSES``."""
-    return ", ".join(f"sum({prefix}{column})::int8" for column in COLUMNS.values())  # sql-ok
-
-
-PROMPT: LiteralString = summed(INPUT_TOKENS)
-COMPLETION: LiteralString = summed(OUTPUT_TOKENS)
-TOKENS: LiteralString = summed((*INPUT_TOKENS, *OUTPUT_TOKENS))
 
 
 class Line(NamedTuple):
@@ -294,3 +299,248 @@ def written(lane: int, sums: dict[Line, Sums]) -> list[Statement]:
 
 
 PROJECTION = Inline("spend", (SPEND,), save)
+
+
+# Reads: all sums of spend there are. Usage is summed by class, in the order of ``CLASSES``.
+
+
+def _whole(column: ColumnElement[Any]) -> ColumnElement[int]:
+    """Sum a column that stays a whole number of 64 bits."""
+    return cast(func.sum(column), BigInteger)
+
+
+def _together(classes: Iterable[str]) -> ColumnElement[int]:
+    """Sum usage classes over rows, all in one."""
+    first, *others = (_USED[name] for name in classes)
+    return _whole(sum(others, start=first))
+
+
+USAGE = tuple(_whole(column) for column in _USED.values())
+TOKENS = _together((*INPUT_TOKENS, *OUTPUT_TOKENS))
+
+_S = SPEND.c
+_OF_ACCOUNT = (_S.lane == bindparam("lane"), _S.account_id == bindparam("account"))
+_FROM, _TO = bindparam("from", type_=Date), bindparam("to", type_=Date)
+_WITHIN = (or_(_FROM.is_(None), _S.day >= _FROM), or_(_TO.is_(None), _S.day < _TO))
+"""Days from one to another, the second not included; None: without end."""
+
+
+def _if_asked(name: str, column: ColumnElement[Any]) -> ColumnElement[Any]:
+    """Return a column where it is grouped by, else NULL in each row and hence one group."""
+    return case((bindparam(name, type_=Boolean), column)).label(f"by_{name}")
+
+
+class SpendLine(NamedTuple):
+    """Sums of one group and asset: a row of ``SUMS``."""
+
+    day: date | None
+    integration: str | None
+    model: str | None
+    key_id: UUID | None
+    asset: str
+    requests: int
+    unpriced: int
+    amount: int
+    usage: dict[str, int]
+
+
+_SUMMED_BY = (
+    _if_asked("day", _S.day),
+    _if_asked("integration", _S.integration),
+    _if_asked("model", _S.model),
+    _if_asked("key", _S.key_id),
+    _S.asset,
+)
+SUMS = compiled(
+    select(*_SUMMED_BY, _whole(_S.requests), _whole(_S.unpriced), func.sum(_S.amount), *USAGE)
+    .where(*_OF_ACCOUNT, *_WITHIN)
+    .group_by(*(column.name for column in _SUMMED_BY))
+    .order_by(*(column.name for column in _SUMMED_BY))
+    .limit(bindparam("most"))
+)
+"""An account's, grouped by what is asked for and the asset."""
+
+
+def spend_line(row: TupleRow) -> SpendLine:
+    """Turn a row of ``SUMS`` into sums."""
+    day, integration, model, key_id, asset, requests, unpriced, amount = row[:8]
+    sums = requests, unpriced, int(amount)
+    return SpendLine(day, integration, model, key_id, asset, *sums, usage_of(row[8:]))
+
+
+def usage_of(sums: Sequence[int]) -> dict[str, int]:
+    """Return the usage classes that are not zero, of all in their order."""
+    return {name: units for name, units in zip(CLASSES, sums, strict=True) if units}
+
+
+_NAME = func.coalesce(ACCOUNT_PROFILES.c.name, "")
+_ACCOUNT = bindparam("of_account", type_=Uuid)
+_REPORTED_BY = (
+    _if_asked("account", _S.account_id),
+    case((bindparam("account", type_=Boolean), _NAME)).label("by_name"),
+    _if_asked("integration", _S.integration),
+    _if_asked("dialect", func.coalesce(KEYS.c.dialect, "")),
+    _if_asked("model", _S.model),
+    _if_asked("day", _S.day),
+    _if_asked("key", _S.key_id),
+    _S.asset,
+)
+REPORT = compiled(
+    select(*_REPORTED_BY, _whole(_S.requests), _whole(_S.unpriced), func.sum(_S.amount), *USAGE)
+    .select_from(
+        SPEND.outerjoin(KEYS, and_(KEYS.c.lane == _S.lane, KEYS.c.key_id == _S.key_id)).outerjoin(
+            ACCOUNT_PROFILES, ACCOUNT_PROFILES.c.account_id == _S.account_id
+        )
+    )
+    .where(or_(_ACCOUNT.is_(None), _S.account_id == _ACCOUNT), *_WITHIN)
+    .group_by(*(column.name for column in _REPORTED_BY))
+    .having(or_(func.sum(_S.requests) != 0, func.sum(_S.amount) != 0))
+    .order_by(func.sum(_S.amount).desc(), *(column.name for column in _REPORTED_BY[1:]))
+)
+"""Of every account or one, grouped by what is asked for and the asset, the dearest first."""
+
+_MINUTE = (
+    func.date_trunc("minute", EVENTS.c.occurred_at).label("minute"),
+    _NAME.label("account_name"),
+    text_at(EVENTS.c.payload, "integration").label("integration"),
+    func.coalesce(text_at(EVENTS.c.payload, "asset"), "").label("paid_in"),
+)
+_LANE = bindparam("lane", type_=SmallInteger)
+_UNTIL = bindparam("until", type_=INSTANT)
+# From the events themselves: the roll-up knows days only. A request that was priced later counts
+# in the minute in which it happened, as it does in the roll-up's day.
+MINUTES = compiled(
+    select(
+        *_MINUTE,
+        func.count().filter(EVENTS.c.type != e.RequestRated.type),
+        func.coalesce(
+            func.trunc(
+                func.sum(cast(text_at(EVENTS.c.payload, "charge"), Numeric) * PICO_PER_UNIT)
+            ),
+            0,
+        ),
+    )
+    .select_from(
+        EVENTS.outerjoin(ACCOUNT_PROFILES, ACCOUNT_PROFILES.c.account_id == EVENTS.c.account_id)
+    )
+    .where(EVENTS.c.type.in_([kind.type for kind in KINDS]))
+    .where(EVENTS.c.occurred_at >= bindparam("since"))
+    # Nothing is recorded long before it happens: this leaves older partitions out.
+    .where(EVENTS.c.recorded_at >= bindparam("recorded_since"))
+    .where(or_(_UNTIL.is_(None), EVENTS.c.occurred_at < _UNTIL))
+    .where(or_(_LANE.is_(None), EVENTS.c.lane == _LANE))
+    .where(or_(_ACCOUNT.is_(None), EVENTS.c.account_id == _ACCOUNT))
+    .group_by(*(column.name for column in _MINUTE))
+    .order_by(*(column.name for column in _MINUTE))
+)
+"""Requests and charges of every account or one, by minute, account, integration and asset."""
+
+
+class UsageLine(NamedTuple):
+    """What a key used in a day or month: a row of ``USAGE_BY_DAY`` or ``USAGE_BY_MONTH``."""
+
+    first: date
+    """The day, or the month's first."""
+    key_id: UUID
+    requests: int
+    prompt: int
+    """Input tokens of every kind."""
+    completion: int
+
+
+def _usage_by(period: ColumnElement[date]) -> bytes:
+    """Sum what each key of a dialect used by a period, newest first, keys found by primary key.
+
+    More keys than there may be rows are left out before anything is summed: each of those kept has
+    a row that comes before any of theirs.
+    """
+    most, key = bindparam("most", type_=Integer), bindparam("key", type_=Uuid)
+    newest = (
+        select(period.label("first"))
+        .where(_S.lane == KEYS.c.lane, _S.account_id == KEYS.c.account_id)
+        .where(_S.key_id == KEYS.c.key_id)
+        .order_by(_S.day.desc())
+        .limit(1)
+        .lateral("newest")
+    )
+    own = (
+        select(KEYS.c.key_id, newest.c.first)
+        .select_from(KEYS.join(newest, true()))
+        .where(KEYS.c.lane == bindparam("lane"), KEYS.c.account_id == bindparam("account"))
+        .where(KEYS.c.dialect == bindparam("dialect"))
+        .where(text_at(KEYS.c.settings, "session").is_(None))
+        .where(or_(key.is_(None), KEYS.c.key_id == key))
+        .order_by(newest.c.first.desc(), KEYS.c.key_id.desc())
+        .limit(most)
+        .cte("own")
+    )
+    used = (
+        select(
+            period.label("first"),
+            _whole(_S.requests).label("requests"),
+            _together(INPUT_TOKENS).label("prompt"),
+            _together(OUTPUT_TOKENS).label("completion"),
+        )
+        .where(*_OF_ACCOUNT, _S.key_id == own.c.key_id, _WITHIN[0])
+        .group_by("first")
+        .order_by(desc("first"))
+        .limit(most)
+        .lateral("used")
+    )
+    return compiled(
+        select(used.c.first, own.c.key_id, used.c.requests, used.c.prompt, used.c.completion)
+        .select_from(own.join(used, true()))
+        .order_by(used.c.first.desc(), own.c.key_id.desc())
+        .limit(most)
+    )
+
+
+USAGE_BY_DAY = _usage_by(_S.day)
+USAGE_BY_MONTH = _usage_by(cast(func.date_trunc("month", cast(_S.day, DateTime)), Date))
+"""A month is named by its first day."""
+
+_WITH_CARD = SPEND.join(
+    ACCOUNTS, and_(ACCOUNTS.c.lane == _S.lane, ACCOUNTS.c.account_id == _S.account_id)
+).outerjoin(KEYS, and_(KEYS.c.lane == _S.lane, KEYS.c.key_id == _S.key_id))
+_LATELY_BY_CARD = (
+    _S.day >= bindparam("since"),
+    func.coalesce(func.nullif(KEYS.c.rate_card, ""), ACCOUNTS.c.rate_card) == bindparam("card"),
+)
+MODELS_USED = compiled(
+    select(_S.model)
+    .distinct()
+    .select_from(_WITH_CARD)
+    .where(*_LATELY_BY_CARD)
+    .order_by(_S.model)
+    .limit(bindparam("most"))
+)
+"""What was used since a day and is priced by a rate card."""
+ACCOUNTS_THAT_USED = compiled(
+    select(func.count(_S.account_id.distinct()))
+    .select_from(_WITH_CARD)
+    .where(*_LATELY_BY_CARD, _S.model == any_(bindparam("models")))
+)
+"""How many accounts used any of some models so."""
+
+
+def _spent_by(
+    *by: ColumnElement[Any],
+    where: Sequence[ColumnElement[bool]] = (),
+    more: Sequence[ColumnElement[Any]] = (),
+) -> bytes:
+    """Sum an account's amounts of some assets over some days."""
+    days = (_S.day >= bindparam("from"), _S.day < bindparam("to"))
+    assets = _S.asset == any_(bindparam("assets"))
+    return compiled(
+        select(*by, func.sum(_S.amount), *more)
+        .where(*_OF_ACCOUNT, *days, assets, *where)
+        .group_by(*by)
+    )
+
+
+BY_DAY = _spent_by(_S.day, _S.asset)
+# A request that several assets paid has its tokens in one of the lines only.
+BY_MODEL = _spent_by(_S.model, _S.asset, more=[TOKENS])
+BY_KEY = _spent_by(_S.key_id, _S.asset, more=[TOKENS, func.max(_S.integration)])
+MODELS_BY_DAY = _spent_by(_S.day, _S.model, where=[_S.model == any_(bindparam("chosen"))])
+KEYS_BY_DAY = _spent_by(_S.day, _S.key_id, where=[_S.key_id == any_(bindparam("chosen"))])

@@ -1,70 +1,36 @@
 """Frames made of projections: spend, balances, cost over time."""
 
 from collections.abc import Mapping, Sequence
-from datetime import date
+from datetime import UTC, date, datetime, time
 from decimal import Decimal
-from typing import LiteralString
 from uuid import UUID
 
 import pandas as pd
 import psycopg
 import pyarrow as pa
 
-from ledger.ids import format_id
+from ledger import usage
+from ledger.ids import format_id, lane_of_account
 from ledger.money import decimal_of
-from ledger.usage import INPUT_TOKENS, OUTPUT_TOKENS
-from projections.inline.spend import COLUMNS, summed_each
+from ledger.requests import OCCURRED_AFTER_MAX
+from ledger.server import database
+from ledger.usage import INPUT_TOKENS, OUTPUT_TOKENS, column_of
+from projections.inline import credits as credit
+from projections.inline import spend as spending
 
 AMOUNT = pa.decimal128(38, 12)
 GROUPS = ("account", "integration", "dialect", "model", "day", "key")
 """What spend can be summed by."""
 
-CLASSES = tuple(COLUMNS.values())
+CLASSES = tuple(map(column_of, usage.CLASSES))
 """Usage classes as columns; ``units`` are calls that are billed themselves."""
 
 TOKEN_CLASSES = (*INPUT_TOKENS, *OUTPUT_TOKENS)
 """Those that are tokens."""
 
-# One statement for every grouping: what is not asked for is NULL in each row, hence one group.
-_SPEND: LiteralString = (
-    "SELECT CASE WHEN %(account)s THEN s.account_id END,"
-    " CASE WHEN %(account)s THEN coalesce(p.name, '') END,"
-    " CASE WHEN %(integration)s THEN s.integration END,"
-    " CASE WHEN %(dialect)s THEN coalesce(k.dialect, '') END,"
-    " CASE WHEN %(model)s THEN s.model END, CASE WHEN %(day)s THEN s.day END,"
-    " CASE WHEN %(key)s THEN s.key_id END, s.asset, sum(s.requests)::int8,"
-    f" sum(s.unpriced)::int8, sum(s.amount), {summed_each('s.')}"  # sql-ok: columns of spend
-    " FROM spend s LEFT JOIN keys k ON k.lane = s.lane AND k.key_id = s.key_id"
-    " LEFT JOIN account_profiles p ON p.account_id = s.account_id"
-    " WHERE (%(of_account)s::uuid IS NULL OR s.account_id = %(of_account)s)"
-    " AND (%(from)s::date IS NULL OR s.day >= %(from)s)"
-    " AND (%(to)s::date IS NULL OR s.day < %(to)s)"
-    " GROUP BY 1, 2, 3, 4, 5, 6, 7, 8"
-    " HAVING sum(s.requests) <> 0 OR sum(s.amount) <> 0"
-    " ORDER BY sum(s.amount) DESC, 2, 3, 4, 5, 6, 7, 8"
-)
 _SPEND_COLUMNS = (
     *("account", "account_name", "integration", "dialect", "model", "day", "key", "asset"),
     *("requests", "unpriced", "amount", *CLASSES),
-)
-_BALANCES: LiteralString = (
-    "SELECT b.account_id, coalesce(p.name, ''), a.status, b.asset, b.posted, b.pending"
-    " FROM balances b JOIN accounts a ON a.lane = b.lane AND a.account_id = b.account_id"
-    " LEFT JOIN account_profiles p ON p.account_id = b.account_id"
-    " WHERE %(of_account)s::uuid IS NULL OR b.account_id = %(of_account)s"
-    " ORDER BY 2, 1, 4"
-)
-# From the events themselves: the roll-up knows days only. A request that was priced later counts
-# in the minute in which it happened, as it does in the roll-up's day.
-_MINUTES: LiteralString = (
-    "SELECT date_trunc('minute', e.occurred_at),"
-    " coalesce(p.name, ''), e.payload ->> 'integration', coalesce(e.payload ->> 'asset', ''),"
-    " count(*) FILTER (WHERE e.type <> 'request_rated'),"
-    " coalesce(trunc(sum((e.payload ->> 'charge')::numeric * 1000000000000)), 0)"
-    " FROM events e LEFT JOIN account_profiles p ON p.account_id = e.account_id"
-    " WHERE e.type IN ('request_recorded', 'request_settled', 'request_rated')"
-    " AND (%(of_account)s::uuid IS NULL OR e.account_id = %(of_account)s)"
-    " GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4"
 )
 
 
@@ -85,7 +51,7 @@ def spend(
     assert set(by) <= set(GROUPS), by
     terms: dict[str, object] = {group: group in by for group in GROUPS}
     terms |= {"of_account": account_id, "from": start, "to": end}
-    rows = connection.execute(_SPEND, terms).fetchall()
+    rows = connection.execute(spending.REPORT, terms).fetchall()
     columns = dict(zip(_SPEND_COLUMNS, zip(*rows, strict=True), strict=True)) if rows else {}
     wanted = [group for group in GROUPS if group in by]
     made: dict[str, pa.Array] = {}
@@ -112,7 +78,7 @@ def spend(
 
 def balances(connection: psycopg.Connection, *, account_id: UUID | None = None) -> pd.DataFrame:
     """Give what each account has of each asset: posted, held by open reservations, available."""
-    rows = connection.execute(_BALANCES, {"of_account": account_id}).fetchall()
+    rows = connection.execute(credit.REPORT, {"of_account": account_id}).fetchall()
     ids, names, status, assets, posted, pending = zip(*rows, strict=True) if rows else [()] * 6
     available = [have - held for have, held in zip(posted, pending, strict=True)]
     return _frame(
@@ -129,10 +95,28 @@ def balances(connection: psycopg.Connection, *, account_id: UUID | None = None) 
 
 
 def cost_per_minute(
-    connection: psycopg.Connection, *, account_id: UUID | None = None
+    connection: psycopg.Connection,
+    *,
+    start: date,
+    end: date | None = None,
+    account_id: UUID | None = None,
 ) -> pd.DataFrame:
-    """Sum charges per minute in which the requests happened, by account and integration."""
-    rows = connection.execute(_MINUTES, {"of_account": account_id}).fetchall()
+    """Sum charges per minute in which the requests happened, by account and integration.
+
+    ``start`` is inclusive, ``end`` exclusive, both days of UTC. It reads every event since.
+    """
+    since = datetime.combine(start, time.min, UTC)
+    lane = None
+    if account_id is not None:
+        lane = lane_of_account(account_id, database.lanes_of(connection))
+    terms = {
+        "of_account": account_id,
+        "lane": lane,
+        "since": since,
+        "recorded_since": since - OCCURRED_AFTER_MAX,
+        "until": None if end is None else datetime.combine(end, time.min, UTC),
+    }
+    rows = connection.execute(spending.MINUTES, terms).fetchall()
     minutes, names, integrations, assets, requests, amounts = (
         zip(*rows, strict=True) if rows else [()] * 6
     )

@@ -33,7 +33,7 @@ TOGETHER = 1_000
 MONTHS = 3
 EXPLAIN = "EXPLAIN (FORMAT JSON, COSTS OFF) "
 READS = re.compile(r"\bFROM (keyledger\.)?(events|request_ids)\b")
-COPIED = re.compile(r"COPY \((.*)\) TO STDOUT")
+COPIED = re.compile(r"\s*COPY \((.*)\)\s+TO STDOUT", re.DOTALL)
 
 READERS: dict[str, Callable[[str], object]] = {
     "verify": lambda url: verify.verify(url, processes=1).intact,

@@ -11,7 +11,7 @@ import psycopg
 from ledger.errors import InvalidField, RateCardIsInForce
 from ledger.ids import OPERATOR_ACCOUNT
 from ledger.ratecards import RateCards
-from ledger.record import store, verify
+from ledger.record import card_rows, verify
 from ledger.record.lanes import Writer
 from ledger.server import database
 from projections.registry import INLINE
@@ -135,5 +135,5 @@ async def _cards(ledger: Ledger) -> RateCards:
     cards = RateCards()
     info = database.conninfo(ledger.url, database.READER)
     async with await psycopg.AsyncConnection.connect(info) as connection:
-        await store.load_cards(connection, cards)
+        await card_rows.load(connection, cards)
     return cards

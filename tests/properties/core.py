@@ -21,7 +21,7 @@ from ledger.ids import OPERATOR_ACCOUNT, AccountId, KeyId, rating_id
 from ledger.pricing import ModelPrice, RateCard
 from ledger.ratecards import RateCards
 from ledger.record.batch import Batch, Command, Outcome, RefusalLog
-from ledger.record.store import rate_card_rows
+from ledger.record.card_rows import rows_of
 from ledger.requests import Facts, Known, Made, Record, Release, Reserve, Settle
 from ledger.state import LaneState, advance, evolve
 from ledger.usage import Usage
@@ -159,7 +159,7 @@ def publish(card: RateCard, *, start: Instant | None = EARLIEST, confirm: bool =
         made = ratecards.publish(facts.cards, draft, by="operator", at=at, confirm=confirm)
         return made, None
 
-    return Command(OPERATOR_ACCOUNT, decide, also=rate_card_rows, everywhere=True)
+    return Command(OPERATOR_ACCOUNT, decide, also=rows_of, everywhere=True)
 
 
 def withdraw(name: str, version: int) -> Command:
@@ -168,7 +168,7 @@ def withdraw(name: str, version: int) -> Command:
     def decide(facts: Facts, at: Instant) -> Made:
         return ratecards.withdraw(facts.cards, name, version, by="operator", at=at), None
 
-    return Command(OPERATOR_ACCOUNT, decide, also=rate_card_rows, everywhere=True)
+    return Command(OPERATOR_ACCOUNT, decide, also=rows_of, everywhere=True)
 
 
 def issue(account: AccountId, key: KeyId, **terms) -> Command:

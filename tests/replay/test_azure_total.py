@@ -99,7 +99,12 @@ def test_what_each_integration_cost_is_exact_to_the_last_pico(
 
     with psycopg.connect(database.conninfo(database_url, database.READER)) as connection:
         by_key = frames.totals(frames.spend(connection, ("key",)), ["key"])
-        minutes = frames.totals(frames.cost_per_minute(connection), ["asset"])
+        minutes = frames.totals(
+            frames.cost_per_minute(
+                connection, start=min(frames.spend(connection, ("day",))["day"])
+            ),
+            ["asset"],
+        )
     expected = independent_totals(fleet, models)
     assert by_key == expected
     assert minutes == {"USD": sum(expected.values())}
