@@ -58,7 +58,6 @@ GATEWAY_SHELVES = Table(
     Column("resources", Integer, nullable=False),
     PrimaryKeyConstraint("lane", "account_id", name="account_has_one_gateway_shelf"),
     CheckConstraint("resources >= 0", name="gateway_shelf_is_not_negative"),
-    postgresql_with={"fillfactor": 50},
     comment="How much an account keeps; locked by whoever adds to it or takes away",
     postgresql_with={"fillfactor": 50},
 )
