@@ -1,24 +1,41 @@
 """`keyledger db`: schema and state of the database, without the service."""
 
-from typing import LiteralString
+from typing import Any
 
 import click
 import psycopg
+from sqlalchemy import func, select
 
 from api.cli.service import settings
 from api.cli.storage import database_url
 from api.cli.terminal import facts, json_option, out, show, table
+from ledger.record import database_facts
+from ledger.record.store import LANE_HEADS
+from ledger.record.tables import compiled
 from ledger.server import database
+from projections.inline.accounts import ACCOUNTS
+from projections.inline.keys import KEYS
 
-FACTS: LiteralString = (
-    "SELECT current_setting('server_version'), pg_database_size(current_database()),"
-    " to_regclass('keyledger.schema_version') IS NOT NULL"
+SERVER = compiled(
+    select(
+        func.current_setting("server_version"),
+        func.pg_database_size(func.current_database()),
+        func.to_regclass("keyledger.schema_version").is_not(None),
+    )
 )
-STATE: LiteralString = (
-    "SELECT (SELECT version_num FROM keyledger.schema_version),"
-    " (SELECT count(*) FROM keyledger.accounts), (SELECT count(*) FROM keyledger.keys)"
+COUNTS = compiled(
+    select(
+        *(
+            select(func.count()).select_from(each).scalar_subquery().label(each.name)
+            for each in (ACCOUNTS, KEYS)
+        )
+    )
 )
-LANES: LiteralString = "SELECT lane, seq, last_recorded_at FROM keyledger.lane_heads ORDER BY lane"
+LANES = compiled(
+    select(LANE_HEADS.c.lane, LANE_HEADS.c.seq, LANE_HEADS.c.last_recorded_at).order_by(
+        LANE_HEADS.c.lane
+    )
+)
 
 
 @click.group("db")
@@ -48,20 +65,19 @@ def upgrade(*, for_tests: bool, as_json: bool) -> None:
 @json_option
 def status(*, as_json: bool) -> None:
     """Show version, size, lanes and how many events there are."""
-    with database_url(settings()) as url, psycopg.connect(url) as connection:
-        row = connection.execute(FACTS).fetchone()
-        assert row is not None
-        server, size, is_made = row
+    with database_url(settings()) as url:
+        with psycopg.connect(url) as connection:
+            server, size, is_made = _only(connection, SERVER)
         document: dict[str, object] = {"postgresql": server, "bytes": size, "schema": None}
         lanes: list[dict[str, object]] = []
         if is_made:
-            state = connection.execute(STATE).fetchone()
-            assert state is not None
-            document |= dict(zip(("schema", "accounts", "keys"), state, strict=True))
-            lanes = [
-                {"lane": lane, "events": seq, "last_recorded_at": at}
-                for lane, seq, at in connection.execute(LANES)
-            ]
+            with psycopg.connect(database.conninfo(url, database.READER)) as connection:
+                (document["schema"],) = _only(connection, database_facts.SCHEMA_VERSION)
+                document["accounts"], document["keys"] = _only(connection, COUNTS)
+                lanes = [
+                    {"lane": lane, "events": seq, "last_recorded_at": at}
+                    for lane, seq, at in connection.execute(LANES)
+                ]
             document["lanes"] = lanes
 
     def render() -> None:
@@ -82,6 +98,12 @@ def status(*, as_json: bool) -> None:
             out.print(table("", columns, rows))
 
     show(document, as_json, render)
+
+
+def _only(connection: psycopg.Connection, statement: bytes) -> tuple[Any, ...]:
+    row = connection.execute(statement).fetchone()
+    assert row is not None
+    return row
 
 
 def _whole(value: object) -> int:

@@ -14,6 +14,7 @@ from sqlalchemy import (
     Text,
     Uuid,
     bindparam,
+    cast,
     delete,
     func,
     select,
@@ -64,6 +65,6 @@ FIND_NOTES = compiled(
 FORGET_REPORTS = compiled(
     delete(REPORTS).where(
         REPORTS.c.lane == bindparam("lane"),
-        REPORTS.c.recorded_at < func.clock_timestamp() - bindparam("kept", type_=Interval),
+        REPORTS.c.recorded_at < func.clock_timestamp() - cast(bindparam("kept"), Interval),
     )
 )
