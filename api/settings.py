@@ -229,6 +229,9 @@ def from_environment(environment: Mapping[str, str]) -> Settings:
         if amount.asset not in assets:
             message = f"KEYLEDGER_WELCOME_GRANT: {amount.asset} is not in KEYLEDGER_ASSETS."
             raise InvalidSetting(message)
+        if not amount.pico:
+            message = f"KEYLEDGER_WELCOME_GRANT: {amount} is nothing to grant."
+            raise InvalidSetting(message)
     _ = settings.dialects_of_hosts
     _ = settings.trusted_networks
     _ = settings.upstreams

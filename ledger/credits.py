@@ -5,6 +5,7 @@ cover is drawn from the declared overdraft of the asset the price is in. Free lo
 what is overdrawn repay it, in the event that brings the two together.
 """
 
+from collections.abc import Sequence
 from typing import TypeVar, get_args
 
 import msgspec
@@ -13,7 +14,8 @@ from ledger import events as e
 from ledger.accounts import REASON_MAX, require_not_closed
 from ledger.clock import Instant
 from ledger.errors import CreditIsExhausted, InvalidField, NoSuchGrant, TooManyGrants
-from ledger.money import InvalidAmount, format_pico, parse_asset, parse_pico
+from ledger.ids import AccountId
+from ledger.money import Amount, InvalidAmount, format_pico, parse_asset, parse_pico
 from ledger.state import (
     OVERDRAFT_LOT,
     OVERDRAFT_UNLIMITED,
@@ -240,7 +242,10 @@ def grant(account: Account | None, terms: e.CreditGranted, *, at: Instant) -> li
         InvalidField: A term is wrong.
         TooManyGrants: The account has 1,000 open lots.
     """
-    account = require_not_closed(account)
+    return [_granted(require_not_closed(account), terms, at)]
+
+
+def _granted(account: Account, terms: e.CreditGranted, at: Instant) -> e.CreditGranted:
     amount = _check_amount(terms.asset, terms.amount)
     if terms.kind not in KINDS:
         raise InvalidField("kind", "must be one of " + ", ".join(KINDS))
@@ -253,22 +258,45 @@ def grant(account: Account | None, terms: e.CreditGranted, *, at: Instant) -> li
         raise InvalidField("expires_at", "must be later than now and than effective_at")
     if len(account.lots) >= LOTS_MAX:
         raise TooManyGrants
-    return [
-        e.CreditGranted(
-            by=terms.by,
+    return e.CreditGranted(
+        by=terms.by,
+        lot=account.next_lot,
+        asset=terms.asset,
+        amount=format_pico(amount),
+        kind=terms.kind,
+        priority=terms.priority,
+        effective_at=terms.effective_at,
+        expires_at=terms.expires_at,
+        reason=terms.reason,
+        cost=cost,
+        currency=terms.currency,
+        payment_reference=terms.payment_reference,
+    )
+
+
+def welcome(
+    account_id: AccountId, gifts: Sequence[Amount], *, at: Instant
+) -> list[e.CreditGranted]:
+    """Grant the lots that an account about to be opened begins with.
+
+    Raises:
+        InvalidField: A gift is nothing that could be granted.
+    """
+    account = Account(account_id=account_id, opened_at=at)
+    made = []
+    for gift in gifts:
+        terms = e.CreditGranted(
+            by="system",
             lot=account.next_lot,
-            asset=terms.asset,
-            amount=format_pico(amount),
-            kind=terms.kind,
-            priority=terms.priority,
-            effective_at=terms.effective_at,
-            expires_at=terms.expires_at,
-            reason=terms.reason,
-            cost=cost,
-            currency=terms.currency,
-            payment_reference=terms.payment_reference,
+            asset=gift.asset,
+            amount=format_pico(gift.pico),
+            kind="promotional",
+            reason="Welcome",
         )
-    ]
+        granted = _granted(account, terms, at)
+        move_credit(account, granted, None, at)
+        made.append(granted)
+    return made
 
 
 def _check_amount(asset: str, text: str) -> int:

@@ -12,13 +12,14 @@ from api.operations.asked import Asked, Done, check_reason
 from api.operations.desk import Desk, Rule, account_now
 from api.operations.members import Person
 from ledger import accounts
+from ledger import credits as credit
 from ledger import events as e
 from ledger.clock import Instant
 from ledger.codec import GENESIS, Recorded
 from ledger.errors import AccountIsOpen, InvalidField, Refused, VersionIsOutdated
 from ledger.ids import OPERATOR_ACCOUNT, AccountId, new_account_id
 from ledger.keys import require_no_secret
-from ledger.money import Amount, format_pico
+from ledger.money import Amount
 from ledger.record import profiles
 from ledger.record.bound_rows import WalletRow
 from ledger.record.store import Row
@@ -80,14 +81,14 @@ class Accounts:
         lane = self._desk.lane_of(found)
         gifts = self._welcome if welcome else ()
 
-        def rule(facts: Facts, at: Instant) -> list[e.AnyEvent]:  # noqa: ARG001
+        def rule(facts: Facts, at: Instant) -> list[e.AnyEvent]:
             made = accounts.open_account(facts.account, terms)
             if owner is not None:
                 made.append(e.MemberAdded(by=asked.by, member_id=owner.member_id, role="owner"))
                 made.append(owner.login_set(found, by=asked.by))
             if wallet is not None:
                 made.append(e.WalletLinked(by=asked.by, digest=wallet.digest))
-            made.extend(_welcome_event(lot, gift) for lot, gift in enumerate(gifts, 1))
+            made.extend(credit.welcome(found, gifts, at=at))
             return made
 
         def rows(recorded: list[Recorded]) -> list[Row]:
@@ -187,17 +188,6 @@ class Accounts:
         self, asked: Asked[Account], account_id: AccountId, rule: Rule
     ) -> Done[Account]:
         return await self._desk.change(asked, account_id, rule, account_now)
-
-
-def _welcome_event(lot: int, gift: Amount) -> e.CreditGranted:
-    return e.CreditGranted(
-        by="system",
-        lot=lot,
-        asset=gift.asset,
-        amount=format_pico(gift.pico),
-        kind="promotional",
-        reason="Welcome",
-    )
 
 
 def _opened(facts: Facts, recorded: Sequence[Recorded]) -> Account:  # noqa: ARG001 - a ``Show``

@@ -280,6 +280,7 @@ def test_an_upstream_that_failed_is_asked_last_for_a_while(
         ({"KEYLEDGER_UPSTREAM_TOTAL_SECONDS": "0"}, "KEYLEDGER_UPSTREAM_TOTAL_SECONDS"),
         ({"KEYLEDGER_UPSTREAM_CONNECT_SECONDS": "61"}, "KEYLEDGER_UPSTREAM_CONNECT_SECONDS"),
         ({"KEYLEDGER_UPSTREAM_READ_SECONDS": "3601"}, "KEYLEDGER_UPSTREAM_READ_SECONDS"),
+        ({"KEYLEDGER_WELCOME_GRANT": "5 USD, 0 CAD"}, "KEYLEDGER_WELCOME_GRANT"),
     ],
 )
 def test_a_wrong_setting_names_its_variable(environment: dict[str, str], what: str) -> None:

@@ -14,7 +14,7 @@ from ledger.errors import (
     NoSuchGrant,
     TooManyGrants,
 )
-from ledger.money import PICO_PER_UNIT
+from ledger.money import PICO_PER_UNIT, Amount
 from ledger.state import Account, Lot
 from tests.properties import core
 from tests.properties.core import START, account_id
@@ -133,6 +133,21 @@ def test_a_grant_is_numbered_and_written_shortest() -> None:
     """The lot's number is decided here, whatever was said; the amount is canonical."""
     made = credit.grant(an_account(a_lot(1)), terms(repaid=((1, "USD", "3"),)), at=START)
     assert made == [e.CreditGranted(by="x", lot=2, asset="USD", amount="5")]
+
+
+def test_a_new_account_is_welcomed_by_the_rules_of_grants() -> None:
+    """Its lots are numbered from 1 as any account's are; what could not be granted is refused."""
+    gifts = [Amount(5 * PICO_PER_UNIT, "USD"), Amount(PICO_PER_UNIT, "CREDIT")]
+    made = credit.welcome(A, gifts, at=START)
+    assert [(each.lot, each.asset, each.amount) for each in made] == [
+        (1, "USD", "5"),
+        (2, "CREDIT", "1"),
+    ]
+    assert {(each.by, each.kind, each.reason) for each in made} == {
+        ("system", "promotional", "Welcome")
+    }
+    with pytest.raises(InvalidField):
+        credit.welcome(A, [Amount(0, "USD")], at=START)
 
 
 def test_a_grant_repays_what_is_overdrawn_first() -> None:
