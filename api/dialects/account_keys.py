@@ -4,7 +4,7 @@ from collections.abc import Callable
 from uuid import UUID
 
 from api.http.failure import Failure, Kind
-from api.operations import SETTING_MEMBER, SETTING_SESSION, Asked
+from api.operations import SETTING_MEMBER, SETTING_SESSION, Asked, Issuer
 from api.services import Services
 from ledger import events as e
 from ledger.clock import Instant
@@ -86,9 +86,9 @@ def _is_shown(key: Key, dialect: str) -> bool:
 
 
 async def issue(
-    services: Services, account_id: AccountId, terms: e.KeyIssued, *, admin: bool = False
+    services: Services, account_id: AccountId, terms: e.KeyIssued, issuer: Issuer
 ) -> tuple[Key, str]:
-    """Issue a key; give it with its secret, which is nowhere else."""
-    issued = await services.ledger.keys.issue(Asked(terms.by), account_id, terms, admin=admin)
+    """Issue a key; return it with its secret, which is nowhere else."""
+    issued = await services.ledger.keys.issue(Asked(terms.by), account_id, terms, issuer)
     assert issued.secret is not None
     return issued.key, issued.secret

@@ -123,6 +123,12 @@ account only; the role ``member`` sees and changes only keys that it issued. Who
 runs the service: a member who could grant would print money."""
 
 
+ONLY_OWN_KEYS = frozenset({"member"})
+"""Roles that see no keys but those they issued."""
+KEY_MANAGERS = PERMISSIONS["issue_key"] - ONLY_OWN_KEYS
+"""Roles that may make a key that manages the account's keys: only who sees them all."""
+
+
 class Caller(NamedTuple):
     """Who asks."""
 
@@ -136,7 +142,7 @@ class Caller(NamedTuple):
     @property
     def only_own_keys(self) -> str:
         """Give the member whose keys alone are in sight; empty: all of the account."""
-        return self.member_id if self.role == "member" else ""
+        return self.member_id if self.role in ONLY_OWN_KEYS else ""
 
 
 THE_OPERATOR = Caller(OPERATOR, OPERATOR)

@@ -12,12 +12,8 @@ from api.http.exchange import Answer
 from api.native import bodies, views
 from api.native.routing import Ask, done_answer, encode, found_answer, route
 from api.operations import (
-    ADMIN_TYPE,
-    FIXED_SETTINGS,
-    SETTING_MEMBER,
-    SETTING_OUTPUT,
-    SETTING_TYPE,
     Issued,
+    Issuer,
 )
 from ledger import events as e
 from ledger import keys
@@ -47,15 +43,6 @@ REVERIE = "reverie"
 async def issue_key(ask: Ask[bodies.KeyBody]) -> Answer:
     """Issue a key; its secret is in this answer and nowhere else."""
     account_id, body, caller = ask.account_id(), ask.body, ask.caller
-    kept = {SETTING_TYPE, *(body.settings.keys() - FIXED_SETTINGS)}
-    if caller.member_id:
-        kept.discard(SETTING_OUTPUT)
-    settings = {name: text for name, text in body.settings.items() if name in kept}
-    admin = settings.get(SETTING_TYPE) == ADMIN_TYPE
-    if admin and caller.only_own_keys:
-        raise InvalidField(f"settings.{SETTING_TYPE}", "would manage the keys of others")
-    if caller.member_id:
-        settings[SETTING_MEMBER] = caller.member_id
     if body.dialect == REVERIE and body.default_character:
         await _require_character(ask, account_id, body.default_character)
     terms = e.KeyIssued(
@@ -66,11 +53,12 @@ async def issue_key(ask: Ask[bodies.KeyBody]) -> Answer:
         allowed_models=body.allowed_models,
         default_character=body.default_character,
         expires_at=bodies.expiry_of("expires_at", body.expires_at),
-        rate_card=body.rate_card if not caller.member_id else "",
+        rate_card=body.rate_card,
         limits=bodies.rules(body.limits),
-        settings=settings,
+        settings=body.settings,
     )
-    issued = await ask.services.ledger.keys.issue(ask.asked(_shown), account_id, terms, admin=admin)
+    issuer = Issuer(caller.member_id, bool(caller.only_own_keys))
+    issued = await ask.services.ledger.keys.issue(ask.asked(_shown), account_id, terms, issuer)
     return _issued_answer(issued, status=201)
 
 

@@ -24,6 +24,7 @@ from api.operations.issued import (
     SETTING_SESSION,
     SETTING_TYPE,
     Issued,
+    Issuer,
 )
 from api.operations.ledger import Ledger
 from api.operations.members import Person, new_person
@@ -46,6 +47,7 @@ __all__ = [
     "Calls",
     "Done",
     "Issued",
+    "Issuer",
     "Ledger",
     "Permits",
     "Person",

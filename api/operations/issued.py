@@ -2,9 +2,12 @@
 
 from typing import NamedTuple
 
+from msgspec.structs import replace
+
 from api.operations.asked import Done
 from ledger import events as e
 from ledger.codec import Recorded
+from ledger.errors import InvalidField
 from ledger.state import Key, issued_key
 
 SETTING_MEMBER = "member"
@@ -22,6 +25,51 @@ FIXED_SETTINGS = frozenset({SETTING_MEMBER, SETTING_SESSION, SETTING_TYPE})
 
 SETTING_OUTPUT = "max_output_tokens"
 """Setting that bounds every answer that a key is given, in tokens; only the operator sets it."""
+
+
+class Issuer(NamedTuple):
+    """Who asks for a key: the operator, a member, or a key that makes another."""
+
+    member_id: str = ""
+    """The member who asks, or who issued the key that does; empty: the operator."""
+    only_own: bool = False
+    """Whether they see no keys but their own."""
+    bounds: Key | None = None
+    """The key whose bounds pass on; None: there are none."""
+
+    @property
+    def may_manage(self) -> bool:
+        """Whether they may make a key that manages the account's keys: only who sees them all."""
+        return not self.only_own
+
+    def allowed(self, terms: e.KeyIssued) -> e.KeyIssued:
+        """Return the terms as far as they are this issuer's to set; the rest is set here.
+
+        Raises:
+            InvalidField: The key would manage what its issuer does not see.
+        """
+        if terms.settings.get(SETTING_TYPE) == ADMIN_TYPE and not self.may_manage:
+            raise InvalidField(f"settings.{SETTING_TYPE}", "would manage the keys of others")
+        withheld = {SETTING_MEMBER, SETTING_SESSION}
+        if self.member_id:
+            withheld.add(SETTING_OUTPUT)
+        settings = {name: text for name, text in terms.settings.items() if name not in withheld}
+        if self.member_id:
+            settings[SETTING_MEMBER] = self.member_id
+            terms = replace(terms, rate_card="")
+        if self.bounds is not None:
+            # Else a key that was given bounds would shed them by making another.
+            terms = replace(
+                terms,
+                allowed_models=self.bounds.allowed_models,
+                limits=self.bounds.rules,
+                expires_at=self.bounds.expires_at,
+                rate_card=self.bounds.rate_card,
+            )
+        return replace(terms, settings=settings)
+
+
+OPERATOR_ISSUES = Issuer()
 
 
 class Issued(NamedTuple):

@@ -11,11 +11,13 @@ from api.operations.desk import Desk, Rule
 from api.operations.issued import (
     ADMIN_TYPE,
     FIXED_SETTINGS,
+    OPERATOR_ISSUES,
     SETTING_MEMBER,
     SETTING_OUTPUT,
     SETTING_SESSION,
     SETTING_TYPE,
     Issued,
+    Issuer,
     first_state,
 )
 from api.operations.opening import KEY_LIMITS
@@ -52,15 +54,16 @@ class Keys:
         asked: Asked[Key],
         account_id: AccountId,
         terms: e.KeyIssued,
-        *,
-        admin: bool = False,
+        issuer: Issuer = OPERATOR_ISSUES,
     ) -> Issued:
-        """Issue a key; its secret is in this answer and nowhere else."""
+        """Issue a key on terms its issuer may set; its secret is in this answer alone."""
+        terms = issuer.allowed(terms)
         if terms.dialect not in keys.DIALECTS:
             raise InvalidField("dialect", "must be one of " + ", ".join(keys.DIALECTS))
         if not terms.limits and terms.dialect in KEY_LIMITS:
             terms = msgspec.structs.replace(terms, limits=KEY_LIMITS[terms.dialect])
         _check_output(terms.settings)
+        admin = terms.settings.get(SETTING_TYPE) == ADMIN_TYPE
         secret = secrets.generate(secrets.format_of(terms.dialect, admin=admin))
         lane = self._desk.lane_of(account_id)
         key_id = new_key_id(lane)

@@ -7,6 +7,7 @@ from api.dialects.bve import bodies, credentials, views
 from api.http.exchange import Answer, answer
 from api.http.routing import Ask, Routes
 from api.identity.auth import Caller
+from api.operations import Issuer
 from api.queries import UsageTerms
 from api.services import Services
 from ledger import events as e
@@ -41,7 +42,7 @@ async def create_key(ask: Ask[bodies.CreateKey, Caller]) -> Answer:
         allowed_models=body.allowed_models,
         limits=_limits(body),
     )
-    key, secret = await account_keys.issue(ask.services, OPERATOR_ACCOUNT, terms)
+    key, secret = await account_keys.issue(ask.services, OPERATOR_ACCOUNT, terms, Issuer())
     view = views.CreatedKey(
         id=str(key.key_id),
         name=body.name,

@@ -6,7 +6,7 @@ from api.http.exchange import Answer, answer
 from api.http.failure import Failure, Kind, invalid
 from api.http.routing import Ask, Routes
 from api.identity.auth import Caller
-from api.operations import SETTING_MEMBER
+from api.operations import Issuer
 from ledger import events as e
 
 routes = Routes()
@@ -27,13 +27,9 @@ async def create_key(ask: Ask[bodies.CreateKey, Caller]) -> Answer:
     if not ask.body.name.strip():
         raise invalid("name", "may not be blank")
     assert ask.caller.account_id is not None
-    terms = e.KeyIssued(
-        by=ask.caller.actor,
-        name=ask.body.name,
-        dialect="foil",
-        settings={SETTING_MEMBER: ask.caller.member_id},
-    )
-    key, secret = await account_keys.issue(ask.services, ask.caller.account_id, terms)
+    terms = e.KeyIssued(by=ask.caller.actor, name=ask.body.name, dialect="foil")
+    issuer = Issuer(ask.caller.member_id, bool(ask.caller.only_own_keys))
+    key, secret = await account_keys.issue(ask.services, ask.caller.account_id, terms, issuer)
     return answer(views.created(key, secret), status=201, headers={"Cache-Control": "no-store"})
 
 

@@ -4,7 +4,7 @@ from api.dialects import account_keys
 from api.dialects.ryvion import bodies, scopes, views
 from api.dialects.ryvion.credentials import DIALECT, Client
 from api.http.failure import Failure, Kind
-from api.operations import SETTING_MEMBER
+from api.operations import Issuer
 from api.services import Services
 from ledger import events as e
 
@@ -19,7 +19,7 @@ async def create(services: Services, client: Client, body: bodies.CreateKey) -> 
     """
     if scopes.is_wider(body.scope, client.scopes):
         raise Failure(Kind.SCOPE_IS_DENIED)
-    parent = client.key
+    issuer = Issuer(client.member_id, bool(client.only_own_keys), bounds=client.key)
     key, secret = await account_keys.issue(
         services,
         client.account_id,
@@ -28,13 +28,8 @@ async def create(services: Services, client: Client, body: bodies.CreateKey) -> 
             name=body.name,
             dialect=DIALECT,
             scopes=(body.scope,),
-            # Else a key that was given bounds would shed them by making another.
-            allowed_models=None if parent is None else parent.allowed_models,
-            limits=() if parent is None else parent.rules,
-            expires_at=None if parent is None else parent.expires_at,
-            rate_card="" if parent is None else parent.rate_card,
-            settings={SETTING_MEMBER: client.member_id} if client.member_id else {},
         ),
+        issuer,
     )
     return views.created(key, secret)
 

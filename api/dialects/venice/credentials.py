@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 from api.http.failure import Failure, Kind, of_error
 from api.http.routing import Ask
 from api.identity import credentials
-from api.identity.auth import PERMISSIONS, Caller, may
+from api.identity.auth import KEY_MANAGERS, Caller, may
 from api.identity.credentials import KeyCaller, secured
 from api.operations import ADMIN_TYPE, SETTING_TYPE
 from ledger import keys
@@ -27,10 +27,6 @@ _NOT_COUNTED = frozenset(
     }
 )
 """Failures that are no key's, or that cannot be written down."""
-
-
-_MAKERS = PERMISSIONS["issue_key"] - {"member"}
-"""Roles that make ADMIN keys: who sees no keys but their own makes none."""
 
 
 class Manager(NamedTuple):
@@ -88,7 +84,7 @@ async def _admin(ask: Ask[Any, Any]) -> Manager:
     if caller.key.settings.get(SETTING_TYPE) != ADMIN_TYPE:
         raise Failure(Kind.ROLE_IS_DENIED)
     issuer, role = await credentials.issuer_of(ask.services, caller)
-    if issuer and role not in _MAKERS:
+    if issuer and role not in KEY_MANAGERS:
         # Else who may not manage keys any more would go on by a key made before.
         raise Failure(Kind.ACCESS_IS_DENIED)
     return Manager(caller.account_id, caller.actor, issuer)

@@ -20,7 +20,7 @@ from api.http import reading
 from api.http.exchange import Answer
 from api.http.failure import Failure, Kind, invalid
 from api.http.routing import Ask, Routes
-from api.operations import Asked
+from api.operations import Asked, Issuer
 from api.queries import SpendLine, SpendTerms
 from ledger.clock import Instant
 from ledger.errors import KeyIsExpired, KeyIsRevoked, NoSuchKey
@@ -86,15 +86,9 @@ async def _week(ask: Ask[None, Manager], at: Instant) -> Mapping[UUID, Sequence[
 async def create_api_key(ask: Ask[bodies.CreateKey, Manager]) -> Answer:
     """Create a key; its secret is in this answer and nowhere else."""
     caller = ask.caller
-    made = terms.issued(
-        ask.body,
-        by=caller.actor,
-        member_id=caller.member_id,
-        only_own=bool(caller.only_own_keys),
-    )
-    key, secret = await account_keys.issue(
-        ask.services, caller.account_id, made, admin=ask.body.api_key_type == "ADMIN"
-    )
+    issuer = Issuer(caller.member_id, bool(caller.only_own_keys))
+    made = terms.issued(ask.body, issuer, by=caller.actor)
+    key, secret = await account_keys.issue(ask.services, caller.account_id, made, issuer)
     return views.answer(views.created(key, secret), headers={"Cache-Control": "no-store"})
 
 

@@ -6,6 +6,7 @@ from api.dialects import account_keys
 from api.dialects.venice import bodies, terms, views
 from api.http.exchange import Answer
 from api.http.routing import Ask, Routes, anybody
+from api.operations import Issuer
 
 routes = Routes()
 
@@ -43,10 +44,8 @@ async def create_web3_key(ask: Ask[bodies.Web3Key, None]) -> Answer:
     """Create a key for a wallet that signed its token; the first opens the wallet's account."""
     body, wallets = ask.body, ask.services.wallets
     # First what needs no proof: a proof uses the token up.
-    made = terms.issued(body, by="system")
+    made = terms.issued(body, Issuer(), by="system")
     address = await wallets.prove(body.address, body.signature, body.token)
     account_id = await wallets.account_for(address)
-    key, secret = await account_keys.issue(
-        ask.services, account_id, made, admin=body.api_key_type == "ADMIN"
-    )
+    key, secret = await account_keys.issue(ask.services, account_id, made, Issuer())
     return views.answer(views.created(key, secret), headers={"Cache-Control": "no-store"})

@@ -15,7 +15,7 @@ import msgspec
 
 from api.dialects.venice import bodies, models
 from api.http.failure import Failure, Kind, invalid
-from api.operations import ADMIN_TYPE, SETTING_MEMBER, SETTING_TYPE
+from api.operations import ADMIN_TYPE, SETTING_TYPE, Issuer
 from ledger import clock, keys, limits, standing
 from ledger import events as e
 from ledger.clock import Instant
@@ -64,17 +64,16 @@ class Budgets(NamedTuple):
 
 def issued(
     body: bodies.CreateKey | bodies.Web3Key,
+    issuer: Issuer,
     *,
     by: str,
-    member_id: str = "",
-    only_own: bool = False,
 ) -> e.KeyIssued:
-    """Give the terms of a key to be issued. ``only_own``: for who sees no keys but their own.
+    """Return the terms of a key to be issued.
 
     Raises:
         Failure: One is wrong, or the key would manage what its issuer does not see.
     """
-    if only_own and body.api_key_type == ADMIN_TYPE:
+    if body.api_key_type == ADMIN_TYPE and not issuer.may_manage:
         raise Failure(Kind.ACCESS_IS_DENIED)
     budgets = _changed_budgets(Budgets(period=body.limit_period), body.consumption_limit)
     settings: dict[str, str] = {
@@ -82,8 +81,6 @@ def issued(
         PERIOD: body.limit_period,
         PRIVACY: body.model_privacy,
     }
-    if member_id:
-        settings[SETTING_MEMBER] = member_id
     return e.KeyIssued(
         by=by,
         name=body.description,
