@@ -154,39 +154,12 @@ def from_genai_prices(
     return _imported(card, skipped)
 
 
-def genai_effective_dates(provider_ids: Collection[str] | None = None) -> list[Instant]:
-    """List the midnights (UTC) at which the package knows some price to change, ascending.
-
-    The card at each of them, and one before the first, make the whole history.
-
-    Raises:
-        InvalidRateCard: A provider is unknown.
-    """
-    constraints = (
-        constraint
-        for provider in _providers(provider_ids)
-        for model in provider.models
-        for constraint in _constraints(model)
-    )
-    dates = {c.start_date for c in constraints if isinstance(c, types.StartDateConstraint)}
-    return [datetime.combine(date, time(), UTC) for date in sorted(dates)]
-
-
 def _providers(provider_ids: Collection[str] | None) -> list[types.Provider]:
     every = data_snapshot._bundled_snapshot().providers  # noqa: SLF001 (the other one may download)
     unknown = set(provider_ids or ()) - {provider.id for provider in every}
     if unknown:
         raise InvalidRateCard("provider_ids", f"has {', '.join(sorted(unknown))}: unknown")
     return [each for each in every if provider_ids is None or each.id in provider_ids]
-
-
-_Constraint = types.StartDateConstraint | types.TimeOfDateConstraint | None
-
-
-def _constraints(model: types.ModelInfo) -> Iterator[_Constraint]:
-    if not isinstance(model.prices, types.ModelPrice):
-        yield from (price.constraint for price in model.prices)
-    yield from (variant.constraint for variant in model.price_variants or ())
 
 
 class _Names:

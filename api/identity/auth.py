@@ -54,7 +54,6 @@ ROLES = ("owner", "finance", "auditor", "member")
 
 _ALL = frozenset(ROLES)
 _OWNER = frozenset({"owner"})
-_MONEY = frozenset({"owner", "finance"})
 _READ = frozenset({"owner", "finance", "auditor"})
 _KEYS = frozenset({"owner", "member"})
 _NOBODY: frozenset[str] = frozenset()

@@ -370,13 +370,11 @@ class Batch:
         self._notes: list[tuple[bytes, AccountId, Notes]] = []
         """What stands beside requests, by their hashes."""
 
-    def decide(self, commands: Iterable[Command], refusals: RefusalLog) -> None:
-        """Decide each command; a refusal is an outcome like any other."""
-        for run in runs(commands):
-            self.decide_run(run, refusals)
-
     def decide_run(self, run: list[Command], refusals: RefusalLog) -> None:
-        """Decide one of ``runs``: by the sums where that says the same as one after another."""
+        """Decide one of ``runs``: by the sums where that says the same as one after another.
+
+        A refusal is an outcome like any other.
+        """
         if len(run) > 1 and self._decide_together(run):
             return
         for command in run:

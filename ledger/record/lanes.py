@@ -101,8 +101,6 @@ class Lane:
     ) -> None:
         """Take how to connect, which inline projections move along, and who hears the clock."""
         self.lane = lane
-        self.batches = 0
-        self.commands = 0
         self._connect = connect
         self._projections = projections
         self._cards = cards
@@ -246,7 +244,6 @@ class Lane:
                 decided = 0
                 await asyncio.sleep(0)
         await self._commit(line, batch)
-        self.commands += len(commands)
         return batch.results
 
     async def _begun(self, commands: list[Command]) -> tuple[Line, Batch]:
@@ -268,7 +265,6 @@ class Lane:
             await self._save(line, batch)
         self._notes.clear()
         self._refusals.keep()
-        self.batches += 1
         self._state = batch.state if _size(batch.state) <= CACHE_MAX else None
 
     async def _save(self, line: Line, batch: Batch) -> None:

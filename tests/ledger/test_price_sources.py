@@ -12,7 +12,6 @@ from ledger.money import parse_pico
 from ledger.price_sources import (
     from_genai_prices,
     from_litellm,
-    genai_effective_dates,
 )
 from ledger.pricing import InvalidRateCard, PriceBook, Tier, check_card
 from ledger.usage import Usage
@@ -183,8 +182,6 @@ def test_genai_prices_are_those_in_force():
         for at in (june - tick, june)
     ]
     assert [card.models["openai/o3"].prices["input"] for card in cards] == ["10", "2"]
-    assert june in genai_effective_dates({"openai"})
-    assert genai_effective_dates() == sorted(set(genai_effective_dates()))
 
 
 def test_genai_conditions_are_named_by_their_value():

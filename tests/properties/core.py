@@ -20,7 +20,7 @@ from ledger.errors import Refused
 from ledger.ids import OPERATOR_ACCOUNT, AccountId, KeyId, rating_id
 from ledger.pricing import ModelPrice, RateCard
 from ledger.ratecards import RateCards
-from ledger.record.batch import Batch, Command, Outcome, RefusalLog
+from ledger.record.batch import Batch, Command, Outcome, RefusalLog, runs
 from ledger.record.card_rows import rows_of
 from ledger.requests import Facts, Known, Made, Record, Release, Reserve, Settle
 from ledger.state import LaneState, advance, evolve
@@ -89,7 +89,8 @@ class Core:
             list(state.accounts),
         )
         batch.append_suppressed(self._refusals.due(at))
-        batch.decide(commands, self._refusals)
+        for run in runs(commands):
+            batch.decide_run(run, self._refusals)
         self._refusals.keep()
         self.log += batch.changes.events
         for event in batch.changes.events:

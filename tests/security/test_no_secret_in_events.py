@@ -147,7 +147,7 @@ def decide(*made: e.AnyEvent) -> tuple[Batch, Any]:
             account, lambda _facts, _at: (list(made), None), key_id=KeyId(UUID(int=6))
         )
         command.ticket = Ticket(1)
-        batch.decide([command], RefusalLog())
+        batch.decide_run([command], RefusalLog())
         ((_, outcome),) = batch.results
         return batch, outcome
 
@@ -240,7 +240,7 @@ def test_a_refusal_holds_nothing_of_what_was_found(kind: str) -> None:
                 request_id=f"r {secret}", model=secret, usage=Usage(input=1), category=f"{secret}!"
             ),
         )
-        batch.decide([command], RefusalLog())
+        batch.decide_run([command], RefusalLog())
         *_, recorded = batch.changes.events
         assert isinstance(recorded.body, e.RequestRefused)
         assert not secrets.is_in(recorded.payload.decode())
