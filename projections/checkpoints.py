@@ -72,18 +72,6 @@ MOVE = compiled(
 RESUME = compiled(
     update(CHECKPOINTS).where(*_OWN, CHECKPOINTS.c.stopped.is_not(None)).values(stopped=null())
 )
-PROGRESS = compiled(
-    select(
-        LANE_HEADS.c.lane,
-        func.coalesce(CHECKPOINTS.c.seq, 0),
-        LANE_HEADS.c.seq,
-        CHECKPOINTS.c.stopped,
-    )
-    .select_from(LANE_HEADS)
-    .outerjoin(CHECKPOINTS, and_(CHECKPOINTS.c.lane == LANE_HEADS.c.lane, *_OWN[1:]))
-    .order_by(LANE_HEADS.c.lane)
-)
-"""Lane, position, the lane's own, why it stopped: of each lane, in this order."""
 _EACH = (
     func.unnest(bindparam("names", type_=TEXTS), bindparam("versions", type_=ARRAY(Integer)))
     .table_valued("projection", "version")

@@ -276,10 +276,3 @@ async def resume(connection: AsyncConnection, projection: CatchingUp, lane: int)
     """Let a stopped projection try again; tell whether it was stopped."""
     cursor = await connection.execute(checkpoints.RESUME, _own(projection, lane))
     return cursor.rowcount == 1
-
-
-async def progress_of(connection: AsyncConnection, projection: CatchingUp) -> list[Progress]:
-    """Tell where a projection stands in each lane, and how far behind."""
-    own = {"projection": projection.name, "version": projection.version}
-    cursor = await connection.execute(checkpoints.PROGRESS, own)
-    return [Progress(*row) for row in await cursor.fetchall()]

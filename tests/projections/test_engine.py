@@ -289,15 +289,6 @@ def test_an_older_version_that_never_ran_does_not_touch_the_newer_ones_rows(
     assert logged(ledger) == rows != []
 
 
-def test_the_lag_of_each_lane_is_readable(ledger: Ledger) -> None:
-    """Where it stands, how far behind, and why it stopped, for every lane, begun or not."""
-    refuse(ledger)
-    on(ledger, lambda c: engine.catch_up(c, BREACHES, 0, 3))
-    zero, one = on(ledger, lambda c: engine.progress_of(c, BREACHES))
-    assert (zero.lane, zero.seq, zero.lag) == (0, 3, ledger.heads()[0] - 3)
-    assert (one.lane, one.seq, one.head, one.lag) == (1, 0, 0, 0)
-
-
 def test_all_projections_of_all_lanes_catch_up(ledger: Ledger) -> None:
     """What the job does once a second."""
     refuse(ledger)
