@@ -34,10 +34,10 @@ from api.settings import Settings
 from ledger.clock import DatabaseClock
 from ledger.errors import IncompatibleDatabase
 from ledger.ratecards import RateCards
-from ledger.record import arrays, card_rows, database_facts
+from ledger.record import arrays, card_rows
 from ledger.record.lanes import Writer
 from ledger.secrets import OPERATOR_PREFIX, Peppers, keep_out
-from ledger.server import database
+from ledger.server import database, database_facts
 from ledger.server.database import Watched
 from projections import snapshot
 from projections.registry import INLINE

@@ -21,7 +21,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import insert
 
 from ledger.record.store import LANE_HEADS
-from ledger.record.tables import TEXTS, compiled, metadata
+from ledger.server.tables import TEXTS, compiled, metadata
 
 CHECKPOINTS = Table(
     "projection_checkpoints",

@@ -20,8 +20,8 @@ from sqlalchemy import Table, Text, all_, bindparam, cast, delete, func, or_, se
 from ledger.codec import Recorded, labels
 from ledger.record import arrays, store
 from ledger.record.store import EVENTS
-from ledger.record.tables import compiled, positional
 from ledger.server import database
+from ledger.server.tables import compiled, positional
 from projections import checkpoints
 from projections.base import CatchingUp
 from projections.registry import CATCHING_UP

@@ -34,7 +34,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import insert
 
-from ledger.record.tables import INSTANT, compiled, metadata
+from ledger.server.tables import INSTANT, compiled, metadata
 
 # Unlogged: message text belongs into no WAL, and so into no archive or backup of it.
 GATEWAY_ANSWERS = Table(

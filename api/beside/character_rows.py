@@ -61,7 +61,7 @@ from api.beside.characters import (
     slug_of,
 )
 from ledger.ids import AccountId
-from ledger.record.tables import INSTANT, compiled, metadata
+from ledger.server.tables import INSTANT, compiled, metadata
 from projections.inline.accounts import ACCOUNTS
 
 CHARACTERS = Table(

@@ -30,7 +30,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from ledger.clock import DatabaseClock, Instant
 from ledger.ids import AccountId, lane_of_account, new_row_id
-from ledger.record.tables import INSTANT, compiled, metadata
+from ledger.server.tables import INSTANT, compiled, metadata
 
 KEPT_MAX = 1_000
 """Resources of all kinds that an account may keep."""

@@ -28,7 +28,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import insert
 
 from api.beside.character_rows import CHARACTERS
-from ledger.record.tables import INSTANT, compiled, metadata
+from ledger.server.tables import INSTANT, compiled, metadata
 
 # No CHECK where a player's or a model's words are: its error would repeat the row to a log.
 CHARACTER_SESSIONS = Table(

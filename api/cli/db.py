@@ -9,10 +9,9 @@ from sqlalchemy import func, select
 from api.cli.service import settings
 from api.cli.storage import database_url
 from api.cli.terminal import facts, json_option, out, show, table
-from ledger.record import database_facts
 from ledger.record.store import LANE_HEADS
-from ledger.record.tables import compiled
-from ledger.server import database
+from ledger.server import database, database_facts
+from ledger.server.tables import compiled
 from projections.inline.accounts import ACCOUNTS
 from projections.inline.keys import KEYS
 
@@ -20,7 +19,6 @@ SERVER = compiled(
     select(
         func.current_setting("server_version"),
         func.pg_database_size(func.current_database()),
-        func.to_regclass("keyledger.schema_version").is_not(None),
     )
 )
 COUNTS = compiled(
@@ -67,7 +65,8 @@ def status(*, as_json: bool) -> None:
     """Show version, size, lanes and how many events there are."""
     with database_url(settings()) as url:
         with psycopg.connect(url) as connection:
-            server, size, is_made = _only(connection, SERVER)
+            server, size = _only(connection, SERVER)
+            (is_made,) = _only(connection, database_facts.HAS_SCHEMA)
         document: dict[str, object] = {"postgresql": server, "bytes": size, "schema": None}
         lanes: list[dict[str, object]] = []
         if is_made:

@@ -29,7 +29,7 @@ from sqlalchemy.dialects.postgresql import array, insert
 
 from api.http.failure import Failure, Kind, wait_seconds
 from ledger.clock import Instant
-from ledger.record.tables import INSTANT, compiled, metadata
+from ledger.server.tables import INSTANT, compiled, metadata
 
 ATTEMPTS = Table(
     "attempts",

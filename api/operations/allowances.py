@@ -21,7 +21,7 @@ from ledger.errors import InvalidField, Refused
 from ledger.ids import AccountId
 from ledger.money import InvalidAmount, format_pico, parse_asset, parse_pico
 from ledger.record.bound_rows import ALLOWANCES, AllowanceRow
-from ledger.record.tables import compiled
+from ledger.server.tables import compiled
 from projections.inline import credits as credit
 from projections.inline.accounts import ACCOUNTS
 

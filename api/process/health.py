@@ -17,7 +17,7 @@ from api.native.errors import word
 from api.process import job_rows
 from api.services import Services
 from ledger.clock import format_instant
-from ledger.record import database_facts
+from ledger.server import database_facts
 
 READY_TIMEOUT_SECONDS = 0.25
 HEALTH = b"application/health+json"

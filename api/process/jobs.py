@@ -25,7 +25,7 @@ from ledger import clock, rating
 from ledger import events as e
 from ledger.codec import Recorded
 from ledger.record import store, texts
-from ledger.server import database
+from ledger.server import database_facts
 from projections import engine
 from projections.inline import unpriced
 from projections.registry import LANES_WITH_DUE
@@ -53,7 +53,7 @@ class Job(NamedTuple):
 async def create_partitions(services: Services) -> str:
     """Create this month's partition of events and the next three."""
     async with services.pool.connection() as connection:
-        row = await (await connection.execute(database.CREATE_PARTITIONS)).fetchone()
+        row = await (await connection.execute(database_facts.CREATE_PARTITIONS)).fetchone()
     return f"{row[0] if row else 0} new"
 
 

@@ -27,7 +27,7 @@ from ledger.ids import (
     parse_id,
 )
 from ledger.record.bound_rows import KEY_SECRETS
-from ledger.record.tables import compiled
+from ledger.server.tables import compiled
 from projections.inline.keys import FIND_SESSION, OWNERS
 
 CACHE_MAX = 100_000

@@ -37,7 +37,7 @@ from sqlalchemy.dialects.postgresql import insert
 from ledger import secrets
 from ledger.clock import Instant
 from ledger.ids import AccountId, KeyId
-from ledger.record.tables import INSTANT, Bound, compiled, metadata
+from ledger.server.tables import INSTANT, Bound, compiled, metadata
 
 KEY_SECRETS = Table(
     "key_secrets",

@@ -26,7 +26,7 @@ from ledger.events import RateCardPublished, RateCardWithdrawn
 from ledger.pricing import RateCard
 from ledger.ratecards import RateCards
 from ledger.record.store import Row
-from ledger.record.tables import INSTANT, compiled, metadata
+from ledger.server.tables import INSTANT, compiled, metadata
 
 RATE_CARDS = Table(
     "rate_cards",

@@ -12,7 +12,7 @@ from sqlalchemy import literal as constant
 from sqlalchemy import union_all as together
 
 from ledger.record.store import LANE_HEADS
-from ledger.record.tables import compiled, written
+from ledger.server.tables import compiled, written
 
 
 class Due(NamedTuple):

@@ -19,7 +19,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import insert
 
 from ledger.ids import AccountId
-from ledger.record.tables import Bound, compiled, metadata
+from ledger.server.tables import Bound, compiled, metadata
 
 ACCOUNT_PROFILES = Table(
     "account_profiles",

@@ -26,7 +26,7 @@ from sqlalchemy import (
 from ledger import events as e
 from ledger.ids import AccountId, request_hash
 from ledger.record import arrays
-from ledger.record.tables import compiled
+from ledger.server.tables import compiled
 
 REPORTS, NOTES = "provider_reports", "request_notes"
 _texts = table(

@@ -33,7 +33,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import insert
 
 from ledger.record.arrays import Array, Byteas, Dates, Instants, Int2s, Int4s, Int8s, Texts, Uuids
-from ledger.record.tables import positional
+from ledger.server.tables import positional
 
 _ARRAYS: dict[type, Callable[[Iterable[Any]], Array]] = {
     SmallInteger: Int2s,

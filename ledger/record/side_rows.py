@@ -16,7 +16,7 @@ from sqlalchemy import column, select, table
 from ledger import events as e
 from ledger.ids import lane_of_account
 from ledger.record.bound_rows import ALLOWANCES
-from ledger.record.tables import compiled
+from ledger.server.tables import compiled
 
 _columns = ("kind", "lane", "account_id", "subject_id", "number", "digest")
 _ROWS = compiled(select(*(column(name) for name in _columns)).select_from(table("side_rows")))

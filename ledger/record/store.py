@@ -42,7 +42,7 @@ from ledger.events import Envelope
 from ledger.ids import AccountId, KeyId
 from ledger.record.arrays import Byteas, Instants, Int4s, Int8s, Texts, Uuids
 from ledger.record.rows import Added, Found
-from ledger.record.tables import INSTANT, Bound, compiled, metadata, positional
+from ledger.server.tables import INSTANT, Bound, compiled, metadata, positional
 
 NO_KEY = UUID(int=0)
 GAP_MAX = 2**31 - 1

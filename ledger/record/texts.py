@@ -21,7 +21,7 @@ from sqlalchemy import (
 )
 
 from ledger.record.rows import Added
-from ledger.record.tables import INSTANT, compiled, metadata
+from ledger.server.tables import INSTANT, compiled, metadata
 
 REPORTS = Table(
     "provider_reports",

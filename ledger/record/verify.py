@@ -41,8 +41,8 @@ from ledger.record.recount import Recount
 from ledger.record.request_texts import RequestTexts
 from ledger.record.side_rows import SideRows
 from ledger.record.store import EVENTS, LANE_HEADS, REQUEST_IDS
-from ledger.record.tables import compiled, positional
 from ledger.server import database
+from ledger.server.tables import compiled, positional
 
 CHUNK = 20_000
 """Events read at a time."""

@@ -4,8 +4,7 @@ Three roles: ``keyledger_owner`` owns the schema and is used by migrations, ``ke
 what the service runs as, ``keyledger_ro`` is for people and reports. The connecting user only
 has to be a member of the role it takes.
 
-SQLAlchemy and Alembic are imported by those who migrate: they take as long as all the rest of a
-process that only reads, such as one that verifies a lane.
+Alembic is imported by those who migrate, and what opens SQLAlchemy's engines by those who use one.
 """
 
 import asyncio
@@ -14,7 +13,7 @@ import importlib.resources
 import os
 import socket
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Final, LiteralString
+from typing import TYPE_CHECKING, Any, Final
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
@@ -22,6 +21,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from ledger import usage
 from ledger.errors import IncompatibleDatabase
 from ledger.ids import LANES_MAX
+from ledger.server import database_facts
 
 if TYPE_CHECKING:
     import sqlalchemy
@@ -37,6 +37,8 @@ LANES_DEFAULT: Final = 2
 LANES_PER_MIGRATION_LOCK: Final = 7_310_582_461_973_140_225
 """Advisory lock under which one process migrates while others wait. Correctness of the ledger
 itself never rests on it."""
+LANES_FACT: Final = "lanes"
+"""Fact of how many lanes there are, fixed when the database is made."""
 TESTS_FACT: Final = "made_for_tests"
 """Fact of a database whose clock may have an offset; entered when it is made, never later."""
 CLOCK_OFFSET_FACT: Final = "clock_offset"
@@ -227,7 +229,9 @@ def _migrate(url: str) -> str:
         if current != head:
             config.attributes["connection"] = connection
             alembic.command.upgrade(config, "head")
-            connection.execute(text(_NOTE_TABLES), {"fact": TABLES_FACT})
+            made = " ".join(connection.scalars(text(_TABLES)))
+            noted = {"name": TABLES_FACT, "value": made}
+            connection.exec_driver_sql(database_facts.CHANGE.decode(), noted)
         _add_usage_classes(connection)
         connection.commit()
     return head
@@ -256,13 +260,6 @@ _TABLES = (
     "SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
     " WHERE n.nspname = 'keyledger' AND c.relkind IN ('r', 'p') AND NOT c.relispartition"
 )
-_NOTED = "SELECT value FROM keyledger.database_facts WHERE name = :fact"
-_NOTE_TABLES = (
-    "INSERT INTO database_facts (name, value) SELECT :fact, string_agg(c.relname, ' ')"
-    " FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
-    " WHERE n.nspname = 'keyledger' AND c.relkind IN ('r', 'p') AND NOT c.relispartition"
-    " ON CONFLICT ON CONSTRAINT fact_has_one_value DO UPDATE SET value = EXCLUDED.value"
-)
 
 
 def _require_whole(connection: "sqlalchemy.Connection", current: str | None) -> None:
@@ -284,7 +281,8 @@ def _require_whole(connection: "sqlalchemy.Connection", current: str | None) -> 
         return
     noted = None
     if "database_facts" in found:
-        noted = connection.scalar(text(_NOTED), {"fact": TABLES_FACT})
+        find = database_facts.FIND.decode()
+        noted = connection.exec_driver_sql(find, {"name": TABLES_FACT}).scalar()
     missing = set((noted or "database_facts").split()) - found
     if missing:
         message = (
@@ -299,25 +297,18 @@ def _known(script: "ScriptDirectory", revision: str) -> bool:
 
 
 def _current(connection: "sqlalchemy.Connection") -> str | None:
-    from sqlalchemy import text  # noqa: PLC0415 - see above
-
-    exists = connection.scalar(text("SELECT to_regclass('keyledger.schema_version')"))
-    if exists is None:
+    if not connection.exec_driver_sql(database_facts.HAS_SCHEMA.decode()).scalar():
         return None
-    found: str | None = connection.scalar(text("SELECT version_num FROM keyledger.schema_version"))
+    found: str | None = connection.exec_driver_sql(database_facts.SCHEMA_VERSION.decode()).scalar()
     return found
 
 
 def _settle_lanes(url: str, lanes: int, *, for_tests: bool) -> None:
     with psycopg.connect(conninfo(url, OWNER)) as connection:
-        made = connection.execute(
-            "INSERT INTO database_facts (name, value) VALUES ('lanes', %s) ON CONFLICT DO NOTHING",
-            (str(lanes),),
-        )
+        settled = {"name": LANES_FACT, "value": str(lanes)}
+        made = connection.execute(database_facts.SETTLE, settled)
         if for_tests and made.rowcount:
-            connection.execute(
-                "INSERT INTO database_facts (name, value) VALUES (%s, 'yes')", (TESTS_FACT,)
-            )
+            connection.execute(database_facts.SETTLE, {"name": TESTS_FACT, "value": "yes"})
         elif for_tests:
             _require_made_for_tests(connection)
         count = lanes_of(connection)
@@ -328,16 +319,9 @@ def _settle_lanes(url: str, lanes: int, *, for_tests: bool) -> None:
         create_partitions(connection)
 
 
-CREATE_PARTITIONS: LiteralString = """
-SELECT count(*) FILTER (WHERE create_events_partition(
-    (date_trunc('month', ledger_clock()) + ahead * interval '1 month')::date))
-FROM generate_series(0, 3) AS ahead
-"""
-
-
 def create_partitions(connection: psycopg.Connection) -> int:
     """Create this month's partition of events and the next three; return how many were new."""
-    row = connection.execute(CREATE_PARTITIONS).fetchone()
+    row = connection.execute(database_facts.CREATE_PARTITIONS).fetchone()
     return int(row[0]) if row else 0
 
 
@@ -353,17 +337,17 @@ def set_clock_offset(url: str, offset: timedelta) -> None:
     with psycopg.connect(conninfo(url, APP)) as connection:
         _require_made_for_tests(connection)
         connection.execute(
-            "INSERT INTO database_facts (name, value) VALUES (%s, %s)"
-            " ON CONFLICT ON CONSTRAINT fact_has_one_value DO UPDATE SET value = EXCLUDED.value",
-            (CLOCK_OFFSET_FACT, f"{offset // timedelta(microseconds=1)} microseconds"),
+            database_facts.CHANGE,
+            {
+                "name": CLOCK_OFFSET_FACT,
+                "value": f"{offset // timedelta(microseconds=1)} microseconds",
+            },
         )
         create_partitions(connection)
 
 
 def _require_made_for_tests(connection: psycopg.Connection) -> None:
-    found = connection.execute(
-        "SELECT 1 FROM database_facts WHERE name = %s", (TESTS_FACT,)
-    ).fetchone()
+    found = connection.execute(database_facts.FIND, {"name": TESTS_FACT}).fetchone()
     if found is None:
         message = (
             "The database was not made for tests, so its clock has no offset. One that may have it"
@@ -374,7 +358,7 @@ def _require_made_for_tests(connection: psycopg.Connection) -> None:
 
 def lanes_of(connection: psycopg.Connection) -> int:
     """Give the number of lanes, fixed when the database was created."""
-    row = connection.execute("SELECT value FROM database_facts WHERE name = 'lanes'").fetchone()
+    row = connection.execute(database_facts.FIND, {"name": LANES_FACT}).fetchone()
     assert row is not None
     return int(row[0])
 
@@ -388,12 +372,10 @@ def require_current(url: str) -> None:
     _, script = _script()
     head = script.get_current_head()
     with psycopg.connect(url, connect_timeout=10) as connection:
-        row = connection.execute("SELECT to_regclass('keyledger.schema_version')").fetchone()
+        row = connection.execute(database_facts.HAS_SCHEMA).fetchone()
         current = None
         if row and row[0]:
-            found = connection.execute(
-                "SELECT version_num FROM keyledger.schema_version"
-            ).fetchone()
+            found = connection.execute(database_facts.SCHEMA_VERSION).fetchone()
             current = found[0] if found else None
     if current != head:
         message = (

@@ -22,7 +22,7 @@ from sqlalchemy import (
 from ledger.codec import Recorded
 from ledger.record.rows import Added
 from ledger.record.store import EVENTS, Statement
-from ledger.record.tables import INSTANT, compiled, metadata
+from ledger.server.tables import INSTANT, compiled, metadata
 from projections.base import CatchingUp
 
 EVERY = 256

@@ -32,7 +32,7 @@ from ledger.codec import Recorded
 from ledger.ids import AccountId
 from ledger.record.rows import Added
 from ledger.record.store import EVENTS, NO_KEY, Statement
-from ledger.record.tables import INSTANT, compiled, metadata
+from ledger.server.tables import INSTANT, compiled, metadata
 from projections.base import CatchingUp
 
 POSITION_MAX = 2**63 - 1

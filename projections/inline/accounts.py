@@ -23,7 +23,7 @@ from ledger.record.arrays import Uuids, text_of
 from ledger.record.batch import Changes, Load, Wanted
 from ledger.record.rows import Added, Found
 from ledger.record.store import Statement
-from ledger.record.tables import INSTANT, TEXTS, compiled, metadata, text_at
+from ledger.server.tables import INSTANT, TEXTS, compiled, metadata, text_at
 from ledger.state import Account, LaneState
 from projections.base import Inline
 

@@ -26,7 +26,7 @@ from ledger.record.due import Due
 from ledger.record.profiles import ACCOUNT_PROFILES
 from ledger.record.rows import Added, Found
 from ledger.record.store import Statement
-from ledger.record.tables import INSTANT, PICO, compiled, metadata
+from ledger.server.tables import INSTANT, PICO, compiled, metadata
 from ledger.state import Account, LaneState, Lot
 from projections.base import Inline
 from projections.inline.accounts import ACCOUNTS

@@ -31,7 +31,7 @@ from ledger.record.bound_rows import KEY_SECRETS
 from ledger.record.due import Due
 from ledger.record.rows import Added, Found
 from ledger.record.store import LANE_HEADS, Statement
-from ledger.record.tables import INSTANT, TEXTS, compiled, metadata, text_at
+from ledger.server.tables import INSTANT, TEXTS, compiled, metadata, text_at
 from ledger.state import Key, KeyEvent, LaneState
 from projections.base import Inline
 from projections.inline.accounts import ACCOUNTS

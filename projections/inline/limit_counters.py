@@ -12,7 +12,7 @@ from ledger.record.arrays import Uuids
 from ledger.record.batch import Changes, Load, Wanted
 from ledger.record.rows import Added, Found, Gone
 from ledger.record.store import Statement
-from ledger.record.tables import INSTANT, metadata
+from ledger.server.tables import INSTANT, metadata
 from ledger.state import LaneState
 from projections.base import Inline
 

@@ -21,7 +21,7 @@ from ledger.record.batch import Changes, Load, Wanted
 from ledger.record.due import Due
 from ledger.record.rows import Added, Found, Gone
 from ledger.record.store import Statement
-from ledger.record.tables import INSTANT, metadata
+from ledger.server.tables import INSTANT, metadata
 from ledger.state import Hold, LaneState, Reservation
 from projections.base import Inline
 

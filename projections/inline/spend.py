@@ -47,7 +47,7 @@ from ledger.record.batch import Changes
 from ledger.record.profiles import ACCOUNT_PROFILES
 from ledger.record.rows import Added
 from ledger.record.store import EVENTS, NO_KEY, Statement
-from ledger.record.tables import INSTANT, PICO, compiled, metadata, text_at
+from ledger.server.tables import INSTANT, PICO, compiled, metadata, text_at
 from ledger.state import Account, LaneState, is_unpriced, parts_of
 from ledger.usage import CLASSES, INPUT_TOKENS, OUTPUT_TOKENS, column_of
 from projections.base import Inline

@@ -16,7 +16,7 @@ from ledger import events as e
 from ledger.record.batch import Changes
 from ledger.record.rows import Added, Gone
 from ledger.record.store import NO_KEY, Statement
-from ledger.record.tables import compiled, metadata
+from ledger.server.tables import compiled, metadata
 from ledger.state import LaneState, is_unpriced
 from projections.base import Inline
 

@@ -29,7 +29,7 @@ from ledger.clock import EARLIEST
 from ledger.ids import new_account_id
 from ledger.record import arrays
 from ledger.record.rows import Added, Found
-from ledger.record.tables import INSTANT, PICO, TEXTS, compiled, positional
+from ledger.server.tables import INSTANT, PICO, TEXTS, compiled, positional
 
 THINGS = Table(
     "things",

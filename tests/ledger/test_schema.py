@@ -14,8 +14,8 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Connection, text
 
 from ledger import codec
-from ledger.record.tables import metadata
 from ledger.server import database
+from ledger.server.tables import metadata
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("ledger", "projections", "api")

@@ -16,7 +16,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY
 
-from ledger.record.tables import compiled
+from ledger.server.tables import compiled
 
 cups = Table("cups", MetaData(), Column("number", Integer), Column("said", Text))
 

@@ -18,8 +18,8 @@ from ledger.clock import DatabaseClock, Instant
 from ledger.errors import AccountIsOpen
 from ledger.ids import AccountId, new_account_id
 from ledger.record.bound_rows import WALLETS, WalletRow
-from ledger.record.tables import INSTANT, compiled, metadata
 from ledger.secrets import new_salt
+from ledger.server.tables import INSTANT, compiled, metadata
 
 if TYPE_CHECKING:
     from api.identity.wallet.proof import Prover

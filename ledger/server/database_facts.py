@@ -6,18 +6,23 @@ offset, which only a database made for tests has.
 
 from sqlalchemy import (
     Column,
+    Date,
     PrimaryKeyConstraint,
     Table,
     Text,
     bindparam,
+    cast,
     column,
     func,
     select,
     table,
+    text,
 )
 from sqlalchemy.dialects.postgresql import insert
 
-from ledger.record.tables import compiled, metadata
+from ledger.server.tables import compiled, metadata
+
+MONTHS_AHEAD = 3
 
 DATABASE_FACTS = Table(
     "database_facts",
@@ -39,6 +44,15 @@ CHANGE = compiled(
     )
 )
 
-# Alembic's own table, which no migration of ours makes.
-SCHEMA_VERSION = compiled(select(column("version_num")).select_from(table("schema_version")))
+# Alembic's own table, which no migration of ours makes; asked for before a role is taken too.
+HAS_SCHEMA = compiled(select(func.to_regclass("keyledger.schema_version").is_not(None)))
+SCHEMA_VERSION = compiled(
+    select(column("version_num")).select_from(table("schema_version", schema="keyledger"))
+)
 CLOCK = compiled(select(func.ledger_clock()))
+_ahead = func.generate_series(0, MONTHS_AHEAD).column_valued("ahead")
+_month = func.date_trunc("month", func.ledger_clock()) + _ahead * text("interval '1 month'")
+CREATE_PARTITIONS = compiled(
+    select(func.count().filter(func.create_events_partition(cast(_month, Date))))
+)
+"""Creates the partitions of events for this month and the next three; returns how many are new."""
