@@ -28,7 +28,7 @@ from api.identity.signup import Signups
 from api.identity.wallet import Wallets
 from api.operations import CONSTRAINTS, Calls, Ledger
 from api.operations.allowances import Allowances
-from api.queries import Queries
+from api.queries import Queries, Reader
 from api.queries.resolve import COUNT_SECRETS, Resolver
 from api.settings import Settings
 from ledger.clock import DatabaseClock
@@ -171,7 +171,7 @@ class Services:
             peppers=peppers,
             resolver=resolver,
             ledger=ledger,
-            queries=Queries(pool, INLINE, lanes, resolver, peppers, cards, clock),
+            queries=Queries(Reader(pool, INLINE, lanes, clock), peppers, cards),
             gate=gate,
             attempts=attempts,
             logins=logins,

@@ -195,6 +195,18 @@ class NoSuchRateCard(Refused):
     code = "no_such_rate_card"
 
 
+class NoSuchLane(Refused):
+    """No such lane."""
+
+    code = "no_such_lane"
+
+
+class NoSuchEvent(Refused):
+    """No event at this position."""
+
+    code = "no_such_event"
+
+
 class RateCardIsInForce(Refused):
     """The version has taken effect and stays; changing past prices is a re-rating."""
 

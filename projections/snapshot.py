@@ -16,6 +16,7 @@ from psycopg_pool import AsyncConnectionPool
 
 from ledger.clock import DatabaseClock
 from ledger.errors import LedgerCorrupt
+from ledger.ids import Position
 from ledger.record import arrays, store
 from ledger.record.batch import Inline, Wanted
 from ledger.state import LaneState
@@ -32,6 +33,11 @@ class Snapshot:
         self.lane = lane
         self.seq = 0
         self._inline = inline
+
+    @property
+    def position(self) -> Position:
+        """Return what it reflects."""
+        return Position(self.lane, self.seq)
 
     async def rows(self, sql: LiteralString | bytes, parameters: Any) -> list[TupleRow]:  # noqa: ANN401
         """Run a query of the lane."""

@@ -12,7 +12,6 @@ from ledger.errors import KeyIsExpired, NoSuchKey
 from ledger.ids import AccountId, KeyId
 from ledger.state import Key
 
-PAGE = 1_000
 LISTED_MAX = 10_000
 """Keys that one answer may list: those of a bare array have no pages."""
 
@@ -30,15 +29,12 @@ async def keys_of(
     ``where``: those only, however many others there are.
     """
     found: list[Key] = []
-    after, has_more = None, True
-    while has_more and len(found) < LISTED_MAX:
-        page, has_more, _ = await services.queries.key_states(
-            account_id, after=after, most=PAGE, only_of=only_of
-        )
-        shown = [key for key in page if _is_shown(key, dialect)]
-        found += shown if where is None else filter(where, shown)
-        after = page[-1].key_id if page else None
-    return found[:LISTED_MAX]
+    async for key in services.queries.keys.each(account_id, only_of=only_of):
+        if len(found) == LISTED_MAX:
+            break
+        if _is_shown(key, dialect) and (where is None or where(key)):
+            found.append(key)
+    return found
 
 
 async def key_of(
@@ -57,7 +53,7 @@ async def key_of(
     """
     absent = Failure(Kind.NOT_FOUND, missing)
     try:
-        key, _ = await services.queries.key_state(KeyId(UUID(text)))
+        key, _ = await services.queries.keys.one(KeyId(UUID(text)))
     except (ValueError, NoSuchKey) as error:
         raise absent from error
     if key.account_id != account_id or not _is_shown(key, dialect):
@@ -74,11 +70,9 @@ async def revoke(services: Services, key: Key, *, by: str) -> Instant:
     except KeyIsExpired:
         assert key.expires_at is not None
         return key.expires_at
-    if done.recorded:
-        return done.recorded[0].envelope.recorded_at
-    state, _ = await services.queries.key_state(key.key_id)
-    assert state.revoked_at is not None
-    return state.revoked_at
+    assert done.facts is not None
+    assert done.facts.revoked_at is not None
+    return done.facts.revoked_at
 
 
 def _is_shown(key: Key, dialect: str) -> bool:

@@ -155,6 +155,8 @@ KINDS: Mapping[type[errors.LedgerError], Kind] = {
     errors.RequestFailed: Kind.INTERNAL,
     errors.VersionIsOutdated: Kind.CONFLICT,
     errors.NoSuchRateCard: Kind.NOT_FOUND,
+    errors.NoSuchLane: Kind.NOT_FOUND,
+    errors.NoSuchEvent: Kind.NOT_FOUND,
     errors.RateCardIsInForce: Kind.CONFLICT,
     errors.PricesAreSuspicious: Kind.CONFLICT,
     errors.InvalidField: Kind.INVALID_FIELD,

@@ -151,8 +151,8 @@ async def usable(services: Services, caller: KeyCaller) -> KeyCaller:
         Failure: It is revoked, suspended, expired, or its account is barred. The refusal is
             recorded, because the caller is not told all of it.
     """
-    key, _ = await services.queries.key_state(caller.key_id)
-    account, _ = await services.queries.account_state(caller.account_id)
+    key, _ = await services.queries.keys.one(caller.key_id)
+    account, _ = await services.queries.accounts.one(caller.account_id)
     try:
         keys.require_allowed(key, account, services.clock.now(), secret=caller.secret)
     except LedgerError:
@@ -173,7 +173,7 @@ async def issuer_of(services: Services, caller: KeyCaller) -> tuple[str, str]:
     issuer = caller.key.settings.get(SETTING_MEMBER, "")
     if not issuer:
         return "", ""
-    account, _ = await services.queries.account_state(caller.account_id)
+    account, _ = await services.queries.accounts.one(caller.account_id)
     return issuer, account.members.get(issuer, "")
 
 

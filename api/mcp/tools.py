@@ -11,7 +11,16 @@ from api.dialects.ryvion import billing, bodies, keys, views
 from api.dialects.ryvion.credentials import Client
 from api.http.failure import Failure, Kind, invalid
 from api.mcp import forms
-from api.native.views import EventView, PositionView, RefusalView, receipt
+from api.native.views import (
+    EventView,
+    PositionView,
+    RefusalView,
+    balance_views,
+    event_view,
+    limit_views,
+    receipt,
+    refusal_view,
+)
 from api.queries import SpendLine, SpendTerms
 from api.services import Services
 from ledger.clock import format_instant
@@ -22,7 +31,6 @@ from ledger.money import format_pico
 
 SCANNED_MAX = 1_000
 """Events looked at for one page of a search."""
-PAGE = 200
 FAR = 2**62
 """Above every position."""
 
@@ -76,8 +84,11 @@ def tool(
 @tool("billing:read", "Balance and limits", gives=forms.Balance)
 async def get_balance(services: Services, client: Client, _asked: forms.Nothing) -> forms.Balance:
     """Show what the account has of each currency, and every limit it is under with what is left."""
-    account = (await services.queries.account(client.account_id)).view
-    return forms.Balance(balances=account.balances, limits=account.limits)
+    account, _ = await services.queries.accounts.one(client.account_id)
+    priced, at = (await services.queries.prices.cards()).assets(), services.clock.now()
+    return forms.Balance(
+        balances=balance_views(account, at, priced), limits=limit_views(account, at)
+    )
 
 
 @tool("keys:list", "API keys", gives=forms.Keys)
@@ -96,7 +107,7 @@ async def get_usage(services: Services, client: Client, asked: forms.UsageOf) ->
                 currency=line.asset,
                 amount=format_pico(line.amount) if line.asset else None,
                 requests=line.requests,
-                usage=line.usage,
+                usage=dict(line.usage),
                 unpriced=line.unpriced,
                 day=None if line.day is None else str(line.day),
                 model=line.model,
@@ -135,15 +146,8 @@ async def _lines(
     end: date | None,
     groups: tuple[str, ...],
 ) -> list[SpendLine]:
-    terms = SpendTerms(
-        day="day" in groups,
-        integration="integration" in groups,
-        model="model" in groups,
-        key="key" in groups,
-        start=start,
-        end=end,
-    )
-    lines, _ = await services.queries.spend_lines(client.account_id, terms)
+    terms = SpendTerms.by(groups, start, end)
+    lines, _ = await services.queries.spend.sums(client.account_id, terms)
     if len(lines) > forms.LINES_MAX:
         raise invalid("start", f"makes more than {forms.LINES_MAX} lines; ask for less")
     return lines
@@ -190,21 +194,17 @@ async def search_events(services: Services, client: Client, asked: forms.Search)
     """Search the account's history, newest first: what happened, exactly as it was written down."""
     key_id = _key_id(asked.key)
     found: list[forms.Event] = []
-    after = None if asked.after is None else int(asked.after)
+    before = None if asked.after is None else int(asked.after)
     scanned = 0
-    while scanned < SCANNED_MAX:
-        page = (await services.queries.events(client.account_id, before=after, most=PAGE)).view
-        for event in page.data:
-            if (asked.type or event.type) != event.type or (key_id or event.key_id) != event.key_id:
-                continue
-            if len(found) == asked.limit:
-                return forms.Events(events=found, next=str(event.position.seq))
-            found.append(_event(event))
-        if not page.has_more:
-            return forms.Events(events=found, next=None)
-        scanned += len(page.data)
-        after = int(page.next or 0)
-    return forms.Events(events=found, next=str(after))
+    async for event in services.queries.events.back(client.account_id, before=before):
+        envelope = event.recorded.envelope
+        is_asked = asked.type in {None, event.type} and key_id in {None, envelope.key_id}
+        if scanned == SCANNED_MAX or (is_asked and len(found) == asked.limit):
+            return forms.Events(events=found, next=str(envelope.lane_seq))
+        scanned += 1
+        if is_asked:
+            found.append(_event(event_view(event)))
+    return forms.Events(events=found, next=None)
 
 
 def _event(view: EventView) -> forms.Event:
@@ -222,11 +222,13 @@ def _event(view: EventView) -> forms.Event:
 async def list_refusals(services: Services, client: Client, asked: forms.PageOf) -> forms.Refusals:
     """List refused requests, newest first, with the limit and the numbers each was refused by."""
     before = FAR if asked.after is None else int(asked.after)
-    found = await services.queries.refusals(client.account_id, before=before, most=asked.limit)
+    (refusals, has_more), position = await services.queries.refusals.page(
+        client.account_id, before=before, most=asked.limit
+    )
     return forms.Refusals(
-        refusals=[_refusal(view) for view in found.view.data],
-        next=found.view.next,
-        as_of=str(found.position),
+        refusals=[_refusal(refusal_view(position.lane, each)) for each in refusals],
+        next=str(refusals[-1].seq) if has_more else None,
+        as_of=str(position),
     )
 
 
@@ -303,10 +305,10 @@ def _uuid(key_id: str) -> str:
     return str(parse_id("key", key_id))
 
 
-def _key_id(text: str | None) -> str | None:
+def _key_id(text: str | None) -> UUID | None:
     if text is None:
         return None
     try:
-        return f"key_{UUID(text).hex}"
+        return UUID(text)
     except ValueError as error:
         raise invalid("key", "is no key's id") from error

@@ -1,6 +1,6 @@
 """Accounts and members."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from msgspec import UNSET
@@ -10,6 +10,8 @@ from api.identity.auth import address
 from api.native import bodies, views
 from api.native.routing import Ask, View, done_answer, found_answer, route
 from api.operations import Asked, Policy, new_person
+from api.queries import Member, Named
+from api.services import Services
 from ledger import events as e
 from ledger.clock import Instant
 from ledger.codec import Recorded
@@ -52,18 +54,17 @@ async def open_account(ask: Ask[bodies.AccountBody]) -> Answer:
 
 
 def _shown(ask: Ask[Any], name: str) -> View[Account]:
-    """Show an account of a name with what its credit can pay for."""
+    """Show an account of a name."""
     services = ask.services
 
     def view(account: Account, _recorded: Sequence[Recorded], at: Instant) -> views.AccountView:
-        lane = services.ledger.lane_of(account.account_id)
-        return views.account_view(account, name, lane, at, services.cards.assets())
+        return _view(services, Named(account, name), services.cards.assets(), at)
 
     return view
 
 
 async def _asked(ask: Ask[Any], account_id: AccountId) -> Asked[Account]:
-    return ask.asked(_shown(ask, await ask.services.queries.name_of(account_id)))
+    return ask.asked(_shown(ask, await ask.services.queries.accounts.name_of(account_id)))
 
 
 def _without_password(body: bodies.AccountBody) -> dict[str, object]:
@@ -75,21 +76,37 @@ def _without_password(body: bodies.AccountBody) -> dict[str, object]:
 async def list_accounts(ask: Ask[None]) -> Answer:
     """List accounts."""
     ask.call.require_only("limit", "after")
-    page, positions = await ask.services.queries.accounts(
+    services = ask.services
+    (named, has_more), positions = await services.queries.accounts.page(
         after=ask.after("acct"), most=ask.page_size()
     )
-    answer = found_answer(page, None)
+    priced, at = (await services.queries.prices.cards()).assets(), services.clock.now()
+    data = [_view(services, each, priced, at) for each in named]
+    following = data[-1].account_id if has_more and data else None
+    answer = found_answer(views.Page(data=data, has_more=has_more, next=following))
     if positions:
         joined = ", ".join(map(str, positions))
         answer.headers.append((b"ledger-position", joined.encode()))
     return answer
 
 
+def _view(
+    services: Services, named: Named, priced: Collection[str], at: Instant
+) -> views.AccountView:
+    """Show an account with what its credit can pay for: ``priced``, what prices are in."""
+    account, name = named
+    lane = services.ledger.lane_of(account.account_id)
+    return views.account_view(account, name, lane, at, priced)
+
+
 @route("GET", "/accounts/{account_id}", answer=views.AccountView)
 async def get_account(ask: Ask[None]) -> Answer:
     """Show an account with its limits and balances."""
-    found = await ask.services.queries.account(ask.account_id())
-    return found_answer(found.view, found.position, found.view.version)
+    services = ask.services
+    found = await services.queries.accounts.named(ask.account_id())
+    priced = (await services.queries.prices.cards()).assets()
+    view = _view(services, found.facts, priced, services.clock.now())
+    return found_answer(view, found.position, view.version)
 
 
 @route(
@@ -190,8 +207,9 @@ async def close_account(ask: Ask[bodies.ReasonBody]) -> Answer:
 @route("GET", "/accounts/{account_id}/members", answer=views.Page)
 async def list_members(ask: Ask[None]) -> Answer:
     """List who is in an account."""
-    found = await ask.services.queries.members(ask.account_id())
-    return found_answer(found.view, found.position)
+    found = await ask.services.queries.accounts.members(ask.account_id())
+    data = list(map(views.member_view, found.facts))
+    return found_answer(views.Page(data=data, has_more=False, next=None), found.position)
 
 
 @route(
@@ -213,9 +231,7 @@ async def add_member(ask: Ask[bodies.MemberBody]) -> Answer:
     account_id, body = ask.account_id(), ask.body
     hashed = await ask.services.logins.hash(body.password)
     person = new_person(address(body.email), body.name, hashed)
-    shown = views.MemberView(
-        member_id=person.member_id, role=body.role, email=person.email, name=person.name
-    )
+    shown = views.member_view(Member(person.member_id, body.role, person.email, person.name))
     asked: Asked[Account] = ask.asked(lambda _account, _recorded, _at: shown)
     done = await ask.services.ledger.members.add(asked, account_id, person, body.role)
     return done_answer(done, status=201)

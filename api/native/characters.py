@@ -145,7 +145,7 @@ async def list_characters(ask: Ask[None]) -> Answer:
         for line in page.lines
     ]
     last = str(page.lines[-1].character_id) if page.has_more else None
-    return found_answer(views.Page(data=data, has_more=page.has_more, next=last), None)
+    return found_answer(views.Page(data=data, has_more=page.has_more, next=last))
 
 
 def _cursor(text: str | None) -> UUID | None:

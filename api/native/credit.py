@@ -5,7 +5,7 @@ from typing import Any
 
 from api.http.exchange import Answer
 from api.native import bodies, views
-from api.native.routing import Ask, done_answer, found_answer, route
+from api.native.routing import Ask, done_answer, found_answer, page_answer, route
 from api.operations import Asked
 from ledger import events as e
 from ledger.clock import Instant
@@ -69,8 +69,10 @@ async def list_grants(ask: Ask[None]) -> Answer:
     """List an account's grants, newest first."""
     query = ask.call.require_only("limit", "after")
     before = ask.whole("after", query.get("after", str(LOT_MAX)), most=LOT_MAX)
-    found = await ask.services.queries.grants(ask.account_id(), before=before, most=ask.page_size())
-    return found_answer(found.view, found.position)
+    found = await ask.services.queries.credit.grants(
+        ask.account_id(), before=before, most=ask.page_size()
+    )
+    return page_answer(found, views.grant_view, lambda grant: grant.lot)
 
 
 @route(
@@ -130,16 +132,16 @@ async def adjust(ask: Ask[bodies.AdjustmentBody]) -> Answer:
 async def set_allowance(ask: Ask[bodies.AllowanceBody]) -> Answer:
     """Let an account have an amount of an asset anew each day of UTC; zero ends it."""
     account_id, asset = ask.account_id(), ask.call.path("asset")
-    await ask.services.queries.account_state(account_id)
+    await ask.services.queries.accounts.one(account_id)
     found = await ask.services.allowances.set(ask.caller.actor, account_id, asset, ask.body.amount)
-    return found_answer(views.AllowanceView(asset=found.asset, amount=found.amount), None)
+    return found_answer(views.AllowanceView(asset=found.asset, amount=found.amount))
 
 
 @route("GET", "/accounts/{account_id}/allowances", answer=views.Page, query=())
 async def list_allowances(ask: Ask[None]) -> Answer:
     """List what an account has anew each day of UTC."""
     ask.call.require_only()
-    _, position = await ask.services.queries.account_state(ask.account_id())
+    _, position = await ask.services.queries.accounts.one(ask.account_id())
     found = await ask.services.allowances.of(ask.account_id())
     data = [views.AllowanceView(asset=each.asset, amount=each.amount) for each in found]
     return found_answer(views.Page(data=data, has_more=False, next=None), position)
@@ -148,5 +150,8 @@ async def list_allowances(ask: Ask[None]) -> Answer:
 @route("GET", "/accounts/{account_id}/balances", answer=dict[str, list[views.BalanceView]])
 async def get_balances(ask: Ask[None]) -> Answer:
     """Show what an account has of each asset."""
-    found = await ask.services.queries.balances(ask.account_id())
-    return found_answer(found.view, found.position)
+    services = ask.services
+    account, position = await services.queries.accounts.one(ask.account_id())
+    priced = (await services.queries.prices.cards()).assets()
+    balances = views.balance_views(account, services.clock.now(), priced)
+    return found_answer({"balances": balances}, position)

@@ -7,7 +7,6 @@ from datetime import date
 
 import msgspec
 
-from api.credit_ledger import TYPES, CreditLedger, Entry, Filters, Place
 from api.http import cursors
 from api.http.exchange import Answer
 from api.http.failure import invalid
@@ -15,16 +14,57 @@ from api.http.reading import one_of
 from api.native import bodies, views
 from api.native.routing import Ask, found_answer, route
 from api.native.views import PositionView
+from api.queries import MOVEMENT_TYPES, Filters, Movement, Place
 from api.settings import jwt_secret
 from ledger import clock
-from ledger.clock import Instant
+from ledger.clock import Instant, format_instant
 from ledger.errors import InvalidField
 from ledger.ids import InvalidId, Position, format_id, parse_id
+from ledger.money import format_pico
 
 PURPOSE = "credit-ledger"
 NAMED = ("type", "from", "to", "character", "model", "key", "asset")
 CSV = "text/csv"
 DAY_LENGTH = len("2026-12-01")
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
+    """One movement of a balance."""
+
+    time: str
+    type: str
+    """Chat, Usage, Purchase, Daily login, Bonus, Adjustment or Expiry."""
+    description: str
+    amount: str
+    """Below zero: it was taken."""
+    balance_after: str
+    """Of the asset, all keys together."""
+    asset: str
+    key_id: str | None
+    """Which key spent it; None: no key did."""
+    integration: str | None
+    """The key's name at that moment."""
+    model: str | None
+    character: str | None
+    request_id: str | None
+    position: PositionView
+
+
+def _entry(found: Movement) -> Entry:
+    return Entry(
+        time=format_instant(found.at),
+        type=found.moved.type,
+        description=found.moved.description,
+        amount=format_pico(found.moved.pico),
+        balance_after=format_pico(found.balance),
+        asset=found.moved.asset,
+        key_id=None if found.key_id is None else format_id("key", found.key_id),
+        integration=found.integration,
+        model=found.model,
+        character=found.character,
+        request_id=found.request_id,
+        position=PositionView(lane=found.position.lane, seq=found.position.seq),
+    )
 
 
 @route(
@@ -45,14 +85,15 @@ async def list_credit_ledger(ask: Ask[None]) -> Answer:
         place = cursors.read(query["after"], Place, PURPOSE, secret)
         if place.account != account or (filters != Filters() and filters != place.filters):
             raise InvalidField("after", "is a cursor of another list")
-    ledger = CreditLedger(ask.services.queries)
-    found = await ledger.page(account_id, place, ask.page_size())
-    following = found.following
+    (movements, following), position = await ask.services.queries.credit.movements(
+        account_id, place, ask.page_size()
+    )
+    entries = list(map(_entry, movements))
     cursor = None if following is None else cursors.write(following, PURPOSE, secret)
     if CSV in (ask.call.header(b"accept") or ""):
-        return _csv(found.entries, cursor, found.position)
-    view = views.Page(data=found.entries, has_more=cursor is not None, next=cursor)
-    return found_answer(view, found.position)
+        return _csv(entries, cursor, position)
+    view = views.Page(data=entries, has_more=cursor is not None, next=cursor)
+    return found_answer(view, position)
 
 
 def _filters(query: Mapping[str, str]) -> Filters:
@@ -67,7 +108,7 @@ def _filters(query: Mapping[str, str]) -> Filters:
             raise InvalidField("key", "is no id of a key") from error
     kind = query.get("type", "")
     return Filters(
-        type=one_of("type", kind, TYPES) if kind else "",
+        type=one_of("type", kind, MOVEMENT_TYPES) if kind else "",
         asset=query.get("asset", ""),
         character=query.get("character", ""),
         model=query.get("model", ""),

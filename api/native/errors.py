@@ -47,6 +47,8 @@ STATUS: Mapping[type[errors.LedgerError], int] = {
     errors.RequestFailed: 500,
     errors.VersionIsOutdated: 412,
     errors.NoSuchRateCard: 404,
+    errors.NoSuchLane: 404,
+    errors.NoSuchEvent: 404,
     errors.RateCardIsInForce: 409,
     errors.PricesAreSuspicious: 409,
     errors.InvalidField: 400,

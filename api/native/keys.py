@@ -10,7 +10,7 @@ from msgspec import UnsetType
 from api.beside.characters import NoSuchCharacter
 from api.http.exchange import Answer
 from api.native import bodies, views
-from api.native.routing import Ask, done_answer, encode, found_answer, route
+from api.native.routing import Ask, done_answer, encode, found_answer, page_answer, route
 from api.operations import (
     Issued,
     Issuer,
@@ -20,7 +20,7 @@ from ledger import keys
 from ledger.clock import Instant
 from ledger.codec import Recorded
 from ledger.errors import InvalidField
-from ledger.ids import AccountId, parse_id
+from ledger.ids import AccountId, format_id
 from ledger.state import Key
 
 REVERIE = "reverie"
@@ -90,18 +90,22 @@ async def list_keys(ask: Ask[None]) -> Answer:
     """List an account's keys, newest first."""
     ask.call.require_only("limit", "after")
     after = ask.after("key")
-    found = await ask.services.queries.keys(
+    found = await ask.services.queries.keys.page(
         ask.account_id(), after=after, most=ask.page_size(), only_of=ask.caller.only_own_keys
     )
-    return found_answer(found.view, found.position)
+    at = ask.services.clock.now()
+    return page_answer(
+        found, lambda key: views.key_view(key, at), lambda key: format_id("key", key.key_id)
+    )
 
 
 @route("GET", "/keys/{key_id}", answer=views.KeyView)
 async def get_key(ask: Ask[None]) -> Answer:
     """Show a key with its limits and what counts against them."""
     key_id = await ask.key_id()
-    found = await ask.services.queries.key(key_id, only_of=ask.caller.only_own_keys)
-    return found_answer(found.view, found.position, found.view.version)
+    key, position = await ask.services.queries.keys.one(key_id, only_of=ask.caller.only_own_keys)
+    view = views.key_view(key, ask.services.clock.now())
+    return found_answer(view, position, view.version)
 
 
 @route(
@@ -116,10 +120,9 @@ async def change_key(ask: Ask[bodies.KeyChanges]) -> Answer:
     """Change a key's terms; ``If-Match`` with its version guards against a lost update."""
     key_id, body = await ask.key_id(), ask.body
     if not isinstance(body.default_character, UnsetType) and body.default_character:
-        found = await ask.services.queries.key(key_id, only_of=ask.caller.only_own_keys)
-        if found.view.dialect == REVERIE:
-            account_id = AccountId(parse_id("acct", found.view.account_id))
-            await _require_character(ask, account_id, body.default_character)
+        key, _ = await ask.services.queries.keys.one(key_id, only_of=ask.caller.only_own_keys)
+        if key.dialect == REVERIE:
+            await _require_character(ask, key.account_id, body.default_character)
     changes = keys.Changes(
         name=body.name,
         limits=body.limits if isinstance(body.limits, UnsetType) else bodies.rules(body.limits),
@@ -224,5 +227,7 @@ async def revoke_key(ask: Ask[bodies.Body]) -> Answer:
 async def verify_key(ask: Ask[bodies.VerifyBody]) -> Answer:
     """Tell whether a secret opens a key now."""
     body = ask.body
-    found = await ask.services.queries.verify(body.secret, scope=body.scope, model=body.model)
-    return found_answer(found.view, found.position if found.view.key_id else None)
+    found = await ask.services.queries.keys.verify(body.secret, scope=body.scope, model=body.model)
+    if found is None:
+        return found_answer(views.NO_KEY)
+    return found_answer(views.verify_view(found.facts), found.position)

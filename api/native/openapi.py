@@ -6,11 +6,11 @@ from typing import Any
 
 import msgspec
 
-from api.credit_ledger import TYPES
 from api.http.wording import TITLES
 from api.identity.auth import PERMISSIONS
 from api.native.errors import CONTENT_TYPE, TYPE
 from api.native.routing import Route
+from api.queries import MOVEMENT_TYPES
 from ledger.limits import LimitId
 
 VERSION = "0.1.0"
@@ -30,7 +30,7 @@ PAGES = {
     "key_id": ("A key.", {"type": "string"}),
     "type": (
         "What kind of movement.",
-        {"type": "string", "enum": list(TYPES)},
+        {"type": "string", "enum": list(MOVEMENT_TYPES)},
     ),
     "character": ("Slug of a character.", {"type": "string"}),
     "model": ("A model as it was booked.", {"type": "string"}),

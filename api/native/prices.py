@@ -55,8 +55,8 @@ async def publish_rate_card(ask: Ask[bodies.RateCardBody]) -> Answer:
 async def _publish(ask: Ask[bodies.RateCardBody] | Ask[bodies.ImportBody], draft: Draft) -> Answer:
     at, users = ask.services.clock.now(), 0
     try:
-        proposal = propose(await ask.services.queries.refreshed_cards(), draft, at=at)
-        users = await ask.services.queries.accounts_losing(proposal, at)
+        proposal = propose(await ask.services.queries.prices.cards(), draft, at=at)
+        users = await ask.services.queries.prices.accounts_losing(proposal, at)
     except InvalidField:
         # A repeat of what was published may not be published again, and is to be answered.
         if ask.body.dry_run:
@@ -64,7 +64,7 @@ async def _publish(ask: Ask[bodies.RateCardBody] | Ask[bodies.ImportBody], draft
     else:
         if ask.body.dry_run:
             ask.services.ledger.prices.require_known(proposal.card)
-            return found_answer(views.publication_view(None, proposal, users), None)
+            return found_answer(views.publication_view(None, proposal, users))
     done = await ask.services.ledger.prices.publish(
         ask.asked(_published), draft, confirm=ask.body.confirm, users=users
     )
@@ -133,10 +133,10 @@ def _withdrawn(version: Version, _recorded: Sequence[Recorded], _at: Instant) ->
 @route("GET", "/rate-cards", answer=views.Page, refusals=())
 async def list_rate_cards(ask: Ask[None]) -> Answer:
     """List every version of every rate card."""
-    cards = await ask.services.queries.refreshed_cards()
+    cards = await ask.services.queries.prices.cards()
     versions = [version for name in cards.names() for version in cards.history(name)]
     data = [views.rate_card_view(version) for version in versions]
-    return found_answer(views.Page(data=data, has_more=False, next=None), None)
+    return found_answer(views.Page(data=data, has_more=False, next=None))
 
 
 @route("GET", "/rate-cards/{name}", answer=RateCard, query=("as_of", "known_at"))
@@ -148,7 +148,7 @@ async def get_rate_card(ask: Ask[None]) -> Answer:
     query = ask.call.require_only("as_of", "known_at")
     at = bodies.instant_of("as_of", query.get("as_of")) or ask.services.clock.now()
     known_at = bodies.instant_of("known_at", query.get("known_at"))
-    card = await ask.services.queries.card_at(ask.call.path("name"), at, known_at)
+    card = await ask.services.queries.prices.in_force(ask.call.path("name"), at, known_at)
     return found_answer(card, None, card.version)
 
 
@@ -156,7 +156,7 @@ async def get_rate_card(ask: Ask[None]) -> Answer:
 async def get_rate_card_version(ask: Ask[None]) -> Answer:
     """Show one version with its prices."""
     version = ask.whole("version", ask.call.path("version"), most=VERSION_MAX)
-    card = await ask.services.queries.card(ask.call.path("name"), version)
+    card = await ask.services.queries.prices.version(ask.call.path("name"), version)
     return found_answer(card, None, card.version)
 
 
@@ -167,8 +167,8 @@ async def diff_rate_cards(ask: Ask[None]) -> Answer:
     for field in ("from", "to"):
         if field not in query:
             raise invalid(field, "is required: a version")
-    name, queries = ask.call.path("name"), ask.services.queries
-    old = await queries.card(name, ask.whole("from", query["from"], most=VERSION_MAX))
-    new = await queries.card(name, ask.whole("to", query["to"], most=VERSION_MAX))
+    name, prices = ask.call.path("name"), ask.services.queries.prices
+    old = await prices.version(name, ask.whole("from", query["from"], most=VERSION_MAX))
+    new = await prices.version(name, ask.whole("to", query["to"], most=VERSION_MAX))
     changes = pricing.diff(old, new)
-    return found_answer([views.price_change_view(change) for change in changes], None)
+    return found_answer([views.price_change_view(change) for change in changes])

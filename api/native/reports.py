@@ -5,8 +5,8 @@ from datetime import date
 from api.http.exchange import Answer
 from api.http.failure import invalid
 from api.native import views
-from api.native.routing import Ask, found_answer, route
-from api.queries import GROUPS, SpendTerms
+from api.native.routing import Ask, found_answer, page_answer, route
+from api.queries import GROUPS, SpendLine, SpendTerms
 
 SEQ_MAX = 2**62
 
@@ -24,16 +24,15 @@ async def get_spend(ask: Ask[None]) -> Answer:
     for group in groups:
         if group not in GROUPS:
             raise invalid("group_by", "some of " + ",".join(GROUPS))
-    terms = SpendTerms(
-        day="day" in groups,
-        integration="integration" in groups,
-        model="model" in groups,
-        key="key" in groups,
-        start=_day("from", query.get("from")),
-        end=_day("to", query.get("to")),
-    )
-    found = await ask.services.queries.spend(ask.account_id(), terms)
-    return found_answer(found.view, found.position)
+    start, end = _day("from", query.get("from")), _day("to", query.get("to"))
+    terms = SpendTerms.by(groups, start, end)
+    lines, position = await ask.services.queries.spend.sums(ask.account_id(), terms)
+    data = [views.spend_view(line) for line in lines if _says_something(line)]
+    return found_answer({"data": data}, position)
+
+
+def _says_something(line: SpendLine) -> bool:
+    return bool(line.requests or line.unpriced or (line.asset and line.amount))
 
 
 def _day(field: str, text: str | None) -> date | None:
@@ -53,8 +52,15 @@ async def list_events(ask: Ask[None]) -> Answer:
     """List an account's events, newest first, with their exact payloads."""
     query = ask.call.require_only("limit", "after")
     before = ask.whole("after", query["after"], most=SEQ_MAX) if "after" in query else None
-    found = await ask.services.queries.events(ask.account_id(), before=before, most=ask.page_size())
-    return found_answer(found.view, found.position)
+    (events, following), position = await ask.services.queries.events.of_account(
+        ask.account_id(), before=before, most=ask.page_size()
+    )
+    page = views.Page(
+        data=list(map(views.event_view, events)),
+        has_more=following is not None,
+        next=None if following is None else str(following),
+    )
+    return found_answer(page, position)
 
 
 @route("GET", "/accounts/{account_id}/refusals", answer=views.Page, query=("limit", "after"))
@@ -62,16 +68,18 @@ async def list_refusals(ask: Ask[None]) -> Answer:
     """List refused requests that were written down, newest first."""
     query = ask.call.require_only("limit", "after")
     before = ask.whole("after", query.get("after", str(SEQ_MAX)), most=SEQ_MAX)
-    found = await ask.services.queries.refusals(
+    found = await ask.services.queries.refusals.page(
         ask.account_id(), before=before, most=ask.page_size()
     )
-    return found_answer(found.view, found.position)
+    lane = found.position.lane
+    return page_answer(found, lambda each: views.refusal_view(lane, each), lambda each: each.seq)
 
 
 @route("GET", "/lanes", answer=list[views.LaneView], refusals=())
 async def list_lanes(ask: Ask[None]) -> Answer:
     """Show where each lane stands."""
-    return found_answer(await ask.services.queries.lane_heads(), None)
+    lanes = await ask.services.queries.events.lanes()
+    return found_answer(list(map(views.lane_view, lanes)))
 
 
 @route("GET", "/lanes/{lane}/events", answer=views.Page, query=("limit", "after"))
@@ -80,8 +88,13 @@ async def list_lane_events(ask: Ask[None]) -> Answer:
     query = ask.call.require_only("limit", "after")
     after = ask.whole("after", query.get("after", "0"), most=SEQ_MAX)
     lane = ask.whole("lane", ask.call.path("lane"), most=32_767)
-    found = await ask.services.queries.lane_events(lane, after=after, most=ask.page_size())
-    return found_answer(found.view, found.position)
+    events, position = await ask.services.queries.events.of_lane(
+        lane, after=after, most=ask.page_size()
+    )
+    last = events[-1].recorded.envelope.lane_seq if events else after
+    data = list(map(views.event_view, events))
+    page = views.Page(data=data, has_more=last < position.seq, next=str(last))
+    return found_answer(page, position)
 
 
 @route("GET", "/lanes/{lane}/events/{seq}", answer=views.EventView)
@@ -89,5 +102,5 @@ async def get_event(ask: Ask[None]) -> Answer:
     """Show the event at a position."""
     lane = ask.whole("lane", ask.call.path("lane"), most=32_767)
     seq = ask.whole("seq", ask.call.path("seq"), most=SEQ_MAX)
-    found = await ask.services.queries.event(lane, seq)
-    return found_answer(found.view, found.position)
+    found = await ask.services.queries.events.one(lane, seq)
+    return found_answer(views.event_view(found.facts), found.position)

@@ -10,7 +10,9 @@ from api.http import reading
 from api.http.exchange import Answer, Call
 from api.http.failure import invalid
 from api.identity.auth import Caller
+from api.native import views
 from api.operations import Asked, Done, fingerprint
+from api.queries import Found, Part
 from api.queries.resolve import Owned
 from api.services import Services
 from ledger.clock import Instant
@@ -182,10 +184,20 @@ def decided_answer(
     return made
 
 
-def found_answer(view: Any, position: Position | None, etag: int | None = None) -> Answer:  # noqa: ANN401
+def found_answer(view: Any, position: Position | None = None, etag: int | None = None) -> Answer:  # noqa: ANN401
     """Answer what was read."""
     headers = {} if etag is None else {"ETag": f'"{etag}"'}
     return Answer(encode(view), position=position, headers=headers)
+
+
+def page_answer(
+    found: Found[Part[F]], view: Callable[[F], Any], cursor: Callable[[F], object]
+) -> Answer:
+    """Answer part of a list, each item shown; ``cursor`` says where the next part begins."""
+    items, has_more = found.facts
+    following = str(cursor(items[-1])) if has_more and items else None
+    page = views.Page(data=[view(item) for item in items], has_more=has_more, next=following)
+    return found_answer(page, found.position)
 
 
 Handler = Callable[[Any], Awaitable[Answer]]

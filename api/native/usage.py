@@ -229,10 +229,10 @@ class _Part:
         """Wait for the lanes, and word what became of every item."""
         outcomes = await self.outcomes
         for place, command, outcome in zip(self.places, self.commands, outcomes, strict=True):
-            lane = ledger.lane_of(command.account_id)
             if isinstance(outcome, Exception):
                 self.results[place] = _failure(outcome)
                 continue
+            lane = ledger.lane_of(command.account_id)
             said = b'{"ok":true,' if outcome.events else b'{"ok":true,"replayed":true,'
             self.results[place] = said + b'"receipt":' + _receipt_of(outcome) + b"}"
             positions[lane] = max(positions.get(lane, 0), outcome.position)
@@ -437,12 +437,12 @@ async def get_request(ask: Ask[None]) -> Answer:
     known, position = await ask.services.ledger.requests.find(account_id, request_id)
     if key is not None and known.first.envelope.key_id != key:
         raise NoSuchRequest
-    beside = await ask.services.queries.beside_request(account_id, request_id)
+    beside = await ask.services.queries.requests.beside(account_id, request_id)
     view = views.RequestView(
         first=views.receipt(known.first, known.rated if known.last is None else ()),
         last=None if known.last is None else views.receipt(known.last, known.rated),
         metadata=beside.metadata,
         end_user=beside.end_user,
-        provider_report=beside.report,
+        provider_report=None if beside.report is None else views.report_view(beside.report),
     )
     return found_answer(view, position)

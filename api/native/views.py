@@ -9,14 +9,26 @@ from typing import Annotated, Any
 
 import msgspec
 from msgspec.structs import replace
-from psycopg.rows import TupleRow
 
 from api.beside.characters import Character, CharacterLine
 from api.beside.shelf import Chat
+from api.queries import Grant, LaneHead, Member, Refusal, Report, SpendLine, Verdict
 from ledger import events as e
 from ledger import standing
 from ledger.clock import Instant, format_instant
 from ledger.codec import Recorded
+from ledger.errors import (
+    AccountIsClosed,
+    AccountIsSuspended,
+    KeyIsExpired,
+    KeyIsRevoked,
+    KeyIsSuspended,
+    ModelIsDenied,
+    NoSuchKey,
+    Refused,
+    ScopeIsDenied,
+    SecretIsRetired,
+)
 from ledger.ids import KeyId, format_id
 from ledger.limits import Counters, Limit
 from ledger.lines import ModelLines, lack_price, units_of
@@ -26,7 +38,6 @@ from ledger.ratecards import Proposal, Version, reasons_of
 from ledger.record.store import Stored
 from ledger.state import Account, Key
 from ledger.usage import Usage
-from projections.inline.spend import SpendLine
 
 
 class PositionView(msgspec.Struct, frozen=True, kw_only=True):
@@ -111,7 +122,7 @@ class RequestView(msgspec.Struct, frozen=True, kw_only=True):
     """Recorded or reserved."""
     last: Receipt | None
     """Settled, released or expired; None: it is open, or was recorded in one step."""
-    metadata: dict[str, str] | None
+    metadata: Mapping[str, str] | None
     """What the caller noted of it; None: nothing, or it was erased."""
     end_user: str | None
     provider_report: "ReportView | None"
@@ -124,6 +135,11 @@ class ReportView(msgspec.Struct, frozen=True, kw_only=True):
     provider_request_id: str
     report: str
     """Its text; the event holds its SHA-256."""
+
+
+def report_view(found: Report) -> ReportView:
+    """Show a provider's usage report."""
+    return ReportView(provider_request_id=found.provider_request_id, report=found.text)
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -531,6 +547,13 @@ class MemberView(msgspec.Struct, frozen=True, kw_only=True):
     name: str | None
 
 
+def member_view(found: Member) -> MemberView:
+    """Show a person in an account."""
+    return MemberView(
+        member_id=found.member_id, role=found.role, email=found.email, name=found.name
+    )
+
+
 class GrantView(msgspec.Struct, frozen=True, kw_only=True):
     """A lot of credit."""
 
@@ -579,24 +602,24 @@ def grant_of_event(recorded: Recorded) -> GrantView:
     )
 
 
-def grant_of_row(row: TupleRow) -> GrantView:
-    """Show a row of ``credits.PAGE``."""
+def grant_view(found: Grant) -> GrantView:
+    """Show a grant as it is now."""
     return GrantView(
-        lot=row[0],
-        asset=row[1],
-        kind=row[2],
-        status=row[3],
-        priority=row[4],
-        amount=format_pico(int(row[5])),
-        remaining=format_pico(int(row[6])),
-        held=format_pico(int(row[7])),
-        granted_at=format_instant(row[8]),
-        effective_at=format_instant(row[9]),
-        expires_at=instant(row[10]),
-        reason=row[11],
-        cost=row[12] or None,
-        currency=row[13] or None,
-        payment_reference=row[14] or None,
+        lot=found.lot,
+        asset=found.asset,
+        kind=found.kind,
+        status=found.status,
+        priority=found.priority,
+        amount=format_pico(found.amount),
+        remaining=format_pico(found.remaining),
+        held=format_pico(found.held),
+        granted_at=format_instant(found.granted_at),
+        effective_at=format_instant(found.effective_at),
+        expires_at=instant(found.expires_at),
+        reason=found.reason,
+        cost=found.cost or None,
+        currency=found.currency or None,
+        payment_reference=found.payment_reference or None,
     )
 
 
@@ -656,7 +679,7 @@ class SpendView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """None: nothing in it has a price yet."""
     requests: int
     unpriced: int
-    usage: dict[str, int]
+    usage: Mapping[str, int]
     day: str | None = None
     integration: str | None = None
     model: str | None = None
@@ -697,27 +720,27 @@ class RefusalView(msgspec.Struct, frozen=True, kw_only=True):
     used: str
     pending: str
     requested: str
-    usage: dict[str, int]
+    usage: Mapping[str, int]
     """What the refused requests would have used together, by class."""
 
 
-def refusal_view(lane: int, row: TupleRow) -> RefusalView:
-    """Show a row of ``refusals.LATEST``."""
+def refusal_view(lane: int, found: Refusal) -> RefusalView:
+    """Show a refusal that was written down."""
     return RefusalView(
-        position=PositionView(lane=lane, seq=row[0]),
-        recorded_at=format_instant(row[1]),
-        key_id=format_id("key", row[2]),
-        count=row[3],
-        reason=row[4],
-        scope=row[5],
-        limit_id=row[6],
-        model=row[7],
-        integration=row[8],
-        ceiling=row[9],
-        used=row[10],
-        pending=row[11],
-        requested=row[12],
-        usage=msgspec.json.decode(row[13]),
+        position=PositionView(lane=lane, seq=found.seq),
+        recorded_at=format_instant(found.recorded_at),
+        key_id=format_id("key", found.key_id),
+        integration=found.integration,
+        model=found.model,
+        reason=found.reason,
+        count=found.times,
+        scope=found.scope,
+        limit_id=found.limit_id,
+        ceiling=found.ceiling,
+        used=found.used,
+        pending=found.pending,
+        requested=found.requested,
+        usage=found.usage,
     )
 
 
@@ -742,6 +765,38 @@ class VerifyView(msgspec.Struct, frozen=True, kw_only=True):
     dialect: str | None = None
     scopes: list[str] | None = None
     expires_at: str | None = None
+
+
+NO_KEY = VerifyView(valid=False, code="NOT_FOUND", reason="no_such_key")
+"""What is said of a secret that is no key's."""
+_CODES: Mapping[type[Refused], str] = {
+    NoSuchKey: "NOT_FOUND",
+    KeyIsRevoked: "DISABLED",
+    KeyIsSuspended: "DISABLED",
+    KeyIsExpired: "EXPIRED",
+    SecretIsRetired: "EXPIRED",
+    AccountIsSuspended: "DISABLED",
+    AccountIsClosed: "DISABLED",
+    ScopeIsDenied: "INSUFFICIENT_PERMISSIONS",
+    ModelIsDenied: "FORBIDDEN",
+}
+"""What ``keys/verify`` calls the refusal that a request would get."""
+
+
+def verify_view(found: Verdict) -> VerifyView:
+    """Show whether a secret opens its key now."""
+    refusal = found.refusal
+    return VerifyView(
+        valid=refusal is None,
+        code="VALID" if refusal is None else _CODES[type(refusal)],
+        reason=None if refusal is None else refusal.code,
+        key_id=format_id("key", found.key_id),
+        account_id=format_id("acct", found.account_id),
+        name=found.name,
+        dialect=found.dialect,
+        scopes=list(found.scopes),
+        expires_at=instant(found.expires_at),
+    )
 
 
 class RateCardView(msgspec.Struct, frozen=True, kw_only=True):
@@ -854,6 +909,16 @@ class LaneView(msgspec.Struct, frozen=True, kw_only=True):
     seq: int
     last_recorded_at: str | None
     chain: str
+
+
+def lane_view(found: LaneHead) -> LaneView:
+    """Show where a lane stands."""
+    return LaneView(
+        lane=found.lane,
+        seq=found.seq,
+        last_recorded_at=instant(found.last_recorded_at),
+        chain=found.chain.hex(),
+    )
 
 
 class ScenarioView(msgspec.Struct, frozen=True, kw_only=True):

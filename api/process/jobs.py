@@ -70,7 +70,7 @@ async def expire_what_is_due(services: Services) -> str:
 async def rate_unpriced(services: Services) -> str:
     """Price requests that were recorded without a price, where a card has one now."""
     rated = 0
-    await services.queries.refreshed_cards()
+    await services.queries.prices.cards()
     for lane in range(services.lanes):
         after = 0
         while True:

@@ -11,7 +11,6 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from psycopg.rows import TupleRow
 from sqlalchemy import (
     BigInteger,
     Boolean,
@@ -330,20 +329,6 @@ def _if_asked(name: str, column: ColumnElement[Any]) -> ColumnElement[Any]:
     return case((bindparam(name, type_=Boolean), column)).label(f"by_{name}")
 
 
-class SpendLine(NamedTuple):
-    """Sums of one group and asset: a row of ``SUMS``."""
-
-    day: date | None
-    integration: str | None
-    model: str | None
-    key_id: UUID | None
-    asset: str
-    requests: int
-    unpriced: int
-    amount: int
-    usage: dict[str, int]
-
-
 _SUMMED_BY = (
     _if_asked("day", _S.day),
     _if_asked("integration", _S.integration),
@@ -359,13 +344,6 @@ SUMS = compiled(
     .limit(bindparam("most"))
 )
 """An account's, grouped by what is asked for and the asset."""
-
-
-def spend_line(row: TupleRow) -> SpendLine:
-    """Turn a row of ``SUMS`` into sums."""
-    day, integration, model, key_id, asset, requests, unpriced, amount = row[:8]
-    sums = requests, unpriced, int(amount)
-    return SpendLine(day, integration, model, key_id, asset, *sums, usage_of(row[8:]))
 
 
 def usage_of(sums: Sequence[int]) -> dict[str, int]:
@@ -434,18 +412,6 @@ MINUTES = compiled(
     .order_by(*(column.name for column in _MINUTE))
 )
 """Requests and charges of every account or one, by minute, account, integration and asset."""
-
-
-class UsageLine(NamedTuple):
-    """What a key used in a day or month: a row of ``USAGE_BY_DAY`` or ``USAGE_BY_MONTH``."""
-
-    first: date
-    """The day, or the month's first."""
-    key_id: UUID
-    requests: int
-    prompt: int
-    """Input tokens of every kind."""
-    completion: int
 
 
 def _usage_by(period: ColumnElement[date]) -> bytes:

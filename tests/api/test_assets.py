@@ -7,6 +7,7 @@ import pytest
 
 from api import services as wiring
 from api import settings
+from api.native import views
 from api.operations import Asked
 from ledger import events as e
 from ledger.money import KNOWN_ASSETS
@@ -49,7 +50,8 @@ def test_a_declared_asset_is_granted(database_url: str, tmp_path: Path) -> None:
             await accounts.open(Asked("operator"), terms, name="n", account_id=account)
             grant = e.CreditGranted(by="operator", lot=0, asset="POINTS", amount="5")
             await services.ledger.credits.grant(Asked("operator"), account, grant)
-            balances = (await services.queries.balances(account)).view["balances"]
+            found, _ = await services.queries.accounts.one(account)
+            balances = views.balance_views(found, services.clock.now(), services.cards.assets())
             return {each.asset: each.spendable for each in balances}
         finally:
             await services.close()

@@ -125,7 +125,7 @@ def test_an_idle_lane_writes_down_what_ran_out(run: Callable[[Story], None]) -> 
         await asyncio.sleep(1.1)
         assert await jobs.expire_what_is_due(services) == "1 lanes"
         for _ in range(100):
-            found, _ = await services.queries.account_state(account)
+            found, _ = await services.queries.accounts.one(account)
             if not found.pending("USD"):
                 break
             await asyncio.sleep(0.05)
@@ -159,7 +159,7 @@ def test_an_unpriced_request_is_rated_once_when_its_price_comes(
         )
         assert await jobs.rate_unpriced(services) == "1 rated"
         assert await jobs.rate_unpriced(services) == "0 rated"
-        found, _ = await services.queries.account_state(account)
+        found, _ = await services.queries.accounts.one(account)
         assert found.balance("USD") == 2 * 10**12
 
     run(story)

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import json
 
-from api.queries import _verified
+from api.native.views import verify_view
+from api.queries.keys import _verdict
 from ledger import metering
 from ledger.errors import Refused
 from ledger.ratecards import RateCards
@@ -57,6 +58,6 @@ def test_verify_and_a_metered_request_agree(key: Key, status: str, number: int, 
     ends = json.encode({str(n): end for n, end in key.secrets.items()}).decode()
     row = (K, A, number, 0, 1, key.name, key.dialect, key.status, key.expires_at, [*key.scopes])
     models_of = None if key.allowed_models is None else [*key.allowed_models]
-    found = _verified((*row, ends, status, models_of), START, scope, "mini")
+    found = verify_view(_verdict((*row, ends, status, models_of), START, scope, "mini"))
     assert (found.valid, found.reason) == (reason is None, reason)
     assert (found.code == "VALID") is found.valid

@@ -470,7 +470,7 @@ def test_what_nobody_expected_is_worded_by_the_dialect(
 ) -> None:
     """500 in its envelope, without a word about our insides."""
     made = driver.create(house)
-    monkeypatch.setattr(house.served.services.queries, "key_state", explode)
+    monkeypatch.setattr(house.served.services.queries.keys, "one", explode)
     monkeypatch.setattr(house.served.services.resolver, "secret", explode)
     found = nobody.get(driver.reads, headers=driver.show(made.secret))
     assert found.status_code == 500

@@ -44,10 +44,9 @@ def reserved(url: str, reply: httpx.Response) -> e.RequestReserved:
 
 def left(rig_: Rig, account: AccountId) -> int:
     """Return what an account has left of its credit in pico."""
-    found = rig_.run(rig_.services.queries.balances(account))
-    (usd,) = [each for each in found.view["balances"] if each.asset == "USD"]
-    assert usd.pending == "0"
-    return parse_pico(usd.balance) if not usd.balance.startswith("-") else -1
+    found, _ = rig_.run(rig_.services.queries.accounts.one(account))
+    assert found.pending("USD") == 0
+    return max(found.balance("USD"), -1)
 
 
 @pytest.mark.parametrize("stream", [False, True])

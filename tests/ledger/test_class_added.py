@@ -58,11 +58,11 @@ async def story():
         record = Record(request_id="r1", model="ocr", usage=Usage(input=1, pages=3))
         done = await services.ledger.requests.record(account, key.envelope.key_id, record)
         sums = SpendTerms(True, True, True, True, None, None)
-        found = await services.queries.spend(account, sums)
+        found = await services.queries.spend.sums(account, sums)
         with psycopg.connect(database.conninfo(url, database.READER)) as connection:
             frame = frames.records(frames.spend(connection, account_id=account))
         made = json.loads(views.receipt_bytes(done.events[0]))
-        return made, [line.usage for line in found.view["data"]], frame
+        return made, [line.usage for line in found.facts], frame
     finally:
         await services.close()
 

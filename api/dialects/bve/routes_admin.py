@@ -120,7 +120,7 @@ async def get_usage(ask: Ask[None, Caller]) -> Answer:
     query = ask.query("key_id")
     one = await _key(ask.services, query["key_id"]) if "key_id" in query else None
     terms = _of_all() if one is None else _of_one(one.key_id, ask.services.clock.now().date())
-    found = await ask.services.queries.key_usage(OPERATOR_ACCOUNT, terms)
+    found = await ask.services.queries.spend.of_keys(OPERATOR_ACCOUNT, terms)
     return answer(views.usage(found))
 
 

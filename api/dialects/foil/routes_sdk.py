@@ -5,13 +5,14 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 from uuid import UUID
 
-from api.beside.characters import PUBLISHED, Character, CharacterLine
+from api.beside.characters import PUBLISHED, Character
 from api.beside.conversations import Session
 from api.dialects.foil import bodies, credentials, talk, views
 from api.dialects.foil.counting import counted
 from api.http.failure import Failure, Kind, invalid
 from api.http.routing import Ask, Reply, Routes
 from api.identity.credentials import KeyCaller
+from api.queries import each
 
 LISTED = "personas"
 """What listing is booked on."""
@@ -78,14 +79,10 @@ async def list_personas(ask: Ask[None, KeyCaller]) -> Reply:
 
 
 async def _personas(ask: Ask[None, KeyCaller]) -> list[views.Persona]:
-    account_id, characters = ask.caller.account_id, ask.services.characters
-    found: list[CharacterLine] = []
-    after, has_more = None, True
-    while has_more:
-        page = await characters.page(account_id, statuses=(PUBLISHED,), after=after)
-        found += page.lines
-        has_more, after = page.has_more, found[-1].character_id if found else None
-    return [views.persona(line) for line in found]
+    characters = ask.services.characters
+    page = functools.partial(characters.page, ask.caller.account_id, statuses=(PUBLISHED,))
+    lines = each(lambda after: page(after=after), lambda line: line.character_id)
+    return [views.persona(line) async for line in lines]
 
 
 @_general(

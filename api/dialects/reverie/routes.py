@@ -3,6 +3,7 @@
 Its base is ``/api/device/v1``; what the page calls ``/v1`` is served with its keys as well.
 """
 
+import functools
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 from urllib.parse import unquote
@@ -18,6 +19,7 @@ from api.http.exchange import Answer, answer
 from api.http.routing import Ask, Reply, Routes
 from api.identity.credentials import KeyCaller
 from api.operations import fingerprint
+from api.queries import each
 
 BASES = ("/api/device/v1", "/v1")
 LISTED_MAX = 1_000
@@ -75,17 +77,17 @@ async def _everybody(ask: Ask[None, Visitor]) -> Iterable[views.Model]:
 
 async def _listed(ask: Ask[None, Visitor], *, own: bool) -> dict[str, views.Model]:
     found: dict[str, views.Model] = {}
-    after, has_more = None, True
-    while has_more and len(found) < LISTED_MAX:
-        page = await ask.services.characters.page(
-            ask.caller.account_id if own else None,
-            statuses=(DRAFT, PUBLISHED),
-            public=not own,
-            after=after,
-        )
-        found |= {line.slug: views.model(line.slug, line.created_at) for line in page.lines}
-        has_more = page.has_more
-        after = page.lines[-1].character_id if page.lines else None
+    account_id = ask.caller.account_id if own else None
+    page = functools.partial(
+        ask.services.characters.page,
+        account_id,
+        statuses=(DRAFT, PUBLISHED),
+        public=not own,
+    )
+    async for line in each(lambda after: page(after=after), lambda line: line.character_id):
+        if len(found) == LISTED_MAX:
+            break
+        found[line.slug] = views.model(line.slug, line.created_at)
     return found
 
 

@@ -20,7 +20,7 @@ CURRENCY = "CAD"
 async def show(services: Services, client: Client) -> views.Billing:
     """Show balance, hourly limits, and this month's spend by key."""
     at = services.clock.now()
-    account, _ = await services.queries.account_state(client.account_id)
+    account, _ = await services.queries.accounts.one(client.account_id)
     since = at.date().replace(day=1)
     return views.Billing(
         currency=CURRENCY,
@@ -65,7 +65,7 @@ def _hourly(account: Account, at: Instant) -> views.OwnLimit:
 
 async def _spend(services: Services, client: Client, since: date) -> list[views.KeySpend]:
     terms = SpendTerms(day=False, integration=True, model=False, key=True, start=since, end=None)
-    lines, _ = await services.queries.spend_lines(client.account_id, terms)
+    lines, _ = await services.queries.spend.sums(client.account_id, terms)
     # A key that was renamed has a line for each name.
     by_key: dict[UUID, list[SpendLine]] = defaultdict(list)
     for line in lines:

@@ -67,7 +67,7 @@ async def log_in(ask: Ask[bodies.LogIn, None]) -> Answer:
 @routes("GET", "/api/v1/auth/me", who=credentials.allowed("me"), answer=views.Me)
 async def get_me(ask: Ask[None, Client]) -> Answer:
     """Show whose credential it is."""
-    person = await ask.services.queries.person_of(
+    person = await ask.services.queries.accounts.person_of(
         ask.caller.account_id, member_id=ask.caller.member_id
     )
     view = views.Me(buyer_id=str(ask.caller.account_id), email=person.email, name=person.name or "")

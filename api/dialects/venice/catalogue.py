@@ -96,10 +96,10 @@ async def _book(services: Services, caller: KeyCaller | None) -> PriceBook | Non
     """Find the card that a caller is charged by now; for who shows nothing, the standard one."""
     name = STANDARD_CARD
     if caller is not None:
-        account, _ = await services.queries.account_state(caller.account_id)
-        key = caller.key or (await services.queries.key_state(caller.key_id))[0]
+        account, _ = await services.queries.accounts.one(caller.account_id)
+        key = caller.key or (await services.queries.keys.one(caller.key_id))[0]
         name = key.rate_card or account.rate_card
-    return (await services.queries.refreshed_cards()).current(name, services.clock.now())
+    return (await services.queries.prices.cards()).current(name, services.clock.now())
 
 
 async def _listed(services: Services) -> list[_Listed]:

@@ -67,7 +67,7 @@ async def get_billing_balance(ask: Ask[None, Manager]) -> Answer:
     """Show what the account can spend, what pays next, and how much DIEM a day brings."""
     ask.query()
     at = ask.services.clock.now()
-    account, _ = await ask.services.queries.account_state(ask.caller.account_id)
+    account, _ = await ask.services.queries.accounts.one(ask.caller.account_id)
     granted = await ask.services.allowances.granted_for_today(ask.caller.account_id, "DIEM", at)
     left = standing.to_spend(account, at)
     currency = _pays_next(account, left)
@@ -142,13 +142,13 @@ def _instant(query: Mapping[str, str], name: str) -> Instant | None:
 
 async def _page(ask: Ask[None, Manager], walk: Walk) -> tuple[list[Entry], Walk | None]:
     """Give a page, and where the next one begins; None: this is the last."""
-    account_id, queries = ask.caller.account_id, ask.services.queries
+    account_id, events = ask.caller.account_id, ask.services.queries.events
     place = msgspec.structs.replace
     if walk.start is not None and not walk.version:
-        walk = place(walk, version=await queries.version_before(account_id, walk.start))
+        walk = place(walk, version=await events.version_before(account_id, walk.start))
     entries: list[Entry] = []
     for _ in range(READS_MAX):
-        chapter = await queries.events_after(account_id, walk.version, READ_AT_ONCE)
+        chapter = await events.after(account_id, walk.version, READ_AT_ONCE)
         for event in chapter.events:
             at, version = event.envelope.recorded_at, event.envelope.version
             if walk.end is not None and at >= walk.end:
@@ -208,7 +208,7 @@ def _file_name(at: Instant) -> str:
 async def get_usage_analytics(ask: Ask[None, Manager]) -> Answer:
     """Show what was spent by day, model and key; days without any are there, with zero."""
     asked, name = _days(ask)
-    found = await ask.services.queries.analytics(ask.caller.account_id, asked)
+    found = await ask.services.queries.spend.analytics(ask.caller.account_id, asked)
     return views.answer(usage_analytics(found, asked, name))
 
 

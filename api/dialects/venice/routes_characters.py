@@ -1,5 +1,6 @@
 """venice's routes about public characters, and one's own."""
 
+import functools
 import hashlib
 from typing import Any, Literal
 
@@ -12,6 +13,7 @@ from api.http.exchange import Answer
 from api.http.failure import Failure, Kind, invalid
 from api.http.routing import Ask, Routes
 from api.identity.credentials import KeyCaller
+from api.queries import each
 from ledger.clock import format_milliseconds
 
 LIMIT_DEFAULT, LIMIT_MAX = 50, 100
@@ -98,14 +100,11 @@ async def list_characters(ask: Ask[None, KeyCaller]) -> Answer:
 
 async def _public(ask: Ask[None, KeyCaller]) -> list[CharacterLine]:
     found: list[CharacterLine] = []
-    after, has_more = None, True
-    while has_more and len(found) < OFFSET_MAX:
-        page = await ask.services.characters.page(
-            None, statuses=(PUBLISHED,), public=True, after=after
-        )
-        found += page.lines
-        has_more = page.has_more
-        after = page.lines[-1].character_id if page.lines else None
+    page = functools.partial(ask.services.characters.page, None, statuses=(PUBLISHED,), public=True)
+    async for line in each(lambda after: page(after=after), lambda line: line.character_id):
+        if len(found) == OFFSET_MAX:
+            break
+        found.append(line)
     return found
 
 

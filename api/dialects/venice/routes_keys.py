@@ -65,7 +65,7 @@ async def _week(ask: Ask[None, Manager], at: Instant) -> Mapping[UUID, Sequence[
         start=(at - WEEK).date(),
         end=None,
     )
-    lines, _ = await ask.services.queries.spend_lines(ask.caller.account_id, asked)
+    lines, _ = await ask.services.queries.spend.sums(ask.caller.account_id, asked)
     found: dict[UUID, list[SpendLine]] = defaultdict(list)
     for line in lines:
         assert line.key_id is not None
@@ -106,11 +106,11 @@ async def update_api_key(ask: Ask[bodies.UpdateKey, Manager]) -> Answer:
     changes = terms.changed(ask.body)
     key = await _key(ask, ask.body.id, KEY_NOT_FOUND_OR_EXPIRED)
     try:
-        await ask.services.ledger.keys.change(Asked(ask.caller.actor), key.key_id, changes)
+        done = await ask.services.ledger.keys.change(Asked(ask.caller.actor), key.key_id, changes)
     except (NoSuchKey, KeyIsRevoked, KeyIsExpired) as error:
         raise Failure(Kind.NOT_FOUND, KEY_NOT_FOUND_OR_EXPIRED, error=error) from error
-    key, _ = await ask.services.queries.key_state(key.key_id)
-    return views.answer(views.UpdatedKey(data=views.shown(key)))
+    assert done.facts is not None
+    return views.answer(views.UpdatedKey(data=views.shown(done.facts)))
 
 
 @routes(

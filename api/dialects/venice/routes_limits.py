@@ -106,7 +106,7 @@ async def get_rate_limits(ask: Ask[None, KeyCaller]) -> Answer:
     ask.query()
     caller = ask.caller
     assert caller.key is not None
-    account, _ = await ask.services.queries.account_state(caller.account_id)
+    account, _ = await ask.services.queries.accounts.one(caller.account_id)
     offered = await catalogue.offers(ask.services, caller)
     at = ask.services.clock.now()
     left = _left(account, caller.key, at)
@@ -183,7 +183,7 @@ def _breach_type(limit: LimitId, at: Instant) -> RateLimitType:
 async def list_rate_limit_log(ask: Ask[None, Manager]) -> Answer:
     """List the last 50 requests of the account that rate limits refused, newest first."""
     ask.query()
-    found = await ask.services.queries.rate_breaches(ask.caller.account_id, BREACHES)
+    found = await ask.services.queries.refusals.of_rates(ask.caller.account_id, BREACHES)
     # A refusal that was written down once for many counts for as many.
     rows = [_row(breach) for breach in found for _ in range(min(breach.times, BREACHES))]
     return views.answer(Log(data=rows[:BREACHES]))
