@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Awaitable, Sequence
-from typing import NamedTuple
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -13,6 +12,7 @@ from api.http.failure import Failure, Kind, invalid
 from api.native import bodies, errors, views
 from api.native.routing import Ask, decided_answer, found_answer, route
 from api.operations import Asked, Ledger, fingerprint, notes_of
+from api.queries.resolve import Owned, Proof
 from ledger.clock import Instant
 from ledger.codec import Recorded
 from ledger.errors import LedgerError, NoSuchRequest, Refused
@@ -34,13 +34,8 @@ _cloud = msgspec.json.Decoder(bodies.CloudEvent)
 _cloud_data = msgspec.json.Decoder(bodies.CloudUsage)
 
 
-class Subject(NamedTuple):
-    """Whose request it is."""
-
-    account_id: AccountId
-    key_id: KeyId
-    secret: int | None = None
-    """Number of the secret that proved the key; None: the operator vouches for it."""
+Subject = Proof | Owned
+"""Whose request it is: a secret proved it, or the operator vouches for it."""
 
 
 async def subject_of(ask: Ask[object], key_id: str | UnsetType, secret: str | UnsetType) -> Subject:
@@ -55,22 +50,20 @@ async def subject_of(ask: Ask[object], key_id: str | UnsetType, secret: str | Un
             raise invalid("secret", "is there beside key_id; send one of them")
         proof = await ask.services.resolver.secret(secret)
         ask.lane = ask.services.ledger.lane_of(proof.account_id)
-        return Subject(*proof)
+        return proof
     if key_id is UNSET:
         raise invalid("key_id", "is required, or secret")
-    found = ask.owned(await ask.services.resolver.key(key_id))
-    return Subject(found.account_id, found.key_id)
+    return ask.owned(await ask.services.resolver.key(key_id))
 
 
-def known_subject(ask: Ask[object], body: bodies.UsageBody) -> Subject | None:
+def known_subject(ask: Ask[object], body: bodies.UsageBody) -> Owned | None:
     """Find the key that a body names by id, where it was asked for before; None: ask for it."""
     if body.secret is not UNSET or body.key_id is UNSET:
         return None
     known = ask.services.resolver.known_key(body.key_id)
     if known is None:
         return None
-    ask.owned(known)
-    return Subject(known.account_id, known.key_id)
+    return ask.owned(known)
 
 
 @route(

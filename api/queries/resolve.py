@@ -56,6 +56,7 @@ class Proof(NamedTuple):
     account_id: AccountId
     key_id: KeyId
     secret: int
+    """Its number."""
 
 
 class Owned(NamedTuple):
@@ -64,6 +65,10 @@ class Owned(NamedTuple):
     key_id: KeyId
     account_id: AccountId
     lane: int
+
+    @property
+    def secret(self) -> None:
+        """No secret proved it: whoever named the key vouches for it."""
 
 
 class Lru(Generic[Name, Fact]):

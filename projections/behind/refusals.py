@@ -5,11 +5,8 @@ refused requests would have used.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
-from uuid import UUID
 
 import msgspec
-from psycopg import AsyncConnection
 from sqlalchemy import (
     JSON,
     BigInteger,
@@ -27,15 +24,11 @@ from sqlalchemy import (
 )
 
 from ledger import events as e
-from ledger.clock import Instant
 from ledger.codec import Recorded
-from ledger.ids import AccountId
 from ledger.record.rows import Added
 from ledger.record.store import EVENTS, NO_KEY, Statement
 from ledger.server.tables import INSTANT, compiled, metadata
 from projections.base import CatchingUp
-
-POSITION_MAX = 2**63 - 1
 
 REFUSALS = Table(
     "refusals",
@@ -71,31 +64,9 @@ _NEWEST = (
     .limit(bindparam("most"))
 )
 LATEST = compiled(_NEWEST.where(REFUSALS.c.lane_seq < bindparam("before")))
-"""An account's, each a ``Refusal``, older than a position."""
+"""An account's, older than a position."""
 RATE_BREACHES = compiled(_NEWEST.where(REFUSALS.c.limit_id.regexp_match(bindparam("kinds"))))
-"""An account's whose limit is of some kinds, each a ``Refusal``."""
-
-
-class Refusal(NamedTuple):
-    """Refusals for one reason in one second. Numbers as the refusal gave them."""
-
-    seq: int
-    """Lane position of the event."""
-    recorded_at: Instant
-    key_id: UUID
-    times: int
-    reason: str
-    scope: str
-    limit_id: str
-    """The limit, or ``credit:`` and the asset; empty: neither refused it."""
-    model: str
-    integration: str
-    ceiling: str
-    used: str
-    pending: str
-    requested: str
-    usage: str
-    """JSON: units by class."""
+"""An account's whose limit is of some kinds."""
 
 
 _json = msgspec.json.Encoder(order="deterministic").encode
@@ -129,20 +100,6 @@ def apply(events: Sequence[Recorded]) -> list[Statement]:
             usage=(_json(body.usage) for body in bodies),
         )
     ]
-
-
-async def latest(
-    connection: AsyncConnection,
-    lane: int,
-    account_id: AccountId,
-    limit: int,
-    before: int | None = None,
-) -> list[Refusal]:
-    """Read an account's newest refusals, at most ``limit``, older than position ``before``."""
-    place = POSITION_MAX if before is None else before
-    terms = {"lane": lane, "account": account_id, "before": place, "most": limit}
-    cursor = await connection.execute(LATEST, terms)
-    return [Refusal(*row) for row in await cursor.fetchall()]
 
 
 PROJECTION = CatchingUp("refusals", 1, (REFUSALS,), EVENTS.c.type == "request_refused", apply)

@@ -4,9 +4,11 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from typing import Any
+from uuid import UUID
 
 import pytest
 from psycopg import AsyncConnection
+from psycopg.rows import namedtuple_row
 
 from ledger import events as e
 from ledger.ids import AccountId
@@ -67,6 +69,15 @@ def refused_at(ledger: Ledger) -> list[int]:
     return [seq for (seq,) in rows]
 
 
+async def latest(
+    connection: AsyncConnection[Any], account: UUID, most: int, before: int = 2**62
+) -> list[Any]:
+    """Read an account's newest refusals older than a position of lane 0."""
+    cursor = connection.cursor(row_factory=namedtuple_row)
+    terms = {"lane": 0, "account": account, "before": before, "most": most}
+    return await (await cursor.execute(refusals.LATEST, terms)).fetchall()
+
+
 def break_event(ledger: Ledger, statement: str) -> None:
     """Change history as somebody who owns the machine would."""
     with ledger.superuser() as connection:
@@ -88,7 +99,7 @@ def test_refusals_of_every_kind_become_rows(ledger: Ledger) -> None:
     ledger.submit(core.record(account, cli, "dear", Usage(input=10**12)))
     ledger.submit(ledger.record(account, cli, model="unknown"))
     catch_up(ledger)
-    rows = on(ledger, lambda c: refusals.latest(c, 0, account, 10))
+    rows = on(ledger, lambda c: latest(c, account, 10))
     told = [(row.reason, row.scope, row.limit_id, row.integration) for row in rows]
     assert told == [
         ("model_is_unpriced", "", "", "cli"),
@@ -108,15 +119,15 @@ def test_refusals_are_read_in_pages_and_per_account(ledger: Ledger) -> None:
 
     async def pages(connection: AsyncConnection[Any]) -> list[int]:
         seqs: list[int] = []
-        before = None
-        while page := await refusals.latest(connection, 0, account, 2, before):
-            seqs += [row.seq for row in page]
-            before = page[-1].seq
+        before = 2**62
+        while page := await latest(connection, account, 2, before):
+            seqs += [row.lane_seq for row in page]
+            before = page[-1].lane_seq
         return seqs
 
     assert on(ledger, pages) == refused_at(ledger)[::-1]
     other = AccountId(ledger.account("somebody"))
-    assert on(ledger, lambda c: refusals.latest(c, 0, other, 9)) == []
+    assert on(ledger, lambda c: latest(c, other, 9)) == []
 
 
 @pytest.mark.parametrize("limit", [1, 3, 1_000])
