@@ -93,7 +93,7 @@ class Added:
     def of(self, lane: int, **columns: Iterable[Any]) -> tuple[LiteralString, Sequence[Any]]:
         """Return it with the values of each column; a number of pico is its text."""
         assert len(columns) == len(self._arrays), columns.keys()
-        return self.sql, (lane, *(array(columns[name]) for name, array in self._arrays))
+        return self.sql, [lane, *[array(columns[name]) for name, array in self._arrays]]
 
 
 class Found:
