@@ -16,14 +16,15 @@ BEFORE = "    requests: Quantity = 0\n"
 ADDED = "    pages: Quantity = 0\n"
 
 TRIES = """
-import asyncio, json, sys
+import asyncio, contextlib, json, sys
 from pathlib import Path
+from types import SimpleNamespace
 import psycopg
 from api import services as wiring
 from api.native import openapi, views
 from api.operations import Asked
 from api.queries import SpendTerms
-from api.mcp import tools
+from api.mcp import forms, tools
 from ledger.requests import Record
 from ledger import events as e
 from ledger.record import verify
@@ -31,7 +32,9 @@ from ledger.server import database
 from ledger.pricing import ModelPrice, RateCard
 from ledger.clock import EARLIEST
 from ledger.usage import Usage
-from projections import rebuild
+from ledger.errors import LimitIsReached
+from projections import engine, rebuild
+from projections.inline import spend
 from projections.reports import frames
 
 url, home = sys.argv[1], Path(sys.argv[2])
@@ -47,33 +50,53 @@ async def story():
         asked = Asked("operator")
         card = RateCard(
             name="paper", version=1, asset="USD", effective_from=EARLIEST,
-            models={"ocr": ModelPrice(prices={"input": "1", "pages": "1000000"})},
+            models={
+                "ocr": ModelPrice(prices={"input": "1", "pages": "1000000"}),
+                "scan": ModelPrice(prices={"input": "1"}),
+            },
         )
         await services.ledger.prices.publish(asked, card)
-        terms = e.AccountOpened(by="operator", rate_card="paper", overdraft={"USD": "unlimited"})
+        terms = e.AccountOpened(by="operator", rate_card="paper", unpriced="record",
+            overdraft={"USD": "unlimited"})
         opened = await services.ledger.accounts.open(asked, terms, name="Acme")
         account = opened.recorded[0].envelope.account_id
-        terms = e.KeyIssued(by="operator", name="bot", dialect="bve")
+        limit = e.LimitRule(kind="requests", window="lifetime", ceiling="2")
+        terms = e.KeyIssued(by="operator", name="bot", dialect="bve", limits=(limit,))
         key = (await services.ledger.keys.issue(asked, account, terms)).done.recorded[0]
         record = Record(request_id="r1", model="ocr", usage=Usage(input=1, pages=3))
         done = await services.ledger.requests.record(account, key.envelope.key_id, record)
+        waits = Record(request_id="r2", model="scan", usage=Usage(input=1, pages=5))
+        await services.ledger.requests.record(account, key.envelope.key_id, waits)
+        beyond = Record(request_id="r3", model="ocr", usage=Usage(pages=7))
+        with contextlib.suppress(LimitIsReached):
+            await services.ledger.requests.record(account, key.envelope.key_id, beyond)
+        await engine.catch_up_all(url, services.ledger.lanes)
+        refused = await services.queries.refusals.page(account, before=2**63 - 1, most=10)
+        client = SimpleNamespace(account_id=account)
+        told = await tools.get_usage(services, client, forms.UsageOf())
         sums = SpendTerms(True, True, True, True, None, None)
         found = await services.queries.spend.sums(account, sums)
         with psycopg.connect(database.conninfo(url, database.READER)) as connection:
             frame = frames.records(frames.spend(connection, account_id=account))
         made = json.loads(views.receipt_bytes(done.events[0]))
-        return made, [line.usage for line in found.facts], frame
+        return {
+            "spend": sorted((line.usage for line in found.facts), key=str),
+            "told": sum(line.usage["pages"] for line in told.lines),
+            "refused": [each.usage for each in refused.facts.items],
+            "frame": sorted(row["pages"] for row in frame),
+            "unpriced": sum(row["unpriced"] for row in frame),
+            "columns": "pages" in spend.SPEND.c,
+        }, made
     finally:
         await services.close()
 
 
-receipt, spend, frame = asyncio.run(story())
+found, receipt = asyncio.run(story())
 print(json.dumps({
     "charge": receipt["charge"]["amount"],
     "usage": receipt["usage"],
     "prices": receipt["prices"],
-    "spend": spend,
-    "frame": [row.get("pages") for row in frame],
+    **found,
     "intact": verify.verify(url).intact,
     "equal": rebuild.rebuild(url).equal,
 }))
@@ -82,7 +105,7 @@ print(json.dumps({
 
 @pytest.mark.processes
 def test_a_class_that_one_line_adds_reaches_everything(furnished_url: str, tmp_path: Path) -> None:
-    """It is priced, charged, summed, reported, checked and rebuilt, in older databases too."""
+    """Priced or not, refused, charged, summed, told, checked, rebuilt; in older databases too."""
     for package in ("ledger", "projections", "api"):
         shutil.copytree(ROOT / package, tmp_path / package)
     source = tmp_path / "ledger" / "usage.py"
@@ -105,8 +128,12 @@ def test_a_class_that_one_line_adds_reaches_everything(furnished_url: str, tmp_p
         "charge": "3.000001",
         "usage": {"input": 1, "pages": 3},
         "prices": {"input": "1", "pages": "1000000"},
-        "spend": [{"input": 1, "pages": 3}],
-        "frame": [3],
+        "spend": [{"input": 1, "pages": 3}, {"input": 1, "pages": 5}],
+        "told": 8,
+        "refused": [{"pages": 7}],
+        "frame": [8],
+        "unpriced": 1,
+        "columns": True,
         "intact": True,
         "equal": True,
     }
