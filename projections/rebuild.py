@@ -11,18 +11,31 @@ import gc
 import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from functools import partial
-from typing import Any, LiteralString, NamedTuple
+from functools import cache, partial
+from typing import Any, NamedTuple
 
 import msgspec
 import psycopg
-from psycopg import sql
+from sqlalchemy import (
+    ColumnElement,
+    MetaData,
+    Table,
+    Text,
+    and_,
+    cast,
+    delete,
+    func,
+    insert,
+    select,
+)
+from sqlalchemy.schema import CreateTable
 
 from ledger.errors import LedgerCorrupt
 from ledger.record import arrays, store, verify
 from ledger.record.store import Statement
 from ledger.record.verify import Progress
 from ledger.server import database
+from ledger.server.tables import compiled
 from projections import checkpoints
 from projections.base import CatchingUp, Inline
 from projections.fold import Fold
@@ -31,17 +44,6 @@ from projections.registry import CATCHING_UP, INLINE
 ROUNDS_MAX = 10
 NEAR = 5_000
 """So few events behind, the last transaction may begin."""
-
-# Names of constraints are part of the SQL that fills the tables; LIKE would make up others.
-UNIQUE: LiteralString = (
-    "SELECT conname, pg_get_constraintdef(oid) FROM pg_constraint"
-    " WHERE conrelid = %s::regclass AND contype IN ('p', 'u')"
-)
-PRIMARY_KEY: LiteralString = (
-    "SELECT a.attname FROM pg_index i, unnest(i.indkey) WITH ORDINALITY AS k(attnum, place),"
-    " pg_attribute a WHERE i.indrelid = %s::regclass AND i.indisprimary"
-    " AND a.attrelid = i.indrelid AND a.attnum = k.attnum ORDER BY k.place"
-)
 
 _CONNECTION = psycopg.Connection[Any]
 
@@ -165,10 +167,9 @@ class _Task(NamedTuple):
         return found._replace(version=version)
 
     @property
-    def tables(self) -> list[str]:
-        tables = [table for each in self.chosen for table in each.tables]
-        tables += self.projection.tables if self.projection else ()
-        return [table.name for table in tables]
+    def tables(self) -> list[Table]:
+        follower = self.projection.tables if self.projection else ()
+        return [*(table for each in self.chosen for table in each.tables), *follower]
 
     def checkpoint(self, lane: int) -> dict[str, Any] | None:
         """Return what names the checkpoint in a lane; None: the rows stand where the lane does."""
@@ -193,7 +194,8 @@ def _run(task: _Task, processes: int | None, progress: Progress | None) -> Repor
 
 def _rebuild_lane(task: _Task, lane: int, progress: Progress) -> LaneRebuilt:
     with _session(task.url, task.role) as connection:
-        keys = {table: _make_shadow(connection, table) for table in task.tables}
+        for table in task.tables:
+            _make_shadow(connection, table)
         fold = Fold(lane, task.chosen, task.projection)
         for _ in range(ROUNDS_MAX):
             _fold_to(connection, fold, _target(connection, task, lane), progress)
@@ -206,9 +208,12 @@ def _rebuild_lane(task: _Task, lane: int, progress: Progress) -> LaneRebuilt:
             seq = _target(connection, task, lane)
             _fold_to(connection, fold, seq, progress)
             _check_chain(connection, fold)
-            compared = [_compare(connection, lane, *pair) for pair in keys.items()]
+            compared = [_compare(connection, lane, table) for table in task.tables]
             if task.replace:
-                compared = [_replaced(connection, result) for result in compared]
+                compared = [
+                    _replaced(connection, result, table)
+                    for result, table in zip(compared, task.tables, strict=True)
+                ]
                 _tell(connection, task, lane, compared, seq)
     return LaneRebuilt(lane=lane, seq=seq, tables=tuple(compared))
 
@@ -301,77 +306,75 @@ def _check_chain(connection: _CONNECTION, fold: Fold) -> None:
 # Tables.
 
 
-def _live(table: str) -> sql.Identifier:
-    return sql.Identifier(database.SCHEMA, table)
+@cache
+def _live(table: Table) -> Table:
+    """Return a live table, whatever stands beside it."""
+    return table.to_metadata(MetaData(), schema=database.SCHEMA)
 
 
-def _shadow(table: str) -> sql.Identifier:
-    return sql.Identifier("pg_temp", table)
+@cache
+def _shadow(table: Table) -> Table:
+    """Return the table of the same name beside a live one, found first by its bare name."""
+    return table.to_metadata(MetaData(), schema="pg_temp")
 
 
-def _make_shadow(connection: _CONNECTION, table: str) -> list[str]:
-    """Make an empty table beside a live one, found first by its bare name; give its primary key.
-
-    Without the indexes that only the service's reads need.
-    """
-    live, shadow = _live(table), _shadow(table)
-    connection.execute(
-        sql.SQL("CREATE TABLE {} (LIKE {} INCLUDING DEFAULTS INCLUDING CONSTRAINTS)").format(
-            shadow, live
-        )
-    )
-    name = f"{database.SCHEMA}.{table}"
-    for constraint, definition in connection.execute(UNIQUE, (name,)).fetchall():
-        connection.execute(
-            sql.SQL("ALTER TABLE {} ADD CONSTRAINT {} {}").format(
-                shadow, sql.Identifier(constraint), sql.SQL(definition)
-            )
-        )
-    return [column for (column,) in connection.execute(PRIMARY_KEY, (name,)).fetchall()]
+def _make_shadow(connection: _CONNECTION, table: Table) -> None:
+    """Make it, without the indexes that only the service's reads need."""
+    connection.execute(compiled(CreateTable(_shadow(table))))
 
 
-def _compare(connection: _CONNECTION, lane: int, table: str, key: list[str]) -> Compared:
+def _compare(connection: _CONNECTION, lane: int, table: Table) -> Compared:
     """Compare the rows of a lane, as text, in order of their primary key."""
-    rows, digest = _digest(connection, _live(table), lane, key)
-    rows_anew, digest_anew = _digest(connection, _shadow(table), lane, key)
-    result = Compared(lane, table, rows, rows_anew, digest, digest_anew)
+    rows, digest = _digest(connection, lane, _live(table))
+    rows_anew, digest_anew = _digest(connection, lane, _shadow(table))
+    result = Compared(lane, table.name, rows, rows_anew, digest, digest_anew)
     if result.equal:
         return result
-    return result._replace(first_difference=_first_difference(connection, lane, table, key))
+    return result._replace(first_difference=_first_difference(connection, lane, table))
 
 
-def _digest(
-    connection: _CONNECTION, table: sql.Identifier, lane: int, key: list[str]
-) -> tuple[int, str]:
+def _as_text(table: Table) -> ColumnElement[str]:
+    # By name: of a table that got a column later it is the last.
+    return cast(func.row(*table.c), Text)
+
+
+def _digest(connection: _CONNECTION, lane: int, table: Table) -> tuple[int, str]:
     """Hash rows as they stream by: no side of the connection holds more than some of them."""
     rows, digest = 0, hashlib.sha256()
-    query = sql.SQL("COPY (SELECT t::text FROM {} t WHERE lane = {} ORDER BY {}) TO STDOUT")
-    order = sql.SQL(", ").join(map(sql.Identifier, key))
-    with connection.cursor().copy(query.format(table, sql.Literal(lane), order)) as copy:
+    query = select(_as_text(table)).where(table.c.lane == lane).order_by(*table.primary_key)
+    with connection.cursor().copy(b"COPY (" + compiled(query) + b") TO STDOUT") as copy:
         for line in copy:
             rows += 1
             digest.update(line)
     return rows, digest.hexdigest()
 
 
-def _first_difference(connection: _CONNECTION, lane: int, table: str, key: list[str]) -> str:
-    columns = sql.SQL(", ").join(map(sql.Identifier, key))
-    query = sql.SQL(
-        "SELECT row_to_json(k)::text FROM (SELECT {columns} FROM"
-        " (SELECT {columns}, l::text AS live FROM {live} l WHERE lane = {lane}) AS lives"
-        " FULL JOIN (SELECT {columns}, s::text AS anew FROM {shadow} s WHERE lane = {lane}) AS news"
-        " USING ({columns}) WHERE live IS DISTINCT FROM anew ORDER BY {columns} LIMIT 1) AS k"
-    ).format(columns=columns, live=_live(table), shadow=_shadow(table), lane=sql.Literal(lane))
-    row = connection.execute(query).fetchone()
+def _first_difference(connection: _CONNECTION, lane: int, table: Table) -> str:
+    live, shadow = (
+        select(*side.primary_key, _as_text(side).label("row")).where(side.c.lane == lane).subquery()
+        for side in (_live(table), _shadow(table))
+    )
+    names = [column.name for column in table.primary_key]
+    same = and_(*(live.c[name] == shadow.c[name] for name in names))
+    key = [func.coalesce(live.c[name], shadow.c[name]).label(name) for name in names]
+    differing = (
+        select(*key)
+        .select_from(live.join(shadow, same, full=True))
+        .where(live.c.row.is_distinct_from(shadow.c.row))
+        .order_by(*key)
+        .limit(1)
+        .subquery("key")
+    )
+    query = select(cast(func.row_to_json(differing.table_valued()), Text))
+    row = connection.execute(compiled(query)).fetchone()
     return "" if row is None else str(row[0])
 
 
-def _replaced(connection: _CONNECTION, result: Compared) -> Compared:
+def _replaced(connection: _CONNECTION, result: Compared, table: Table) -> Compared:
     """Put the new rows where the live ones are, if they differ at all."""
     if result.equal:
         return result
-    live, shadow = _live(result.table), _shadow(result.table)
-    lane = sql.Literal(result.lane)
-    connection.execute(sql.SQL("DELETE FROM {} WHERE lane = {}").format(live, lane))
-    connection.execute(sql.SQL("INSERT INTO {} TABLE {}").format(live, shadow))
+    live, shadow = _live(table), _shadow(table)
+    connection.execute(compiled(delete(live).where(live.c.lane == result.lane)))
+    connection.execute(compiled(insert(live).from_select(list(live.c.keys()), select(shadow))))
     return result._replace(replaced=True)
