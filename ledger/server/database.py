@@ -13,15 +13,17 @@ import importlib.resources
 import os
 import socket
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, LiteralString
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from sqlalchemy import func, select
 
 from ledger import usage
 from ledger.errors import IncompatibleDatabase
 from ledger.ids import LANES_MAX
 from ledger.server import database_facts
+from ledger.server.tables import compiled
 
 if TYPE_CHECKING:
     import sqlalchemy
@@ -161,7 +163,7 @@ def _upgrade(url: str, lanes: int, *, for_tests: bool) -> str:
         if encoding != "UTF8":
             message = f"The database's encoding is {encoding}: create it with ENCODING 'UTF8'."
             raise IncompatibleDatabase(message)
-        connection.execute("SELECT pg_advisory_lock(%s)", (LANES_PER_MIGRATION_LOCK,))
+        connection.execute(_LOCK)
         try:
             _prepare(connection)
             revision = _migrate(url)
@@ -169,7 +171,7 @@ def _upgrade(url: str, lanes: int, *, for_tests: bool) -> str:
         except sqlalchemy.exc.DBAPIError as error:
             raise (error.orig or error) from error
         finally:
-            connection.execute("SELECT pg_advisory_unlock(%s)", (LANES_PER_MIGRATION_LOCK,))
+            connection.execute(_UNLOCK)
     return revision
 
 
@@ -180,7 +182,11 @@ _PRIVILEGES = (
     " GRANT keyledger_owner, keyledger_app TO <user>;"
 )
 
-_ROLES = """
+_LOCK = compiled(select(func.pg_advisory_lock(LANES_PER_MIGRATION_LOCK)))
+_UNLOCK = compiled(select(func.pg_advisory_unlock(LANES_PER_MIGRATION_LOCK)))
+_HAS_SCHEMA = compiled(select(func.to_regnamespace(SCHEMA).is_not(None)))
+# By hand: what there is before the first table, and the catalog.
+_ROLES: LiteralString = """
 DO $$
 DECLARE wanted text;
 BEGIN
@@ -198,15 +204,21 @@ BEGIN
     END LOOP;
 END $$
 """
+_MAKE_SCHEMA: LiteralString = "CREATE SCHEMA keyledger AUTHORIZATION keyledger_owner"
+_TABLES: LiteralString = """
+SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE n.nspname = 'keyledger' AND c.relkind IN ('r', 'p') AND NOT c.relispartition
+"""
+# By hand: the heads are the record's, which stands above this.
+_MAKE_HEADS: LiteralString = """
+INSERT INTO lane_heads (lane) SELECT generate_series(0, %s) ON CONFLICT DO NOTHING
+"""
 
 
 def _prepare(connection: psycopg.Connection) -> None:
     connection.execute(_ROLES)
-    found = connection.execute(
-        "SELECT 1 FROM pg_namespace WHERE nspname = %s", (SCHEMA,)
-    ).fetchone()
-    if found is None:
-        connection.execute("CREATE SCHEMA keyledger AUTHORIZATION keyledger_owner")
+    if connection.execute(_HAS_SCHEMA).fetchone() != (True,):
+        connection.execute(_MAKE_SCHEMA)
 
 
 def _migrate(url: str) -> str:
@@ -242,24 +254,20 @@ def _add_usage_classes(connection: "sqlalchemy.Connection") -> None:
 
     So that a class which is added to ``usage.Usage`` needs nothing else.
     """
-    from sqlalchemy import text  # noqa: PLC0415 - see above
+    import sqlalchemy  # noqa: PLC0415 - see above
+    from alembic.migration import MigrationContext  # noqa: PLC0415
+    from alembic.operations import Operations  # noqa: PLC0415
 
-    found = set(connection.scalars(text(_SPEND_COLUMNS)))
-    for column in (usage.column_of(name) for name in usage.CLASSES):
-        if column not in found:
-            added = f"{column} int8 NOT NULL DEFAULT 0"
-            statement = f"ALTER TABLE keyledger.spend ADD COLUMN {added}"  # sql-ok: a class's name
-            connection.execute(text(statement))
-
-
-_SPEND_COLUMNS = (
-    "SELECT column_name FROM information_schema.columns"
-    " WHERE table_schema = 'keyledger' AND table_name = 'spend'"
-)
-_TABLES = (
-    "SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
-    " WHERE n.nspname = 'keyledger' AND c.relkind IN ('r', 'p') AND NOT c.relispartition"
-)
+    columns = sqlalchemy.inspect(connection).get_columns("spend", SCHEMA)
+    found = {column["name"] for column in columns}
+    operations = Operations(MigrationContext.configure(connection))
+    for name in map(usage.column_of, usage.CLASSES):
+        if name not in found:
+            zero = sqlalchemy.text("0")
+            column = sqlalchemy.Column(
+                name, sqlalchemy.BigInteger, nullable=False, server_default=zero
+            )
+            operations.add_column("spend", column, schema=SCHEMA)
 
 
 def _require_whole(connection: "sqlalchemy.Connection", current: str | None) -> None:
@@ -312,10 +320,7 @@ def _settle_lanes(url: str, lanes: int, *, for_tests: bool) -> None:
         elif for_tests:
             _require_made_for_tests(connection)
         count = lanes_of(connection)
-        connection.execute(
-            "INSERT INTO lane_heads (lane) SELECT generate_series(0, %s) ON CONFLICT DO NOTHING",
-            (count - 1,),
-        )
+        connection.execute(_MAKE_HEADS, (count - 1,))
         create_partitions(connection)
 
 
