@@ -38,7 +38,7 @@ class Block(NamedTuple):
 
     @property
     def pattern(self) -> str:
-        """What the output has to match."""
+        """Return the pattern that the output has to match."""
         lines = [re.escape(line.rstrip()) for line in self.shown.splitlines()]
         anything = [".*" if line == "…" else line.replace("…", "[^\n]+") for line in lines]
         return "\n".join(anything)
@@ -52,7 +52,7 @@ def blocks() -> list[Block]:
 
 @pytest.fixture(scope="module")
 def shell() -> Iterator[tuple[Path, dict[str, str]]]:
-    """Give a fresh directory and an environment with nothing set but a port that is free."""
+    """Make a fresh directory, and an environment in which nothing is set but a free port."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("KEYLEDGER_")}
     port = free_port()
     env |= {
