@@ -4,13 +4,13 @@ import asyncio
 import contextlib
 import hmac
 import secrets as random
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Self
+from types import MappingProxyType
+from typing import Generic, NamedTuple, Self, TypeVar
 
-import psycopg
 from psycopg import AsyncConnection
-from psycopg_pool import AsyncConnectionPool, PoolTimeout, TooManyRequests
-from psycopg_pool.errors import PoolClosed
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from api import settings as configured
 from api.beside.conversations import Conversations
@@ -19,20 +19,23 @@ from api.beside.shelf import Characters
 from api.gateway.answers import Answers
 from api.gateway.bounds import Figures
 from api.gateway.forward import Bounds, Gateway
+from api.gateway.once import Once
 from api.gateway.sample import SMALL
 from api.gateway.store import BuiltIn
 from api.gateway.upstream import Upstream
+from api.http import asking
 from api.identity.attempts import Attempts
 from api.identity.auth import Gate, Logins
+from api.identity.credentials import Credentials
 from api.identity.signup import Signups
 from api.identity.wallet import Wallets
-from api.operations import CONSTRAINTS, Calls, Ledger
-from api.operations.allowances import Allowances
+from api.operations import CONSTRAINTS, Allowances, Calls, Ledger, Opening
 from api.queries import Queries, Reader
 from api.queries.resolve import COUNT_SECRETS, Resolver
 from api.settings import Settings
 from ledger.clock import DatabaseClock
 from ledger.errors import IncompatibleDatabase
+from ledger.events import LimitRule
 from ledger.ratecards import RateCards
 from ledger.record import arrays, card_rows
 from ledger.record.lanes import Writer
@@ -41,17 +44,6 @@ from ledger.server import database, database_facts
 from ledger.server.database import Watched
 from projections import snapshot
 from projections.registry import INLINE
-
-UNREACHABLE = (
-    psycopg.OperationalError,
-    psycopg.errors.ReadOnlySqlTransaction,
-    psycopg.InterfaceError,
-    PoolTimeout,
-    PoolClosed,
-    TooManyRequests,
-    OSError,
-)
-"""The database cannot be asked now: the request is refused with 503 (promise 13)."""
 
 POOL_MAX = 8
 """Connections for reads per process; each lane has one more for writing."""
@@ -65,11 +57,26 @@ BATCH_SILENCE_SECONDS = 15
 """Longer than ``lock_timeout``: a batch that hears nothing for so long is given up."""
 
 
+class OfDialects(NamedTuple):
+    """What the dialects say and others decide by. Whoever opens ``Services`` hands it in."""
+
+    key_limits: Mapping[str, tuple[LimitRule, ...]] = MappingProxyType({})
+    """Dialect → limits of its keys that are issued without any."""
+    opening: Opening = Opening()
+    """Terms of new accounts."""
+    with_characters: frozenset[str] = frozenset()
+    """Dialects whose models are characters."""
+
+
+NO_DIALECTS = OfDialects()
+
+
 @dataclass(kw_only=True)
 class Services:
     """What routes and jobs use."""
 
     settings: Settings
+    dialects: OfDialects
     url: str
     pool: AsyncConnectionPool
     writer: Writer
@@ -79,6 +86,7 @@ class Services:
     ledger: Ledger
     queries: Queries
     gate: Gate
+    credentials: Credentials
     attempts: Attempts
     logins: Logins
     signups: Signups
@@ -88,6 +96,7 @@ class Services:
     wallets: Wallets
     gateway: Gateway
     answers: Answers
+    once: Once
     schema: str
     """Revision this version was written for."""
     stopping: bool = False
@@ -103,7 +112,7 @@ class Services:
         return self.writer.clock
 
     @classmethod
-    async def open(cls, settings: Settings, url: str) -> Self:
+    async def open(cls, settings: Settings, url: str, dialects: OfDialects = NO_DIALECTS) -> Self:
         """Connect, check that settings and database belong together, begin to write.
 
         Raises:
@@ -126,13 +135,15 @@ class Services:
         await pool.open()
         try:
             await _reach(pool)
-            return await cls._open(settings, url, pool)
+            return await cls._open(settings, url, pool, dialects)
         except BaseException:
             await pool.close()
             raise
 
     @classmethod
-    async def _open(cls, settings: Settings, url: str, pool: AsyncConnectionPool) -> Self:
+    async def _open(
+        cls, settings: Settings, url: str, pool: AsyncConnectionPool, dialects: OfDialects
+    ) -> Self:
         await asyncio.to_thread(database.require_current, url)
         peppers = configured.peppers(settings)
         keep_out([*configured.secrets(settings), *peppers.texts])
@@ -157,13 +168,25 @@ class Services:
         async with pool.connection() as connection:
             await hear(clock, connection)
         resolver = Resolver(pool, peppers, lanes)
+        reader = Reader(pool, INLINE, lanes, clock)
+        queries = Queries(reader, peppers, cards, dialects.with_characters)
         gate = Gate(pool, digest, configured.jwt_secret(settings), lanes, clock)
-        ledger = Ledger(writer, resolver, peppers, settings.welcome, settings.known_assets)
+        ledger = Ledger(
+            writer,
+            resolver,
+            peppers,
+            settings.welcome,
+            assets=settings.known_assets,
+            key_limits=dialects.key_limits,
+            opening=dialects.opening,
+        )
         attempts = Attempts(pool, secret=configured.jwt_secret(settings))
         logins = Logins(pool, gate, attempts)
+        answers = Answers(pool, lanes, seconds=settings.answer_seconds)
         writer.start()
         return cls(
             settings=settings,
+            dialects=dialects,
             url=url,
             pool=pool,
             writer=writer,
@@ -171,8 +194,9 @@ class Services:
             peppers=peppers,
             resolver=resolver,
             ledger=ledger,
-            queries=Queries(Reader(pool, INLINE, lanes, clock), peppers, cards),
+            queries=queries,
             gate=gate,
+            credentials=Credentials(resolver, queries, ledger, gate, clock),
             attempts=attempts,
             logins=logins,
             signups=Signups(ledger, logins, attempts, per_hour=settings.signups_per_hour),
@@ -181,7 +205,8 @@ class Services:
             conversations=Conversations(pool, settings.retention_days, clock),
             wallets=Wallets(pool, ledger, settings, configured.jwt_secret(settings), clock),
             gateway=_gateway(settings, ledger.calls, Resources(pool, lanes, clock)),
-            answers=Answers(pool, lanes, seconds=settings.answer_seconds),
+            answers=answers,
+            once=Once(answers, ledger, seconds=settings.upstream_total_seconds),
             schema=schema,
         )
 
@@ -194,6 +219,23 @@ class Services:
         await self.answers.close()
         await self.wallets.close()
         await self.pool.close()
+
+
+C = TypeVar("C")
+SERVICES = "services"
+"""Where an application's state holds them."""
+
+
+class Ask(asking.Ask[C], Generic[C]):
+    """One request of a surface, and what its handlers work with."""
+
+    __slots__ = ()
+
+    @property
+    def services(self) -> Services:
+        """Return what handlers use."""
+        found: Services = self.app.state[SERVICES]
+        return found
 
 
 def _gateway(settings: Settings, calls: Calls, resources: Resources) -> Gateway:

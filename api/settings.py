@@ -17,10 +17,9 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from ledger.keys import DIALECTS
 from ledger.money import KNOWN_ASSETS, Amount, InvalidAmount, parse_amount, parse_asset
 from ledger.pricing import MODEL_TOKENS_MAX
-from ledger.secrets import Peppers
+from ledger.secrets import Peppers, dialects
 
 PORT_MAX = 65_535
 WORKERS_MAX = 64
@@ -264,8 +263,8 @@ def _hosts(text: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
         host, _, dialect = part.partition("=")
-        if not host or dialect not in DIALECTS:
-            message = f"KEYLEDGER_HOSTS: host=dialect, of {', '.join(DIALECTS)}."
+        if not host or dialect not in dialects():
+            message = f"KEYLEDGER_HOSTS: host=dialect, of {', '.join(dialects())}."
             raise InvalidSetting(message)
         found[host.strip().lower()] = dialect
     return found

@@ -31,7 +31,6 @@ MODELS_MAX = 1_000
 SETTINGS_MAX = 32
 SECRETS_MAX = 16
 GRACE_MAX = timedelta(days=90)
-DIALECTS = ("reverie", "foil", "bve", "ryvion", "venice")
 
 
 def require_usable(key: Key | None, at: Instant, *, secret: int | None = None) -> Key:
@@ -129,6 +128,16 @@ def require_failures_left(
     return are_counted
 
 
+def require_dialect(dialect: str) -> None:
+    """Refuse a dialect that no key of this process can speak.
+
+    Raises:
+        InvalidField: It is none.
+    """
+    if dialect not in secrets.dialects():
+        raise InvalidField("dialect", "must be one of " + ", ".join(secrets.dialects()))
+
+
 def check_name(name: str) -> None:
     """Check an integration's name.
 
@@ -160,8 +169,7 @@ def issue(account: Account | None, terms: e.KeyIssued, *, at: Instant) -> list[e
     """
     account = require_open(account)
     check_name(terms.name)
-    if terms.dialect not in DIALECTS:
-        raise InvalidField("dialect", "must be one of " + ", ".join(DIALECTS))
+    require_dialect(terms.dialect)
     _check_terms(terms.scopes, terms.allowed_models, terms.settings)
     _check_expiry(terms.expires_at, at)
     compile_rules(terms.limits)

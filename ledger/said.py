@@ -10,7 +10,7 @@ from typing import NamedTuple
 import msgspec
 
 from ledger import shapes
-from ledger.secrets import ANY_SECRET
+from ledger.secrets import is_in
 from ledger.shapes import Fields
 
 REPORT_BYTES_MAX = 4_096
@@ -116,7 +116,7 @@ def _text(fields: Fields, *names: str) -> str:
 
 def is_name(text: str) -> bool:
     """Tell whether a text may be written down as a name: short, printable, and no secret."""
-    return _NAME.fullmatch(text) is not None and ANY_SECRET.search(text) is None
+    return _NAME.fullmatch(text) is not None and not is_in(text)
 
 
 def _condition(places: list[Fields], doubts: list[str]) -> str | None:

@@ -1,4 +1,4 @@
-"""Key secrets: the five documented formats, their checksum, and the keyed hash that is stored.
+"""Key secrets: their formats, their checksum, and the keyed hash that is stored.
 
 A secret exists in the reply that shows it once and in the caller's hands. Stored is only
 HMAC-SHA-256 under a versioned pepper (ASVS 11.5.1 asks for 128 random bits; each has them).
@@ -32,50 +32,76 @@ class Format(NamedTuple):
 
 
 HEX = "0123456789abcdef"
-FORMATS = (
-    Format("reverie", "rk_", BASE62, 30, checked=True),
-    Format("foil", "pk_live_", HEX, 32, checked=False),
-    Format("bve", "sk-bve-", HEX, 64, checked=False),
-    Format("ryvion", "ryv_", BASE62, 30, checked=True),
-    Format("venice", "VENICE_INFERENCE_KEY_", BASE62, 46, checked=True),
-    Format("venice", "VENICE_ADMIN_KEY_", BASE62, 46, checked=True),
-)
+FORMATS: list[Format] = []
+"""Of every dialect that this process knows; see ``know``."""
 OPERATOR_PREFIX, REFRESH_PREFIX = "admin_", "refresh_"
 """Of the operator's secret where we make it, and of refresh tokens; 43 characters follow."""
-ANY_SECRET = re.compile(
-    r"(?:rk_|ryv_|VENICE_(?:INFERENCE|ADMIN)_KEY_)[0-9A-Za-z]{36,52}"
-    r"|pk_live_[0-9a-f]{32}|sk-bve-[0-9a-f]{64}"
-    rf"|(?:{OPERATOR_PREFIX}|{REFRESH_PREFIX})[0-9A-Za-z_-]{{43}}"
+_OURS = (
+    rf"(?:{OPERATOR_PREFIX}|{REFRESH_PREFIX})[0-9A-Za-z_-]{{43}}"
     r"|eyJ[0-9A-Za-z_-]{8,}\.[0-9A-Za-z_-]{8,}\.[0-9A-Za-z_-]{16,}"
 )
-"""Finds whatever has the form of a secret: of a key, of the operator, of a login, a JWT."""
+TRUNCATED_MIN = 36
+"""So many characters of a longer secret are found too."""
 REDACTED = "[redacted]"
+PERHAPS_LENGTH = 32
+"""Characters that follow the prefix of any key's secret, at least."""
 KNOWN_MIN = 16
 """Shorter secrets of the settings, such as ``none``, are words that text may hold."""
-# Every form but two has this in it. A literal comes first, so that it is found fast.
-_PERHAPS = re.compile(r"_(?<=[kvYenh]_)[0-9A-Za-z_-]{32}")
 
 
 class _Watch:
     """Secrets that this process looks for."""
 
     def __init__(self) -> None:
-        self.pattern = ANY_SECRET
-        self.marks: tuple[str, ...] = ("eyJ", "-bve-")
-        """Texts of which one is in whatever holds a secret that ``_PERHAPS`` does not tell."""
+        self.pattern: re.Pattern[str]
+        """Finds whatever has the form of a secret: of a key, of the operator, of a login, a JWT."""
+        self.perhaps: re.Pattern[str]
+        """What each whose prefix ends in ``_`` holds. A literal comes first: it is found fast."""
+        self.marks: tuple[str, ...]
+        """Texts of which one is in whatever holds a secret that ``perhaps`` does not tell."""
         self.known: tuple[str, ...] = ()
         """Those without a form of their own, as they are and as JSON writes them."""
+        self.compile()
 
     def add(self, values: Iterable[str]) -> None:
         long = [value for value in values if len(value) >= KNOWN_MIN]
         written = [json.dumps(value, ensure_ascii=False)[1:-1] for value in long]
         self.known = tuple(dict.fromkeys((*self.known, *long, *written)))
-        self.marks = (*_Watch().marks, *self.known)
+        self.compile()
+
+    def compile(self) -> None:
         words = map(re.escape, sorted(self.known, key=len, reverse=True))
-        self.pattern = re.compile("|".join((ANY_SECRET.pattern, *words)))
+        forms = (_pattern_of(form) for form in FORMATS)
+        self.pattern = re.compile("|".join((*forms, _OURS, *words)))
+        prefixes = {OPERATOR_PREFIX, REFRESH_PREFIX, *(form.prefix for form in FORMATS)}
+        ends = "".join(sorted({prefix[-2] for prefix in prefixes if prefix.endswith("_")}))
+        self.perhaps = re.compile(rf"_(?<=[{ends}]_)[0-9A-Za-z_-]{{{PERHAPS_LENGTH}}}")
+        others = (prefix for prefix in prefixes if not prefix.endswith("_"))
+        self.marks = ("eyJ", *others, *self.known)
+
+
+def _pattern_of(form: Format) -> str:
+    whole = form.length + (CHECKSUM_LENGTH if form.checked else 0)
+    least = min(whole, TRUNCATED_MIN)
+    return f"{re.escape(form.prefix)}[{form.alphabet}]{{{least},{whole}}}"
 
 
 _watch = _Watch()
+
+
+def know(formats: Iterable[Format]) -> None:
+    """Take in how the secrets of a dialect's keys look, so that they are found and made."""
+    FORMATS.extend(form for form in formats if form not in FORMATS)
+    assert all(
+        form.length >= PERHAPS_LENGTH or not form.prefix.endswith("_") or form.checked
+        for form in FORMATS
+    )
+    _watch.compile()
+
+
+def dialects() -> list[str]:
+    """Name the dialects whose keys this process knows."""
+    return list(dict.fromkeys(form.dialect for form in FORMATS))
 
 
 def keep_out(values: Iterable[str]) -> None:
@@ -85,7 +111,7 @@ def keep_out(values: Iterable[str]) -> None:
 
 def is_in(text: str) -> bool:
     """Tell whether a text holds a secret: in a microsecond where it does not."""
-    if _PERHAPS.search(text) is None:
+    if _watch.perhaps.search(text) is None:
         for mark in _watch.marks:
             if mark in text:
                 break
@@ -100,7 +126,7 @@ def redacted(text: str) -> str:
 
 
 def format_of(dialect: str, *, admin: bool = False) -> Format:
-    """Find the format of a dialect's secrets; ``admin`` chooses venice's second one."""
+    """Find the format of a dialect's secrets; ``admin`` chooses the second where it has one."""
     matching = [found for found in FORMATS if found.dialect == dialect]
     return matching[-1 if admin else 0]
 

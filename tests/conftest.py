@@ -40,9 +40,10 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from api import services as wiring
+from api.gateway import sample
 from api.operations import Asked
 from api.process import furnishing
-from api.process.app import application
+from api.process.app import Application
 from api.process.serve import configured
 from api.settings import Settings
 from ledger import clock
@@ -230,7 +231,7 @@ async def _price_dialects(url: str, home: Path) -> None:
     try:
         await furnishing.price_dialects(services)
         (card,) = services.cards.versions(STANDARD_CARD)
-        models = {**card.models, **furnishing.SAMPLE_MODELS}
+        models = {**card.models, **sample.PRICES}
         card = msgspec.structs.replace(card, version=2, models=models)
         await services.ledger.prices.publish(
             Asked("system"), draft_of(card, start=card.effective_from)
@@ -276,7 +277,7 @@ class Served:
 
     def __init__(self, settings: Settings, url: str, *, jobs: bool = False) -> None:
         """Take what to serve."""
-        self.app = application(settings, url, jobs=jobs)
+        self.app = Application(settings, url, jobs=jobs)
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
         self._server = uvicorn.Server(configured(self.app, settings.trusted_networks))
@@ -287,7 +288,7 @@ class Served:
     @property
     def services(self) -> wiring.Services:
         """Give what the application works with. It belongs to the server's own event loop."""
-        found: wiring.Services = self.app.state.services
+        found: wiring.Services = self.app.services
         return found
 
     def start(self) -> "Served":

@@ -138,7 +138,7 @@ class CharacterLine(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def condition(self) -> str:
-        """Give the rate card's condition that the multiplier stands for."""
+        """Return the rate card's condition that the multiplier stands for."""
         return condition_of(self.multiplier)
 
 
@@ -165,7 +165,7 @@ class Character(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def condition(self) -> str:
-        """Give the rate card's condition that the multiplier stands for."""
+        """Return the rate card's condition that the multiplier stands for."""
         return condition_of(self.multiplier)
 
     def scenario(self, slug: str) -> Scenario | None:
@@ -173,12 +173,19 @@ class Character(msgspec.Struct, frozen=True, kw_only=True):
         return next((each for each in self.scenarios if each.slug == slug), None)
 
     def prompt(self, scenario: Scenario | None = None) -> str:
-        """Give the system prompt, the scenario's after the character's own."""
+        """Return the system prompt, the scenario's after the character's own."""
         parts = (self.system_prompt, scenario.system_prompt if scenario else "")
         return "\n\n".join(part for part in parts if part)
 
+    def prompted(self, messages: object, scenario: Scenario | None = None) -> object:
+        """Return messages with the system prompt before them; none stay none, to be refused."""
+        prompt = self.prompt(scenario)
+        if not prompt or not messages or not isinstance(messages, list):
+            return messages
+        return [{"role": "system", "content": prompt}, *messages]
+
     def greet(self, player: str, scenario: Scenario | None = None) -> str:
-        """Give the greeting; it names the player whatever the author wrote."""
+        """Return the greeting; it names the player whatever the author wrote."""
         text = (scenario.greeting if scenario else "") or self.greeting
         if PLAYER not in text:
             text = f"{GREETING} {text or f'I am {self.name}.'}"
@@ -187,13 +194,13 @@ class Character(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def draft(self) -> Draft:
-        """Give what its author said of it."""
+        """Return what its author said of it."""
         names = Draft.__struct_fields__
         return Draft(**{name: getattr(self, name) for name in names})
 
 
 def condition_of(multiplier: str) -> str:
-    """Give the rate card's condition of a multiplier, such as ``x1_1``."""
+    """Return the rate card's condition of a multiplier, such as ``x1_1``."""
     return "x" + multiplier.replace(".", "_")
 
 
@@ -207,13 +214,13 @@ def slug_of(name: str) -> str:
 
 
 def numbered(slug: str) -> list[str]:
-    """Give a slug and what it may be called where that is taken."""
+    """Return a slug and what it may be called where that is taken."""
     base = slug[: SLUG_MAX - 4].rstrip("-")
     return [slug, *(f"{base}-{number}" for number in range(2, SUFFIX_MAX))]
 
 
 def checked(draft: Draft) -> Draft:
-    """Give a draft whose every text is within bounds and whose scenarios have slugs.
+    """Return a draft whose every text is within bounds and whose scenarios have slugs.
 
     Raises:
         InvalidField: One is not.
@@ -245,7 +252,7 @@ def _check(prefix: str, said: Draft | Scenario) -> None:
 
 
 def require_text(field: str, text: str, most: int, *, least: int = 0) -> str:
-    """Give a text that may be kept.
+    """Return a text that may be kept.
 
     Raises:
         InvalidField: It is too long or too short, holds NUL or a secret (promise 11).
@@ -259,7 +266,7 @@ def require_text(field: str, text: str, most: int, *, least: int = 0) -> str:
 
 
 def storable(text: str) -> str:
-    """Give a text of a model with what no table takes replaced."""
+    """Return a text of a model with what no table takes replaced."""
     return _UNSTORABLE.sub("\N{REPLACEMENT CHARACTER}", text)
 
 

@@ -30,7 +30,7 @@ from api.tools.replay.fleet import Fleet
 from api.tools.replay.sender import BATCH, SINGLE, Options
 from api.tools.replay.tally import Tally
 from api.tools.replay.traces import GENERATED
-from ledger.keys import DIALECTS
+from ledger.secrets import dialects
 
 READY_SECONDS = 120
 POLL_SECONDS = 0.1
@@ -168,7 +168,7 @@ def _print_keys(fleet: Fleet) -> None:
             firsts[dialect].account,
             firsts[dialect].hint,
         )
-        for dialect in DIALECTS
+        for dialect in dialects()
         if dialect in firsts
     ]
     count = len(fleet.senders)

@@ -8,8 +8,7 @@ from api.cli.account import print_limits
 from api.cli.service import connect
 from api.cli.terminal import facts, json_option, out, show, table
 from api.cli.words import ExpiryWord, LimitWord
-
-DIALECTS = ("reverie", "foil", "bve", "ryvion", "venice")
+from ledger.secrets import dialects
 
 
 @click.group("key")
@@ -20,7 +19,7 @@ def command() -> None:
 @command.command()
 @click.argument("account_id", metavar="ACCOUNT")
 @click.argument("name")
-@click.option("--dialect", type=click.Choice(DIALECTS), required=True)
+@click.option("--dialect", type=click.Choice(dialects()), required=True)
 @click.option(
     "--limit",
     "limits",

@@ -5,16 +5,16 @@ from typing import Any
 
 from api.gateway import headers, table, wishes
 from api.gateway.forward import Admission, Decorate, Work
-from api.http.exchange import Call
 from api.http.failure import Failure, Kind, of_error
-from api.http.routing import Ask, Reply, require_json
+from api.http.handlers import Reply
 from api.identity.credentials import KeyCaller
 from api.operations import Permits
+from api.services import Ask
 from ledger.errors import LimitIsReached
 
 
 async def forward(
-    ask: Ask[Any, KeyCaller],
+    ask: Ask[KeyCaller],
     name: str,
     *,
     document: Mapping[str, Any] | None = None,
@@ -34,20 +34,20 @@ async def forward(
         Failure: A limit is reached, the request is wrong, or no upstream answered.
     """
     entry = table.BY_NAME[name]
-    caller, call = ask.caller, ask.call
+    caller = ask.caller
     if document is None and entry.meter.format:
         document = await document_of(ask)
     work = Work(
         ask.request_id,
         entry,
         document=document,
-        body=b"" if document is not None else await call.body(),
+        body=b"" if document is not None else await ask.body(),
         # With its parameters: a multipart body cannot be read without its boundary. Of a body that
         # was decoded it says nothing any more: that is written anew.
-        content_type="" if document is not None else call.header(b"content-type") or "",
-        parameters={each: _segment(call, each) for each in table.PARAMETER.findall(entry.path)},
-        query=call.scope["query_string"].decode("latin-1") if call.query else "",
-        headers=call.scope["headers"],
+        content_type="" if document is not None else ask.header(b"content-type") or "",
+        parameters={each: _segment(ask, each) for each in table.PARAMETER.findall(entry.path)},
+        query=ask.scope["query_string"].decode("latin-1") if ask.query else "",
+        headers=list(ask.scope["headers"]),
         own_errors=own_errors,
         **booked,
     )
@@ -65,23 +65,23 @@ async def forward(
         raise failure from error
 
 
-def _segment(call: Call, name: str) -> str:
+def _segment(ask: Ask[Any], name: str) -> str:
     """Give a path parameter; an upstream that tidies paths would read dots as another path.
 
     Raises:
         Failure: It is one or two dots.
     """
-    text = call.path(name)
+    text = ask.path(name)
     if text in {".", ".."}:
         raise Failure(Kind.NOT_FOUND, "There is nothing here")
     return text
 
 
-async def document_of(ask: Ask[Any, Any]) -> Mapping[str, Any]:
+async def document_of(ask: Ask[Any]) -> Mapping[str, Any]:
     """Read the body of an inference request.
 
     Raises:
         Failure: It says to be something else than JSON, is no JSON object, or too large.
     """
-    require_json(ask)
-    return wishes.decode(await ask.call.body())
+    ask.require_json()
+    return wishes.decode(await ask.body())

@@ -32,7 +32,7 @@ from api.gateway.upstream import (
 )
 from api.gateway.wishes import Wish
 from api.http import metrics
-from api.http.exchange import Answer
+from api.http.answers import Answer
 from api.http.failure import Failure, Kind
 from api.http.reading import UNREADABLE
 from api.operations import Calls, Permits, notes_of

@@ -7,9 +7,8 @@ beside the ledger for minutes (``api.gateway.answers``). README.md has the table
 
 import asyncio
 import contextlib
-import functools
 import re
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from litestar.types import Receive, Send
@@ -17,6 +16,7 @@ from litestar.types import Receive, Send
 from api.gateway.answers import (
     ANSWER_MAX,
     WAIT_SECONDS,
+    Answers,
     Claimed,
     Head,
     Kept,
@@ -26,10 +26,12 @@ from api.gateway.answers import (
     UnderWay,
     place_of,
 )
-from api.http.exchange import Answer
+from api.http.answers import Answer
+from api.http.asking import Ask
 from api.http.failure import Failure, Kind
-from api.http.routing import Ask, Reply, Route, Streamed, Surface
+from api.http.handlers import Reply, Streamed
 from api.identity.credentials import KeyCaller
+from api.operations import Ledger
 from ledger import events as e
 from ledger.errors import LedgerError, NoSuchRequest, RequestIdIsTaken
 from ledger.requests import Known, Release
@@ -46,126 +48,144 @@ LAST_SECONDS = 1
 
 _BOUNDARY = re.compile(r'(?i)\bboundary="?([^";,]+)')
 
-_OF_THE_MOMENT = re.compile(rb"(?:x-)?ratelimit|x-venice-balance-", re.IGNORECASE)
+_OF_THE_MOMENT = re.compile(rb"(?:x-)?ratelimit|x-[a-z]+-balance-", re.IGNORECASE)
 """Headers that say where limits and balances stand: minutes later they would mislead."""
 
-Handler = Callable[[Ask[Any, KeyCaller]], Awaitable[Reply]]
+Answering = Callable[[Ask[KeyCaller]], Awaitable[Reply]]
 
 
-def answered_once(surface: Surface, operations: Collection[str]) -> Surface:
-    """Give a dialect whose operations answer an ``Idempotency-Key`` once."""
-    routes = [_once(each) if each.operation in operations else each for each in surface.routes]
-    return surface._replace(routes=routes)
+class Once:
+    """Answers a request of one ``Idempotency-Key`` once."""
 
+    def __init__(self, answers: Answers, ledger: Ledger, *, seconds: float) -> None:
+        """Take where answers are kept, what knows requests, and how long an answer may take."""
+        self.answers = answers
+        self.ledger = ledger
+        self.seconds = seconds
 
-def _once(route: Route) -> Route:
-    handler: Handler = route.handler
+    async def __call__(self, ask: Ask[KeyCaller], answer: Answering) -> Reply:
+        """Make the answer, or give the one that was made."""
+        key = ask.idempotency_key
+        return await (self._answered(ask, key, answer) if key else answer(ask))
 
-    @functools.wraps(handler)
-    async def serve(ask: Ask[Any, KeyCaller]) -> Reply:
-        key = ask.call.idempotency_key
-        return await (_answered(ask, key, handler) if key else handler(ask))
+    async def _answered(self, ask: Ask[KeyCaller], key: str, answer: Answering) -> Reply:
+        """Make the answer, or give the one that was made.
 
-    return route._replace(handler=serve, once=True)
+        Raises:
+            Failure: It is being made, it is kept no longer, or the key came with another request.
+        """
+        answers, place = self.answers, await self._place(ask, key)
+        until = asyncio.get_running_loop().time() + WAIT_SECONDS
+        while not isinstance(found := await answers.claim(place), Claimed):
+            kept = await self._waited(ask, place, until) if isinstance(found, UnderWay) else found
+            # Nothing is asked of the lane below, and what is kept is for a key that may still act.
+            await self._require_usable(ask)
+            if isinstance(kept, Kept):
+                ask.request_id = kept.request_id
+                return _again(kept)
+            if isinstance(kept, Other):
+                raise _conflict("This Idempotency-Key was used with another request")
+        try:
+            ask.request_id = await self._request_id(ask, place, after_death=found.after_death)
+            reply = await answer(ask)
+        except RequestIdIsTaken as error:
+            # Another process began under the same id, and the row that would have said so is lost.
+            await answers.drop(place)
+            raise _in_progress() from error
+        except BaseException:
+            await answers.drop(place)
+            raise
+        if not isinstance(reply, Answer):
+            return _Making(self, ask.request_id, place, reply)
+        if reply.status < FIRST_OTHER:
+            content_type = reply.content_type.decode("latin-1")
+            head = _head(reply, streamed=False, content_type=content_type)
+            await answers.keep(place, ask.request_id, head, reply.body)
+        else:
+            await answers.drop(place)
+        return reply
 
+    async def _place(self, ask: Ask[KeyCaller], key: str) -> Place:
+        caller, body = ask.caller, await ask.body()
+        boundary = _BOUNDARY.search(ask.header(b"content-type") or "")
+        if boundary is not None:
+            # A client makes up another one when it sends the same form again.
+            body = body.replace(boundary[1].encode("latin-1"), b"")
+        path = "\0".join(f"{name}={ask.segment(name)}" for name in sorted(ask.path_params))
+        asked = (ask.method.encode(), path.encode(), ask.scope["query_string"], body)
+        route = f"{ask.surface.name}.{ask.operation}"
+        return place_of(caller.account_id, caller.key_id, route, key, *asked)
 
-async def _answered(ask: Ask[Any, KeyCaller], key: str, handler: Handler) -> Reply:
-    """Make the answer, or give the one that was made.
+    async def _require_usable(self, ask: Ask[KeyCaller]) -> None:
+        caller = ask.caller
+        await self.ledger.calls.admit(
+            caller.account_id, caller.key_id, by=caller.by, secret=caller.secret
+        )
 
-    Raises:
-        Failure: It is being made, it is kept no longer, or the key came with another request.
-    """
-    answers, place = ask.services.answers, await _place(ask, key)
-    until = asyncio.get_running_loop().time() + WAIT_SECONDS
-    while not isinstance(found := await answers.claim(place), Claimed):
-        kept = await _waited(ask, place, until) if isinstance(found, UnderWay) else found
-        # Nothing is asked of the lane below, and what is kept is for a key that may still act.
-        await _require_usable(ask)
-        if isinstance(kept, Kept):
-            ask.request_id = kept.request_id
-            return _again(kept)
-        if isinstance(kept, Other):
-            raise _conflict("This Idempotency-Key was used with another request")
-    try:
-        ask.request_id = await _request_id(ask, place, after_death=found.after_death)
-        reply = await handler(ask)
-    except RequestIdIsTaken as error:
-        # Another process began under the same id, and the row that would have said so is lost.
-        await answers.drop(place)
-        raise _in_progress() from error
-    except BaseException:
-        await answers.drop(place)
-        raise
-    if not isinstance(reply, Answer):
-        return _Making(ask, place, reply)
-    if reply.status < FIRST_OTHER:
-        content_type = reply.content_type.decode("latin-1")
-        head = _head(reply, streamed=False, content_type=content_type)
-        await answers.keep(place, ask.request_id, head, reply.body)
-    else:
-        await answers.drop(place)
-    return reply
+    async def _waited(self, ask: Ask[KeyCaller], place: Place, until: float) -> Kept | None:
+        """Wait for the first request; None: it came to nothing that is kept.
 
+        Raises:
+            Failure: It takes too long, or too many wait.
+        """
+        try:
+            return await self.answers.wait(place, until=until)
+        except (TimeoutError, TooManyWait) as error:
+            await self._require_usable(ask)
+            raise _in_progress() from error
 
-async def _place(ask: Ask[Any, KeyCaller], key: str) -> Place:
-    call, caller = ask.call, ask.caller
-    body = await call.body()
-    boundary = _BOUNDARY.search(call.header(b"content-type") or "")
-    if boundary is not None:
-        # A client makes up another one when it sends the same form again.
-        body = body.replace(boundary[1].encode("latin-1"), b"")
-    path = "\0".join(f"{name}={text}" for name, text in sorted(call.scope["path_params"].items()))
-    asked = (ask.route.method.encode(), path.encode(), call.scope["query_string"], body)
-    route = f"{ask.surface.name}.{ask.route.operation}"
-    return place_of(caller.account_id, caller.key_id, route, key, *asked)
+    async def _request_id(self, ask: Ask[KeyCaller], place: Place, *, after_death: bool) -> str:
+        """Return the id under which the request may be made: no other was charged or can be.
 
+        Raises:
+            Failure: One was, or may be yet.
+        """
+        attempt, known = await self._last_attempt(place)
+        if known is None:
+            return place.request_id(attempt)
+        await self._require_usable(ask)
+        last = known.last or known.first
+        if isinstance(last.body, e.RequestReserved) and after_death:
+            # From here on the lane refuses whatever the dead might still send.
+            release = Release(request_id=place.request_id(attempt), reason="abandoned")
+            with contextlib.suppress(RequestIdIsTaken):
+                caller = ask.caller
+                await self.ledger.calls.finish(caller.account_id, caller.key_id, release)
+            return await self._request_id(ask, place, after_death=False)
+        if isinstance(last.body, e.RequestReleased) and attempt + 1 < ATTEMPTS_MAX:
+            return place.request_id(attempt + 1)
+        ask.request_id = place.request_id(attempt)
+        if isinstance(last.body, e.RequestReserved):
+            raise _in_progress()
+        raise _conflict(
+            f"This Idempotency-Key was used by request {ask.request_id}, {_became(last.body)}"
+        )
 
-async def _require_usable(ask: Ask[Any, KeyCaller]) -> None:
-    caller = ask.caller
-    await ask.services.ledger.calls.admit(
-        caller.account_id, caller.key_id, by=caller.by, secret=caller.secret
-    )
+    async def _last_attempt(self, place: Place) -> tuple[int, Known | None]:
+        """Find the last request that was begun; the first attempt and None: none was.
 
+        The ids follow each other without a gap, so their number is found by doubling and halving.
+        """
+        found = await self._known(place, 0)
+        low, high = 0, 1
+        while found is not None and (more := await self._known(place, high)) is not None:
+            found, low, high = more, high, 2 * high
+        while high - low > 1:
+            middle = (low + high) // 2
+            more = await self._known(place, middle)
+            if more is None:
+                high = middle
+            else:
+                found, low = more, middle
+        return low, found
 
-async def _waited(ask: Ask[Any, KeyCaller], place: Place, until: float) -> Kept | None:
-    """Wait for the first request; None: it came to nothing that is kept.
-
-    Raises:
-        Failure: It takes too long, or too many wait.
-    """
-    try:
-        return await ask.services.answers.wait(place, until=until)
-    except (TimeoutError, TooManyWait) as error:
-        await _require_usable(ask)
-        raise _in_progress() from error
-
-
-async def _request_id(ask: Ask[Any, KeyCaller], place: Place, *, after_death: bool) -> str:
-    """Give the id under which the request may be made: no other of the key was charged or can be.
-
-    Raises:
-        Failure: One was, or may be yet.
-    """
-    attempt, known = await _last_attempt(ask, place)
-    if known is None:
-        return place.request_id(attempt)
-    await _require_usable(ask)
-    last = known.last or known.first
-    if isinstance(last.body, e.RequestReserved) and after_death:
-        # From here on the lane refuses whatever the dead might still send: it cannot be charged.
-        release = Release(request_id=place.request_id(attempt), reason="abandoned")
-        with contextlib.suppress(RequestIdIsTaken):
-            caller = ask.caller
-            await ask.services.ledger.calls.finish(caller.account_id, caller.key_id, release)
-        return await _request_id(ask, place, after_death=False)
-    if isinstance(last.body, e.RequestReleased) and attempt + 1 < ATTEMPTS_MAX:
-        return place.request_id(attempt + 1)
-    ask.request_id = place.request_id(attempt)
-    if isinstance(last.body, e.RequestReserved):
-        raise _in_progress()
-    raise _conflict(
-        f"This Idempotency-Key was used by request {ask.request_id}, {_became(last.body)}"
-    )
+    async def _known(self, place: Place, attempt: int) -> Known | None:
+        request_id = place.request_id(attempt)
+        try:
+            known, _ = await self.ledger.requests.find(place.account_id, request_id)
+        except NoSuchRequest:
+            return None
+        return known
 
 
 def _became(body: e.AnyEvent) -> str:
@@ -180,34 +200,6 @@ def _became(body: e.AnyEvent) -> str:
             return (
                 f"which failed {ATTEMPTS_MAX} times and was charged nothing; ask with another one"
             )
-
-
-async def _last_attempt(ask: Ask[Any, KeyCaller], place: Place) -> tuple[int, Known | None]:
-    """Find the last request that was begun; the first attempt and None: none was.
-
-    The ids follow each other without a gap, so their number is found by doubling and halving.
-    """
-    found = await _known(ask, place, 0)
-    low, high = 0, 1
-    while found is not None and (more := await _known(ask, place, high)) is not None:
-        found, low, high = more, high, 2 * high
-    while high - low > 1:
-        middle = (low + high) // 2
-        more = await _known(ask, place, middle)
-        if more is None:
-            high = middle
-        else:
-            found, low = more, middle
-    return low, found
-
-
-async def _known(ask: Ask[Any, KeyCaller], place: Place, attempt: int) -> Known | None:
-    request_id = place.request_id(attempt)
-    try:
-        known, _ = await ask.services.ledger.requests.find(place.account_id, request_id)
-    except NoSuchRequest:
-        return None
-    return known
 
 
 def _in_progress() -> Failure:
@@ -267,10 +259,11 @@ async def _stays() -> Any:  # noqa: ANN401 - an ASGI message
 class _Making:
     """A stream that is made to its end and kept, whoever listens."""
 
-    def __init__(self, ask: Ask[Any, KeyCaller], place: Place, inner: Streamed) -> None:
+    def __init__(self, once: Once, request_id: str, place: Place, inner: Streamed) -> None:
         self.status = inner.status
         self.headers = list(inner.headers)
-        self._ask = ask
+        self._once = once
+        self._request_id = request_id
         self._place = place
         self._inner = inner
         self._made: list[bytes] = []
@@ -285,7 +278,7 @@ class _Making:
     async def stream(self, send: Send, receive: Receive) -> None:  # noqa: ARG002 - see ``_stays``
         """Send it to its end. A client that is gone, or reads no more, does not hold it up."""
         making = asyncio.create_task(self._make(), name="gateway-once")
-        seconds = self._ask.services.settings.upstream_total_seconds
+        seconds = self._once.seconds
         try:
             # A client that reads nothing would hold us for ever; one that is gone may raise.
             with contextlib.suppress(TimeoutError, OSError):
@@ -319,7 +312,7 @@ class _Making:
             await self._inner.stream(self._take, _stays)
         finally:
             if not self._ended:
-                await self._ask.services.answers.drop(self._place)
+                await self._once.answers.drop(self._place)
             self._unsent.put_nowait(None)
 
     async def _take(self, message: Any) -> None:  # noqa: ANN401 - an ASGI message
@@ -344,7 +337,7 @@ class _Making:
 
     async def _end(self) -> None:
         self._ended = True
-        answers, place, request_id = self._ask.services.answers, self._place, self._ask.request_id
+        answers, place, request_id = self._once.answers, self._place, self._request_id
         if self._size > ANSWER_MAX or await self._was_free():
             await answers.drop(place)
         else:
@@ -353,9 +346,9 @@ class _Making:
 
     async def _was_free(self) -> bool:
         """Tell whether it ended without charge, so that a retry may ask anew."""
-        account_id, request_id = self._place.account_id, self._ask.request_id
+        account_id, request_id = self._place.account_id, self._request_id
         try:
-            known, _ = await self._ask.services.ledger.requests.find(account_id, request_id)
+            known, _ = await self._once.ledger.requests.find(account_id, request_id)
         except LedgerError:
             return False
         return known.last is not None and isinstance(known.last.body, e.RequestReleased)

@@ -19,10 +19,18 @@ from api.gateway import sse, tokens, wishes
 from api.gateway.upstream import Outgoing
 from api.gateway.wishes import Reader
 from ledger import clock
+from ledger.pricing import ModelPrice
 
 SMALL, LARGE, EMBEDDING = "keyledger-small", "keyledger-large", "keyledger-embedding"
 CHAT_MODELS = (SMALL, LARGE)
 MODELS = (*CHAT_MODELS, EMBEDDING)
+
+PRICES: Mapping[str, ModelPrice] = {
+    SMALL: ModelPrice(prices={"input": "0.1", "cache_read": "0.05", "output": "0.4"}),
+    LARGE: ModelPrice(prices={"input": "2", "cache_read": "1", "output": "8"}),
+    EMBEDDING: ModelPrice(prices={"input": "0.02"}),
+}
+"""What they cost per million tokens in a new database: in USD, with ryvion in CAD."""
 
 DIMENSIONS_DEFAULT = 256
 DIMENSIONS_MAX = 3_072

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from api.http.exchange import Answer
+from api.http.answers import Answer
 from api.http.failure import Failure, Kind
 from ledger import secrets
 

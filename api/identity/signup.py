@@ -10,7 +10,6 @@ from api.http.failure import Failure, Kind
 from api.identity.attempts import Attempts, Bound, site_of
 from api.identity.auth import Logins, address
 from api.operations import Asked, Ledger, new_person
-from api.operations.opening import own_terms
 from ledger.clock import Instant
 from ledger.ids import AccountId, new_account_id
 from ledger.keys import require_no_secret
@@ -59,8 +58,9 @@ class Signups:
         await self._logins.require_unknown(kept)
         person = new_person(kept, name, await self._logins.hash(password))
         account_id, by = new_account_id(), f"owner:{person.member_id}"
+        terms = self._ledger.accounts.opening.own_terms(by)
         await self._ledger.accounts.open(
-            Asked(by), own_terms(by), name=name, account_id=account_id, owner=person
+            Asked(by), terms, name=name, account_id=account_id, owner=person
         )
         return Opened(account_id, person.member_id, kept, name)
 

@@ -23,11 +23,12 @@ from api.dialects.ryvion.errors import word
 from api.http import reading
 from api.http.failure import Failure, Kind
 from api.http.openapi import VERSION
-from api.http.routing import failure_of
+from api.http.surface import failure_of
 from api.mcp.schemas import schema
 from api.mcp.tools import TOOLS, Tool
-from api.services import UNREACHABLE, Services
+from api.services import Services
 from ledger.errors import LedgerError
+from ledger.server.database import UNREACHABLE
 
 log = structlog.get_logger("keyledger.mcp")
 

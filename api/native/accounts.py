@@ -1,14 +1,20 @@
 """Accounts and members."""
 
 from collections.abc import Collection, Sequence
-from typing import Any
 
-from msgspec import UNSET
+from litestar.params import JSONBody
+from msgspec import UNSET, UnsetType
 
-from api.http.exchange import Answer
+from api.http.handlers import Rendered, delete, get, patch, post, put
 from api.identity.auth import address
 from api.native import bodies, views
-from api.native.routing import Ask, View, done_answer, found_answer, route
+from api.native.asking import (
+    Ask,
+    View,
+    caller,
+    done_answer,
+    found_answer,
+)
 from api.operations import Asked, Policy, new_person
 from api.queries import Member, Named
 from api.services import Services
@@ -19,41 +25,43 @@ from ledger.ids import AccountId
 from ledger.state import Account
 
 
-@route(
-    "POST",
-    "/accounts",
-    body=bodies.AccountBody,
-    answer=views.AccountView,
+@post(
+    "/ledger/v1/accounts",
+    guards=[caller],
     status=201,
     example={"name": "Acme", "pays_with": ["USD"]},
     refusals=(409, 422),
 )
-async def open_account(ask: Ask[bodies.AccountBody]) -> Answer:
+async def open_account(
+    request: Ask, data: JSONBody[bodies.AccountBody]
+) -> Rendered[views.AccountView]:
     """Open an account; the welcome grant comes with it."""
-    body, logins = ask.body, ask.services.logins
+    body, logins = data, request.services.logins
     owner = None
-    asked = ask.asked(_shown(ask, body.name), body=_without_password(body))
+    asked = request.asked(_shown(request, body.name), body=_without_password(body))
     if body.owner is not None:
         hashed = await logins.hash(body.owner.password)
         owner = new_person(address(body.owner.email), body.owner.name, hashed)
     terms = e.AccountOpened(
-        by=ask.caller.actor,
+        by=request.caller.actor,
         pays_with=body.pays_with,
         rate_card=body.rate_card,
         overdraft=body.overdraft,
         unpriced=body.unpriced,
         max_output_tokens=body.max_output_tokens,
-        limits=bodies.rules(body.limits),
+        limits=request.services.ledger.accounts.opening.limits
+        if isinstance(body.limits, UnsetType)
+        else bodies.rules(body.limits),
         test=body.test,
         internal=body.internal,
     )
-    done = await ask.services.ledger.accounts.open(
+    done = await request.services.ledger.accounts.open(
         asked, terms, name=body.name, welcome=body.welcome, owner=owner
     )
     return done_answer(done, status=201)
 
 
-def _shown(ask: Ask[Any], name: str) -> View[Account]:
+def _shown(ask: Ask, name: str) -> View[Account]:
     """Show an account of a name."""
     services = ask.services
 
@@ -63,31 +71,35 @@ def _shown(ask: Ask[Any], name: str) -> View[Account]:
     return view
 
 
-async def _asked(ask: Ask[Any], account_id: AccountId) -> Asked[Account]:
-    return ask.asked(_shown(ask, await ask.services.queries.accounts.name_of(account_id)))
+async def _asked(ask: Ask, account_id: AccountId, body: object) -> Asked[Account]:
+    name = await ask.services.queries.accounts.name_of(account_id)
+    return ask.asked(_shown(ask, name), body=body)
 
 
 def _without_password(body: bodies.AccountBody) -> dict[str, object]:
     fields = {name: getattr(body, name) for name in body.__struct_fields__ if name != "owner"}
+    fields = {name: value for name, value in fields.items() if value is not UNSET}
     return {**fields, "owner": body.owner and body.owner.email}
 
 
-@route("GET", "/accounts", answer=views.Page, query=("limit", "after"), refusals=())
-async def list_accounts(ask: Ask[None]) -> Answer:
+@get(
+    "/ledger/v1/accounts",
+    guards=[caller],
+    query=("limit", "after"),
+)
+async def list_accounts(request: Ask) -> Rendered[views.Page]:
     """List accounts."""
-    ask.call.require_only("limit", "after")
-    services = ask.services
+    request.parameters()
+    services = request.services
     (named, has_more), positions = await services.queries.accounts.page(
-        after=ask.after("acct"), most=ask.page_size()
+        after=request.after("acct"), most=request.page_size()
     )
     priced, at = (await services.queries.prices.cards()).assets(), services.clock.now()
     data = [_view(services, each, priced, at) for each in named]
     following = data[-1].account_id if has_more and data else None
-    answer = found_answer(views.Page(data=data, has_more=has_more, next=following))
-    if positions:
-        joined = ", ".join(map(str, positions))
-        answer.headers.append((b"ledger-position", joined.encode()))
-    return answer
+    page = views.Page(data=data, has_more=has_more, next=following)
+    reached = {"Ledger-Position": ", ".join(map(str, positions))} if positions else {}
+    return Rendered(page, headers=reached)
 
 
 def _view(
@@ -99,27 +111,31 @@ def _view(
     return views.account_view(account, name, lane, at, priced)
 
 
-@route("GET", "/accounts/{account_id}", answer=views.AccountView)
-async def get_account(ask: Ask[None]) -> Answer:
+@get(
+    "/ledger/v1/accounts/{account_id:str}",
+    guards=[caller],
+    refusals=(404,),
+)
+async def get_account(request: Ask) -> Rendered[views.AccountView]:
     """Show an account with its limits and balances."""
-    services = ask.services
-    found = await services.queries.accounts.named(ask.account_id())
+    services = request.services
+    found = await services.queries.accounts.named(request.account_id())
     priced = (await services.queries.prices.cards()).assets()
     view = _view(services, found.facts, priced, services.clock.now())
     return found_answer(view, found.position, view.version)
 
 
-@route(
-    "PATCH",
-    "/accounts/{account_id}",
-    body=bodies.AccountChanges,
-    answer=views.AccountView,
+@patch(
+    "/ledger/v1/accounts/{account_id:str}",
+    guards=[caller],
     example={"unpriced": "record"},
     refusals=(404, 409, 412, 422),
 )
-async def change_account(ask: Ask[bodies.AccountChanges]) -> Answer:
+async def change_account(
+    request: Ask, data: JSONBody[bodies.AccountChanges]
+) -> Rendered[views.AccountView]:
     """Change an account's name or the terms under which it is billed."""
-    account_id, body = ask.account_id(), ask.body
+    account_id, body = request.account_id(), data
     policy = Policy(
         name=body.name,
         pays_with=body.pays_with,
@@ -127,96 +143,100 @@ async def change_account(ask: Ask[bodies.AccountChanges]) -> Answer:
         overdraft=body.overdraft,
         unpriced=body.unpriced,
         max_output_tokens=body.max_output_tokens,
-        expected_version=ask.call.expected_version,
+        expected_version=request.expected_version,
     )
     asked = (
-        await _asked(ask, account_id) if body.name is UNSET else ask.asked(_shown(ask, body.name))
+        await _asked(request, account_id, data)
+        if body.name is UNSET
+        else request.asked(_shown(request, body.name), body=data)
     )
-    done = await ask.services.ledger.accounts.set_policy(asked, account_id, policy)
+    done = await request.services.ledger.accounts.set_policy(asked, account_id, policy)
     return done_answer(done)
 
 
-@route(
-    "PUT",
-    "/accounts/{account_id}/limits",
-    body=bodies.LimitsBody,
-    answer=views.AccountView,
+@put(
+    "/ledger/v1/accounts/{account_id:str}/limits",
+    guards=[caller],
     example={"limits": [{"kind": "spend", "window": "month", "ceiling": "100"}]},
     refusals=(404, 409, 422),
 )
-async def set_account_limits(ask: Ask[bodies.LimitsBody]) -> Answer:
+async def set_account_limits(
+    request: Ask, data: JSONBody[bodies.LimitsBody]
+) -> Rendered[views.AccountView]:
     """Replace an account's limits."""
-    account_id = ask.account_id()
-    asked, rules = await _asked(ask, account_id), bodies.rules(ask.body.limits)
-    done = await ask.services.ledger.accounts.set_limits(asked, account_id, rules)
+    account_id = request.account_id()
+    asked, rules = await _asked(request, account_id, data), bodies.rules(data.limits)
+    done = await request.services.ledger.accounts.set_limits(asked, account_id, rules)
     return done_answer(done)
 
 
-@route(
-    "POST",
-    "/accounts/{account_id}/suspend",
-    body=bodies.ReasonBody,
-    optional_body=True,
-    answer=views.AccountView,
+@post(
+    "/ledger/v1/accounts/{account_id:str}/suspend",
+    guards=[caller],
     example={"reason": "Unpaid"},
     refusals=(404, 409, 422),
 )
-async def suspend_account(ask: Ask[bodies.ReasonBody]) -> Answer:
+async def suspend_account(
+    request: Ask, data: JSONBody[bodies.ReasonBody | None] = None
+) -> Rendered[views.AccountView]:
     """Stop every key of an account until it resumes."""
-    account_id = ask.account_id()
-    done = await ask.services.ledger.accounts.suspend(
-        await _asked(ask, account_id), account_id, reason=ask.body.reason
+    data = data or bodies.ReasonBody()
+    account_id = request.account_id()
+    done = await request.services.ledger.accounts.suspend(
+        await _asked(request, account_id, data), account_id, reason=data.reason
     )
     return done_answer(done)
 
 
-@route(
-    "POST",
-    "/accounts/{account_id}/resume",
-    body=bodies.Body,
-    optional_body=True,
-    answer=views.AccountView,
+@post(
+    "/ledger/v1/accounts/{account_id:str}/resume",
+    guards=[caller],
     refusals=(404, 409, 422),
 )
-async def resume_account(ask: Ask[bodies.Body]) -> Answer:
+async def resume_account(
+    request: Ask, data: JSONBody[bodies.Body | None] = None
+) -> Rendered[views.AccountView]:
     """Let a suspended account work again."""
-    account_id = ask.account_id()
-    asked = await _asked(ask, account_id)
-    done = await ask.services.ledger.accounts.resume(asked, account_id)
+    data = data or bodies.Body()
+    account_id = request.account_id()
+    asked = await _asked(request, account_id, data)
+    done = await request.services.ledger.accounts.resume(asked, account_id)
     return done_answer(done)
 
 
-@route(
-    "POST",
-    "/accounts/{account_id}/close",
-    body=bodies.ReasonBody,
-    optional_body=True,
-    answer=views.AccountView,
+@post(
+    "/ledger/v1/accounts/{account_id:str}/close",
+    guards=[caller],
     example={"reason": "Left"},
     refusals=(404, 409, 422),
 )
-async def close_account(ask: Ask[bodies.ReasonBody]) -> Answer:
+async def close_account(
+    request: Ask, data: JSONBody[bodies.ReasonBody | None] = None
+) -> Rendered[views.AccountView]:
     """Close an account for good."""
-    account_id = ask.account_id()
-    done = await ask.services.ledger.accounts.close(
-        await _asked(ask, account_id), account_id, reason=ask.body.reason
+    data = data or bodies.ReasonBody()
+    account_id = request.account_id()
+    done = await request.services.ledger.accounts.close(
+        await _asked(request, account_id, data), account_id, reason=data.reason
     )
     return done_answer(done)
 
 
-@route("GET", "/accounts/{account_id}/members", answer=views.Page)
-async def list_members(ask: Ask[None]) -> Answer:
+@get(
+    "/ledger/v1/accounts/{account_id:str}/members",
+    guards=[caller],
+    refusals=(404,),
+)
+async def list_members(request: Ask) -> Rendered[views.Page]:
     """List who is in an account."""
-    found = await ask.services.queries.accounts.members(ask.account_id())
+    found = await request.services.queries.accounts.members(request.account_id())
     data = list(map(views.member_view, found.facts))
     return found_answer(views.Page(data=data, has_more=False, next=None), found.position)
 
 
-@route(
-    "POST",
-    "/accounts/{account_id}/members",
-    body=bodies.MemberBody,
-    answer=views.MemberView,
+@post(
+    "/ledger/v1/accounts/{account_id:str}/members",
+    guards=[caller],
     status=201,
     example={
         "email": "ada@example.com",
@@ -226,46 +246,61 @@ async def list_members(ask: Ask[None]) -> Answer:
     },
     refusals=(404, 409, 422),
 )
-async def add_member(ask: Ask[bodies.MemberBody]) -> Answer:
+async def add_member(request: Ask, data: JSONBody[bodies.MemberBody]) -> Rendered[views.MemberView]:
     """Let a person join an account and log in."""
-    account_id, body = ask.account_id(), ask.body
-    hashed = await ask.services.logins.hash(body.password)
+    account_id, body = request.account_id(), data
+    hashed = await request.services.logins.hash(body.password)
     person = new_person(address(body.email), body.name, hashed)
     shown = views.member_view(Member(person.member_id, body.role, person.email, person.name))
-    asked: Asked[Account] = ask.asked(lambda _account, _recorded, _at: shown)
-    done = await ask.services.ledger.members.add(asked, account_id, person, body.role)
+    asked: Asked[Account] = request.asked(lambda _account, _recorded, _at: shown, body=data)
+    done = await request.services.ledger.members.add(asked, account_id, person, body.role)
     return done_answer(done, status=201)
 
 
-@route(
-    "PATCH",
-    "/accounts/{account_id}/members/{member_id}",
-    body=bodies.RoleBody,
-    answer=views.ChangeView,
+@patch(
+    "/ledger/v1/accounts/{account_id:str}/members/{member_id:str}",
+    guards=[caller],
     example={"role": "auditor"},
     refusals=(404, 409, 422),
 )
-async def change_member(ask: Ask[bodies.RoleBody]) -> Answer:
+async def change_member(
+    request: Ask, data: JSONBody[bodies.RoleBody]
+) -> Rendered[views.ChangeView]:
     """Give a member another role."""
-    done = await ask.services.ledger.members.change_role(
-        ask.asked(_changed), ask.account_id(), ask.member_id(), ask.body.role
+    done = await request.services.ledger.members.change_role(
+        request.asked(_changed, body=data), request.account_id(), request.member_id(), data.role
     )
     return done_answer(done)
 
 
-@route(
-    "DELETE",
-    "/accounts/{account_id}/members/{member_id}",
-    answer=views.ChangeView,
+@delete(
+    "/ledger/v1/accounts/{account_id:str}/members/{member_id:str}",
+    guards=[caller],
     refusals=(404, 409, 422),
 )
-async def remove_member(ask: Ask[None]) -> Answer:
+async def remove_member(request: Ask) -> Rendered[views.ChangeView]:
     """Take a member out of an account."""
-    done = await ask.services.ledger.members.remove(
-        ask.asked(_changed), ask.account_id(), ask.member_id()
+    done = await request.services.ledger.members.remove(
+        request.asked(_changed), request.account_id(), request.member_id()
     )
     return done_answer(done)
 
 
 def _changed(_account: Account, recorded: Sequence[Recorded], _at: Instant) -> views.ChangeView:
     return views.change_view(recorded)
+
+
+HANDLERS = (
+    open_account,
+    list_accounts,
+    get_account,
+    change_account,
+    set_account_limits,
+    suspend_account,
+    resume_account,
+    close_account,
+    list_members,
+    add_member,
+    change_member,
+    remove_member,
+)

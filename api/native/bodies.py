@@ -8,7 +8,6 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from api.http.failure import invalid
-from api.operations.opening import KEYS_OF_ACCOUNT
 from ledger import clock, reports
 from ledger import events as e
 from ledger.clock import Instant
@@ -91,10 +90,7 @@ class AccountBody(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """refuse or record: what becomes of usage without a price."""
     max_output_tokens: Tokens = 0
     """Of the longest answer through the gateway; 0: as the operator's setting says."""
-    limits: tuple[LimitBody, ...] = tuple(
-        LimitBody(kind=rule.kind, window=rule.window, ceiling=rule.ceiling)
-        for rule in KEYS_OF_ACCOUNT
-    )
+    limits: tuple[LimitBody, ...] | UnsetType = UNSET
     """Left out: 20 key creations in any minute and 500 active keys. Empty: none at all."""
     welcome: bool = True
     """Whether to add the welcome grant."""

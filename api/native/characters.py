@@ -3,9 +3,9 @@
 What is said in a conversation has no route here: it is the dialects'.
 """
 
-from typing import Any
 from uuid import UUID
 
+from litestar.params import JSONBody
 from msgspec import UNSET, UnsetType
 
 from api.beside.characters import (
@@ -19,11 +19,11 @@ from api.beside.characters import (
     Scenario,
 )
 from api.beside.shelf import Changes, Once
-from api.http.exchange import Answer, answer
 from api.http.failure import Failure, Kind, forbidden
+from api.http.handlers import Rendered, delete, get, patch, post
 from api.http.reading import one_of
 from api.native import bodies, views
-from api.native.routing import Ask, found_answer, route
+from api.native.asking import Ask, caller, found_answer
 from ledger.errors import InvalidField
 from ledger.ids import AccountId
 
@@ -46,11 +46,11 @@ def character_id_of(text: str) -> UUID:
     return found
 
 
-def _id(ask: Ask[Any]) -> UUID:
-    return character_id_of(ask.call.path("character_id"))
+def _id(ask: Ask) -> UUID:
+    return character_id_of(ask.path("character_id"))
 
 
-def _account(ask: Ask[Any], text: str) -> AccountId:
+def _account(ask: Ask, text: str) -> AccountId:
     """Give the account that is named, or the member's own."""
     if text or ask.caller.account_id is None:
         if not text:
@@ -59,7 +59,7 @@ def _account(ask: Ask[Any], text: str) -> AccountId:
     return ask.caller.account_id
 
 
-def _require_may_price(ask: Ask[Any], multiplier: str | UnsetType) -> None:
+def _require_may_price(ask: Ask, multiplier: str | UnsetType) -> None:
     """Refuse a member that sets a price."""
     if multiplier is not UNSET and ask.caller.account_id is not None:
         raise forbidden("set_multiplier", ask.caller.role)
@@ -78,17 +78,15 @@ def _scenarios(given: tuple[bodies.ScenarioBody, ...]) -> tuple[Scenario, ...]:
     )
 
 
-def _shown(ask: Ask[Any], found: Character, *, status: int = 200) -> Answer:
+def _shown(ask: Ask, found: Character, *, status: int = 200) -> Rendered[views.CharacterView]:
     own = ask.caller.account_id in {None, found.account_id}
     headers = {"ETag": f'"{found.version}"'} if own else {}
-    return answer(views.character_view(found, own=own), status=status, headers=headers)
+    return Rendered(views.character_view(found, own=own), status_code=status, headers=headers)
 
 
-@route(
-    "POST",
-    "/characters",
-    body=bodies.CharacterBody,
-    answer=views.CharacterView,
+@post(
+    "/ledger/v1/characters",
+    guards=[caller],
     status=201,
     example={
         "name": "Luna",
@@ -98,11 +96,13 @@ def _shown(ask: Ask[Any], found: Character, *, status: int = 200) -> Answer:
     },
     refusals=(404, 409, 422),
 )
-async def create_character(ask: Ask[bodies.CharacterBody]) -> Answer:
+async def create_character(
+    request: Ask, data: JSONBody[bodies.CharacterBody]
+) -> Rendered[views.CharacterView]:
     """Make a character: a draft until it is published."""
-    body = ask.body
-    _require_may_price(ask, body.multiplier)
-    account_id = _account(ask, body.account_id)
+    body = data
+    _require_may_price(request, body.multiplier)
+    account_id = _account(request, body.account_id)
     draft = Draft(
         name=body.name,
         slug=body.slug,
@@ -112,34 +112,34 @@ async def create_character(ask: Ask[bodies.CharacterBody]) -> Answer:
         multiplier=MULTIPLIERS[0] if isinstance(body.multiplier, UnsetType) else body.multiplier,
         scenarios=_scenarios(body.scenarios),
     )
-    key, fingerprint = ask.once()
+    key, fingerprint = request.once(body=data)
     once = Once(key, fingerprint) if key else None
-    created = await ask.services.characters.create(account_id, draft, once=once)
-    found = _shown(ask, created.character, status=201)
+    created = await request.services.characters.create(account_id, draft, once=once)
+    found = _shown(request, created.character, status=201)
     if created.replayed:
-        found.headers.append((b"idempotent-replayed", b"true"))
+        found.headers["Idempotent-Replayed"] = "true"
     return found
 
 
-@route(
-    "GET",
-    "/characters",
-    answer=views.Page,
+@get(
+    "/ledger/v1/characters",
+    guards=[caller],
     query=("account_id", "scope", "limit", "after"),
+    refusals=(404,),
 )
-async def list_characters(ask: Ask[None]) -> Answer:
+async def list_characters(request: Ask) -> Rendered[views.Page]:
     """List an account's characters, or all that it may talk to, newest first."""
-    query = ask.call.require_only("account_id", "scope", "limit", "after")
+    query = request.parameters()
     usable = one_of("scope", query.get("scope", SCOPES[0]), SCOPES) == SCOPES[1]
-    account_id = _account(ask, query.get("account_id", ""))
-    page = await ask.services.characters.page(
+    account_id = _account(request, query.get("account_id", ""))
+    page = await request.services.characters.page(
         account_id,
         statuses=(DRAFT, PUBLISHED) if usable else STATUSES,
         public=usable,
         after=_cursor(query.get("after")),
-        most=ask.page_size(),
+        most=request.page_size(),
     )
-    operator = ask.caller.account_id is None
+    operator = request.caller.account_id is None
     data = [
         views.character_line_view(line, own=operator or line.account_id == account_id)
         for line in page.lines
@@ -157,34 +157,43 @@ def _cursor(text: str | None) -> UUID | None:
         raise InvalidField("after", "is no cursor of this list") from error
 
 
-@route("GET", "/characters/{character_id}", answer=views.CharacterView)
-async def get_character(ask: Ask[None]) -> Answer:
+@get(
+    "/ledger/v1/characters/{character_id:str}",
+    guards=[caller],
+    refusals=(404,),
+)
+async def get_character(request: Ask) -> Rendered[views.CharacterView]:
     """Show a character of the account's own, or a public one."""
-    found = await ask.services.characters.visible(ask.caller.account_id, _id(ask))
-    return _shown(ask, found)
+    found = await request.services.characters.visible(request.caller.account_id, _id(request))
+    return _shown(request, found)
 
 
-@route("GET", "/characters/by-slug/{slug}", answer=views.CharacterView, query=("account_id",))
-async def find_character(ask: Ask[None]) -> Answer:
+@get(
+    "/ledger/v1/characters/by-slug/{slug:str}",
+    guards=[caller],
+    query=("account_id",),
+    refusals=(404,),
+)
+async def find_character(request: Ask) -> Rendered[views.CharacterView]:
     """Show the account's own character of a slug, or else the public one."""
-    query = ask.call.require_only("account_id")
-    account_id = _account(ask, query.get("account_id", ""))
-    found = await ask.services.characters.by_slug(account_id, ask.call.path("slug"))
-    return _shown(ask, found)
+    query = request.parameters()
+    account_id = _account(request, query.get("account_id", ""))
+    found = await request.services.characters.by_slug(account_id, request.path("slug"))
+    return _shown(request, found)
 
 
-@route(
-    "PATCH",
-    "/characters/{character_id}",
-    body=bodies.CharacterChanges,
-    answer=views.CharacterView,
+@patch(
+    "/ledger/v1/characters/{character_id:str}",
+    guards=[caller],
     example={"description": "She has kept it for forty years."},
     refusals=(404, 409, 412),
 )
-async def change_character(ask: Ask[bodies.CharacterChanges]) -> Answer:
+async def change_character(
+    request: Ask, data: JSONBody[bodies.CharacterChanges]
+) -> Rendered[views.CharacterView]:
     """Change a character; ``If-Match`` with its version guards against a lost update."""
-    body = ask.body
-    _require_may_price(ask, body.multiplier)
+    body = data
+    _require_may_price(request, body.multiplier)
     scenarios = body.scenarios
     changes = Changes(
         name=body.name,
@@ -195,75 +204,98 @@ async def change_character(ask: Ask[bodies.CharacterChanges]) -> Answer:
         multiplier=body.multiplier,
         scenarios=scenarios if isinstance(scenarios, UnsetType) else _scenarios(scenarios),
     )
-    found = await ask.services.characters.change(
-        ask.caller.account_id, _id(ask), changes, expected_version=ask.call.expected_version
+    found = await request.services.characters.change(
+        request.caller.account_id, _id(request), changes, expected_version=request.expected_version
     )
-    return _shown(ask, found)
+    return _shown(request, found)
 
 
-@route(
-    "POST",
-    "/characters/{character_id}/publish",
-    body=bodies.Body,
-    optional_body=True,
-    answer=views.CharacterView,
+@post(
+    "/ledger/v1/characters/{character_id:str}/publish",
+    guards=[caller],
     refusals=(404, 409),
 )
-async def publish_character(ask: Ask[bodies.Body]) -> Answer:
+async def publish_character(
+    request: Ask, data: JSONBody[bodies.Body | None] = None
+) -> Rendered[views.CharacterView]:
     """Let every account have a character."""
-    found = await ask.services.characters.publish(ask.caller.account_id, _id(ask))
-    return _shown(ask, found)
+    data = data or bodies.Body()
+    found = await request.services.characters.publish(request.caller.account_id, _id(request))
+    return _shown(request, found)
 
 
-@route(
-    "POST",
-    "/characters/{character_id}/withdraw",
-    body=bodies.Body,
-    optional_body=True,
-    answer=views.CharacterView,
+@post(
+    "/ledger/v1/characters/{character_id:str}/withdraw",
+    guards=[caller],
     refusals=(404, 409),
 )
-async def withdraw_character(ask: Ask[bodies.Body]) -> Answer:
+async def withdraw_character(
+    request: Ask, data: JSONBody[bodies.Body | None] = None
+) -> Rendered[views.CharacterView]:
     """Take a published character back."""
-    found = await ask.services.characters.withdraw(ask.caller.account_id, _id(ask))
-    return _shown(ask, found)
+    data = data or bodies.Body()
+    found = await request.services.characters.withdraw(request.caller.account_id, _id(request))
+    return _shown(request, found)
 
 
-@route("DELETE", "/characters/{character_id}", answer=views.CharacterView, refusals=(404, 409))
-async def delete_character(ask: Ask[None]) -> Answer:
+@delete(
+    "/ledger/v1/characters/{character_id:str}",
+    guards=[caller],
+    refusals=(404, 409),
+)
+async def delete_character(request: Ask) -> Rendered[views.CharacterView]:
     """Delete a draft."""
-    found = await ask.services.characters.delete(ask.caller.account_id, _id(ask))
-    return _shown(ask, found)
+    found = await request.services.characters.delete(request.caller.account_id, _id(request))
+    return _shown(request, found)
 
 
-@route(
-    "POST",
-    "/characters/{character_id}/chats",
-    body=bodies.ChatBody,
-    optional_body=True,
-    answer=views.ChatView,
+@post(
+    "/ledger/v1/characters/{character_id:str}/chats",
+    guards=[caller],
     example={"scenario": "storm"},
     refusals=(404,),
 )
-async def note_chat(ask: Ask[bodies.ChatBody]) -> Answer:
+async def note_chat(
+    request: Ask, data: JSONBody[bodies.ChatBody | None] = None
+) -> Rendered[views.ChatView]:
     """Note that a chat with a character takes place on the web: reverie's keys go on with it."""
-    account_id = _account(ask, ask.body.account_id)
-    await ask.services.characters.note_chat(
-        account_id, _id(ask), via="web", scenario=ask.body.scenario
+    data = data or bodies.ChatBody()
+    account_id = _account(request, data.account_id)
+    await request.services.characters.note_chat(
+        account_id, _id(request), via="web", scenario=data.scenario
     )
-    return await _recent(ask, account_id)
+    return await _recent(request, account_id)
 
 
-@route("GET", "/characters/recent-chat", answer=views.ChatView, query=("account_id",))
-async def get_recent_chat(ask: Ask[None]) -> Answer:
+@get(
+    "/ledger/v1/characters/recent-chat",
+    guards=[caller],
+    query=("account_id",),
+    refusals=(404,),
+)
+async def get_recent_chat(request: Ask) -> Rendered[views.ChatView]:
     """Show the account's latest chat with a character that it may still talk to."""
-    query = ask.call.require_only("account_id")
-    return await _recent(ask, _account(ask, query.get("account_id", "")))
+    query = request.parameters()
+    return await _recent(request, _account(request, query.get("account_id", "")))
 
 
-async def _recent(ask: Ask[Any], account_id: AccountId) -> Answer:
+async def _recent(ask: Ask, account_id: AccountId) -> Rendered[views.ChatView]:
     found = await ask.services.characters.most_recent(account_id)
     if found is None:
         detail = "No chat yet with a character that is still there."
         raise Failure(Kind.NOT_FOUND, detail, code="no_chat")
-    return answer(views.chat_view(found))
+    return Rendered(views.chat_view(found))
+
+
+HANDLERS = (
+    create_character,
+    list_characters,
+    get_character,
+    find_character,
+    change_character,
+    publish_character,
+    withdraw_character,
+    delete_character,
+    note_chat,
+    get_recent_chat,
+)

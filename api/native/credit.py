@@ -1,11 +1,18 @@
 """Grants, adjustments, balances."""
 
 from collections.abc import Sequence
-from typing import Any
 
-from api.http.exchange import Answer
+from litestar.params import JSONBody
+
+from api.http.handlers import Rendered, get, post, put
 from api.native import bodies, views
-from api.native.routing import Ask, done_answer, found_answer, page_answer, route
+from api.native.asking import (
+    Ask,
+    caller,
+    done_answer,
+    found_answer,
+    page_answer,
+)
 from api.operations import Asked
 from ledger import events as e
 from ledger.clock import Instant
@@ -17,20 +24,18 @@ from ledger.state import Account
 LOT_MAX = 2**31 - 1
 
 
-@route(
-    "POST",
-    "/accounts/{account_id}/grants",
-    body=bodies.GrantBody,
-    answer=views.GrantView,
+@post(
+    "/ledger/v1/accounts/{account_id:str}/grants",
+    guards=[caller],
     status=201,
     example={"amount": "25", "asset": "USD", "reason": "Top-up"},
     refusals=(404, 409, 422),
 )
-async def grant(ask: Ask[bodies.GrantBody]) -> Answer:
+async def grant(request: Ask, data: JSONBody[bodies.GrantBody]) -> Rendered[views.GrantView]:
     """Add a lot of credit; an overdrawn balance is repaid from it first."""
-    account_id, body = ask.account_id(), ask.body
+    account_id, body = request.account_id(), data
     terms = e.CreditGranted(
-        by=ask.caller.actor,
+        by=request.caller.actor,
         lot=0,
         asset=body.asset,
         amount=body.amount,
@@ -43,7 +48,9 @@ async def grant(ask: Ask[bodies.GrantBody]) -> Answer:
         currency=body.currency,
         payment_reference=body.payment_reference,
     )
-    done = await ask.services.ledger.credits.grant(ask.asked(_granted), account_id, terms)
+    done = await request.services.ledger.credits.grant(
+        request.asked(_granted, body=data), account_id, terms
+    )
     return done_answer(done, status=201)
 
 
@@ -51,7 +58,7 @@ def _granted(_account: Account, recorded: Sequence[Recorded], _at: Instant) -> v
     return views.grant_of_event(recorded[0])
 
 
-def _asked(ask: Ask[Any]) -> Asked[Account]:
+def _asked(ask: Ask) -> Asked[Account]:
     """Ask for a change that is answered with its events and the balances after it."""
     cards = ask.services.cards
 
@@ -64,49 +71,54 @@ def _asked(ask: Ask[Any]) -> Asked[Account]:
     return ask.asked(view)
 
 
-@route("GET", "/accounts/{account_id}/grants", answer=views.Page, query=("limit", "after"))
-async def list_grants(ask: Ask[None]) -> Answer:
+@get(
+    "/ledger/v1/accounts/{account_id:str}/grants",
+    guards=[caller],
+    query=("limit", "after"),
+    refusals=(404,),
+)
+async def list_grants(request: Ask) -> Rendered[views.Page]:
     """List an account's grants, newest first."""
-    query = ask.call.require_only("limit", "after")
-    before = ask.whole("after", query.get("after", str(LOT_MAX)), most=LOT_MAX)
-    found = await ask.services.queries.credit.grants(
-        ask.account_id(), before=before, most=ask.page_size()
+    query = request.parameters()
+    before = request.number("after", query.get("after", str(LOT_MAX)), most=LOT_MAX)
+    found = await request.services.queries.credit.grants(
+        request.account_id(), before=before, most=request.page_size()
     )
     return page_answer(found, views.grant_view, lambda grant: grant.lot)
 
 
-@route(
-    "POST",
-    "/accounts/{account_id}/grants/{lot}/void",
-    body=bodies.ReasonBody,
-    optional_body=True,
-    answer=dict[str, object],
+@post(
+    "/ledger/v1/accounts/{account_id:str}/grants/{lot:str}/void",
+    guards=[caller],
     example={"reason": "Granted by mistake"},
     refusals=(404, 409, 422),
 )
-async def void_grant(ask: Ask[bodies.ReasonBody]) -> Answer:
+async def void_grant(
+    request: Ask, data: JSONBody[bodies.ReasonBody | None] = None
+) -> Rendered[dict[str, object]]:
     """Withdraw what is left of a grant."""
-    account_id, text = ask.account_id(), ask.call.path("lot")
+    data = data or bodies.ReasonBody()
+    account_id, text = request.account_id(), request.path("lot")
     if not (text.isascii() and text.isdecimal()) or not 0 < int(text) <= LOT_MAX:
         raise NoSuchGrant
-    done = await ask.services.ledger.credits.void(
-        _asked(ask), account_id, int(text), reason=ask.body.reason
+    done = await request.services.ledger.credits.void(
+        _asked(request), account_id, int(text), reason=data.reason
     )
     return done_answer(done)
 
 
-@route(
-    "POST",
-    "/accounts/{account_id}/adjustments",
-    body=bodies.AdjustmentBody,
-    answer=dict[str, object],
+@post(
+    "/ledger/v1/accounts/{account_id:str}/adjustments",
+    guards=[caller],
     status=201,
     example={"amount": "-1.50", "asset": "USD", "reason": "Refunded by card"},
     refusals=(402, 404, 409, 422),
 )
-async def adjust(ask: Ask[bodies.AdjustmentBody]) -> Answer:
+async def adjust(
+    request: Ask, data: JSONBody[bodies.AdjustmentBody]
+) -> Rendered[dict[str, object]]:
     """Add credit, or take it away where the amount is negative; the reason is recorded."""
-    account_id, body = ask.account_id(), ask.body
+    account_id, body = request.account_id(), data
     try:
         amount = Amount(parse_pico(body.amount, signed=True), body.asset)
     except InvalidAmount as error:
@@ -115,43 +127,57 @@ async def adjust(ask: Ask[bodies.AdjustmentBody]) -> Answer:
         parse_asset(body.asset)
     except InvalidAmount as error:
         raise InvalidField("asset", "2 to 24 upper-case letters, digits, underscores") from error
-    done = await ask.services.ledger.credits.adjust(
-        _asked(ask), account_id, amount, reason=body.reason
+    done = await request.services.ledger.credits.adjust(
+        _asked(request), account_id, amount, reason=body.reason
     )
     return done_answer(done, status=201)
 
 
-@route(
-    "PUT",
-    "/accounts/{account_id}/allowances/{asset}",
-    body=bodies.AllowanceBody,
-    answer=views.AllowanceView,
+@put(
+    "/ledger/v1/accounts/{account_id:str}/allowances/{asset:str}",
+    guards=[caller],
     example={"amount": "10"},
     refusals=(404, 409, 422),
 )
-async def set_allowance(ask: Ask[bodies.AllowanceBody]) -> Answer:
+async def set_allowance(
+    request: Ask, data: JSONBody[bodies.AllowanceBody]
+) -> Rendered[views.AllowanceView]:
     """Let an account have an amount of an asset anew each day of UTC; zero ends it."""
-    account_id, asset = ask.account_id(), ask.call.path("asset")
-    await ask.services.queries.accounts.one(account_id)
-    found = await ask.services.allowances.set(ask.caller.actor, account_id, asset, ask.body.amount)
+    account_id, asset = request.account_id(), request.path("asset")
+    await request.services.queries.accounts.one(account_id)
+    found = await request.services.allowances.set(
+        request.caller.actor, account_id, asset, data.amount
+    )
     return found_answer(views.AllowanceView(asset=found.asset, amount=found.amount))
 
 
-@route("GET", "/accounts/{account_id}/allowances", answer=views.Page, query=())
-async def list_allowances(ask: Ask[None]) -> Answer:
+@get(
+    "/ledger/v1/accounts/{account_id:str}/allowances",
+    guards=[caller],
+    query=(),
+    refusals=(404,),
+)
+async def list_allowances(request: Ask) -> Rendered[views.Page]:
     """List what an account has anew each day of UTC."""
-    ask.call.require_only()
-    _, position = await ask.services.queries.accounts.one(ask.account_id())
-    found = await ask.services.allowances.of(ask.account_id())
+    request.parameters()
+    _, position = await request.services.queries.accounts.one(request.account_id())
+    found = await request.services.allowances.of(request.account_id())
     data = [views.AllowanceView(asset=each.asset, amount=each.amount) for each in found]
     return found_answer(views.Page(data=data, has_more=False, next=None), position)
 
 
-@route("GET", "/accounts/{account_id}/balances", answer=dict[str, list[views.BalanceView]])
-async def get_balances(ask: Ask[None]) -> Answer:
+@get(
+    "/ledger/v1/accounts/{account_id:str}/balances",
+    guards=[caller],
+    refusals=(404,),
+)
+async def get_balances(request: Ask) -> Rendered[dict[str, list[views.BalanceView]]]:
     """Show what an account has of each asset."""
-    services = ask.services
-    account, position = await services.queries.accounts.one(ask.account_id())
+    services = request.services
+    account, position = await services.queries.accounts.one(request.account_id())
     priced = (await services.queries.prices.cards()).assets()
     balances = views.balance_views(account, services.clock.now(), priced)
     return found_answer({"balances": balances}, position)
+
+
+HANDLERS = (grant, list_grants, void_grant, adjust, set_allowance, list_allowances, get_balances)

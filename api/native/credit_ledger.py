@@ -8,11 +8,16 @@ from datetime import date
 import msgspec
 
 from api.http import cursors
-from api.http.exchange import Answer
+from api.http.answers import Answer
 from api.http.failure import invalid
+from api.http.handlers import Passed, Rendered, get
 from api.http.reading import one_of
 from api.native import bodies, views
-from api.native.routing import Ask, found_answer, route
+from api.native.asking import (
+    Ask,
+    caller,
+    found_answer,
+)
 from api.native.views import PositionView
 from api.queries import MOVEMENT_TYPES, Filters, Movement, Place
 from api.settings import jwt_secret
@@ -67,17 +72,17 @@ def _entry(found: Movement) -> Entry:
     )
 
 
-@route(
-    "GET",
-    "/accounts/{account_id}/credit-ledger",
-    answer=views.Page,
+@get(
+    "/ledger/v1/accounts/{account_id:str}/credit-ledger",
+    guards=[caller],
     query=(*NAMED, "limit", "after"),
+    refusals=(404,),
 )
-async def list_credit_ledger(ask: Ask[None]) -> Answer:
+async def list_credit_ledger(request: Ask) -> Rendered[views.Page]:
     """List what moved the account's balances, newest first, with the balance after each."""
-    query = ask.call.require_only(*NAMED, "limit", "after")
-    account_id = ask.account_id()
-    secret = jwt_secret(ask.services.settings)
+    query = request.parameters()
+    account_id = request.account_id()
+    secret = jwt_secret(request.services.settings)
     account = format_id("acct", account_id)
     filters = _filters(query)
     place = Place(account=account, filters=filters)
@@ -85,13 +90,13 @@ async def list_credit_ledger(ask: Ask[None]) -> Answer:
         place = cursors.read(query["after"], Place, PURPOSE, secret)
         if place.account != account or (filters != Filters() and filters != place.filters):
             raise InvalidField("after", "is a cursor of another list")
-    (movements, following), position = await ask.services.queries.credit.movements(
-        account_id, place, ask.page_size()
+    (movements, following), position = await request.services.queries.credit.movements(
+        account_id, place, request.page_size()
     )
     entries = list(map(_entry, movements))
     cursor = None if following is None else cursors.write(following, PURPOSE, secret)
-    if CSV in (ask.call.header(b"accept") or ""):
-        return _csv(entries, cursor, position)
+    if CSV in (request.header(b"accept") or ""):
+        return Passed(_csv(entries, cursor, position))
     view = views.Page(data=entries, has_more=cursor is not None, next=cursor)
     return found_answer(view, position)
 
@@ -157,3 +162,6 @@ def _cell(name: str, value: str | PositionView | None) -> str:
         return f"{value.lane}:{value.seq}"
     is_formula = name not in _NUMBERS and value[:1] in {"=", "+", "-", "@", "\t", "\r"}
     return f"'{value}" if is_formula else value
+
+
+HANDLERS = (list_credit_ledger,)

@@ -8,8 +8,9 @@ from functools import partial
 from typing import Any
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
-from api.http.exchange import Answer
+from api.http.answers import Answer
 from api.http.failure import Failure, Kind, of_error
 from api.http.wording import TITLES
 from ledger import errors, secrets
@@ -62,6 +63,40 @@ STATUS: Mapping[type[errors.LedgerError], int] = {
 }
 """What each answers on the native API, where the operator asks about a key: 401 there would be
 about the operator's own secret."""
+
+
+class FieldProblem(msgspec.Struct, frozen=True, kw_only=True):
+    """A field that is wrong."""
+
+    field: str
+    problem: str
+
+
+class DecidedAt(msgspec.Struct, frozen=True, kw_only=True):
+    """The lane position that a refusal was decided at."""
+
+    lane: int
+    seq: int
+
+
+class Problem(msgspec.Struct, frozen=True, kw_only=True):
+    """RFC 9457. A limit's refusal also says its numbers and the position it was decided at."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    errors: list[FieldProblem] | UnsetType = UNSET
+    scope: str | UnsetType = UNSET
+    limit: dict[str, Any] | UnsetType = UNSET
+    ceiling: str | UnsetType = UNSET
+    used: str | UnsetType = UNSET
+    pending: str | UnsetType = UNSET
+    available: str | UnsetType = UNSET
+    requested: str | UnsetType = UNSET
+    resets_at: str | UnsetType | None = UNSET
+    position: DecidedAt | UnsetType = UNSET
 
 
 _ASK = "Show the operator's secret or a member's token as Bearer."

@@ -2,15 +2,23 @@
 
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any
 
 import msgspec
+from litestar.params import JSONBody
 from msgspec import UnsetType
 
 from api.beside.characters import NoSuchCharacter
-from api.http.exchange import Answer
+from api.http.answers import encode
+from api.http.handlers import Passed, Rendered, get, patch, post
 from api.native import bodies, views
-from api.native.routing import Ask, done_answer, encode, found_answer, page_answer, route
+from api.native.asking import (
+    Ask,
+    caller,
+    decided_answer,
+    done_answer,
+    found_answer,
+    page_answer,
+)
 from api.operations import (
     Issued,
     Issuer,
@@ -23,15 +31,10 @@ from ledger.errors import InvalidField
 from ledger.ids import AccountId, format_id
 from ledger.state import Key
 
-REVERIE = "reverie"
-"""The dialect whose keys have a default character."""
 
-
-@route(
-    "POST",
-    "/accounts/{account_id}/keys",
-    body=bodies.KeyBody,
-    answer=views.KeyView,
+@post(
+    "/ledger/v1/accounts/{account_id:str}/keys",
+    guards=[caller],
     status=201,
     example={
         "name": "Support bot",
@@ -40,11 +43,11 @@ REVERIE = "reverie"
     },
     refusals=(404, 409, 422, 429),
 )
-async def issue_key(ask: Ask[bodies.KeyBody]) -> Answer:
+async def issue_key(request: Ask, data: JSONBody[bodies.KeyBody]) -> Rendered[views.KeyView]:
     """Issue a key; its secret is in this answer and nowhere else."""
-    account_id, body, caller = ask.account_id(), ask.body, ask.caller
-    if body.dialect == REVERIE and body.default_character:
-        await _require_character(ask, account_id, body.default_character)
+    account_id, body, caller = request.account_id(), data, request.caller
+    if body.default_character and body.dialect in request.services.dialects.with_characters:
+        await _require_character(request, account_id, body.default_character)
     terms = e.KeyIssued(
         by=caller.actor,
         name=body.name,
@@ -58,7 +61,9 @@ async def issue_key(ask: Ask[bodies.KeyBody]) -> Answer:
         settings=body.settings,
     )
     issuer = Issuer(caller.member_id, bool(caller.only_own_keys))
-    issued = await ask.services.ledger.keys.issue(ask.asked(_shown), account_id, terms, issuer)
+    issued = await request.services.ledger.keys.issue(
+        request.asked(_shown, body=data), account_id, terms, issuer
+    )
     return _issued_answer(issued, status=201)
 
 
@@ -66,17 +71,18 @@ def _shown(key: Key, _recorded: Sequence[Recorded], at: Instant) -> views.KeyVie
     return views.key_view(key, at)
 
 
-def _issued_answer(issued: Issued, *, status: int = 200) -> Answer:
+def _issued_answer(issued: Issued, *, status: int = 200) -> Passed[views.KeyView]:
     """Answer with the secret, unless it is a stored reply: there it is not."""
-    made = done_answer(issued.done, status=status)
-    made.headers.append((b"cache-control", b"no-store"))
+    done, body = issued.done, issued.done.reply
     if issued.secret is not None:
-        shown = views.key_view(issued.key, issued.done.at)
-        made.body = encode(msgspec.structs.replace(shown, secret=issued.secret))
-    return made
+        shown = views.key_view(issued.key, done.at)
+        body = encode(msgspec.structs.replace(shown, secret=issued.secret))
+    made = decided_answer(body, done.position, replayed=done.replayed, status=status)
+    made.headers.append((b"cache-control", b"no-store"))
+    return Passed(made)
 
 
-async def _require_character(ask: Ask[Any], account_id: AccountId, model: str) -> None:
+async def _require_character(ask: Ask, account_id: AccountId, model: str) -> None:
     """Refuse a default character that the account may not talk to."""
     try:
         await ask.services.characters.of_model(account_id, model)
@@ -85,44 +91,58 @@ async def _require_character(ask: Ask[Any], account_id: AccountId, model: str) -
         raise InvalidField("default_character", problem) from error
 
 
-@route("GET", "/accounts/{account_id}/keys", answer=views.Page, query=("limit", "after"))
-async def list_keys(ask: Ask[None]) -> Answer:
+@get(
+    "/ledger/v1/accounts/{account_id:str}/keys",
+    guards=[caller],
+    query=("limit", "after"),
+    refusals=(404,),
+)
+async def list_keys(request: Ask) -> Rendered[views.Page]:
     """List an account's keys, newest first."""
-    ask.call.require_only("limit", "after")
-    after = ask.after("key")
-    found = await ask.services.queries.keys.page(
-        ask.account_id(), after=after, most=ask.page_size(), only_of=ask.caller.only_own_keys
+    request.parameters()
+    after = request.after("key")
+    found = await request.services.queries.keys.page(
+        request.account_id(),
+        after=after,
+        most=request.page_size(),
+        only_of=request.caller.only_own_keys,
     )
-    at = ask.services.clock.now()
+    at = request.services.clock.now()
     return page_answer(
         found, lambda key: views.key_view(key, at), lambda key: format_id("key", key.key_id)
     )
 
 
-@route("GET", "/keys/{key_id}", answer=views.KeyView)
-async def get_key(ask: Ask[None]) -> Answer:
+@get(
+    "/ledger/v1/keys/{key_id:str}",
+    guards=[caller],
+    refusals=(404,),
+)
+async def get_key(request: Ask) -> Rendered[views.KeyView]:
     """Show a key with its limits and what counts against them."""
-    key_id = await ask.key_id()
-    key, position = await ask.services.queries.keys.one(key_id, only_of=ask.caller.only_own_keys)
-    view = views.key_view(key, ask.services.clock.now())
+    key_id = await request.key_id()
+    key, position = await request.services.queries.keys.one(
+        key_id, only_of=request.caller.only_own_keys
+    )
+    view = views.key_view(key, request.services.clock.now())
     return found_answer(view, position, view.version)
 
 
-@route(
-    "PATCH",
-    "/keys/{key_id}",
-    body=bodies.KeyChanges,
-    answer=views.KeyView,
+@patch(
+    "/ledger/v1/keys/{key_id:str}",
+    guards=[caller],
     example={"name": "Support bot, EU"},
     refusals=(404, 409, 412, 422),
 )
-async def change_key(ask: Ask[bodies.KeyChanges]) -> Answer:
+async def change_key(request: Ask, data: JSONBody[bodies.KeyChanges]) -> Rendered[views.KeyView]:
     """Change a key's terms; ``If-Match`` with its version guards against a lost update."""
-    key_id, body = await ask.key_id(), ask.body
+    key_id, body = await request.key_id(), data
     if not isinstance(body.default_character, UnsetType) and body.default_character:
-        key, _ = await ask.services.queries.keys.one(key_id, only_of=ask.caller.only_own_keys)
-        if key.dialect == REVERIE:
-            await _require_character(ask, key.account_id, body.default_character)
+        key, _ = await request.services.queries.keys.one(
+            key_id, only_of=request.caller.only_own_keys
+        )
+        if key.dialect in request.services.dialects.with_characters:
+            await _require_character(request, key.account_id, body.default_character)
     changes = keys.Changes(
         name=body.name,
         limits=body.limits if isinstance(body.limits, UnsetType) else bodies.rules(body.limits),
@@ -134,100 +154,112 @@ async def change_key(ask: Ask[bodies.KeyChanges]) -> Answer:
         else bodies.expiry_of("expires_at", body.expires_at),
         settings=body.settings,
     )
-    done = await ask.services.ledger.keys.change(
-        ask.asked(_shown),
+    done = await request.services.ledger.keys.change(
+        request.asked(_shown, body=data),
         key_id,
         changes,
-        expected_version=ask.call.expected_version,
-        only_of=ask.caller.only_own_keys,
+        expected_version=request.expected_version,
+        only_of=request.caller.only_own_keys,
     )
     return done_answer(done)
 
 
-@route(
-    "POST",
-    "/keys/{key_id}/rotate",
-    body=bodies.RotateBody,
-    optional_body=True,
-    answer=views.KeyView,
+@post(
+    "/ledger/v1/keys/{key_id:str}/rotate",
+    guards=[caller],
     example={"grace_seconds": 86_400},
     refusals=(404, 409, 422),
 )
-async def rotate_key(ask: Ask[bodies.RotateBody]) -> Answer:
+async def rotate_key(
+    request: Ask, data: JSONBody[bodies.RotateBody | None] = None
+) -> Rendered[views.KeyView]:
     """Give a key another secret; limits, credit and history stay with the key."""
-    key_id = await ask.key_id()
-    issued = await ask.services.ledger.keys.rotate(
-        ask.asked(_shown),
+    data = data or bodies.RotateBody()
+    key_id = await request.key_id()
+    issued = await request.services.ledger.keys.rotate(
+        request.asked(_shown, body=data),
         key_id,
-        grace=timedelta(seconds=ask.body.grace_seconds),
-        only_of=ask.caller.only_own_keys,
+        grace=timedelta(seconds=data.grace_seconds),
+        only_of=request.caller.only_own_keys,
     )
     return _issued_answer(issued)
 
 
-@route(
-    "POST",
-    "/keys/{key_id}/suspend",
-    body=bodies.Body,
-    optional_body=True,
-    answer=views.KeyView,
+@post(
+    "/ledger/v1/keys/{key_id:str}/suspend",
+    guards=[caller],
     refusals=(404, 409, 422),
 )
-async def suspend_key(ask: Ask[bodies.Body]) -> Answer:
+async def suspend_key(
+    request: Ask, data: JSONBody[bodies.Body | None] = None
+) -> Rendered[views.KeyView]:
     """Stop a key until it resumes."""
-    key_id = await ask.key_id()
-    done = await ask.services.ledger.keys.suspend(
-        ask.asked(_shown), key_id, only_of=ask.caller.only_own_keys
+    data = data or bodies.Body()
+    key_id = await request.key_id()
+    done = await request.services.ledger.keys.suspend(
+        request.asked(_shown, body=data), key_id, only_of=request.caller.only_own_keys
     )
     return done_answer(done)
 
 
-@route(
-    "POST",
-    "/keys/{key_id}/resume",
-    body=bodies.Body,
-    optional_body=True,
-    answer=views.KeyView,
+@post(
+    "/ledger/v1/keys/{key_id:str}/resume",
+    guards=[caller],
     refusals=(404, 409, 422),
 )
-async def resume_key(ask: Ask[bodies.Body]) -> Answer:
+async def resume_key(
+    request: Ask, data: JSONBody[bodies.Body | None] = None
+) -> Rendered[views.KeyView]:
     """Let a suspended key work again."""
-    key_id = await ask.key_id()
-    done = await ask.services.ledger.keys.resume(
-        ask.asked(_shown), key_id, only_of=ask.caller.only_own_keys
+    data = data or bodies.Body()
+    key_id = await request.key_id()
+    done = await request.services.ledger.keys.resume(
+        request.asked(_shown, body=data), key_id, only_of=request.caller.only_own_keys
     )
     return done_answer(done)
 
 
-@route(
-    "POST",
-    "/keys/{key_id}/revoke",
-    body=bodies.Body,
-    optional_body=True,
-    answer=views.KeyView,
+@post(
+    "/ledger/v1/keys/{key_id:str}/revoke",
+    guards=[caller],
     refusals=(404, 409, 422),
 )
-async def revoke_key(ask: Ask[bodies.Body]) -> Answer:
+async def revoke_key(
+    request: Ask, data: JSONBody[bodies.Body | None] = None
+) -> Rendered[views.KeyView]:
     """Withdraw a key for good: no decision after this answer accepts it."""
-    key_id = await ask.key_id()
-    done = await ask.services.ledger.keys.revoke(
-        ask.asked(_shown), key_id, only_of=ask.caller.only_own_keys
+    data = data or bodies.Body()
+    key_id = await request.key_id()
+    done = await request.services.ledger.keys.revoke(
+        request.asked(_shown, body=data), key_id, only_of=request.caller.only_own_keys
     )
     return done_answer(done)
 
 
-@route(
-    "POST",
-    "/keys/verify",
-    body=bodies.VerifyBody,
-    answer=views.VerifyView,
+@post(
+    "/ledger/v1/keys/verify",
+    guards=[caller],
     example={"secret": "ryv_0000000000000000000000000000000000000"},
-    refusals=(),
 )
-async def verify_key(ask: Ask[bodies.VerifyBody]) -> Answer:
+async def verify_key(request: Ask, data: JSONBody[bodies.VerifyBody]) -> Rendered[views.VerifyView]:
     """Tell whether a secret opens a key now."""
-    body = ask.body
-    found = await ask.services.queries.keys.verify(body.secret, scope=body.scope, model=body.model)
+    body = data
+    found = await request.services.queries.keys.verify(
+        body.secret, scope=body.scope, model=body.model
+    )
     if found is None:
         return found_answer(views.NO_KEY)
     return found_answer(views.verify_view(found.facts), found.position)
+
+
+HANDLERS = (
+    issue_key,
+    list_keys,
+    get_key,
+    change_key,
+    rotate_key,
+    suspend_key,
+    resume_key,
+    revoke_key,
+    verify_key,
+)

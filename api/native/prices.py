@@ -2,12 +2,18 @@
 
 from collections.abc import Sequence
 
+from litestar.params import JSONBody
 from msgspec import UnsetType
 
-from api.http.exchange import Answer
 from api.http.failure import invalid
+from api.http.handlers import Passed, Rendered, get, post
 from api.native import bodies, views
-from api.native.routing import Ask, done_answer, found_answer, route
+from api.native.asking import (
+    Ask,
+    caller,
+    done_answer,
+    found_answer,
+)
 from api.operations import Publication
 from ledger import pricing
 from ledger.clock import Instant
@@ -19,12 +25,10 @@ from ledger.ratecards import Draft, Version, draft_of, propose
 VERSION_MAX = 2**31 - 1
 
 
-@route(
-    "POST",
-    "/rate-cards",
-    body=bodies.RateCardBody,
+@post(
+    "/ledger/v1/rate-cards",
+    guards=[caller],
     large=True,
-    answer=views.PublicationView,
     status=201,
     example={
         "name": "standard",
@@ -33,12 +37,14 @@ VERSION_MAX = 2**31 - 1
     },
     refusals=(409, 422),
 )
-async def publish_rate_card(ask: Ask[bodies.RateCardBody]) -> Answer:
+async def publish_rate_card(
+    request: Ask, data: JSONBody[bodies.RateCardBody]
+) -> Rendered[views.PublicationView]:
     """Publish a version of a rate card; prices are per million units.
 
     It is a patch of the version in force at its start: models that it does not name stay.
     """
-    body = ask.body
+    body = data
     draft = Draft(
         name=body.name,
         asset=body.asset,
@@ -49,24 +55,26 @@ async def publish_rate_card(ask: Ask[bodies.RateCardBody]) -> Answer:
         source=body.source,
         replace=body.replace,
     )
-    return await _publish(ask, draft)
+    return await _publish(request, data, draft)
 
 
-async def _publish(ask: Ask[bodies.RateCardBody] | Ask[bodies.ImportBody], draft: Draft) -> Answer:
+async def _publish(
+    ask: Ask, body: bodies.RateCardBody | bodies.ImportBody, draft: Draft
+) -> Passed[views.PublicationView]:
     at, users = ask.services.clock.now(), 0
     try:
         proposal = propose(await ask.services.queries.prices.cards(), draft, at=at)
         users = await ask.services.queries.prices.accounts_losing(proposal, at)
     except InvalidField:
         # A repeat of what was published may not be published again, and is to be answered.
-        if ask.body.dry_run:
+        if body.dry_run:
             raise
     else:
-        if ask.body.dry_run:
+        if body.dry_run:
             ask.services.ledger.prices.require_known(proposal.card)
             return found_answer(views.publication_view(None, proposal, users))
     done = await ask.services.ledger.prices.publish(
-        ask.asked(_published), draft, confirm=ask.body.confirm, users=users
+        ask.asked(_published, body=body), draft, confirm=body.confirm, users=users
     )
     return done_answer(done, status=201)
 
@@ -77,24 +85,24 @@ def _published(
     return views.publication_view(*made)
 
 
-@route(
-    "POST",
-    "/rate-cards/import",
-    body=bodies.ImportBody,
+@post(
+    "/ledger/v1/rate-cards/import",
+    guards=[caller],
     large=True,
-    answer=views.PublicationView,
     status=201,
     example={"source": "genai-prices", "name": "standard", "providers": ["openai"]},
     refusals=(409, 422),
 )
-async def import_rate_card(ask: Ask[bodies.ImportBody]) -> Answer:
+async def import_rate_card(
+    request: Ask, data: JSONBody[bodies.ImportBody]
+) -> Rendered[views.PublicationView]:
     """Publish a price table of others as a version; what fits no card exactly is left out."""
     # Imported here, because the package's tables take memory that few workers ever need.
     from ledger import price_sources  # noqa: PLC0415
 
-    body = ask.body
+    body = data
     start = bodies.instant_of("effective_from", body.effective_from)
-    at = start or ask.services.clock.now()
+    at = start or request.services.clock.now()
     try:
         if body.source == "genai-prices":
             imported = price_sources.from_genai_prices(
@@ -110,65 +118,92 @@ async def import_rate_card(ask: Ask[bodies.ImportBody]) -> Answer:
             raise invalid("source", "must be one of genai-prices, litellm")
     except InvalidRateCard as error:
         raise invalid(error.field, error.message) from error
-    return await _publish(ask, draft_of(imported.card, start=start, replace=body.replace))
+    return await _publish(request, data, draft_of(imported.card, start=start, replace=body.replace))
 
 
-@route(
-    "POST",
-    "/rate-cards/{name}/versions/{version}/withdraw",
-    answer=views.RateCardView,
+@post(
+    "/ledger/v1/rate-cards/{name:str}/versions/{version:str}/withdraw",
+    guards=[caller],
     refusals=(404, 409),
 )
-async def withdraw_rate_card(ask: Ask[None]) -> Answer:
+async def withdraw_rate_card(request: Ask) -> Rendered[views.RateCardView]:
     """Withdraw a version that is not in force yet."""
-    version = ask.whole("version", ask.call.path("version"), most=VERSION_MAX)
-    asked, name = ask.asked(_withdrawn), ask.call.path("name")
-    return done_answer(await ask.services.ledger.prices.withdraw(asked, name, version))
+    version = request.number("version", request.path("version"), most=VERSION_MAX)
+    asked, name = request.asked(_withdrawn), request.path("name")
+    return done_answer(await request.services.ledger.prices.withdraw(asked, name, version))
 
 
 def _withdrawn(version: Version, _recorded: Sequence[Recorded], _at: Instant) -> views.RateCardView:
     return views.rate_card_view(version)
 
 
-@route("GET", "/rate-cards", answer=views.Page, refusals=())
-async def list_rate_cards(ask: Ask[None]) -> Answer:
+@get(
+    "/ledger/v1/rate-cards",
+    guards=[caller],
+)
+async def list_rate_cards(request: Ask) -> Rendered[views.Page]:
     """List every version of every rate card."""
-    cards = await ask.services.queries.prices.cards()
+    cards = await request.services.queries.prices.cards()
     versions = [version for name in cards.names() for version in cards.history(name)]
     data = [views.rate_card_view(version) for version in versions]
     return found_answer(views.Page(data=data, has_more=False, next=None))
 
 
-@route("GET", "/rate-cards/{name}", answer=RateCard, query=("as_of", "known_at"))
-async def get_rate_card(ask: Ask[None]) -> Answer:
+@get(
+    "/ledger/v1/rate-cards/{name:str}",
+    guards=[caller],
+    query=("as_of", "known_at"),
+    refusals=(404,),
+)
+async def get_rate_card(request: Ask) -> Rendered[RateCard]:
     """Show the version in force now or at ``as_of``, with its prices; ``known_at``: as known then.
 
     A request is charged by what this shows for its service instant, as known when it was recorded.
     """
-    query = ask.call.require_only("as_of", "known_at")
-    at = bodies.instant_of("as_of", query.get("as_of")) or ask.services.clock.now()
+    query = request.parameters()
+    at = bodies.instant_of("as_of", query.get("as_of")) or request.services.clock.now()
     known_at = bodies.instant_of("known_at", query.get("known_at"))
-    card = await ask.services.queries.prices.in_force(ask.call.path("name"), at, known_at)
+    card = await request.services.queries.prices.in_force(request.path("name"), at, known_at)
     return found_answer(card, None, card.version)
 
 
-@route("GET", "/rate-cards/{name}/versions/{version}", answer=RateCard)
-async def get_rate_card_version(ask: Ask[None]) -> Answer:
+@get(
+    "/ledger/v1/rate-cards/{name:str}/versions/{version:str}",
+    guards=[caller],
+    refusals=(404,),
+)
+async def get_rate_card_version(request: Ask) -> Rendered[RateCard]:
     """Show one version with its prices."""
-    version = ask.whole("version", ask.call.path("version"), most=VERSION_MAX)
-    card = await ask.services.queries.prices.version(ask.call.path("name"), version)
+    version = request.number("version", request.path("version"), most=VERSION_MAX)
+    card = await request.services.queries.prices.version(request.path("name"), version)
     return found_answer(card, None, card.version)
 
 
-@route("GET", "/rate-cards/{name}/diff", answer=list[views.PriceChangeView], query=("from", "to"))
-async def diff_rate_cards(ask: Ask[None]) -> Answer:
+@get(
+    "/ledger/v1/rate-cards/{name:str}/diff",
+    guards=[caller],
+    query=("from", "to"),
+    refusals=(404,),
+)
+async def diff_rate_cards(request: Ask) -> Rendered[list[views.PriceChangeView]]:
     """List the prices that two versions do not share."""
-    query = ask.call.require_only("from", "to")
+    query = request.parameters()
     for field in ("from", "to"):
         if field not in query:
             raise invalid(field, "is required: a version")
-    name, prices = ask.call.path("name"), ask.services.queries.prices
-    old = await prices.version(name, ask.whole("from", query["from"], most=VERSION_MAX))
-    new = await prices.version(name, ask.whole("to", query["to"], most=VERSION_MAX))
+    name, prices = request.path("name"), request.services.queries.prices
+    old = await prices.version(name, request.number("from", query["from"], most=VERSION_MAX))
+    new = await prices.version(name, request.number("to", query["to"], most=VERSION_MAX))
     changes = pricing.diff(old, new)
     return found_answer([views.price_change_view(change) for change in changes])
+
+
+HANDLERS = (
+    publish_rate_card,
+    import_rate_card,
+    withdraw_rate_card,
+    list_rate_cards,
+    get_rate_card,
+    get_rate_card_version,
+    diff_rate_cards,
+)

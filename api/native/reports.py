@@ -2,31 +2,36 @@
 
 from datetime import date
 
-from api.http.exchange import Answer
 from api.http.failure import invalid
+from api.http.handlers import Rendered, get
 from api.native import views
-from api.native.routing import Ask, found_answer, page_answer, route
+from api.native.asking import (
+    Ask,
+    caller,
+    found_answer,
+    page_answer,
+)
 from api.queries import GROUPS, SpendLine, SpendTerms
 
 SEQ_MAX = 2**62
 
 
-@route(
-    "GET",
-    "/accounts/{account_id}/spend",
-    answer=dict[str, list[views.SpendView]],
+@get(
+    "/ledger/v1/accounts/{account_id:str}/spend",
+    guards=[caller],
     query=("group_by", "from", "to"),
+    refusals=(404,),
 )
-async def get_spend(ask: Ask[None]) -> Answer:
+async def get_spend(request: Ask) -> Rendered[dict[str, list[views.SpendView]]]:
     """Sum what an account spent, by any of integration, model, day, key; days are of UTC."""
-    query = ask.call.require_only("group_by", "from", "to")
+    query = request.parameters()
     groups = [group for group in query.get("group_by", "").split(",") if group]
     for group in groups:
         if group not in GROUPS:
             raise invalid("group_by", "some of " + ",".join(GROUPS))
     start, end = _day("from", query.get("from")), _day("to", query.get("to"))
     terms = SpendTerms.by(groups, start, end)
-    lines, position = await ask.services.queries.spend.sums(ask.account_id(), terms)
+    lines, position = await request.services.queries.spend.sums(request.account_id(), terms)
     data = [views.spend_view(line) for line in lines if _says_something(line)]
     return found_answer({"data": data}, position)
 
@@ -47,13 +52,18 @@ def _day(field: str, text: str | None) -> date | None:
         raise invalid(field, problem) from error
 
 
-@route("GET", "/accounts/{account_id}/events", answer=views.Page, query=("limit", "after"))
-async def list_events(ask: Ask[None]) -> Answer:
+@get(
+    "/ledger/v1/accounts/{account_id:str}/events",
+    guards=[caller],
+    query=("limit", "after"),
+    refusals=(404,),
+)
+async def list_events(request: Ask) -> Rendered[views.Page]:
     """List an account's events, newest first, with their exact payloads."""
-    query = ask.call.require_only("limit", "after")
-    before = ask.whole("after", query["after"], most=SEQ_MAX) if "after" in query else None
-    (events, following), position = await ask.services.queries.events.of_account(
-        ask.account_id(), before=before, most=ask.page_size()
+    query = request.parameters()
+    before = request.number("after", query["after"], most=SEQ_MAX) if "after" in query else None
+    (events, following), position = await request.services.queries.events.of_account(
+        request.account_id(), before=before, most=request.page_size()
     )
     page = views.Page(
         data=list(map(views.event_view, events)),
@@ -63,33 +73,46 @@ async def list_events(ask: Ask[None]) -> Answer:
     return found_answer(page, position)
 
 
-@route("GET", "/accounts/{account_id}/refusals", answer=views.Page, query=("limit", "after"))
-async def list_refusals(ask: Ask[None]) -> Answer:
+@get(
+    "/ledger/v1/accounts/{account_id:str}/refusals",
+    guards=[caller],
+    query=("limit", "after"),
+    refusals=(404,),
+)
+async def list_refusals(request: Ask) -> Rendered[views.Page]:
     """List refused requests that were written down, newest first."""
-    query = ask.call.require_only("limit", "after")
-    before = ask.whole("after", query.get("after", str(SEQ_MAX)), most=SEQ_MAX)
-    found = await ask.services.queries.refusals.page(
-        ask.account_id(), before=before, most=ask.page_size()
+    query = request.parameters()
+    before = request.number("after", query.get("after", str(SEQ_MAX)), most=SEQ_MAX)
+    found = await request.services.queries.refusals.page(
+        request.account_id(), before=before, most=request.page_size()
     )
     lane = found.position.lane
     return page_answer(found, lambda each: views.refusal_view(lane, each), lambda each: each.seq)
 
 
-@route("GET", "/lanes", answer=list[views.LaneView], refusals=())
-async def list_lanes(ask: Ask[None]) -> Answer:
+@get(
+    "/ledger/v1/lanes",
+    guards=[caller],
+)
+async def list_lanes(request: Ask) -> Rendered[list[views.LaneView]]:
     """Show where each lane stands."""
-    lanes = await ask.services.queries.events.lanes()
+    lanes = await request.services.queries.events.lanes()
     return found_answer(list(map(views.lane_view, lanes)))
 
 
-@route("GET", "/lanes/{lane}/events", answer=views.Page, query=("limit", "after"))
-async def list_lane_events(ask: Ask[None]) -> Answer:
+@get(
+    "/ledger/v1/lanes/{lane:str}/events",
+    guards=[caller],
+    query=("limit", "after"),
+    refusals=(404,),
+)
+async def list_lane_events(request: Ask) -> Rendered[views.Page]:
     """Read a lane's events in order: a feed. ``after`` is the last position already read."""
-    query = ask.call.require_only("limit", "after")
-    after = ask.whole("after", query.get("after", "0"), most=SEQ_MAX)
-    lane = ask.whole("lane", ask.call.path("lane"), most=32_767)
-    events, position = await ask.services.queries.events.of_lane(
-        lane, after=after, most=ask.page_size()
+    query = request.parameters()
+    after = request.number("after", query.get("after", "0"), most=SEQ_MAX)
+    lane = request.number("lane", request.path("lane"), most=32_767)
+    events, position = await request.services.queries.events.of_lane(
+        lane, after=after, most=request.page_size()
     )
     last = events[-1].recorded.envelope.lane_seq if events else after
     data = list(map(views.event_view, events))
@@ -97,10 +120,17 @@ async def list_lane_events(ask: Ask[None]) -> Answer:
     return found_answer(page, position)
 
 
-@route("GET", "/lanes/{lane}/events/{seq}", answer=views.EventView)
-async def get_event(ask: Ask[None]) -> Answer:
+@get(
+    "/ledger/v1/lanes/{lane:str}/events/{seq:str}",
+    guards=[caller],
+    refusals=(404,),
+)
+async def get_event(request: Ask) -> Rendered[views.EventView]:
     """Show the event at a position."""
-    lane = ask.whole("lane", ask.call.path("lane"), most=32_767)
-    seq = ask.whole("seq", ask.call.path("seq"), most=SEQ_MAX)
-    found = await ask.services.queries.events.one(lane, seq)
+    lane = request.number("lane", request.path("lane"), most=32_767)
+    seq = request.number("seq", request.path("seq"), most=SEQ_MAX)
+    found = await request.services.queries.events.one(lane, seq)
     return found_answer(views.event_view(found.facts), found.position)
+
+
+HANDLERS = (get_spend, list_events, list_refusals, list_lanes, list_lane_events, get_event)

@@ -1,11 +1,14 @@
 """Logging in and out."""
 
 import msgspec
+from litestar.params import JSONBody
 
-from api.http.exchange import Answer
+from api.http.handlers import Rendered, post
 from api.identity.auth import Tokens
 from api.native import bodies
-from api.native.routing import Ask, route
+from api.native.asking import (
+    Ask,
+)
 
 
 class TokensView(msgspec.Struct, frozen=True, kw_only=True):
@@ -18,60 +21,49 @@ class TokensView(msgspec.Struct, frozen=True, kw_only=True):
     refresh_token: str
 
 
-def _answer(tokens: Tokens) -> Answer:
+def _answer(tokens: Tokens) -> Rendered[TokensView]:
     view = TokensView(
         access_token=tokens.access_token,
         token_type="Bearer",  # noqa: S106 - the kind, not the token
         expires_in=tokens.expires_in,
         refresh_token=tokens.refresh_token,
     )
-    return Answer(msgspec.json.encode(view), headers={"Cache-Control": "no-store"})
+    return Rendered(view, headers={"Cache-Control": "no-store"})
 
 
-@route(
-    "POST",
-    "/login",
-    body=bodies.LoginBody,
-    answer=TokensView,
+@post(
+    "/ledger/v1/login",
     example={"email": "ada@example.com", "password": "correct horse battery"},
     refusals=(429,),
-    public=True,
 )
-async def login(ask: Ask[bodies.LoginBody]) -> Answer:
+async def login(request: Ask, data: JSONBody[bodies.LoginBody]) -> Rendered[TokensView]:
     """Log in with an address and a password."""
-    tokens = await ask.services.logins.login(
-        ask.body.email,
-        ask.body.password,
-        client=ask.call.client_address,
-        at=ask.services.clock.now(),
+    tokens = await request.services.logins.login(
+        data.email,
+        data.password,
+        client=request.client_address,
+        at=request.services.clock.now(),
     )
     return _answer(tokens)
 
 
-@route(
-    "POST",
-    "/token/refresh",
-    body=bodies.RefreshBody,
-    answer=TokensView,
+@post(
+    "/ledger/v1/token/refresh",
     example={"refresh_token": "o4S0…"},
-    refusals=(),
-    public=True,
 )
-async def refresh_token(ask: Ask[bodies.RefreshBody]) -> Answer:
+async def refresh_token(request: Ask, data: JSONBody[bodies.RefreshBody]) -> Rendered[TokensView]:
     """Exchange a refresh token for new tokens; one that comes twice ends its family."""
-    return _answer(await ask.services.logins.refresh(ask.body.refresh_token))
+    return _answer(await request.services.logins.refresh(data.refresh_token))
 
 
-@route(
-    "POST",
-    "/logout",
-    body=bodies.RefreshBody,
-    answer=dict[str, bool],
+@post(
+    "/ledger/v1/logout",
     example={"refresh_token": "o4S0…"},
-    refusals=(),
-    public=True,
 )
-async def logout(ask: Ask[bodies.RefreshBody]) -> Answer:
+async def logout(request: Ask, data: JSONBody[bodies.RefreshBody]) -> Rendered[dict[str, bool]]:
     """End the family of a refresh token."""
-    await ask.services.logins.logout(ask.body.refresh_token)
-    return Answer(b'{"ended":true}')
+    await request.services.logins.logout(data.refresh_token)
+    return Rendered({"ended": True})
+
+
+HANDLERS = (login, refresh_token, logout)

@@ -7,10 +7,16 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from api.http import reading
-from api.http.exchange import Answer
+from api.http.answers import Answer
 from api.http.failure import Failure, Kind, invalid
+from api.http.handlers import Rendered, Reply, get, hot
 from api.native import bodies, errors, views
-from api.native.routing import Ask, decided_answer, found_answer, route
+from api.native.asking import (
+    Ask,
+    caller,
+    decided_answer,
+    found_answer,
+)
 from api.operations import Asked, Ledger, fingerprint, notes_of
 from api.queries.resolve import Owned, Proof
 from ledger.clock import Instant
@@ -38,7 +44,7 @@ Subject = Proof | Owned
 """Whose request it is: a secret proved it, or the operator vouches for it."""
 
 
-async def subject_of(ask: Ask[object], key_id: str | UnsetType, secret: str | UnsetType) -> Subject:
+async def subject_of(ask: Ask, key_id: str | UnsetType, secret: str | UnsetType) -> Subject:
     """Find the key that a body names by id or by secret.
 
     Raises:
@@ -48,15 +54,13 @@ async def subject_of(ask: Ask[object], key_id: str | UnsetType, secret: str | Un
     if secret is not UNSET:
         if key_id is not UNSET:
             raise invalid("secret", "is there beside key_id; send one of them")
-        proof = await ask.services.resolver.secret(secret)
-        ask.lane = ask.services.ledger.lane_of(proof.account_id)
-        return proof
+        return await ask.services.resolver.secret(secret)
     if key_id is UNSET:
         raise invalid("key_id", "is required, or secret")
     return ask.owned(await ask.services.resolver.key(key_id))
 
 
-def known_subject(ask: Ask[object], body: bodies.UsageBody) -> Owned | None:
+def known_subject(ask: Ask, body: bodies.UsageBody) -> Owned | None:
     """Find the key that a body names by id, where it was asked for before; None: ask for it."""
     if body.secret is not UNSET or body.key_id is UNSET:
         return None
@@ -66,13 +70,11 @@ def known_subject(ask: Ask[object], body: bodies.UsageBody) -> Owned | None:
     return ask.owned(known)
 
 
-@route(
+@hot(
     "POST",
-    "/usage",
-    body=bodies.UsageBody | list[bodies.UsageBody],
-    raw=True,
+    "/ledger/v1/usage",
+    guards=[caller],
     large=True,
-    answer=(views.Receipt, views.Results),
     example={
         "request_id": "chatcmpl-9f2c",
         "key_id": "key_019363d0c5a07b3f9c0e000000000001",
@@ -80,40 +82,41 @@ def known_subject(ask: Ask[object], body: bodies.UsageBody) -> Owned | None:
         "usage": {"input": 812, "cache_read": 1024, "output": 96},
     },
     refusals=(402, 404, 409, 415, 422, 429),
-    content_types=CONTENT_TYPES,
+    body_types=CONTENT_TYPES,
+    takes=bodies.UsageBody | list[bodies.UsageBody],
+    gives=views.Receipt | views.Results,
 )
-async def record_usage(ask: Ask[object]) -> Answer:
+async def record_usage(request: Ask) -> Reply:
     """Record what requests used: one, or many with a result for each."""
-    kind = ask.call.content_type
-    raw = await ask.call.body()
+    kind = request.kind
+    raw = await request.body()
     if kind in {"application/json", ""}:
         if raw.lstrip()[:1] == b"[":
-            return await _many(ask, reading.array_items(raw), cloud=False)
-        return await _one(ask, reading.decode(_usage, raw), raw)
+            return await _many(request, reading.array_items(raw), cloud=False)
+        return await _one(request, reading.decode(_usage, raw), raw)
     if kind in NDJSON:
-        return await _many(ask, reading.lines(raw), cloud=False)
+        return await _many(request, reading.lines(raw), cloud=False)
     if kind == CLOUD:
-        return await _one(ask, usage_of_cloud(raw), raw)
+        return await _one(request, usage_of_cloud(raw), raw)
     if kind == CLOUD_BATCH:
-        return await _many(ask, reading.array_items(raw), cloud=True)
+        return await _many(request, reading.array_items(raw), cloud=True)
     raise Failure(Kind.UNSUPPORTED_MEDIA_TYPE, f"Send one of {', '.join(CONTENT_TYPES)}.")
 
 
-async def _one(ask: Ask[object], body: bodies.UsageBody, raw: bytes) -> Answer:
+async def _one(ask: Ask, body: bodies.UsageBody, raw: bytes) -> Answer:
     subject = known_subject(ask, body) or await subject_of(ask, body.key_id, body.secret)
     record = _record_of(body, subject, ask.caller.actor)
     asked = _asked(ask, raw)
     ledger = ask.services.ledger
     made = await ledger.requests.record(subject.account_id, subject.key_id, record, asked)
-    return _receipt_answer(ask, made)
+    return _receipt_answer(ask, subject.account_id, made)
 
 
-def _receipt_answer(ask: Ask[object], made: Outcome, *, status: int = 200) -> Answer:
+def _receipt_answer(ask: Ask, account_id: AccountId, made: Outcome, *, status: int = 200) -> Answer:
     """Answer with the receipt of a request that a lane decided."""
-    assert ask.lane is not None
     return decided_answer(
         _receipt_of(made),
-        Position(ask.lane, made.position),
+        Position(ask.services.ledger.lane_of(account_id), made.position),
         replayed=not made.events,
         status=status,
     )
@@ -132,9 +135,9 @@ def _rendered(event: Recorded, _recorded: Sequence[Recorded], _at: Instant) -> b
     return views.receipt_bytes(event)
 
 
-def _asked(ask: Ask[object], raw: bytes, *parts: str) -> Asked[Recorded] | None:
+def _asked(ask: Ask, raw: bytes, *parts: str) -> Asked[Recorded] | None:
     """Return the idempotency terms of a metered request; None: it has its request id only."""
-    key = ask.call.idempotency_key
+    key = ask.idempotency_key
     if not key:
         return None
     content = msgspec.json.decode(raw or b"{}")
@@ -232,9 +235,9 @@ class _Part:
         return self.results
 
 
-async def _many(ask: Ask[object], items: list[bytes], *, cloud: bool) -> Answer:
+async def _many(ask: Ask, items: list[bytes], *, cloud: bool) -> Answer:
     """Record many. Each item has its own outcome; none undoes another."""
-    if ask.call.idempotency_key:
+    if ask.idempotency_key:
         raise invalid("Idempotency-Key", "a batch takes none: each item has its request_id")
     ledger = ask.services.ledger
     parts: list[_Part] = []
@@ -253,7 +256,7 @@ async def _many(ask: Ask[object], items: list[bytes], *, cloud: bool) -> Answer:
     return _batch_answer(results, positions)
 
 
-async def _read(ask: Ask[object], items: list[bytes], *, cloud: bool) -> _Part:
+async def _read(ask: Ask, items: list[bytes], *, cloud: bool) -> _Part:
     """Turn items into commands, or into what is wrong with them."""
     part = _Part(len(items))
     read: list[tuple[int, bodies.UsageBody]] = []
@@ -299,12 +302,10 @@ _settle = msgspec.json.Decoder(bodies.SettleBody)
 _release = msgspec.json.Decoder(bodies.ReleaseBody)
 
 
-@route(
+@hot(
     "POST",
-    "/requests",
-    body=bodies.ReserveBody,
-    raw=True,
-    answer=views.Receipt,
+    "/ledger/v1/requests",
+    guards=[caller],
     status=201,
     example={
         "request_id": "chatcmpl-9f2d",
@@ -314,12 +315,14 @@ _release = msgspec.json.Decoder(bodies.ReleaseBody)
         "ttl_seconds": 300,
     },
     refusals=(402, 404, 409, 422, 429),
+    takes=bodies.ReserveBody,
+    gives=views.Receipt,
 )
-async def reserve_request(ask: Ask[object]) -> Answer:
+async def reserve_request(request: Ask) -> Reply:
     """Hold the worst case of a request against credit and every limit."""
-    raw = await ask.call.body()
+    raw = await request.body()
     body = reading.decode(_reserve, raw)
-    subject = await subject_of(ask, body.key_id, body.secret)
+    subject = await subject_of(request, body.key_id, body.secret)
     reserve = Reserve(
         request_id=body.request_id,
         model=body.model,
@@ -327,19 +330,19 @@ async def reserve_request(ask: Ask[object]) -> Answer:
         category=body.category,
         condition=body.condition,
         scope=body.scope,
-        by=ask.caller.actor,
+        by=request.caller.actor,
         secret=subject.secret,
         ttl_seconds=body.ttl_seconds,
         notes=notes_of(body.metadata, body.end_user),
     )
-    made = await ask.services.ledger.requests.reserve(
-        subject.account_id, subject.key_id, reserve, _asked(ask, raw)
+    made = await request.services.ledger.requests.reserve(
+        subject.account_id, subject.key_id, reserve, _asked(request, raw)
     )
-    return _receipt_answer(ask, made, status=201)
+    return _receipt_answer(request, subject.account_id, made, status=201)
 
 
 async def _whose(
-    ask: Ask[object], body: bodies.SettleBody | bodies.ReleaseBody
+    ask: Ask, body: bodies.SettleBody | bodies.ReleaseBody
 ) -> tuple[AccountId, KeyId | None]:
     """Find whose reservation a body means: by key, by secret or by account."""
     if not isinstance(body.account_id, UnsetType):
@@ -348,29 +351,29 @@ async def _whose(
     return subject.account_id, subject.key_id
 
 
-@route(
+@hot(
     "POST",
-    "/requests/{request_id}/settle",
-    body=bodies.SettleBody,
-    raw=True,
-    answer=views.Receipt,
+    "/ledger/v1/requests/{request_id:str}/settle",
+    guards=[caller],
     example={
         "key_id": "key_019363d0c5a07b3f9c0e000000000001",
         "usage": {"input": 880, "output": 512},
     },
     refusals=(404, 409, 422),
+    takes=bodies.SettleBody,
+    gives=views.Receipt,
 )
-async def settle_request(ask: Ask[object]) -> Answer:
+async def settle_request(request: Ask) -> Reply:
     """Charge a reserved request what it used and free the rest; late ones too."""
-    raw = await ask.call.body()
+    raw = await request.body()
     body = reading.decode(_settle, raw)
-    account_id, key_id = await _whose(ask, body)
-    request_id = ask.call.path("request_id")
+    account_id, key_id = await _whose(request, body)
+    request_id = request.path("request_id")
     used = bodies.used_of(body)
     settle = Settle(
         request_id=request_id,
         usage=used.usage,
-        by=ask.caller.actor,
+        by=request.caller.actor,
         others=others_of(used),
         model=body.model,
         condition=used.condition,
@@ -380,57 +383,57 @@ async def settle_request(ask: Ask[object]) -> Answer:
         estimated=body.estimated,
         interrupted=body.interrupted,
     )
-    asked = _asked(ask, raw, request_id)
-    made = await ask.services.ledger.requests.settle(account_id, key_id, settle, asked)
-    return _receipt_answer(ask, made)
+    asked = _asked(request, raw, request_id)
+    made = await request.services.ledger.requests.settle(account_id, key_id, settle, asked)
+    return _receipt_answer(request, account_id, made)
 
 
-@route(
+@hot(
     "POST",
-    "/requests/{request_id}/release",
-    body=bodies.ReleaseBody,
-    raw=True,
-    answer=views.Receipt,
+    "/ledger/v1/requests/{request_id:str}/release",
+    guards=[caller],
     example={"key_id": "key_019363d0c5a07b3f9c0e000000000001", "reason": "Upstream refused"},
     refusals=(404, 409, 422),
+    takes=bodies.ReleaseBody,
+    gives=views.Receipt,
 )
-async def release_request(ask: Ask[object]) -> Answer:
+async def release_request(request: Ask) -> Reply:
     """Give a reservation back unused."""
-    raw = await ask.call.body()
+    raw = await request.body()
     body = reading.decode(_release, raw)
-    account_id, key_id = await _whose(ask, body)
-    request_id = ask.call.path("request_id")
+    account_id, key_id = await _whose(request, body)
+    request_id = request.path("request_id")
     release = Release(
-        request_id=request_id, by=ask.caller.actor, reason=body.reason, failed=body.failed
+        request_id=request_id, by=request.caller.actor, reason=body.reason, failed=body.failed
     )
-    asked = _asked(ask, raw, request_id)
-    made = await ask.services.ledger.requests.release(account_id, key_id, release, asked)
-    return _receipt_answer(ask, made)
+    asked = _asked(request, raw, request_id)
+    made = await request.services.ledger.requests.release(account_id, key_id, release, asked)
+    return _receipt_answer(request, account_id, made)
 
 
-@route(
-    "GET",
-    "/requests/{request_id}",
-    answer=views.RequestView,
+@get(
+    "/ledger/v1/requests/{request_id:str}",
+    guards=[caller],
     query=("account_id", "key_id"),
+    refusals=(404,),
 )
-async def get_request(ask: Ask[None]) -> Answer:
+async def get_request(request: Ask) -> Rendered[views.RequestView]:
     """Show what became of a request: its first event and the one that ended it."""
-    query = ask.call.require_only("account_id", "key_id")
+    query = request.parameters()
     key: KeyId | None = None
     if "key_id" in query:
-        key, account_id = await ask.allowed_key(query["key_id"])
+        key, account_id = await request.allowed_key(query["key_id"])
     elif "account_id" in query:
-        account_id = ask.allowed_account(query["account_id"])
-    elif ask.caller.account_id is not None:
-        account_id = ask.caller.account_id
+        account_id = request.allowed_account(query["account_id"])
+    elif request.caller.account_id is not None:
+        account_id = request.caller.account_id
     else:
         raise invalid("account_id", "is required, or key_id")
-    request_id = ask.call.path("request_id")
-    known, position = await ask.services.ledger.requests.find(account_id, request_id)
+    request_id = request.path("request_id")
+    known, position = await request.services.ledger.requests.find(account_id, request_id)
     if key is not None and known.first.envelope.key_id != key:
         raise NoSuchRequest
-    beside = await ask.services.queries.requests.beside(account_id, request_id)
+    beside = await request.services.queries.requests.beside(account_id, request_id)
     view = views.RequestView(
         first=views.receipt(known.first, known.rated if known.last is None else ()),
         last=None if known.last is None else views.receipt(known.last, known.rated),
@@ -439,3 +442,6 @@ async def get_request(ask: Ask[None]) -> Answer:
         provider_report=None if beside.report is None else views.report_view(beside.report),
     )
     return found_answer(view, position)
+
+
+HANDLERS = (record_usage, reserve_request, settle_request, release_request, get_request)

@@ -13,6 +13,7 @@ like these two: ``members``, ``keys`` (with ``issued``), ``credits``, ``prices``
 
 from api.operations import accounts, members
 from api.operations.accounts import OWN_WINDOW, Policy
+from api.operations.allowances import Allowances
 from api.operations.asked import Asked, Done, actor_of_key, fingerprint
 from api.operations.calls import Calls, Permits
 from api.operations.decisions import Sees
@@ -28,6 +29,7 @@ from api.operations.issued import (
 )
 from api.operations.ledger import Ledger
 from api.operations.members import Person, new_person
+from api.operations.opening import Opening
 from api.operations.prices import Publication
 from api.operations.requests import notes_of
 
@@ -43,12 +45,14 @@ __all__ = [
     "SETTING_OUTPUT",
     "SETTING_SESSION",
     "SETTING_TYPE",
+    "Allowances",
     "Asked",
     "Calls",
     "Done",
     "Issued",
     "Issuer",
     "Ledger",
+    "Opening",
     "Permits",
     "Person",
     "Policy",

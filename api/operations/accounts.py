@@ -11,6 +11,7 @@ from msgspec import UNSET, UnsetType
 from api.operations.asked import Asked, Done, check_reason
 from api.operations.desk import Desk, Rule, account_now
 from api.operations.members import Person
+from api.operations.opening import Opening
 from ledger import accounts
 from ledger import credits as credit
 from ledger import events as e
@@ -47,10 +48,11 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
 class Accounts:
     """Operations on accounts."""
 
-    def __init__(self, desk: Desk, welcome: Sequence[Amount]) -> None:
-        """Take where changes are handed in, and what a new account is given."""
+    def __init__(self, desk: Desk, welcome: Sequence[Amount], opening: Opening) -> None:
+        """Take where changes are handed in, and what a new account is given, with its terms."""
         self._desk = desk
         self._welcome = welcome
+        self.opening = opening
 
     def id_for(self, asked: Asked[Any]) -> AccountId:
         """Give the id of an account about to be opened.

@@ -15,7 +15,7 @@ import structlog
 from psycopg_pool import AsyncConnectionPool
 from sqlalchemy import SmallInteger, Uuid, and_, bindparam, select
 
-from api.operations import Ledger
+from api.operations.ledger import Ledger
 from ledger.clock import DatabaseClock, Instant
 from ledger.errors import InvalidField, Refused
 from ledger.ids import AccountId

@@ -20,7 +20,6 @@ from api.operations.issued import (
     Issuer,
     first_state,
 )
-from api.operations.opening import KEY_LIMITS
 from api.queries.resolve import CACHE_MAX, Lru, Proof, Resolver
 from ledger import events as e
 from ledger import keys, secrets
@@ -41,8 +40,18 @@ SESSION_NAME = "Web"
 class Keys:
     """Operations on keys."""
 
-    def __init__(self, desk: Desk, resolver: Resolver, peppers: secrets.Peppers) -> None:
-        """Take where changes are handed in, who knows a key's account, how secrets are hashed."""
+    def __init__(
+        self,
+        desk: Desk,
+        resolver: Resolver,
+        peppers: secrets.Peppers,
+        limits: Mapping[str, tuple[e.LimitRule, ...]],
+    ) -> None:
+        """Take where changes are handed in, who knows a key's account, how secrets are hashed.
+
+        ``limits``: of a dialect's keys that are issued without any, however they are issued.
+        """
+        self._limits = limits
         self._desk = desk
         self._resolver = resolver
         self._peppers = peppers
@@ -58,10 +67,9 @@ class Keys:
     ) -> Issued:
         """Issue a key on terms its issuer may set; its secret is in this answer alone."""
         terms = issuer.allowed(terms)
-        if terms.dialect not in keys.DIALECTS:
-            raise InvalidField("dialect", "must be one of " + ", ".join(keys.DIALECTS))
-        if not terms.limits and terms.dialect in KEY_LIMITS:
-            terms = msgspec.structs.replace(terms, limits=KEY_LIMITS[terms.dialect])
+        keys.require_dialect(terms.dialect)
+        if not terms.limits:
+            terms = msgspec.structs.replace(terms, limits=self._limits.get(terms.dialect, ()))
         _check_output(terms.settings)
         admin = terms.settings.get(SETTING_TYPE) == ADMIN_TYPE
         secret = secrets.generate(secrets.format_of(terms.dialect, admin=admin))

@@ -1,6 +1,7 @@
 """All operations of a process, by subject, over its one writer."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from api.operations.accounts import Accounts
 from api.operations.calls import Calls
@@ -8,9 +9,11 @@ from api.operations.credits import Credits
 from api.operations.desk import Desk
 from api.operations.keys import Keys
 from api.operations.members import Members
+from api.operations.opening import Opening
 from api.operations.prices import Prices
 from api.operations.requests import Requests
 from api.queries.resolve import Resolver
+from ledger import events as e
 from ledger.ids import AccountId
 from ledger.money import KNOWN_ASSETS, Amount
 from ledger.record.lanes import Writer
@@ -26,17 +29,22 @@ class Ledger:
         resolver: Resolver,
         peppers: Peppers,
         welcome: Sequence[Amount],
+        *,
         assets: frozenset[str] = KNOWN_ASSETS,
+        key_limits: Mapping[str, tuple[e.LimitRule, ...]] = MappingProxyType({}),
+        opening: Opening | None = None,
     ) -> None:
         """Take what operations need.
 
         ``welcome``: what a new account is given. ``assets``: what there are amounts of.
+        ``key_limits``: dialect → limits of keys that are issued without any. ``opening``: terms of
+        new accounts.
         """
         self._writer = writer
         desk = Desk(writer, assets)
-        self.accounts = Accounts(desk, welcome)
+        self.accounts = Accounts(desk, welcome, opening or Opening())
         self.members = Members(desk)
-        self.keys = Keys(desk, resolver, peppers)
+        self.keys = Keys(desk, resolver, peppers, key_limits)
         self.credits = Credits(desk)
         self.prices = Prices(desk)
         self.requests = Requests(writer)

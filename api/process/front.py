@@ -1,128 +1,106 @@
-"""Who answers: the native API, or a dialect by host, by path or by the prefix of the key."""
+"""Who answers: a path of the service itself, the native API, or a dialect by host, path or key."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from litestar.types import ASGIApp, Receive, Scope, Send
 
-from api.dialects.bve import SURFACE as BVE
-from api.dialects.foil import SURFACE as FOIL
-from api.dialects.reverie import SURFACE as REVERIE
-from api.dialects.ryvion import SURFACE as RYVION
-from api.dialects.venice import SURFACE as VENICE
-from api.gateway.once import answered_once
-from api.http.exchange import Call
+from api import native
+from api.dialects.registry import DIALECTS
+from api.http.asking import ONCE
 from api.http.failure import Failure, Kind
-from api.http.openapi import document
-from api.http.routing import Endpoints, Surface
-from api.identity.credentials import bearer_or_api_key
-from api.native.errors import word
-from api.native.routing import PREFIX
-from api.process.metered import METERS, metered, require_meters
-from api.services import Services
+from api.http.shown import bearer_or_api_key, is_token
+from api.http.surface import FAILURE, Door, Surface, application
+from api.native.asking import Ask as NativeAsk
+from api.services import SERVICES, Ask, Services
 
-SURFACES: Mapping[str, Surface] = {
-    surface.name: answered_once(surface, metered(surface.name))
-    for surface in (REVERIE, FOIL, BVE, RYVION, VENICE)
-}
-
-_OWNERS: Sequence[tuple[bytes, str]] = (
-    (b"/api/device/v1/", "reverie"),
-    (b"/api/v1/sdk/", "foil"),
-    (b"/admin/", "bve"),
-    (b"/api/v1/auth/", "ryvion"),
-    (b"/api/v1/knowledge-bases", "ryvion"),
-    (b"/api/v1/agents", "ryvion"),
-    (b"/api/v1/memories", "ryvion"),
-    (b"/mcp", "ryvion"),
-    (b"/api/v1/api_keys", "venice"),
-    (b"/api/v1/billing/", "venice"),
-    (b"/api/v1/models", "venice"),
-    (b"/api/v1/chat/completions", "venice"),
-    (b"/api/v1/embeddings", "venice"),
-    (b"/api/v1/characters", "venice"),
-)
-"""Beginning of a path → dialect; the first that fits."""
-
-_IMPORT = b"/api/v1/characters/import"
-"""reverie's; to read it is to ask venice for the character of this slug."""
-
-_NATIVE = PREFIX.encode() + b"/"
-_SHARED = b"/v1/"
-_PREFIXES = ((b"sk-bve-", "bve"), (b"ryv_", "ryvion"), (b"rk_", "reverie"))
-SHARED_DEFAULT = "bve"
-"""Whose contract holds under ``/v1`` where no key tells."""
-LOGIN = frozenset({b"/api/v1/auth/signup", b"/api/v1/auth/login", b"/api/v1/auth/me"})
-"""One login serves all, so a pinned host serves it too; what else ryvion has there it does not."""
+_SHARED = "/v1/"
+_DEFAULT = next(name for name, dialect in DIALECTS.items() if dialect.is_default)
 
 
 class Front:
-    """Hands each request to its dialect."""
+    """Hands each request to its surface."""
 
-    def __init__(self, services: Callable[[], Services], *, native: ASGIApp) -> None:
-        """Take the services, which are there once the process has started, and the native API."""
-        for name, surface in SURFACES.items():
-            require_meters(surface, METERS[name])
-        self._services = services
-        self._native = native
-        self._endpoints = {name: Endpoints(surface) for name, surface in SURFACES.items()}
-        self._hosts: Mapping[str, str] | None = None
+    def __init__(self, own: Mapping[str, ASGIApp]) -> None:
+        """Take what answers the service's own paths, such as ``/health``."""
+        self._own = own
+        self._native = _door(native.SURFACE, NativeAsk)
+        self._doors = {name: _door(dialect.surface, Ask) for name, dialect in DIALECTS.items()}
+        self._hosts: Mapping[str, str] = {}
+
+    def open(self, services: Services) -> None:
+        """Give the surfaces what their handlers work with, once that is there."""
+        self._hosts = services.settings.dialects_of_hosts
+        for door in (self._native, *self._doors.values()):
+            door.app.state[SERVICES] = services
+            door.app.state[ONCE] = services.once
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
-        if scope["raw_path"].startswith(_NATIVE):
+        path: str = scope["raw_path"].partition(b"?")[0].decode("latin-1")
+        if path.startswith(native.PATHS):
             await self._native(scope, receive, send)
             return
-        services = self._services()
-        if self._hosts is None:
-            self._hosts = services.settings.dialects_of_hosts
-        name = dialect_of(scope, self._hosts)
-        if name is None:
-            answer = word(Failure(Kind.ROUTE_IS_UNKNOWN))
-            await answer.send(send, head=scope.get("method") == "HEAD")
+        own = self._own.get(path)
+        if own is not None:
+            await own(scope, receive, send)
             return
-        failure = self._unopened(name, scope, receive)
-        await self._endpoints[name](services, scope, receive, send, failure)
+        name = dialect_of(scope, path, self._hosts)
+        # Of nobody's path the native API says so.
+        door = self._native if name is None else self._doors[name]
+        failure = self._unopened(scope, path) if name == _DEFAULT else None
+        if failure is not None:
+            # Nobody serves the path here: what is said instead.
+            known: dict[str, Any] = scope  # type: ignore[assignment]
+            known[FAILURE] = failure
+        await door(scope, receive, send)
 
-    def _unopened(
-        self,
-        name: str,
-        scope: Any,  # noqa: ANN401
-        receive: Receive,
-    ) -> Failure | None:
+    def _unopened(self, scope: Scope, path: str) -> Failure | None:
         """Ask for a key where only keys of other dialects open a shared path, and none is shown."""
-        path = scope["raw_path"]
-        if name != SHARED_DEFAULT or self._endpoints[name].serves(path):
+        if not path.startswith(_SHARED) or self._doors[_DEFAULT].serves(path):
             return None
-        pinned = self._hosts is not None and _host(scope) in self._hosts
-        if pinned or not path.startswith(_SHARED) or _dialect_of_key(_shown(scope)) is not None:
+        pinned = bool(self._hosts) and _host(scope) in self._hosts
+        if pinned or _dialect_of_key(_shown(scope)) is not None:
             return None
-        if not any(endpoints.serves(path) for endpoints in self._endpoints.values()):
+        if not any(door.serves(path) for door in self._doors.values()):
             return None
         try:
-            bearer_or_api_key(Call(scope, receive))
-        except Failure as error:
-            return error
+            bearer_or_api_key(Ask(scope, _nothing, _nowhere))
+        except Failure as failure:
+            return failure
         return Failure(Kind.CREDENTIAL_IS_MALFORMED)
 
 
-def dialect_of(scope: Any, hosts: Mapping[str, str]) -> str | None:  # noqa: ANN401
+def _door(surface: Surface, request_class: type[Ask[Any]]) -> Door:
+    return Door(surface, application(surface, request_class))
+
+
+async def _nothing() -> Any:  # noqa: ANN401 - an ASGI message
+    raise AssertionError
+
+
+async def _nowhere(message: Any) -> None:  # noqa: ANN401
+    raise AssertionError(message)
+
+
+def dialect_of(scope: Scope, path: str, hosts: Mapping[str, str]) -> str | None:
     """Name the dialect that answers; None: nobody's path."""
-    path: bytes = scope["raw_path"].partition(b"?")[0]
     pinned = hosts.get(_host(scope)) if hosts else None
-    if pinned is not None and path not in LOGIN:
-        return pinned
-    if path == _IMPORT and scope["method"] not in {"GET", "HEAD"}:
-        return "reverie" if "reverie" in SURFACES else None
-    for beginning, name in _OWNERS:
-        if path.startswith(beginning):
-            return name if name in SURFACES else None
-    if path.startswith(_SHARED):
-        return _by_key(scope)
-    return None
+    if pinned is not None:
+        return next(
+            (name for name, each in DIALECTS.items() if path in each.paths_everywhere), pinned
+        )
+    method: str = scope["method"]  # type: ignore[typeddict-item]
+    for name, each in DIALECTS.items():
+        if method in each.methods_of.get(path, ()):
+            return name
+    for name, each in DIALECTS.items():
+        if path.startswith(tuple(each.paths)):
+            return name
+    return (_dialect_of_key(_shown(scope)) or _DEFAULT) if path.startswith(_SHARED) else None
 
 
-def _host(scope: Any) -> str:  # noqa: ANN401
+def _host(scope: Scope) -> str:
     for name, value in scope["headers"]:
         if name == b"host":
             host: str = value.decode("latin-1").lower()
@@ -130,11 +108,7 @@ def _host(scope: Any) -> str:  # noqa: ANN401
     return ""
 
 
-def _by_key(scope: Any) -> str:  # noqa: ANN401
-    return _dialect_of_key(_shown(scope)) or SHARED_DEFAULT
-
-
-def _shown(scope: Any) -> bytes:  # noqa: ANN401
+def _shown(scope: Scope) -> str:
     shown = b""
     for name, value in scope["headers"]:
         if name == b"authorization" and value[:7].lower() == b"bearer ":
@@ -142,19 +116,14 @@ def _shown(scope: Any) -> bytes:  # noqa: ANN401
             break
         if name == b"x-api-key":
             shown = value.strip()
-    return shown
+    return shown.decode("latin-1")
 
 
-def _dialect_of_key(shown: bytes) -> str | None:
-    for prefix, dialect in _PREFIXES:
-        if shown.startswith(prefix) and dialect in SURFACES:
-            return dialect
-    # A login's token stands for a key with ryvion alone.
-    if shown.count(b".") == 2 and "ryvion" in SURFACES:  # noqa: PLR2004
-        return "ryvion"
+def _dialect_of_key(shown: str) -> str | None:
+    for name, each in DIALECTS.items():
+        if each.key_prefix and shown.startswith(each.key_prefix):
+            return name
+        # A login's token stands for a key with one dialect alone.
+        if each.takes_tokens and is_token(shown):
+            return name
     return None
-
-
-def dialect_documents() -> Mapping[str, bytes]:
-    """Give each dialect's OpenAPI document by its path."""
-    return {f"/openapi/{name}.json": document(surface) for name, surface in SURFACES.items()}

@@ -1,7 +1,7 @@
 """Whether this process lives, and whether it can serve."""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -11,11 +11,11 @@ from psycopg_pool import PoolTimeout
 from psycopg_pool.errors import PoolClosed
 
 from api.http import metrics
-from api.http.exchange import Answer, Call
+from api.http.answers import Answer
 from api.http.failure import Failure, Kind
 from api.native.errors import word
 from api.process import job_rows
-from api.services import Services
+from api.services import Ask, Services
 from ledger.clock import format_instant
 from ledger.server import database_facts
 
@@ -23,12 +23,12 @@ READY_TIMEOUT_SECONDS = 0.25
 HEALTH = b"application/health+json"
 
 
-async def live(_services: Services, _call: Call) -> Answer:
+async def live(_services: Services, _ask: Ask[None]) -> Answer:
     """Say that the process answers. It asks nobody."""
     return Answer(b'{"status":"pass"}', content_type=HEALTH)
 
 
-async def ready(services: Services, _call: Call) -> Answer:
+async def ready(services: Services, _ask: Ask[None]) -> Answer:
     """Say whether the process can serve: a connection within 250 ms, the schema, the jobs."""
     try:
         async with asyncio.timeout(READY_TIMEOUT_SECONDS):
@@ -73,31 +73,31 @@ async def _checks(services: Services) -> dict[str, list[dict[str, Any]]]:
     }
 
 
-async def measured(services: Services, call: Call) -> Answer:
+async def measured(services: Services, ask: Ask[None]) -> Answer:
     """Give the metrics, to the operator only."""
-    await services.gate.require_operator(call.header(b"authorization"))
+    await services.gate.require_operator(ask.header(b"authorization"))
     return Answer(metrics.text(), content_type=b"text/plain; version=0.0.4; charset=utf-8")
 
 
-Check = Callable[[Services, Call], Any]
+Check = Callable[[Services, Ask[None]], Any]
 
 
-def health_routes(
+def own_paths(
     services: Callable[[], Services], documents: Mapping[str, bytes]
-) -> Sequence[tuple[str, ASGIApp]]:
-    """Give the routes that no dialect has. ``documents``: path → OpenAPI document."""
-    checks: Sequence[tuple[str, Check]] = (
-        ("/health", live),
-        ("/health/live", live),
-        ("/health/ready", ready),
-        ("/metrics", measured),
-        *((path, _documented(text)) for path, text in documents.items()),
-    )
-    return [(path, _reading(check, services)) for path, check in checks]
+) -> Mapping[str, ASGIApp]:
+    """Return what answers the paths that no surface has. ``documents``: path → OpenAPI document."""
+    checks: Mapping[str, Check] = {
+        "/health": live,
+        "/health/live": live,
+        "/health/ready": ready,
+        "/metrics": measured,
+        **{path: _documented(text) for path, text in documents.items()},
+    }
+    return {path: _reading(check, services) for path, check in checks.items()}
 
 
 def _documented(text: bytes) -> Check:
-    async def document(_services: Services, _call: Call) -> Answer:
+    async def document(_services: Services, _ask: Ask[None]) -> Answer:
         return Answer(text, content_type=b"application/vnd.oai.openapi+json; version=3.1")
 
     return document
@@ -111,7 +111,7 @@ def _reading(check: Check, services: Callable[[], Services]) -> ASGIApp:
             await word(Failure(Kind.METHOD_IS_UNKNOWN, "Use GET.", headers=headers)).send(send)
             return
         try:
-            answer = await check(services(), Call(scope, receive))
+            answer = await check(services(), Ask(scope, receive, send))
         except Failure as failure:
             answer = word(failure)
         await answer.send(send, head=method == "HEAD")

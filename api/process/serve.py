@@ -319,10 +319,9 @@ def configured(
 
 def worker(settings: Settings, descriptor: int, leash: int) -> None:
     """Answer on an inherited socket until SIGTERM."""
-    from api.process.app import application  # noqa: PLC0415 - the supervisor itself has no need of it
+    from api.process.app import Application  # noqa: PLC0415 - the supervisor itself has no need of it
 
-    app = application(settings, settings.database_url)
-    app.on_startup.append(spare_the_collector)
+    app = Application(settings, settings.database_url, started=spare_the_collector)
     listening = socket.socket(fileno=descriptor)
     threading.Thread(target=_end_with, args=(leash,), daemon=True).start()
     config = configured(app, settings.trusted_networks)

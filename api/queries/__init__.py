@@ -8,6 +8,8 @@ Read ``reader`` (snapshots, what a read gives), then ``accounts``; others are li
 is a pure fold of events. ``resolve`` is apart: from secrets and ids to accounts, cached.
 """
 
+from collections.abc import Container
+
 from api.queries.accounts import AccountQueries, Member, Named
 from api.queries.credit import CreditQueries, Grant, Movements
 from api.queries.events import Chain, Chapter, EventQueries, LaneHead
@@ -67,11 +69,20 @@ __all__ = [
 class Queries:
     """What doors ask: ``queries.keys.one(...)``, ``queries.spend.sums(...)``."""
 
-    def __init__(self, reader: Reader, peppers: Peppers, cards: RateCards) -> None:
-        """Take where to read, how secrets are hashed, and the process's rate cards."""
+    def __init__(
+        self,
+        reader: Reader,
+        peppers: Peppers,
+        cards: RateCards,
+        with_characters: Container[str] = (),
+    ) -> None:
+        """Take where to read, how secrets are hashed, and the process's rate cards.
+
+        ``with_characters``: the dialects whose models are characters.
+        """
         self.accounts = AccountQueries(reader)
         self.keys = KeyQueries(reader, peppers)
-        self.credit = CreditQueries(reader)
+        self.credit = CreditQueries(reader, with_characters)
         self.spend = SpendQueries(reader)
         self.events = EventQueries(reader)
         self.refusals = RefusalQueries(reader)

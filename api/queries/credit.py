@@ -4,7 +4,7 @@ The ledger is read along the account's own chain of events, from the newest back
 where its cursor says, so that pages stay what they are while usage is written.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -57,9 +57,10 @@ class Movements(NamedTuple):
 class CreditQueries:
     """Reads of credit."""
 
-    def __init__(self, reader: Reader) -> None:
-        """Take where to read."""
+    def __init__(self, reader: Reader, with_characters: Container[str] = ()) -> None:
+        """Take where to read, and the dialects whose models are characters."""
         self._reader = reader
+        self._with_characters = with_characters
 
     async def grants(self, account_id: AccountId, *, before: int, most: int) -> Found[Part[Grant]]:
         """List an account's grants, newest first.
@@ -110,9 +111,17 @@ class CreditQueries:
                 events,
                 rows[READ_AT_ONCE].recorded.envelope.lane_seq if len(rows) > READ_AT_ONCE else 0,
                 {row[0]: int(row[1]) for row in balances},
-                Known(await _assets(lane, account_id, events), await _keys(lane, events)),
+                Known(await _assets(lane, account_id, events), await self._keys(lane, events)),
                 lane.position,
             )
+
+    async def _keys(self, lane: Snapshot, events: Sequence[Recorded]) -> Mapping[KeyId, KeyTerms]:
+        charged = [event for event in events if isinstance(event.body, Charged)]
+        ids = {event.envelope.key_id for event in charged if event.envelope.key_id is not None}
+        rows = await lane.rows(keys.TERMS, {"lane": lane.lane, "keys": sorted(ids)})
+        return {
+            KeyId(row[0]): KeyTerms(row[1] in self._with_characters, session=row[2]) for row in rows
+        }
 
 
 async def _assets(
@@ -123,10 +132,3 @@ async def _assets(
     lots |= {lot for event in events for lot, _, _ in getattr(event.body, "repaid", ())}
     terms = {"lane": lane.lane, "account": account_id, "lots": sorted(lots)}
     return dict(await lane.rows(credit.ASSETS, terms))
-
-
-async def _keys(lane: Snapshot, events: Sequence[Recorded]) -> Mapping[KeyId, KeyTerms]:
-    charged = [event for event in events if isinstance(event.body, Charged)]
-    ids = {event.envelope.key_id for event in charged if event.envelope.key_id is not None}
-    rows = await lane.rows(keys.TERMS, {"lane": lane.lane, "keys": sorted(ids)})
-    return {KeyId(row[0]): KeyTerms(row[1], session=row[2]) for row in rows}

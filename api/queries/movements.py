@@ -23,8 +23,6 @@ CHAT, USAGE, PURCHASE, DAILY, BONUS, ADJUSTMENT, EXPIRY = TYPES = (
 )
 """``Daily login`` is what the account has anew each day; ``Usage`` is metered and no chat."""
 
-CHARACTERS_OF = "reverie"
-"""The dialect whose models are characters."""
 CHAT_CATEGORY = "chat"
 DAY = timedelta(days=1)
 
@@ -63,7 +61,8 @@ class Movement(NamedTuple):
 class KeyTerms(NamedTuple):
     """What a movement says of its key."""
 
-    dialect: str
+    speaks_to_characters: bool
+    """Whether its dialect's models are characters."""
     session: bool
 
 
@@ -181,7 +180,7 @@ def _movement(event: Recorded, moved: Moved, balance: int, known: Known) -> Move
     key_id = None if charged is None else envelope.key_id
     key = None if key_id is None else known.keys.get(key_id)
     model = None if charged is None else charged.model
-    is_character = key is not None and key.dialect == CHARACTERS_OF
+    is_character = key is not None and key.speaks_to_characters
     return Movement(
         at=envelope.recorded_at,
         moved=moved,
@@ -226,7 +225,7 @@ def _repaid(body: e.Repaying, known: Known) -> Iterator[Moved]:
 
 def _charge(event: Recorded, body: Charged, known: Known) -> Iterator[Moved]:
     key = known.keys.get(event.envelope.key_id) if event.envelope.key_id else None
-    is_chat = body.category == CHAT_CATEGORY or (key is not None and key.dialect == CHARACTERS_OF)
+    is_chat = body.category == CHAT_CATEGORY or (key is not None and key.speaks_to_characters)
     kind = CHAT if is_chat else USAGE
     said = f"Web: {body.model}" if key and key.session else f"API, {body.integration}: {body.model}"
     sums: dict[str, int] = {}

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any, Final, LiteralString
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg_pool import PoolTimeout, TooManyRequests
+from psycopg_pool.errors import PoolClosed
 from sqlalchemy import func, select
 
 from ledger import usage
@@ -47,6 +49,17 @@ CLOCK_OFFSET_FACT: Final = "clock_offset"
 """Fact that ``ledger_clock()`` adds to the server's own clock."""
 TABLES_FACT: Final = "tables"
 """Fact that names the tables as the last migration left them."""
+
+UNREACHABLE = (
+    psycopg.OperationalError,
+    psycopg.errors.ReadOnlySqlTransaction,
+    psycopg.InterfaceError,
+    PoolTimeout,
+    PoolClosed,
+    TooManyRequests,
+    OSError,
+)
+"""The database cannot be asked now: the request is refused with 503 (promise 13)."""
 
 
 class Watched(psycopg.AsyncConnection[Any]):

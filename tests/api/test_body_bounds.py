@@ -6,11 +6,9 @@ from typing import Any
 
 import pytest
 
+from api import native
+from api.dialects.registry import DIALECTS
 from api.http import reading
-from api.http.routing import anybody
-from api.native.routing import ROUTES
-from api.process import app
-from api.process.front import SURFACES
 
 KIB, MIB = 2**10, 2**20
 LARGE = {
@@ -30,12 +28,11 @@ LARGE = {
 
 def bounds() -> Iterable[tuple[str, bool, int]]:
     """Give every route's name, whether anybody may call it, and its bound."""
-    assert app.MODULES
-    for native in ROUTES:
-        yield native.operation, native.public, native.body_max
-    for surface in SURFACES.values():
-        for route in surface.routes:
-            yield f"{surface.name}.{route.operation}", route.who is anybody, route.body_max
+    surfaces = [native.SURFACE, *(dialect.surface for dialect in DIALECTS.values())]
+    for surface in surfaces:
+        for handler in surface.handlers:
+            name = f"{surface.name}.{handler.handler_name}".removeprefix(".")
+            yield name, not handler.guards, handler.opt["contract"].body_max
 
 
 def test_every_route_has_the_bound_of_its_kind() -> None:

@@ -12,7 +12,8 @@ import httpx
 import pytest
 import uvicorn
 
-from api.http.exchange import Answer, Call
+from api.http.answers import Answer
+from api.http.asking import Ask
 from api.process.serve import configured
 from api.settings import InvalidSetting, Settings, from_environment
 from tests.conftest import Served, settings_for
@@ -73,7 +74,7 @@ async def _who(scope: Any, receive: Any, send: Any) -> None:
             await receive()
             await send({"type": f"lifespan.{stage}.complete"})
         return
-    await Answer(Call(scope, receive).client_address.encode()).send(send)
+    await Answer(Ask(scope, receive, send).client_address.encode()).send(send)
 
 
 @contextlib.contextmanager

@@ -77,7 +77,7 @@ USED = event(
     KEY,
 )
 RESUMED = event(3, e.AccountResumed(by="operator"))
-KNOWN = Known({1: "USD"}, {KEY: KeyTerms("reverie", session=False)})
+KNOWN = Known({1: "USD"}, {KEY: KeyTerms(speaks_to_characters=True, session=False)})
 
 
 def test_an_event_moves_what_it_says() -> None:

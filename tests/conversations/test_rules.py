@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 
 from api.beside import characters
 from api.beside.characters import Character, Draft, Scenario
-from api.process import furnishing
+from api.dialects.reverie.prices import CARD
 from ledger import clock, secrets
 from ledger.errors import InvalidField
 from ledger.ids import OPERATOR_ACCOUNT
+from ledger.model_names import OTHERS
 
 
 def a_character(**terms: Any) -> Character:
@@ -179,10 +180,13 @@ def test_a_scenario_greets_and_prompts_in_its_own_words() -> None:
 def test_each_multiplier_is_a_condition_of_reveries_rate_card() -> None:
     """Tokens × multiplier = credits: the price stands in the card, under the condition's name."""
     found = {characters.condition_of(each): each for each in characters.MULTIPLIERS}
-    assert found.keys() == furnishing.MULTIPLIERS.keys()
+    every = CARD.models[OTHERS]
+    assert found.keys() == every.conditions.keys()
     for condition, multiplier in found.items():
         whole, _, tenth = multiplier.partition(".")
-        assert int(furnishing.MULTIPLIERS[condition]) == int(whole + tenth) * 100_000
+        price = str(int(whole + tenth) * 100_000)
+        assert every.conditions[condition].prices == {"input": price, "output": price}
+    assert every.prices == every.conditions["x1_0"].prices
     assert a_character(multiplier="10.0").condition == "x10_0"
 
 

@@ -217,13 +217,22 @@ def test_bv9_the_operators_secret_is_no_client_key(operator: httpx.Client) -> No
 
 
 def test_replies_let_browsers_call(served: Any) -> None:
-    """CORS ``*`` and a request id on every reply, errors included."""
+    """CORS ``*`` and a request id on every reply to a page of elsewhere, errors included."""
+    elsewhere = {"Origin": "https://example.com"}
+    wanted = "authorization, content-type, x-request-id"
+    asks = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": wanted}
     with served.client(None) as client:
-        for found in (client.options(ADMIN), client.get(ADMIN), client.get("/admin/none")):
-            assert found.headers["access-control-allow-origin"] == "*"
-            allowed = found.headers["access-control-allow-headers"]
-            assert allowed == "Authorization, Content-Type, X-Request-Id"
-            assert uuid.UUID(found.headers["x-request-id"]).version == 7
+        before = client.options(ADMIN, headers={**elsewhere, **asks})
+        assert before.status_code == 204
+        allowed = before.headers["access-control-allow-headers"].lower().split(", ")
+        assert set(wanted.split(", ")) <= set(allowed)
+        assert "POST" in before.headers["access-control-allow-methods"].split(", ")
+        found = [client.get(path, headers=elsewhere) for path in (ADMIN, "/admin/none")]
+        for each in (before, *found):
+            assert each.headers["access-control-allow-origin"] == "*"
+            assert uuid.UUID(each.headers["x-request-id"]).version == 7
+        for each in found:
+            assert "X-Request-Id" in each.headers["access-control-expose-headers"]
 
 
 def test_unknown_routes_and_methods_are_worded(served: Any) -> None:
@@ -234,4 +243,4 @@ def test_unknown_routes_and_methods_are_worded(served: Any) -> None:
         assert found.json()["error"]["message"] == "Route GET /v1/unknown not found"
         assert found.json()["error"]["code"] == "route_not_found"
         found = client.put(ADMIN)
-        assert (found.status_code, found.headers["allow"]) == (405, "GET, POST")
+        assert (found.status_code, found.headers["allow"]) == (405, "GET, HEAD, POST")

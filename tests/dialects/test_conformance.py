@@ -78,6 +78,10 @@ class House:
         return f"/ledger/v1/keys/key_{UUID(key_id).hex}"
 
 
+ELSEWHERE = "https://elsewhere.example.com"
+"""Where the page comes from that calls: CORS headers are for such a one."""
+
+
 class Made(NamedTuple):
     """A key that was just made."""
 
@@ -255,6 +259,8 @@ DRIVERS: Mapping[str, Driver] = {
 def house(served: Any, operator: httpx.Client, person: Callable[..., Any]) -> House:
     """The service and its people, for the module."""
     made = House(served, operator, person())
+    for client in (operator, made.person.client):
+        client.headers["Origin"] = ELSEWHERE
     for asset, amount in (("CAD", "5"), ("CREDIT", "20000")):
         body = {"asset": asset, "amount": amount}
         path = f"/ledger/v1/accounts/{made.person.account_id}/grants"
@@ -266,6 +272,7 @@ def house(served: Any, operator: httpx.Client, person: Callable[..., Any]) -> Ho
 def nobody(served: Any) -> Iterator[httpx.Client]:
     """A client that shows nothing by itself."""
     with served.client(None) as client:
+        client.headers["Origin"] = ELSEWHERE
         yield client
 
 

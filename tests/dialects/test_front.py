@@ -191,7 +191,8 @@ def test_a_shared_path_falls_to_bves_words(
     Also where bve itself has no such path; with its own key it says so.
     """
     method = "GET" if path == "/v1/models" else "POST"
-    found = nobody.request(method, path, headers=shown, json=CHAT if method == "POST" else None)
+    headers = {**shown, "Origin": "https://example.com"}
+    found = nobody.request(method, path, headers=headers, json=CHAT if method == "POST" else None)
     elsewhere = path == "/v1/messages" and "sk-bve-" in shown.get("Authorization", "")
     assert found.status_code == (404 if elsewhere else 401)
     assert found.json()["error"]["code"] == ("route_not_found" if elsewhere else code)

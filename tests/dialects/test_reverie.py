@@ -691,7 +691,7 @@ def test_the_frameworks_errors_are_in_openais_envelope(customer: Any) -> None:
     assert refusal(client.get(f"{BASE}/nothing"))[:2] == (404, "route_not_found")
     wrong = client.post(f"{BASE}/models", json={})
     assert refusal(wrong)[:2] == (405, "method_not_allowed")
-    assert wrong.headers["allow"] == "GET"
+    assert wrong.headers["allow"] == "GET, HEAD"
     path = f"{BASE}/chat/completions"
     found = client.post(path, content=b"x", headers={"Content-Type": "text/plain"})
     assert refusal(found)[:2] == (415, "unsupported_media_type")

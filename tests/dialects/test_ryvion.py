@@ -2,6 +2,7 @@
 
 import re
 import secrets
+import socket
 import threading
 import time
 import uuid
@@ -13,9 +14,10 @@ import httpx
 import openai
 import pytest
 
-from api.dialects.ryvion import SURFACE
+from api.dialects.ryvion.dialect import DIALECT
 from api.dialects.ryvion.errors import amount
 from api.dialects.ryvion.scopes import MATRIX, allows, is_wider
+from api.http.handlers import Handler
 from tests.conftest import TLS, Served, settings_for
 
 AUTH = "/api/v1/auth"
@@ -213,18 +215,35 @@ def test_a_wrong_field_is_named(
 # Y1, Y2, Y3: who asks.
 
 
+class Route(NamedTuple):
+    """A route of the dialect."""
+
+    method: str
+    path: str
+    is_guarded: bool
+
+
+def route(handler: Handler) -> Route:
+    """Return the route that a handler serves."""
+    (method,), (path,) = handler.http_methods, handler.paths
+    return Route(method, path.replace(":str}", "}"), bool(handler.guards))
+
+
+ROUTES = {handler.handler_name: route(handler) for handler in DIALECT.surface.handlers}
+
+
 def routes() -> list[tuple[str, str]]:
     """Give every route that needs a credential."""
     return [
-        (route.method, re.sub(r"{\w+\*?}", NOBODYS, route.path))
-        for route in SURFACE.routes
-        if route.security
+        (route.method, re.sub(r"{\w+}", NOBODYS, route.path))
+        for route in ROUTES.values()
+        if route.is_guarded
     ]
 
 
 def test_only_logging_in_needs_no_credential() -> None:
     """Y1: no other route is without one."""
-    free = [route.path for route in SURFACE.routes if not route.security]
+    free = [route.path for route in ROUTES.values() if not route.is_guarded]
     assert free == [f"{AUTH}/signup", f"{AUTH}/login"]
 
 
@@ -480,7 +499,7 @@ def test_the_frameworks_errors_are_worded(buyer: Buyer) -> None:
     for found, status, expected in replies:
         assert code(found) == (status, expected)
         assert REQUEST.fullmatch(found.headers["x-request-id"])
-    assert replies[1][0].headers["allow"] == "GET, POST"
+    assert replies[1][0].headers["allow"] == "GET, HEAD, POST"
 
 
 def test_y7_a_revoked_key_is_invalid_at_once(buyer: Buyer, header: str) -> None:
@@ -546,6 +565,20 @@ def test_y9_rotation_overlaps(buyer: Buyer, header: str) -> None:
         assert client.get("/v1/models").status_code == 200
     with buyer.client(old["key"], header) as client:
         assert client.get("/v1/models").status_code == 401
+
+
+def test_a_connection_lives_on_after_a_204(buyer: Buyer) -> None:
+    """Nothing follows its head: the server ends a connection on which anything did."""
+    made = buyer.key()
+    host, _, port = buyer.served.url.removeprefix("http://").partition(":")
+    head = f"HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {buyer.token}\r\n"
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        connection.sendall(f"DELETE {KEYS}/{made['id']} {head}\r\n".encode())
+        reply = connection.recv(65_536)
+        assert reply.startswith(b"HTTP/1.1 204 ")
+        assert reply.endswith(b"\r\n\r\n")
+        connection.sendall(f"GET {AUTH}/me {head}\r\n".encode())
+        assert connection.recv(65_536).startswith(b"HTTP/1.1 200 ")
 
 
 @pytest.mark.parametrize("key_id", [NOBODYS, "no-uuid", "key_1"])
@@ -641,7 +674,7 @@ def test_y8_the_table_is_the_contracts() -> None:
 
 def test_y8_every_route_is_a_cell_of_the_contract() -> None:
     """Y8: no route is forgotten, and no operation is without a route."""
-    guarded = {route.operation for route in SURFACE.routes if route.security} - {"speak_mcp"}
+    guarded = {name for name, route in ROUTES.items() if route.is_guarded} - {"speak_mcp"}
     assert guarded == OPERATIONS.keys()
     assert set(OPERATIONS.values()) == CONTRACT.keys()
 
@@ -661,7 +694,7 @@ def test_y8_the_matrix_holds_cell_by_cell(
 ) -> None:
     """Y8: allowed → anything but 401 and 403; not named → 403 ``insufficient_scope``."""
     somebody, known = scoped
-    route = next(each for each in SURFACE.routes if each.operation == operation)
+    route = ROUTES[operation]
     path = route.path.replace("{model}", "keyledger-small").replace("{id}", NOBODYS)
     with somebody.client(known[scope], header) as client:
         found = client.request(route.method, path, json=BODIES.get(operation))
@@ -763,7 +796,7 @@ def test_a_session_may_what_its_role_may(
         assert client.get(f"{AUTH}/me").json()["email"] == email
         seen = set()
         for operation in (*asked, "list_models", "embeddings"):
-            route = next(each for each in SURFACE.routes if each.operation == operation)
+            route = ROUTES[operation]
             found = client.request(route.method, route.path, json=BODIES.get(operation))
             if found.status_code == 403:
                 assert code(found) == (403, "insufficient_role")
@@ -828,7 +861,7 @@ def managed(client: httpx.Client) -> set[str]:
     """Ask each route on the account itself; give those that a role did not keep from answering."""
     done = set()
     for operation in OF_ACCOUNT:
-        route = next(each for each in SURFACE.routes if each.operation == operation)
+        route = ROUTES[operation]
         path = route.path.replace("{id}", NOBODYS)
         found = client.request(route.method, path, json=BODIES.get(operation))
         if found.status_code == 403:

@@ -18,9 +18,8 @@ from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi import checks
 
-from api.native.openapi import document
-from api.native.routing import ROUTES
-from api.process.front import SURFACES, dialect_documents
+from api.dialects.registry import DIALECTS
+from api.process.app import documents
 from tests.conftest import SEED
 from tests.dialects.fleet import Fleet, running
 from tests.dialects.scene import NATIVE, Scene
@@ -42,11 +41,8 @@ CHECKS = (
 )
 WALLETS = "generate_web3_key"
 """Wallet sign-in is off here, which its routes answer by the 503 that the document names."""
-DOCUMENTS = {
-    "/openapi.json": document(ROUTES),
-    **dialect_documents(),
-}
-PATHS = {**{name: f"/openapi/{name}.json" for name in SURFACES}, NATIVE: "/openapi.json"}
+DOCUMENTS = documents()
+PATHS = {**{name: f"/openapi/{name}.json" for name in DIALECTS}, NATIVE: "/openapi.json"}
 """The native API last: its operator may change everybody's prices."""
 
 
@@ -121,6 +117,14 @@ def kinds_of(operation: Any) -> st.SearchStrategy[Any]:
     """Give right examples and wrong ones."""
     modes = (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)
     return st.one_of([operation.as_strategy(generation_mode=mode) for mode in modes])
+
+
+@pytest.mark.parametrize("dialect", PATHS)
+def test_every_document_is_valid(dialect: str) -> None:
+    """Each is OpenAPI 3.1, by the meta-schema of its authors."""
+    document = json.loads(DOCUMENTS[PATHS[dialect]])
+    assert document["openapi"].startswith("3.1.")
+    SCHEMAS[dialect].validate()
 
 
 @pytest.mark.parametrize("asked", OPERATIONS, ids="-".join)

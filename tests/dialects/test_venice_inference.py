@@ -268,7 +268,7 @@ def test_framework_errors_speak_venice(venice: Venice) -> None:
     assert client.get("/api/v1/billing/none").json()["error"]
     wrong = client.put(KEYS)
     assert (wrong.status_code, wrong.json()) == (405, {"error": "Method not allowed"})
-    assert wrong.headers["Allow"] == "DELETE, GET, PATCH, POST"
+    assert wrong.headers["Allow"] == "DELETE, GET, HEAD, PATCH, POST"
     kind = client.post(CHAT, content=b"x", headers={"Content-Type": "text/plain"})
     assert (kind.status_code, kind.json()) == (415, {"error": "Invalid request content-type"})
     large = client.post(CHAT, content=b" " * (10 * 1024 * 1024 + 1))
@@ -407,6 +407,8 @@ def test_a_character_speaks_in_a_chat(opens: Opens, luna: Any) -> None:
     assert spoken["choices"][0]["message"]["content"] != plain["choices"][0]["message"]["content"]
     body = {"messages": HELLO["messages"], "venice_parameters": {"character_slug": luna["slug"]}}
     assert client.post(CHAT, json=body).json()["model"] == SMALL
+    # Without a message there is nothing to answer, whoever speaks.
+    assert client.post(CHAT, json={**body, "messages": []}).status_code == 400
     events = other.operator.get(f"/ledger/v1/accounts/{other.account_id}/events").text
     assert "harbour" not in events
 

@@ -8,7 +8,7 @@ from uuid import UUID
 
 import httpx
 
-from api.operations.opening import LIMITS, PAYS_WITH
+from api.dialects.registry import OF_DIALECTS
 from ledger.clock import format_milliseconds, parse_instant
 
 KEYS = "/api/v1/api_keys"
@@ -21,6 +21,7 @@ NEW = {
     *("id", "apiKey", "apiKeyType", "description", "expiresAt", "consumptionLimit"),
     *("limitPeriod", "modelPrivacy"),
 }
+OWN = OF_DIALECTS.opening.own_terms("")
 NO_LIMITS = {"usd": None, "diem": None, "vcu": None}
 SMALL, LARGE, EMBEDDING = "keyledger-small", "keyledger-large", "keyledger-embedding"
 NOWHERE = "e28e82dc-9df2-4b47-b726-d0a222ef2ab5"
@@ -30,10 +31,10 @@ def own_terms(*kinds: str) -> dict[str, Any]:
     """Give the terms of an account that its owner opens, with the limits of some kinds."""
     limits = [
         {"kind": rule.kind, "window": rule.window, "ceiling": rule.ceiling}
-        for rule in LIMITS
+        for rule in OWN.limits
         if rule.kind in kinds
     ]
-    return {"pays_with": list(PAYS_WITH), "limits": limits}
+    return {"pays_with": list(OWN.pays_with), "limits": limits}
 
 
 class Venice:

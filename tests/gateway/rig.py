@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import re
 import socket
 import threading
 import time
@@ -15,14 +16,13 @@ import uvicorn
 
 from api.gateway import headers, table, wishes
 from api.gateway.forward import Admission, Bounds, Work
-from api.http.exchange import Answer, Call
+from api.http.answers import Answer
 from api.http.failure import Failure, Kind
-from api.http.paths import Paths
-from api.http.routing import failure_of
+from api.http.handlers import Handler, guard, hot
+from api.http.surface import Door, Surface, application
 from api.operations import Asked
-from api.services import Services
+from api.services import Ask, Services
 from ledger import events as e
-from ledger.errors import LedgerError
 from ledger.ids import AccountId, KeyId, new_account_id, new_request_id
 from ledger.money import parse_amount
 from tests.conftest import TLS, settings_for
@@ -49,6 +49,11 @@ def worded(failure: Failure) -> bytes:
     return json.dumps({"error": said}).encode()
 
 
+@guard()
+async def nobody(_ask: Ask[None]) -> None:
+    """Let the gateway find out whose key it is."""
+
+
 class Thin:
     """The application."""
 
@@ -62,50 +67,55 @@ class Thin:
         """What each work has besides."""
         self.permits: Any = None
         self.next_id: Callable[[], str] = new_request_id
-        self.paths: Paths[dict[str, table.Entry]] = Paths()
-        by_path: dict[str, dict[str, table.Entry]] = {}
-        for entry in table.ENTRIES:
-            by_path.setdefault("/v1" + entry.path, {})[entry.method] = entry
-        for path, entries in by_path.items():
-            self.paths.add(path, entries)
+        surface = Surface(
+            name="thin",
+            title="Thin",
+            handlers=[self._handler(entry) for entry in table.ENTRIES],
+            word=self._word,
+            headers=lambda request_id: [(b"x-request-id", request_id.encode())],
+            error=dict,
+        )
+        self.door = Door(surface, application(surface, Ask))
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer."""
         if scope["type"] == "lifespan":
             await self._lifespan(receive, send)
-            return
-        request_id = self.next_id()
-        try:
-            reply = await self._reply(request_id, scope, receive)
-        except (Failure, LedgerError) as error:
-            failure = failure_of(error)
-            status = STATUSES.get(failure.kind, 400)
-            reply = Answer(worded(failure), status=status, headers=failure.headers)
-        reply.headers.append((b"x-request-id", request_id.encode()))
-        if isinstance(reply, Answer):
-            await reply.send(send)
         else:
-            await reply.stream(send, receive)
+            await self.door(scope, receive, send)
 
-    async def _reply(self, request_id: str, scope: Any, receive: Any) -> Any:
-        services, call = self.services, Call(scope, receive)
-        entries, parameters = self.paths.find(scope["raw_path"])
-        entry = (entries or {}).get(scope["method"])
-        if entry is None:
-            raise Failure(Kind.ROUTE_IS_UNKNOWN)
-        secret = (call.header(b"authorization") or "").removeprefix("Bearer ")
+    @staticmethod
+    def _word(failure: Failure) -> Answer:
+        status = STATUSES.get(failure.kind, 400)
+        return Answer(worded(failure), status=status, headers=failure.headers)
+
+    def _handler(self, entry: table.Entry) -> Handler:
+        async def serve(ask: Ask[None]) -> Any:
+            ask.request_id = self.next_id()
+            return await self._reply(entry, ask)
+
+        serve.__name__ = entry.name
+        path = "/v1" + re.sub(
+            r"{(\w+)\*}", r"{\1:path}", re.sub(r"{(\w+)}", r"{\1:str}", entry.path)
+        )
+        takes = dict[str, Any] if entry.method == "POST" else None
+        return hot(entry.method, path, takes=takes, guards=[nobody], large=True)(serve)
+
+    async def _reply(self, entry: table.Entry, ask: Ask[None]) -> Any:
+        services = self.services
+        secret = (ask.header(b"authorization") or "").removeprefix("Bearer ")
         proof = await services.resolver.secret(secret)
         admission = Admission(*proof, "key", permits=self.permits)
-        body = await call.body()
+        body = await ask.body()
         work = Work(
-            request_id,
+            ask.request_id,
             entry,
             document=wishes.decode(body) if entry.meter.format else None,
             body=b"" if entry.meter.format else body,
-            content_type=call.header(b"content-type") or "",
-            parameters=parameters,
-            query=scope["query_string"].decode(),
-            headers=scope["headers"],
+            content_type=ask.header(b"content-type") or "",
+            parameters={name: ask.segment(name) for name in ask.path_params},
+            query=ask.scope["query_string"].decode(),
+            headers=ask.scope["headers"],
         )._replace(**self.more)
         return await services.gateway.serve(
             admission, work, wording=worded, decorate=headers.limits

@@ -4,18 +4,21 @@ Which functions of ours a handler calls is read from its code, so nothing has to
 """
 
 import inspect
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Iterator
 from types import FunctionType, ModuleType
 from typing import Any
 
 import pytest
 
+from api.dialects import registry
+from api.dialects.dialect import COUNTED, FREE, Dialect
 from api.dialects.forwarding import forward
+from api.dialects.registry import DIALECTS, acts_for_a_key, require_meters
 from api.gateway.table import Entry
-from api.http.routing import Ask, Reply, Route, Routes, Surface, anybody
+from api.http.handlers import Handler, Reply, guard, hot
 from api.identity.credentials import KeyCaller
-from api.process.front import SURFACES, Front
-from api.process.metered import COUNTED, FREE, METERS, acts_for_a_key, require_meters
+from api.services import Ask
 from ledger.requests import Record, Reserve
 
 WAYS = (forward, Record, Reserve)
@@ -53,17 +56,18 @@ def reached(function: FunctionType) -> tuple[set[Any], set[str]]:
 def all_routes() -> list[Any]:
     """Give every route of every dialect."""
     return [
-        pytest.param(name, route, id=f"{name}-{route.method}-{route.path}")
-        for name, surface in SURFACES.items()
-        for route in surface.routes
+        pytest.param(dialect, handler, id=f"{name}-{handler.handler_name}-{place}")
+        for name, dialect in DIALECTS.items()
+        for place, handler in enumerate(dialect.surface.handlers)
     ]
 
 
-@pytest.mark.parametrize(("dialect", "route"), all_routes())
-def test_a_route_is_metered_as_it_says(dialect: str, route: Route) -> None:
+@pytest.mark.parametrize(("dialect", "handler"), all_routes())
+def test_a_route_is_metered_as_it_says(dialect: Dialect, handler: Handler) -> None:
     """A9: by the row that it names, by its own count, or not at all."""
-    meter = METERS[dialect][route.operation] if acts_for_a_key(route) else FREE
-    ways, texts = reached(route.handler)
+    acts = acts_for_a_key(handler)
+    meter = dialect.meters[handler.handler_name] if acts else FREE
+    ways, texts = reached(handler.opt.get("answer", handler.fn))
     if meter == FREE:
         assert not ways
     elif meter == COUNTED:
@@ -73,20 +77,35 @@ def test_a_route_is_metered_as_it_says(dialect: str, route: Route) -> None:
         assert meter in texts
 
 
-def surface(handler: Callable[..., Any], who: Callable[..., Any]) -> Surface:
+@pytest.mark.parametrize(("dialect", "handler"), all_routes())
+def test_what_is_metered_is_answered_once(dialect: Dialect, handler: Handler) -> None:
+    """An ``Idempotency-Key`` holds wherever something is used up, and there alone."""
+    once = handler.handler_name in dialect.metered
+    assert ("once" in handler.opt) == once
+    assert not once or "answer" in handler.opt
+
+
+def dialect_of(handler: Handler, meters: dict[str, str]) -> Dialect:
     """Give a dialect of one route."""
-    routes = Routes()
-    routes("GET", "/planted", who=who)(handler)
-    return SURFACES["bve"]._replace(routes=routes.all)
+    bve = DIALECTS["bve"]
+    return bve._replace(surface=bve.surface._replace(handlers=[handler]), meters=meters)
 
 
-async def key(ask: Ask[Any, Any]) -> KeyCaller:
+@guard("key")
+async def key(ask: Ask[Any]) -> KeyCaller:
     """Stand for a way to tell which key asks."""
     raise NotImplementedError
 
 
-async def planted(ask: Ask[Any, KeyCaller]) -> Reply:
+@hot("GET", "/planted", takes=None, guards=[key])
+async def planted(ask: Ask[KeyCaller]) -> Reply:
     """Stand for a handler that meters nothing."""
+    raise NotImplementedError
+
+
+@hot("GET", "/planted", takes=None)
+async def open_to_all(ask: Ask[None]) -> Reply:
+    """Stand for a handler that nobody has to prove anything to."""
     raise NotImplementedError
 
 
@@ -96,22 +115,27 @@ async def planted(ask: Ask[Any, KeyCaller]) -> Reply:
 def test_nothing_starts_with_a_route_that_says_nothing(meters: dict[str, str]) -> None:
     """A9: unnamed, named with a row that is not in the table, or named and not there."""
     with pytest.raises(AssertionError, match="how are these metered"):
-        require_meters(surface(planted, key), meters)
+        require_meters(dialect_of(planted, meters))
 
 
 def test_a_route_that_says_how_may_start() -> None:
     """A row, a count, nothing at all; and where no key acts there is nothing to say."""
     for meter in ("chat", COUNTED, FREE):
-        require_meters(surface(planted, key), {"planted": meter})
-    require_meters(surface(planted, anybody), {})
-    assert reached(planted) == (set(), {"Stand for a handler that meters nothing."})
+        require_meters(dialect_of(planted, {"planted": meter}))
+    require_meters(dialect_of(open_to_all, {}))
+    answer = planted.opt["answer"]
+    assert reached(answer) == (set(), {"Stand for a handler that meters nothing."})
 
 
-def test_the_service_does_not_start_where_one_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", DIALECTS)
+def test_the_service_does_not_start_where_one_is_forgotten(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     """A9: the start-up check looks at every dialect."""
-    for name in SURFACES:
-        with monkeypatch.context() as patched:
-            patched.delitem(METERS[name], next(iter(METERS[name])))
-            with pytest.raises(AssertionError, match=f"{name}: how are these metered"):
-                Front(lambda: None, native=None)
-    assert Front(lambda: None, native=None)
+    dialect = DIALECTS[name]
+    kept = dict(dialect.meters)
+    kept.popitem()
+    module = sys.modules[f"api.dialects.{name}.dialect"]
+    monkeypatch.setattr(module, "DIALECT", dialect._replace(meters=kept))
+    with pytest.raises(AssertionError, match=f"{name}: how are these metered"):
+        registry.found()

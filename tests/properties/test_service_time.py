@@ -119,8 +119,9 @@ def test_a_card_swapped_in_the_middle_of_a_day_prices_what_comes_late(  # noqa: 
             await furnishing.open_operator(services)
             for since, *pair in prices:
                 await published(services, since, *pair)
-            keys = [await opened(services, f"A{number}") for number in range(6)]
-            assert {lane_of_account(account, 2) for account, _ in keys} == {0, 1}
+            keys = []
+            while len(keys) < 6 or len({lane_of_account(account, 2) for account, _ in keys}) < 2:
+                keys.append(await opened(services, f"A{len(keys)}"))
             database.set_clock_offset(database_url, timedelta(0))
             commands = []
             for number in range(600):

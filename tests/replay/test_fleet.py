@@ -4,7 +4,7 @@ from collections import Counter
 from typing import Any
 
 from api.tools.replay import fleet as fleets
-from ledger.keys import DIALECTS
+from ledger.secrets import dialects
 
 MODELS = ["m", "free"]
 
@@ -24,7 +24,7 @@ def muster(world: Any, seed: int, **terms: Any) -> fleets.Fleet:
 def test_every_dialect_has_keys() -> None:
     """A replay goes through keys of all five, and one that is tight."""
     plan = fleets.plan(1, MODELS)
-    assert {key.dialect for key in plan.keys} == set(DIALECTS)
+    assert {key.dialect for key in plan.keys} == set(dialects())
     assert {key.account for key in plan.keys} == set(range(len(plan.accounts)))
     assert [key.integration for key in plan.keys if len(key.limits) == 1] == ["free-trial"]
 

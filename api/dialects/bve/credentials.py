@@ -2,44 +2,44 @@
 
 from typing import Any
 
-from api.http.exchange import Call
+from api.http import shown
 from api.http.failure import Failure, Kind
-from api.http.routing import Ask
-from api.identity import credentials
+from api.http.handlers import guard
 from api.identity.auth import Caller
-from api.identity.credentials import KeyCaller, secured
+from api.identity.credentials import KeyCaller
+from api.services import Ask
 
 
-@secured("operator")
-async def operator(ask: Ask[Any, Any]) -> Caller:
+@guard("operator")
+async def operator(ask: Ask[Any]) -> Caller:
     """Let the operator pass. ``Bearer `` may be left out.
 
     Raises:
         Failure: 401 in any other case.
     """
-    shown = ask.call.header(b"authorization")
-    if not shown:
+    text = ask.header(b"authorization")
+    if not text:
         raise Failure(Kind.CREDENTIAL_IS_MISSING)
-    secret = shown[7:] if shown[:7].lower() == "bearer " else shown
+    secret = text[7:] if text[:7].lower() == "bearer " else text
     try:
-        return await credentials.operator(ask.services, secret.strip())
+        return await ask.services.credentials.operator(secret.strip())
     except Failure as failure:
         raise Failure(Kind.ROLE_IS_DENIED, error=failure) from failure
 
 
-@secured("key")
-async def client(ask: Ask[Any, Any]) -> KeyCaller:
+@guard("key")
+async def client(ask: Ask[Any]) -> KeyCaller:
     """Find the key that is shown; the lane decides whether it may."""
-    return await credentials.proven(ask.services, _shown(ask.call), "bve")
+    return await _client(ask)
 
 
-@secured("key")
-async def usable_client(ask: Ask[Any, Any]) -> KeyCaller:
+@guard("key")
+async def usable_client(ask: Ask[Any]) -> KeyCaller:
     """Find the key that is shown, if it may act now."""
-    return await credentials.usable(ask.services, await client(ask))
+    return await ask.services.credentials.usable(await _client(ask))
 
 
-def _shown(call: Call) -> str:
+async def _client(ask: Ask[Any]) -> KeyCaller:
     # Of the two headers one counts here, and still both may not differ (RFC 6750 §2).
-    credentials.bearer_or_api_key(call)
-    return credentials.bearer(call)
+    shown.bearer_or_api_key(ask)
+    return await ask.services.credentials.proven(shown.bearer(ask), "bve")

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from api.dialects.bve import views
-from api.http.exchange import Answer
+from api.http.answers import Answer
 from api.http.failure import Failure, Kind
 from api.http.wording import AUTH, OPENAI_WORDS, QUOTA, REQUEST, Words, openai_answer
 from ledger.errors import KeyIsExpired

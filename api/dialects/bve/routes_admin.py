@@ -2,14 +2,15 @@
 
 from datetime import date, timedelta
 
+from litestar.params import JSONBody
+
 from api.dialects import account_keys
 from api.dialects.bve import bodies, credentials, views
-from api.http.exchange import Answer, answer
-from api.http.routing import Ask, Routes
+from api.http.handlers import Rendered, get, post
 from api.identity.auth import Caller
 from api.operations import Issuer
 from api.queries import UsageTerms
-from api.services import Services
+from api.services import Ask, Services
 from ledger import events as e
 from ledger.clock import format_milliseconds
 from ledger.ids import OPERATOR_ACCOUNT, KeyId
@@ -20,29 +21,26 @@ DAYS, MONTHS = 30, 12
 DAILY_ROWS, MONTHLY_ROWS = 100, 50
 """Of all keys together."""
 
-routes = Routes()
 
-
-@routes(
-    "POST",
+@post(
     "/admin/api-keys",
-    who=credentials.operator,
-    body=bodies.CreateKey,
-    answer=views.CreatedKey,
+    guards=[credentials.operator],
     status=201,
     example={"name": "my-client", "rpm_limit": 60, "rpd_limit": 10_000},
 )
-async def create_key(ask: Ask[bodies.CreateKey, Caller]) -> Answer:
+async def create_key(
+    request: Ask[Caller], data: JSONBody[bodies.CreateKey]
+) -> Rendered[views.CreatedKey]:
     """Create a key; its secret is in this answer and nowhere else."""
-    body = ask.body
+    body = data
     terms = e.KeyIssued(
-        by=ask.caller.actor,
+        by=request.caller.actor,
         name=body.name,
         dialect="bve",
         allowed_models=body.allowed_models,
         limits=_limits(body),
     )
-    key, secret = await account_keys.issue(ask.services, OPERATOR_ACCOUNT, terms, Issuer())
+    key, secret = await account_keys.issue(request.services, OPERATOR_ACCOUNT, terms, Issuer())
     view = views.CreatedKey(
         id=str(key.key_id),
         name=body.name,
@@ -55,7 +53,7 @@ async def create_key(ask: Ask[bodies.CreateKey, Caller]) -> Answer:
         allowed_models=body.allowed_models,
         created_at=format_milliseconds(key.created_at),
     )
-    return answer(view, status=201, headers={"Cache-Control": "no-store"})
+    return Rendered(view, headers={"Cache-Control": "no-store"})
 
 
 def _limits(body: bodies.CreateKey) -> tuple[e.LimitRule, ...]:
@@ -72,29 +70,22 @@ def _limits(body: bodies.CreateKey) -> tuple[e.LimitRule, ...]:
     )
 
 
-@routes("GET", "/admin/api-keys", who=credentials.operator, answer=list[views.ListedKey])
-async def list_keys(ask: Ask[None, Caller]) -> Answer:
+@get("/admin/api-keys", guards=[credentials.operator])
+async def list_keys(request: Ask[Caller]) -> list[views.ListedKey]:
     """List all keys, newest first: active, suspended and revoked."""
-    at = ask.services.clock.now()
-    return answer([views.listed(key, at) for key in await _keys(ask.services)])
+    at = request.services.clock.now()
+    return [views.listed(key, at) for key in await _keys(request.services)]
 
 
-@routes(
-    "POST",
-    "/admin/api-keys/{id}/revoke",
-    who=credentials.operator,
-    answer=views.RevokedKey,
-    refusals=(404,),
-)
-async def revoke_key(ask: Ask[None, Caller]) -> Answer:
+@post("/admin/api-keys/{id:str}/revoke", guards=[credentials.operator], refusals=(404,))
+async def revoke_key(request: Ask[Caller]) -> views.RevokedKey:
     """Revoke a key: permanent and immediate. Again, it answers as the first time."""
-    # Not by ``ask.path``: what can be no id at all is the id of no key, too (BV8).
-    key = await _key(ask.services, ask.call.scope["path_params"]["id"])
-    ended = await account_keys.revoke(ask.services, key, by=ask.caller.actor)
-    view = views.RevokedKey(
+    # Not by ``request.path``: what can be no id at all is the id of no key, too (BV8).
+    key = await _key(request.services, request.segment("id"))
+    ended = await account_keys.revoke(request.services, key, by=request.caller.actor)
+    return views.RevokedKey(
         id=str(key.key_id), status="revoked", revoked_at=format_milliseconds(ended)
     )
-    return answer(view)
 
 
 async def _key(services: Services, text: str) -> Key:
@@ -107,21 +98,14 @@ async def _keys(services: Services) -> list[Key]:
     return await account_keys.keys_of(services, OPERATOR_ACCOUNT, "bve")
 
 
-@routes(
-    "GET",
-    "/admin/usage",
-    who=credentials.operator,
-    answer=views.Usage,
-    query=("key_id",),
-    refusals=(404,),
-)
-async def get_usage(ask: Ask[None, Caller]) -> Answer:
+@get("/admin/usage", guards=[credentials.operator], query=("key_id",), refusals=(404,))
+async def get_usage(request: Ask[Caller]) -> views.Usage:
     """Show what keys used by day and month of UTC: one key's, or the newest rows of all."""
-    query = ask.query("key_id")
-    one = await _key(ask.services, query["key_id"]) if "key_id" in query else None
-    terms = _of_all() if one is None else _of_one(one.key_id, ask.services.clock.now().date())
-    found = await ask.services.queries.spend.of_keys(OPERATOR_ACCOUNT, terms)
-    return answer(views.usage(found))
+    query = request.parameters()
+    one = await _key(request.services, query["key_id"]) if "key_id" in query else None
+    terms = _of_all() if one is None else _of_one(one.key_id, request.services.clock.now().date())
+    found = await request.services.queries.spend.of_keys(OPERATOR_ACCOUNT, terms)
+    return views.usage(found)
 
 
 def _of_all() -> UsageTerms:
@@ -142,3 +126,6 @@ def _of_one(key_id: KeyId, today: date) -> UsageTerms:
         first_day=today - timedelta(days=DAYS - 1),
         first_month=date(month // 12, month % 12 + 1, 1),
     )
+
+
+HANDLERS = (create_key, list_keys, revoke_key, get_usage)

@@ -1,6 +1,6 @@
 """bve's routes for clients: OpenAI's API through the gateway."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -8,29 +8,20 @@ import msgspec
 from api.dialects.bve import credentials
 from api.dialects.bve.errors import StreamingIsUnsupported
 from api.dialects.forwarding import document_of, forward
-from api.http.exchange import Answer
+from api.http.answers import Answer
 from api.http.failure import Failure, Kind
+from api.http.handlers import Answering, Handler, Reply, hot
 from api.http.reading import UNREADABLE
-from api.http.routing import Ask, Reply, Routes
 from api.identity.credentials import KeyCaller
+from api.services import Ask
 from ledger.state import Key
-
-routes = Routes()
-
-Handler = Callable[[Any], Awaitable[Reply]]
 
 _models = msgspec.json.Decoder(dict[str, Any])
 _encode = msgspec.json.Encoder().encode
 
 
-@routes(
-    "GET",
-    "/v1/models",
-    who=credentials.usable_client,
-    answer=dict[str, Any],
-    refusals=(404, 502, 504),
-)
-async def list_models(ask: Ask[None, KeyCaller]) -> Reply:
+@hot("GET", "/v1/models", takes=None, guards=[credentials.usable_client], refusals=(404, 502, 504))
+async def list_models(ask: Ask[KeyCaller]) -> Reply:
     """List the models that the key may use."""
     reply = await forward(ask, "list_models", decorate=None, own_errors=True)
     key = _key(ask.caller)
@@ -54,14 +45,14 @@ def _only(key: Key, body: bytes) -> bytes:
     return _encode(listed)
 
 
-@routes(
+@hot(
     "GET",
-    "/v1/models/{model}",
-    who=credentials.usable_client,
-    answer=dict[str, Any],
+    "/v1/models/{model:str}",
+    takes=None,
+    guards=[credentials.usable_client],
     refusals=(404, 502, 504),
 )
-async def get_model(ask: Ask[None, KeyCaller]) -> Reply:
+async def get_model(ask: Ask[KeyCaller]) -> Reply:
     """Show a model that the key may use."""
     if not _key(ask.caller).may_use(ask.path("model")):
         raise Failure(Kind.MODEL_IS_UNKNOWN, "The model does not exist", field="model")
@@ -75,16 +66,13 @@ def _key(caller: KeyCaller) -> Key:
 
 def _posted(
     path: str, example: dict[str, Any], *, streams: bool = True
-) -> Callable[[Handler], Handler]:
+) -> Callable[[Answering], Handler]:
     """Serve a route of OpenAI's API that takes a JSON object."""
-    return routes(
+    return hot(
         "POST",
         path,
-        who=credentials.client,
-        body=dict[str, Any],
-        raw=True,
+        guards=[credentials.client],
         large=True,
-        answer=dict[str, Any],
         refusals=(404, 502, 504),
         other_types=("text/event-stream",) if streams else (),
         example=example,
@@ -95,13 +83,13 @@ _CHAT = {"model": "keyledger-small", "messages": [{"role": "user", "content": "H
 
 
 @_posted("/v1/chat/completions", _CHAT)
-async def create_chat_completion(ask: Ask[None, KeyCaller]) -> Reply:
+async def create_chat_completion(ask: Ask[KeyCaller]) -> Reply:
     """Complete a chat, streamed or not."""
     return await forward(ask, "chat", own_errors=True)
 
 
 @_posted("/v1/completions", {"model": "keyledger-small", "prompt": "Hello"}, streams=False)
-async def create_completion(ask: Ask[None, KeyCaller]) -> Reply:
+async def create_completion(ask: Ask[KeyCaller]) -> Reply:
     """Complete a text; it is not streamed."""
     document = await document_of(ask)
     if document.get("stream"):
@@ -110,12 +98,22 @@ async def create_completion(ask: Ask[None, KeyCaller]) -> Reply:
 
 
 @_posted("/v1/embeddings", {"model": "keyledger-embedding", "input": "Hello"}, streams=False)
-async def create_embedding(ask: Ask[None, KeyCaller]) -> Reply:
+async def create_embedding(ask: Ask[KeyCaller]) -> Reply:
     """Turn texts into vectors."""
     return await forward(ask, "embeddings", own_errors=True)
 
 
 @_posted("/v1/responses", {"model": "keyledger-small", "input": "Hello"})
-async def create_response(ask: Ask[None, KeyCaller]) -> Reply:
+async def create_response(ask: Ask[KeyCaller]) -> Reply:
     """Answer, streamed or not."""
     return await forward(ask, "responses", own_errors=True)
+
+
+HANDLERS = (
+    list_models,
+    get_model,
+    create_chat_completion,
+    create_completion,
+    create_embedding,
+    create_response,
+)

@@ -4,10 +4,11 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from api.gateway import headers
-from api.http.exchange import Answer, answer
+from api.http.answers import Answer, answer
 from api.http.failure import Failure, of_error
-from api.http.routing import Ask, failure_of
+from api.http.surface import failure_of
 from api.identity.credentials import KeyCaller
+from api.services import Ask
 from ledger import standing
 from ledger.clock import Instant
 from ledger.errors import LedgerError, LimitIsReached
@@ -18,10 +19,10 @@ from ledger.usage import Usage
 GENERAL = "general"
 
 
-async def counted(
-    ask: Ask[Any, KeyCaller], model: str, work: Callable[[], Awaitable[Any]]
-) -> Answer:
-    """Count a call, do its work and answer the view that it gives. ``model``: what it is booked on.
+async def counted(ask: Ask[KeyCaller], model: str, work: Callable[[], Awaitable[Any]]) -> Answer:
+    """Count a call, do its work and answer the view that it returns.
+
+    ``model``: what it is booked on.
 
     Raises:
         Failure: The limit leaves no room, or the work failed: it counts all the same.
@@ -39,8 +40,8 @@ async def counted(
     return answer(view, headers=left)
 
 
-async def _count(ask: Ask[Any, KeyCaller], model: str) -> Mapping[str, str]:
-    """Count a call; give the headers that say what is left."""
+async def _count(ask: Ask[KeyCaller], model: str) -> Mapping[str, str]:
+    """Count a call; return the headers that say what is left."""
     caller = ask.caller
     record = Record(
         request_id=ask.request_id,

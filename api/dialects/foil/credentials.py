@@ -3,41 +3,37 @@
 from typing import Any
 
 from api.dialects.foil.errors import LoginIsMissing
+from api.http import shown
 from api.http.failure import Failure, Kind
-from api.http.routing import Ask
-from api.identity import credentials
+from api.http.handlers import guard
 from api.identity.auth import Caller, may
-from api.identity.credentials import KeyCaller, secured
+from api.identity.credentials import KeyCaller
+from api.services import Ask
 
 
-@secured("api_key")
-async def key(ask: Ask[Any, Any]) -> KeyCaller:
-    """Find the key that is shown; the lane decides whether it may."""
-    return await credentials.proven(ask.services, credentials.api_key(ask.call), "foil")
-
-
-@secured("api_key")
-async def usable_key(ask: Ask[Any, Any]) -> KeyCaller:
+@guard("api_key")
+async def usable_key(ask: Ask[Any]) -> KeyCaller:
     """Find the key that is shown, if it may act now."""
-    return await credentials.usable(ask.services, await key(ask))
+    credentials = ask.services.credentials
+    return await credentials.usable(await credentials.proven(shown.api_key(ask), "foil"))
 
 
-@secured("session")
-async def login(ask: Ask[Any, Any]) -> Caller:
+@guard("session")
+async def login(ask: Ask[Any]) -> Caller:
     """Find the member whose token is shown; an API key is none.
 
     Raises:
         Failure: 401 in any other case.
     """
-    found = credentials.presented(ask.call)
+    found = shown.presented(ask)
     if not any(found):
         raise LoginIsMissing
     if found.bearer is None:
         raise Failure(Kind.ROLE_IS_DENIED)
     try:
-        member = await credentials.member(ask.services, found.bearer)
+        member = await ask.services.credentials.member(found.bearer)
     except Failure as failure:
         raise Failure(Kind.ROLE_IS_DENIED, error=failure) from failure
-    if not may(member, ask.route.permission):
+    if not may(member, ask.route_handler.opt["contract"].permission):
         raise Failure(Kind.ACCESS_IS_DENIED, "Your role may not manage API keys")
     return member

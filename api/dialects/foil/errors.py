@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from api.http.exchange import Answer
+from api.http.answers import Answer
 from api.http.failure import Failure, Kind
 from api.http.wording import error_answer
 

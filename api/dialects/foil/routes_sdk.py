@@ -1,51 +1,74 @@
-"""foil's SDK routes: personas, sessions, messages; always with a key in ``X-API-Key``."""
+"""foil's SDK routes: personas, sessions, messages; always with a key in ``X-API-Key``.
+
+Each is counted or metered, so each is answered once for an ``Idempotency-Key``.
+"""
 
 import functools
 from collections.abc import Awaitable, Callable
 from typing import Any
 from uuid import UUID
 
+import msgspec
+
 from api.beside.characters import PUBLISHED, Character
 from api.beside.conversations import Session
 from api.dialects.foil import bodies, credentials, talk, views
 from api.dialects.foil.counting import counted
+from api.dialects.foil.talk import Talk
 from api.http.failure import Failure, Kind, invalid
-from api.http.routing import Ask, Reply, Routes
+from api.http.handlers import Handler, Reply, hot
 from api.identity.credentials import KeyCaller
 from api.queries import each
+from api.services import Ask
 
 LISTED = "personas"
 """What listing is booked on."""
+OF_PERSONA = "/api/v1/sdk/chat/{persona_id:str}/"
 
-routes = Routes()
-
-Handler = Callable[[Any], Awaitable[Reply]]
-Work = Callable[[Any, Character], Awaitable[Any]]
+_message = msgspec.json.Decoder(bodies.SendMessage)
 
 
-def _general(method: str, path: str, **terms: Any) -> Callable[[Work], Handler]:  # noqa: ANN401
-    """Serve a call about a persona that talks to no model; it gives the view to answer."""
+def _general(
+    method: str,
+    path: str,
+    *,
+    takes: Any = None,  # noqa: ANN401 - a type
+    **terms: Any,  # noqa: ANN401 - as of ``route``
+) -> Callable[[Callable[..., Awaitable[Any]]], Handler]:
+    """Serve a call about a persona that talks to no model; it returns the view to answer.
 
-    def register(work: Work) -> Handler:
+    It is given the persona, and the body where it ``takes`` one.
+    """
+    decoder = None if takes is None else msgspec.json.Decoder(takes)
+
+    def register(work: Callable[..., Awaitable[Any]]) -> Handler:
         @functools.wraps(work)
-        async def handler(ask: Ask[Any, KeyCaller]) -> Reply:
-            query = ask.query(*ask.route.query)
-            for name in ask.route.required:
+        async def answered(ask: Ask[KeyCaller]) -> Reply:
+            # Before it is counted: what cannot be understood is no call.
+            given = () if decoder is None else (await ask.decoded(decoder),)
+            query = ask.parameters()
+            for name in terms.get("required", ()):
                 if not query.get(name):
                     raise invalid(name, "is required")
             persona = await _persona(ask)
-            return await counted(ask, persona.slug, functools.partial(work, ask, persona))
+            done = functools.partial(work, ask, persona, *given)
+            return await counted(ask, persona.slug, done)
 
-        path_of = f"/api/v1/sdk/chat/{{persona_id}}/{path}"
-        return routes(method, path_of, who=credentials.usable_key, refusals=(404,), **terms)(
-            handler
-        )
+        return hot(
+            method,
+            OF_PERSONA + path,
+            takes=takes,
+            gives=work.__annotations__["return"],
+            guards=[credentials.usable_key],
+            refusals=(404,),
+            **terms,
+        )(answered)
 
     return register
 
 
-async def _persona(ask: Ask[Any, KeyCaller]) -> Character:
-    """Give the persona in the path, if the key's account owns it and it is published.
+async def _persona(ask: Ask[KeyCaller]) -> Character:
+    """Return the persona in the path, if the key's account owns it and it is published.
 
     Raises:
         Failure: There never was one, or it has another machine.
@@ -56,29 +79,30 @@ async def _persona(ask: Ask[Any, KeyCaller]) -> Character:
     except ValueError as error:
         raise Failure(Kind.NOT_FOUND, "Persona not found") from error
     persona = await ask.services.characters.persona(ask.caller.account_id, persona_id)
-    machine_id = ask.call.query.get("machine_id")
+    machine_id = ask.query.get("machine_id")
     if machine_id not in {None, str(persona.machine_id)}:
         raise Failure(Kind.NOT_FOUND, "Machine not found")
     return persona
 
 
-async def _session(ask: Ask[Any, KeyCaller], persona: Character) -> Session:
-    """Give the session that the query names."""
-    return await ask.services.conversations.session(persona, ask.call.query["user_session_id"])
+async def _session(ask: Ask[KeyCaller], persona: Character) -> Session:
+    """Return the session that the query names."""
+    return await ask.services.conversations.session(persona, ask.query["user_session_id"])
 
 
-@routes(
+@hot(
     "GET",
     "/api/v1/sdk/personas",
-    who=credentials.usable_key,
-    answer=list[views.Persona],
+    takes=None,
+    gives=list[views.Persona],
+    guards=[credentials.usable_key],
 )
-async def list_personas(ask: Ask[None, KeyCaller]) -> Reply:
+async def list_personas(ask: Ask[KeyCaller]) -> Reply:
     """List the account's published personas."""
     return await counted(ask, LISTED, functools.partial(_personas, ask))
 
 
-async def _personas(ask: Ask[None, KeyCaller]) -> list[views.Persona]:
+async def _personas(ask: Ask[KeyCaller]) -> list[views.Persona]:
     characters = ask.services.characters
     page = functools.partial(characters.page, ask.caller.account_id, statuses=(PUBLISHED,))
     lines = each(lambda after: page(after=after), lambda line: line.character_id)
@@ -88,8 +112,7 @@ async def _personas(ask: Ask[None, KeyCaller]) -> list[views.Persona]:
 @_general(
     "POST",
     "init-session",
-    body=bodies.InitSession,
-    answer=views.Begun,
+    takes=bodies.InitSession,
     query=("machine_id",),
     example={
         "user_session_id": "player-001",
@@ -97,61 +120,65 @@ async def _personas(ask: Ask[None, KeyCaller]) -> list[views.Persona]:
         "player_gender": "non-binary",
     },
 )
-async def init_session(ask: Ask[bodies.InitSession, KeyCaller], persona: Character) -> views.Begun:
+async def init_session(
+    ask: Ask[KeyCaller], persona: Character, said: bodies.InitSession
+) -> views.Begun:
     """Begin a session with a persona, afresh where the player has one."""
     begun = await ask.services.conversations.begin(
         persona,
-        user_session_id=ask.body.user_session_id,
-        player_name=ask.body.player_name,
-        player_gender=ask.body.player_gender,
+        user_session_id=said.user_session_id,
+        player_name=said.player_name,
+        player_gender=said.player_gender,
     )
     return views.begun(persona, begun)
 
 
-@routes(
+@hot(
     "POST",
-    "/api/v1/sdk/chat/{persona_id}/message",
-    who=credentials.usable_key,
-    body=bodies.SendMessage,
-    answer=views.Said,
+    OF_PERSONA + "message",
+    takes=bodies.SendMessage,
+    gives=views.Said,
+    guards=[credentials.usable_key],
     query=("machine_id",),
     refusals=(402, 404, 409, 502, 504),
     example={"message": "Hello there.", "user_session_id": "player-001"},
 )
-async def send_message(ask: Ask[bodies.SendMessage, KeyCaller]) -> Reply:
+async def send_message(ask: Ask[KeyCaller]) -> Reply:
     """Say something to a persona and hear what it answers."""
-    ask.query("machine_id")
-    persona = await _persona(ask)
-    session = await ask.services.conversations.session(persona, ask.body.user_session_id)
-    return await talk.whole(ask, persona, session)
+    return await talk.whole(await _talk(ask))
 
 
-@routes(
+@hot(
     "POST",
-    "/api/v1/sdk/chat/{persona_id}/message/stream",
-    who=credentials.usable_key,
-    body=bodies.SendMessage,
+    OF_PERSONA + "message/stream",
+    takes=bodies.SendMessage,
+    gives=None,
+    guards=[credentials.usable_key],
     query=("machine_id",),
     refusals=(402, 404, 502, 504),
     example={"message": "Hello there.", "user_session_id": "player-001"},
     other_types=("text/event-stream",),
 )
-async def stream_message(ask: Ask[bodies.SendMessage, KeyCaller]) -> Reply:
+async def stream_message(ask: Ask[KeyCaller]) -> Reply:
     """Say something to a persona and hear the answer as it is made."""
-    ask.query("machine_id")
+    return await talk.streamed(await _talk(ask))
+
+
+async def _talk(ask: Ask[KeyCaller]) -> Talk:
+    said = await ask.decoded(_message)
+    ask.parameters()
     persona = await _persona(ask)
-    session = await ask.services.conversations.session(persona, ask.body.user_session_id)
-    return await talk.streamed(ask, persona, session)
+    session = await ask.services.conversations.session(persona, said.user_session_id)
+    return Talk(ask, said.message, persona, session)
 
 
 @_general(
     "GET",
     "session",
-    answer=views.Session,
     query=("user_session_id", "machine_id"),
     required=("user_session_id",),
 )
-async def get_session(ask: Ask[None, KeyCaller], persona: Character) -> views.Session:
+async def get_session(ask: Ask[KeyCaller], persona: Character) -> views.Session:
     """Show where a session stands."""
     return views.session(persona, await _session(ask, persona))
 
@@ -159,11 +186,10 @@ async def get_session(ask: Ask[None, KeyCaller], persona: Character) -> views.Se
 @_general(
     "GET",
     "history",
-    answer=views.History,
     query=("user_session_id", "machine_id"),
     required=("user_session_id",),
 )
-async def get_history(ask: Ask[None, KeyCaller], persona: Character) -> views.History:
+async def get_history(ask: Ask[KeyCaller], persona: Character) -> views.History:
     """Show a session with its messages, oldest first."""
     session = await _session(ask, persona)
     return views.history(session, await ask.services.conversations.history(session))
@@ -172,27 +198,32 @@ async def get_history(ask: Ask[None, KeyCaller], persona: Character) -> views.Hi
 @_general(
     "POST",
     "reset",
-    answer=views.Reset,
     query=("user_session_id", "machine_id"),
     required=("user_session_id",),
 )
-async def reset_session(ask: Ask[None, KeyCaller], persona: Character) -> views.Reset:
+async def reset_session(ask: Ask[KeyCaller], persona: Character) -> views.Reset:
     """Let a session begin again: its messages go."""
     session = await _session(ask, persona)
     begun = await ask.services.conversations.reset(persona, session.user_session_id)
     return views.Reset(session_id=str(begun.session.session_id), message=begun.greeting)
 
 
-@_general(
-    "GET",
-    "machines",
-    answer=list[views.Machine],
-    query=("user_session_id",),
-    required=("user_session_id",),
-)
-async def list_machines(ask: Ask[None, KeyCaller], persona: Character) -> list[views.Machine]:
+@_general("GET", "machines", query=("user_session_id",), required=("user_session_id",))
+async def list_machines(ask: Ask[KeyCaller], persona: Character) -> list[views.Machine]:
     """List a persona's machines, of which there is one."""
-    player = ask.call.query["user_session_id"]
+    player = ask.query["user_session_id"]
     return [
         views.machine(each) for each in await ask.services.conversations.machines(persona, player)
     ]
+
+
+HANDLERS = (
+    list_personas,
+    init_session,
+    send_message,
+    stream_message,
+    get_session,
+    get_history,
+    reset_session,
+    list_machines,
+)

@@ -1,24 +1,26 @@
 """A message to a persona and its answer, whole or as it is made; kept once it is complete."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import structlog
-from litestar.types import Receive, Send
+from litestar.types import Send
 
 from api.beside.characters import Character
 from api.beside.conversations import Session, Turn, require_message
 from api.beside.session_rows import MessageIsNotKept
-from api.dialects.foil import bodies, views
+from api.dialects.foil import views
 from api.dialects.foil.errors import word
 from api.dialects.forwarding import forward
 from api.gateway import sse
-from api.http.exchange import Answer, answer
+from api.http.answers import Answer, answer
 from api.http.failure import Failure, Kind
+from api.http.handlers import Reply
 from api.http.reading import UNREADABLE
-from api.http.routing import Ask, Reply, Streamed
+from api.http.streams import Relayed, drain
 from api.identity.credentials import KeyCaller
+from api.services import Ask
 
 log = structlog.get_logger("keyledger.api")
 
@@ -47,19 +49,26 @@ class _Completion(msgspec.Struct):
 
 _completion = msgspec.json.Decoder(_Completion)
 
-Talk = Ask[bodies.SendMessage, KeyCaller]
+
+class Talk(NamedTuple):
+    """Something that is said to a persona."""
+
+    ask: Ask[KeyCaller]
+    said: str
+    persona: Character
+    session: Session
 
 
-async def whole(ask: Talk, persona: Character, session: Session) -> Reply:
-    """Give the whole answer."""
-    reply = await _forward(ask, persona, session, stream=False)
+async def whole(talk: Talk) -> Reply:
+    """Return the whole answer."""
+    reply = await _forward(talk, stream=False)
     if not isinstance(reply, Answer):
-        await _let_end(reply)
+        await drain(reply)
         raise Failure(Kind.UPSTREAM_FAILED, "The answer is a stream that nobody asked for")
     headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in reply.headers}
     try:
         text = _text_of(reply.body)
-        kept = await _keep(ask, session, text)
+        kept = await _keep(talk, text)
     except Failure as failure:
         # It counted all the same, and says what is left.
         failure.headers.update(headers)
@@ -67,16 +76,19 @@ async def whole(ask: Talk, persona: Character, session: Session) -> Reply:
     return answer(views.said(kept, text), headers=headers)
 
 
-async def streamed(ask: Talk, persona: Character, session: Session) -> Reply:
-    """Give the answer as it is made."""
-    reply = await _forward(ask, persona, session, stream=True)
+async def streamed(talk: Talk) -> Reply:
+    """Return the answer as it is made."""
+    reply = await _forward(talk, stream=True)
     if isinstance(reply, Answer):
         raise Failure(Kind.UPSTREAM_FAILED, "The answer is no stream although one was asked for")
-    return Translated(ask, session, reply)
+    headers = [
+        (name, EVENT_STREAM if name == b"content-type" else value) for name, value in reply.headers
+    ]
+    return Relayed(reply, _Translation(talk).relay, headers=headers)
 
 
 def _text_of(body: bytes) -> str:
-    """Give the text of a completion; a model may answer with none.
+    """Return the text of a completion; a model may answer with none.
 
     Raises:
         Failure: It is no completion.
@@ -90,93 +102,67 @@ def _text_of(body: bytes) -> str:
     return choices[0].message.content or ""
 
 
-async def _let_end(reply: Streamed) -> None:
-    """Let a stream that goes to nobody end as one whose client has left, so that it is settled."""
-
-    async def gone() -> Any:  # noqa: ANN401 - an ASGI message
-        return {"type": "http.disconnect"}
-
-    async def nowhere(message: Any) -> None:  # noqa: ANN401
-        """Drop what it says."""
-
-    await reply.stream(nowhere, gone)
-
-
-async def _forward(ask: Talk, persona: Character, session: Session, *, stream: bool) -> Reply:
-    said = require_message(ask.body.message)
-    earlier = await ask.services.conversations.history(session, most=HISTORY_MAX)
-    prompt = [{"role": "system", "content": persona.prompt()}] if persona.system_prompt else []
+async def _forward(talk: Talk, *, stream: bool) -> Reply:
+    said, gateway = require_message(talk.said), talk.ask.services.gateway
+    earlier = await talk.ask.services.conversations.history(talk.session, most=HISTORY_MAX)
+    messages = [
+        *({"role": each.role, "content": each.content} for each in earlier),
+        {"role": "user", "content": said},
+    ]
     document: Mapping[str, Any] = {
-        "messages": [
-            *prompt,
-            *({"role": each.role, "content": each.content} for each in earlier),
-            {"role": "user", "content": said},
-        ],
+        "messages": talk.persona.prompted(messages),
         "max_tokens": OUTPUT_MAX,
         "stream": stream,
     }
     return await forward(
-        ask,
+        talk.ask,
         "chat",
         document=document,
-        model=persona.slug,
-        upstream_model=ask.services.gateway.default_model,
+        model=talk.persona.slug,
+        upstream_model=gateway.default_model,
         own_errors=True,
     )
 
 
-async def _keep(ask: Talk, session: Session, text: str) -> Session:
-    """Keep what was said and answered; give the session as it stands then.
+async def _keep(talk: Talk, text: str) -> Session:
+    """Keep what was said and answered; return the session as it stands then.
 
     Raises:
         Failure: The session was begun afresh meanwhile.
     """
-    turn = Turn(user=ask.body.message, assistant=text)
+    turn = Turn(user=talk.said, assistant=text)
     try:
-        kept = await ask.services.conversations.add(session, turn)
+        kept = await talk.ask.services.conversations.add(talk.session, turn)
     except MessageIsNotKept as error:
         # It was said and is paid for: the player hears it all the same.
-        log.warning("message_not_kept", request_id=ask.request_id, sqlstate=str(error))
-        return session
+        log.warning("message_not_kept", request_id=talk.ask.request_id, sqlstate=str(error))
+        return talk.session
     if kept is None:
         raise Failure(Kind.CONFLICT, "The session was reset while the persona answered")
     return kept
 
 
-class Translated:
-    """The gateway's stream in foil's events: metadata, text_delta …, done or error."""
+class _Translation:
+    """Makes foil's events of the gateway's: metadata, text_delta …, done or error."""
 
-    def __init__(self, ask: Talk, session: Session, inner: Streamed) -> None:
-        """Take the stream whose answer belongs to a session."""
-        self._ask = ask
-        self._session = session
-        self._inner = inner
+    def __init__(self, talk: Talk) -> None:
+        self._talk = talk
         self._splitter = sse.Splitter()
         self._text: list[str] = []
         self._failed = False
-        self.status = inner.status
-        self.headers = [
-            (name, EVENT_STREAM if name == b"content-type" else value)
-            for name, value in inner.headers
-        ]
 
-    async def stream(self, send: Send, receive: Receive) -> None:
-        """Send it to its end."""
-
-        async def translate(message: Any) -> None:  # noqa: ANN401 - an ASGI message
-            if message["type"] == "http.response.start":
-                message["headers"] = self.headers
-                await send(message)
-                body = _event("metadata", views.metadata(self._session))
-                more = True
-            else:
-                body, more = self._translate(message["body"]), message["more_body"]
-                if not more:
-                    body += await self._end()
-            if body or not more:
-                await send({"type": "http.response.body", "body": body, "more_body": more})
-
-        await self._inner.stream(translate, receive)
+    async def relay(self, message: Any, send: Send) -> None:  # noqa: ANN401 - an ASGI message
+        """Send on what a message of the gateway's stream says."""
+        if message["type"] == "http.response.start":
+            await send(message)
+            body = _event("metadata", views.metadata(self._talk.session))
+            more = True
+        else:
+            body, more = self._translate(message["body"]), message["more_body"]
+            if not more:
+                body += await self._end()
+        if body or not more:
+            await send({"type": "http.response.body", "body": body, "more_body": more})
 
     def _translate(self, block: bytes) -> bytes:
         whole_events = self._splitter.feed(block)
@@ -203,7 +189,7 @@ class Translated:
             return b""
         text = "".join(self._text)
         try:
-            kept = await _keep(self._ask, self._session, text)
+            kept = await _keep(self._talk, text)
         except Failure as failure:
             return _event("error", {"error": failure.detail})
         return _event("done", views.said(kept, text))

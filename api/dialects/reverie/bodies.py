@@ -35,7 +35,7 @@ class Import(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     @property
     def draft(self) -> Draft:
-        """Give it as characters are made here."""
+        """Return it as characters are made here."""
         return Draft(
             name=self.name,
             description=self.description or "",
@@ -117,7 +117,7 @@ def require_known(document: Mapping[str, Any]) -> None:
 
 
 def model_of(document: Mapping[str, Any]) -> str | None:
-    """Give what a chat completion asks for; None: it leaves that open.
+    """Return what a chat completion asks for; None: it leaves that open.
 
     Raises:
         Failure: It is no name.

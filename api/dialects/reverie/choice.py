@@ -8,10 +8,8 @@ from api.dialects.reverie import bodies
 from api.dialects.reverie.credentials import Visitor, visitor_of
 from api.dialects.reverie.errors import NoCharacter, no_model
 from api.http.failure import Failure
-from api.http.routing import Ask
-from api.identity import credentials
 from api.identity.credentials import KeyCaller
-from api.services import Services
+from api.services import Ask, Services
 from ledger.ids import AccountId
 
 GONE = "The key's default character is no longer there; name another one as model"
@@ -25,16 +23,16 @@ class Choice(NamedTuple):
 
     @property
     def model(self) -> str:
-        """Give the name that the API knows it by."""
+        """Return the name that the API knows it by."""
         return model_id(self.character.slug, "" if self.scenario is None else self.scenario.slug)
 
 
 def model_id(slug: str, scenario_slug: str = "") -> str:
-    """Give the model that stands for a character, or for one of its scenarios."""
+    """Return the model that stands for a character, or for one of its scenarios."""
     return f"{slug}/{scenario_slug}" if scenario_slug else slug
 
 
-async def chosen(ask: Ask[Any, KeyCaller], document: Mapping[str, Any]) -> Choice:
+async def chosen(ask: Ask[KeyCaller], document: Mapping[str, Any]) -> Choice:
     """Choose whom a chat completion is for.
 
     Raises:
@@ -47,7 +45,7 @@ async def chosen(ask: Ask[Any, KeyCaller], document: Mapping[str, Any]) -> Choic
         return await named(ask.services, ask.caller.account_id, model)
     except Failure:
         # Who may not act is told so, and not which characters there are.
-        await credentials.usable(ask.services, ask.caller)
+        await ask.services.credentials.usable(ask.caller)
         raise
 
 
@@ -64,7 +62,7 @@ async def named(services: Services, account_id: AccountId, model: str) -> Choice
 
 
 async def _unnamed(services: Services, caller: KeyCaller) -> Choice:
-    found = await default_of(services, visitor_of(await credentials.usable(services, caller)))
+    found = await default_of(services, visitor_of(await services.credentials.usable(caller)))
     if found is not None:
         return found
     chat = await services.characters.most_recent(caller.account_id)
@@ -74,7 +72,7 @@ async def _unnamed(services: Services, caller: KeyCaller) -> Choice:
 
 
 async def default_of(services: Services, visitor: Visitor) -> Choice | None:
-    """Give the default character of a key; None: it has none.
+    """Return the default character of a key; None: it has none.
 
     Raises:
         NoCharacter: It is not there any more, or no longer for this account.

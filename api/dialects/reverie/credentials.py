@@ -2,11 +2,11 @@
 
 from typing import Any, NamedTuple
 
+from api.http import shown
 from api.http.failure import Failure, Kind
-from api.http.routing import Ask
-from api.identity import credentials
-from api.identity.auth import may
-from api.identity.credentials import KeyCaller, secured
+from api.identity.auth import Caller, may
+from api.identity.credentials import KeyCaller
+from api.services import Ask
 from ledger.ids import AccountId
 from ledger.state import Key
 
@@ -24,7 +24,7 @@ class Visitor(NamedTuple):
 
     @property
     def default_character(self) -> str:
-        """Give whom requests without a model are for; empty: nobody in particular."""
+        """Return whom requests without a model are for; empty: nobody in particular."""
         return "" if self.key is None else self.key.default_character
 
     def may_use(self, model: str) -> bool:
@@ -32,44 +32,39 @@ class Visitor(NamedTuple):
         return self.key is None or self.key.may_use(model)
 
 
-@secured("key", "session")
-async def caller(ask: Ask[Any, Any]) -> KeyCaller:
+async def caller(ask: Ask[Any]) -> KeyCaller:
     """Find who asks; the lane decides whether a key may."""
-    shown = _shown(ask)
-    if not credentials.is_token(shown):
-        return await credentials.proven(ask.services, shown, DIALECT)
-    account_id, actor = await _member(ask, shown)
-    key_id = await ask.services.ledger.keys.for_sessions(account_id, DIALECT)
-    return KeyCaller(account_id, key_id, None, actor)
+
+    def require(member: Caller) -> None:
+        _require(ask, member)
+
+    return await ask.services.credentials.acting(_shown(ask), DIALECT, require=require)
 
 
-@secured("key", "session")
-async def visitor(ask: Ask[Any, Any]) -> Visitor:
+async def visitor(ask: Ask[Any]) -> Visitor:
     """Find who asks, if they may act now."""
-    shown = _shown(ask)
-    if credentials.is_token(shown):
-        account_id, _ = await _member(ask, shown)
-        return Visitor(account_id, None)
-    found = await credentials.proven(ask.services, shown, DIALECT)
-    return visitor_of(await credentials.usable(ask.services, found))
+    credentials = ask.services.credentials
+    found = await credentials.shown(_shown(ask), DIALECT)
+    if isinstance(found, KeyCaller):
+        return visitor_of(await credentials.usable(found))
+    _require(ask, found)
+    assert found.account_id is not None
+    return Visitor(found.account_id, None)
 
 
 def visitor_of(found: KeyCaller) -> Visitor:
-    """Give a caller whose key's state was read."""
+    """Return a caller whose key's state was read."""
     return Visitor(found.account_id, found.key)
 
 
-async def _member(ask: Ask[Any, Any], token: str) -> tuple[AccountId, str]:
-    """Find the account and the name of the member whose token it is, if their role allows this."""
-    member = await credentials.member(ask.services, token)
-    assert member.account_id is not None
-    if not may(member, ask.route.permission):
+def _require(ask: Ask[Any], member: Caller) -> None:
+    """Refuse a member whose role does not allow what the route does."""
+    if not may(member, ask.route_handler.opt["contract"].permission):
         raise Failure(Kind.ROLE_IS_DENIED, f"The role {member.role} does not allow this")
-    return member.account_id, member.actor
 
 
-def _shown(ask: Ask[Any, Any]) -> str:
-    if ask.route.path.startswith(SHARED):
+def _shown(ask: Ask[Any]) -> str:
+    if ask.scope["path"].startswith(SHARED):
         # Of the two headers one counts here, and still both may not differ (RFC 6750 §2).
-        credentials.bearer_or_api_key(ask.call)
-    return credentials.bearer(ask.call)
+        shown.bearer_or_api_key(ask)
+    return shown.bearer(ask)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from api.http.exchange import Answer
+from api.http.answers import Answer
 from api.http.failure import Failure, Kind
 from api.http.wording import (
     AUTH,

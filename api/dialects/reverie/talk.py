@@ -1,25 +1,28 @@
 """A chat with a character: its prompt goes first, a model of ours answers under its name."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
 import structlog
-from litestar.types import Receive, Send
+from litestar.types import Send
 
 from api.beside.characters import NoSuchCharacter
 from api.dialects.forwarding import forward
 from api.dialects.reverie.choice import Choice
-from api.http.exchange import Answer
+from api.http.answers import Answer
 from api.http.failure import Failure, Kind
-from api.http.routing import Ask, Reply, Streamed
+from api.http.handlers import Reply
+from api.http.streams import Relayed
 from api.identity.credentials import KeyCaller
-from api.services import UNREACHABLE
+from api.services import Ask
+from ledger.server.database import UNREACHABLE
 
 WEB, API = "web", "api"
 
 log = structlog.get_logger("keyledger.api")
 
-Talk = Ask[Any, KeyCaller]
+Talk = Ask[KeyCaller]
 
 
 async def completed(ask: Talk, choice: Choice, document: Mapping[str, Any]) -> Reply:
@@ -30,11 +33,14 @@ async def completed(ask: Talk, choice: Choice, document: Mapping[str, Any]) -> R
         Failure: The request is wrong, or no upstream answered.
     """
     upstream_model = ask.services.gateway.default_model
+    if "messages" in document:
+        messages = choice.character.prompted(document["messages"], choice.scenario)
+        document = {**document, "messages": messages}
     try:
         reply = await forward(
             ask,
             "chat",
-            document=_prompted(document, choice),
+            document=document,
             own_errors=True,
             model=choice.model,
             shown_model=choice.model,
@@ -44,17 +50,16 @@ async def completed(ask: Talk, choice: Choice, document: Mapping[str, Any]) -> R
     except Failure as failure:
         raise _ours(failure, upstream_model, choice.model) from failure
     if not isinstance(reply, Answer):
-        return Noted(ask, choice, reply)
+        return Relayed(reply, functools.partial(_noting, ask, choice))
     await _note(ask, choice)
     return reply
 
 
-def _prompted(document: Mapping[str, Any], choice: Choice) -> Mapping[str, Any]:
-    """Put the character's prompt before the messages; none at all stay none, to be refused."""
-    prompt, messages = choice.character.prompt(choice.scenario), document.get("messages")
-    if not prompt or not messages or not isinstance(messages, list):
-        return document
-    return {**document, "messages": [{"role": "system", "content": prompt}, *messages]}
+async def _noting(ask: Talk, choice: Choice, message: Any, send: Send) -> None:  # noqa: ANN401
+    """Note the chat of a stream when it begins, inside the gateway's own care for its end."""
+    if message["type"] == "http.response.start":
+        await _note(ask, choice)
+    await send(message)
 
 
 def _ours(failure: Failure, upstream_model: str, model: str) -> Failure:
@@ -78,25 +83,3 @@ async def _note(ask: Talk, choice: Choice) -> None:
         )
     except (NoSuchCharacter, *UNREACHABLE) as error:
         log.warning("chat_not_noted", request_id=ask.request_id, error=type(error).__name__)
-
-
-class Noted:
-    """A stream whose chat is noted when it begins, inside the gateway's own care for its end."""
-
-    def __init__(self, ask: Talk, choice: Choice, inner: Streamed) -> None:
-        """Take the stream of a chat."""
-        self._ask = ask
-        self._choice = choice
-        self._inner = inner
-        self.status = inner.status
-        self.headers = inner.headers
-
-    async def stream(self, send: Send, receive: Receive) -> None:
-        """Send it to its end."""
-
-        async def noting(message: Any) -> None:  # noqa: ANN401 - an ASGI message
-            if message["type"] == "http.response.start":
-                await _note(self._ask, self._choice)
-            await send(message)
-
-        await self._inner.stream(noting, receive)

@@ -6,12 +6,15 @@
 import contextlib
 from typing import Any, NamedTuple
 
+from litestar.types import Guard
+
 from api.dialects.ryvion import scopes
+from api.http import shown
 from api.http.failure import Failure, Kind
-from api.http.routing import Ask
-from api.identity import auth, credentials
-from api.identity.credentials import KeyCaller, Who, secured
-from api.services import Services
+from api.http.handlers import guard
+from api.identity import auth
+from api.identity.credentials import KeyCaller
+from api.services import Ask, Services
 from ledger.errors import ScopeIsDenied
 from ledger.ids import AccountId
 from ledger.requests import KEY
@@ -60,35 +63,34 @@ class Client(NamedTuple):
         return self.role in scopes.ROLES[operation]
 
 
-@secured("key", "api_key", "session")
-async def anyone(ask: Ask[Any, Any]) -> Client:
+_who = guard("key", "api_key", "session")
+
+
+@_who
+async def anyone(ask: Ask[Any]) -> Client:
     """Find who asks, for a route that asks about scopes itself."""
-    return await client(ask)
+    return await _client(ask)
 
 
-async def client(ask: Ask[Any, Any]) -> Client:
+async def _client(ask: Ask[Any]) -> Client:
     """Find who asks, if they may act now.
 
     Raises:
         Failure: Nobody does, or the credential is no good.
     """
-    text = credentials.bearer_or_api_key(ask.call)
-    if credentials.is_token(text):
-        return of_session(await credentials.member(ask.services, text))
-    proven = await credentials.proven(ask.services, text, DIALECT)
-    return await of_key(ask.services, await credentials.usable(ask.services, proven))
+    credentials = ask.services.credentials
+    found = await credentials.shown(shown.bearer_or_api_key(ask), DIALECT)
+    if isinstance(found, auth.Caller):
+        return _of_session(found)
+    found = await credentials.usable(found)
+    issuer, role = await credentials.issuer_of(found)
+    return Client(found.account_id, found.actor, found.key, found.secret, issuer, role)
 
 
-def of_session(member: auth.Caller) -> Client:
+def _of_session(member: auth.Caller) -> Client:
     """Take a member whose token was shown."""
     assert member.account_id is not None
     return Client(member.account_id, member.actor, member_id=member.member_id, role=member.role)
-
-
-async def of_key(services: Services, caller: KeyCaller) -> Client:
-    """Take a key whose state was read, with the role that its issuer has by now."""
-    issuer, role = await credentials.issuer_of(services, caller)
-    return Client(caller.account_id, caller.actor, caller.key, caller.secret, issuer, role)
 
 
 async def require(services: Services, found: Client, operation: str) -> None:
@@ -100,7 +102,7 @@ async def require(services: Services, found: Client, operation: str) -> None:
     if found.may(operation):
         return
     if found.key is None:
-        raise Failure(Kind.ROLE_IS_DENIED, f"The role {found.role} does not allow this.")
+        raise _denied(found)
     with contextlib.suppress(ScopeIsDenied):
         await services.ledger.calls.admit(
             found.account_id,
@@ -114,29 +116,33 @@ async def require(services: Services, found: Client, operation: str) -> None:
     raise Failure(Kind.ROLE_IS_DENIED, "The role of who made this key does not allow this.")
 
 
-def allowed(operation: str) -> Who:
-    """Give the way to tell who asks, for a route that does this operation."""
+def _denied(session: Client) -> Failure:
+    return Failure(Kind.ROLE_IS_DENIED, f"The role {session.role} does not allow this.")
 
-    @secured("key", "api_key", "session")
-    async def who(ask: Ask[Any, Any]) -> Client:
-        found = await client(ask)
+
+def allowed(operation: str) -> Guard:
+    """Return what finds out who asks on a route that does this operation."""
+
+    @_who
+    async def who(ask: Ask[Any]) -> Client:
+        found = await _client(ask)
         await require(ask.services, found, operation)
         return found
 
     return who
 
 
-def booked(operation: str) -> Who:
-    """Give the same for a metered route: the lane decides about the key, in the same step."""
+def booked(operation: str) -> Guard:
+    """Return the same for a metered route: the lane decides about the key, in the same step."""
 
-    @secured("key", "api_key", "session")
-    async def who(ask: Ask[Any, Any]) -> KeyCaller:
-        text = credentials.bearer_or_api_key(ask.call)
-        if not credentials.is_token(text):
-            return await credentials.proven(ask.services, text, DIALECT)
-        found = of_session(await credentials.member(ask.services, text))
-        await require(ask.services, found, operation)
-        key_id = await ask.services.ledger.keys.for_sessions(found.account_id, DIALECT)
-        return KeyCaller(found.account_id, key_id, None, found.actor)
+    def require_role(member: auth.Caller) -> None:
+        session = _of_session(member)
+        if not session.may(operation):
+            raise _denied(session)
+
+    @_who
+    async def who(ask: Ask[Any]) -> KeyCaller:
+        text = shown.bearer_or_api_key(ask)
+        return await ask.services.credentials.acting(text, DIALECT, require=require_role)
 
     return who

@@ -5,7 +5,7 @@ Whatever is wrong with a key is one 401: the real reason is in the event log.
 
 from collections.abc import Mapping
 
-from api.http.exchange import Answer
+from api.http.answers import Answer
 from api.http.failure import Failure, Kind
 from api.http.wording import (
     AUTH,
@@ -56,8 +56,8 @@ def word(failure: Failure) -> Answer:
     elif limit is not None and failure.kind is Kind.RATE_IS_LIMITED:
         said = _RATES.get(limit.limit_id, limit.limit_id)
         words = words._replace(message=f"Rate limit exceeded: {said}")
-    elif failure.error is None and failure.detail:
-        # Of a login: the address or the password is not right.
+    elif failure.kind is Kind.CREDENTIAL_IS_UNKNOWN and failure.error is None and failure.detail:
+        # No key was shown, but an address and a password: they are what is not right.
         words = words._replace(message="")
     return openai_answer({failure.kind: words}, failure)
 

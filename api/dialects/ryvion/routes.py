@@ -1,133 +1,124 @@
 """ryvion's routes about accounts, keys and billing. Each calls one operation."""
 
+from litestar.params import JSONBody
+
 from api.dialects.ryvion import billing, bodies, credentials, keys, views
 from api.dialects.ryvion.credentials import Client
-from api.http.exchange import Answer, answer
-from api.http.routing import Ask, Routes, anybody
+from api.http.handlers import Rendered, delete, get, post, put
+from api.services import Ask
 from ledger.ids import format_id
 
 SECRET = {"Cache-Control": "no-store"}
 
-routes = Routes()
 
-
-@routes(
-    "POST",
+@post(
     "/api/v1/auth/signup",
-    who=anybody,
-    body=bodies.SignUp,
-    answer=views.Session,
     status=201,
     refusals=(409,),
     example={"email": "ada@example.com", "password": "correct horse battery", "name": "Ada"},
 )
-async def sign_up(ask: Ask[bodies.SignUp, None]) -> Answer:
+async def sign_up(request: Ask[None], data: JSONBody[bodies.SignUp]) -> Rendered[views.Session]:
     """Open an account with the welcome grant and log its owner in."""
-    at, body = ask.services.clock.now(), ask.body
-    opened = await ask.services.signups.open(
-        email=body.email,
-        password=body.password,
-        name=body.name,
-        client=ask.call.client_address,
+    services, at = request.services, request.services.clock.now()
+    opened = await services.signups.open(
+        email=data.email,
+        password=data.password,
+        name=data.name,
+        client=request.client_address,
         at=at,
     )
     view = views.Session(
-        token=ask.services.gate.access_token(opened.account_id, opened.member_id, at),
+        token=services.gate.access_token(opened.account_id, opened.member_id, at),
         buyer_id=str(opened.account_id),
         email=opened.email,
         name=opened.name,
     )
-    return answer(view, status=201, headers=SECRET)
+    return Rendered(view, headers=SECRET)
 
 
-@routes(
-    "POST",
+@post(
     "/api/v1/auth/login",
-    who=anybody,
-    body=bodies.LogIn,
-    answer=views.Session,
     example={"email": "ada@example.com", "password": "correct horse battery"},
 )
-async def log_in(ask: Ask[bodies.LogIn, None]) -> Answer:
+async def log_in(request: Ask[None], data: JSONBody[bodies.LogIn]) -> Rendered[views.Session]:
     """Log in; the token may stand wherever a key may."""
-    at, body = ask.services.clock.now(), ask.body
-    found = await ask.services.logins.proven(
-        body.email, body.password, client=ask.call.client_address, at=at
+    services, at = request.services, request.services.clock.now()
+    found = await services.logins.proven(
+        data.email, data.password, client=request.client_address, at=at
     )
     member_id = format_id("mbr", found.member)
     view = views.Session(
-        token=ask.services.gate.access_token(found.account_id, member_id, at),
+        token=services.gate.access_token(found.account_id, member_id, at),
         buyer_id=str(found.account_id),
         email=found.email,
         name=found.name,
     )
-    return answer(view, headers=SECRET)
+    return Rendered(view, headers=SECRET)
 
 
-@routes("GET", "/api/v1/auth/me", who=credentials.allowed("me"), answer=views.Me)
-async def get_me(ask: Ask[None, Client]) -> Answer:
+@get("/api/v1/auth/me", guards=[credentials.allowed("me")])
+async def get_me(request: Ask[Client]) -> views.Me:
     """Show whose credential it is."""
-    person = await ask.services.queries.accounts.person_of(
-        ask.caller.account_id, member_id=ask.caller.member_id
+    client = request.caller
+    person = await request.services.queries.accounts.person_of(
+        client.account_id, member_id=client.member_id
     )
-    view = views.Me(buyer_id=str(ask.caller.account_id), email=person.email, name=person.name or "")
-    return answer(view)
+    return views.Me(buyer_id=str(client.account_id), email=person.email, name=person.name or "")
 
 
-@routes(
-    "POST",
+@post(
     "/api/v1/auth/api-keys",
-    who=credentials.allowed("keys:create"),
-    body=bodies.CreateKey,
-    answer=views.CreatedKey,
+    guards=[credentials.allowed("keys:create")],
     status=201,
     example={"name": "my-new-key"},
 )
-async def create_key(ask: Ask[bodies.CreateKey, Client]) -> Answer:
+async def create_key(
+    request: Ask[Client], data: JSONBody[bodies.CreateKey]
+) -> Rendered[views.CreatedKey]:
     """Create a key; its secret is in this answer and nowhere else."""
-    return answer(await keys.create(ask.services, ask.caller, ask.body), status=201, headers=SECRET)
+    return Rendered(await keys.create(request.services, request.caller, data), headers=SECRET)
 
 
-@routes(
-    "GET",
-    "/api/v1/auth/api-keys",
-    who=credentials.allowed("keys:list"),
-    answer=list[views.ListedKey],
-)
-async def list_keys(ask: Ask[None, Client]) -> Answer:
+@get("/api/v1/auth/api-keys", guards=[credentials.allowed("keys:list")])
+async def list_keys(request: Ask[Client]) -> list[views.ListedKey]:
     """List the keys that are not revoked, newest first."""
-    return answer(await keys.all_of(ask.services, ask.caller))
+    return await keys.all_of(request.services, request.caller)
 
 
-@routes(
-    "DELETE",
-    "/api/v1/auth/api-keys/{id}",
-    who=credentials.allowed("keys:revoke"),
+@delete(
+    "/api/v1/auth/api-keys/{id:str}",
+    guards=[credentials.allowed("keys:revoke")],
     status=204,
     refusals=(404,),
 )
-async def revoke_key(ask: Ask[None, Client]) -> Answer:
+async def revoke_key(request: Ask[Client]) -> None:
     """Revoke a key: permanent and immediate."""
-    await keys.revoke(ask.services, ask.caller, ask.path("id"))
-    return Answer(b"", status=204)
+    await keys.revoke(request.services, request.caller, request.path("id"))
 
 
-@routes(
-    "GET", "/api/v1/auth/billing", who=credentials.allowed("billing:read"), answer=views.Billing
-)
-async def get_billing(ask: Ask[None, Client]) -> Answer:
+@get("/api/v1/auth/billing", guards=[credentials.allowed("billing:read")])
+async def get_billing(request: Ask[Client]) -> views.Billing:
     """Show balance, hourly limits, and this month's spend by key."""
-    return answer(await billing.show(ask.services, ask.caller))
+    return await billing.show(request.services, request.caller)
 
 
-@routes(
-    "PUT",
+@put(
     "/api/v1/auth/billing/limit",
-    who=credentials.allowed("billing:write"),
-    body=bodies.SpendLimit,
-    answer=views.Billing,
+    guards=[credentials.allowed("billing:write")],
     example={"ceiling": "2.50"},
 )
-async def limit_spending(ask: Ask[bodies.SpendLimit, Client]) -> Answer:
+async def limit_spending(request: Ask[Client], data: JSONBody[bodies.SpendLimit]) -> views.Billing:
     """Set what the account lets itself spend in any hour; ``null`` lifts it."""
-    return answer(await billing.limit(ask.services, ask.caller, ask.body))
+    return await billing.limit(request.services, request.caller, data)
+
+
+HANDLERS = (
+    sign_up,
+    log_in,
+    get_me,
+    create_key,
+    list_keys,
+    revoke_key,
+    get_billing,
+    limit_spending,
+)

@@ -4,15 +4,15 @@ All are rows of the gateway's table. The lane decides about key, scope, limits a
 step that holds the worst case; a session is booked on the account's own key for sessions.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from api.dialects.forwarding import forward
 from api.dialects.ryvion import credentials, scopes
-from api.dialects.ryvion.routes import routes
-from api.gateway.table import ENTRIES, Entry
-from api.http.routing import Ask, Reply
+from api.gateway.table import ENTRIES, PARAMETER, Entry
+from api.http.handlers import Handler, Reply, hot
 from api.identity.credentials import KeyCaller
+from api.services import Ask
 from ledger.clock import Instant
 from ledger.errors import ScopeIsDenied
 from ledger.state import Account, Key
@@ -43,18 +43,29 @@ def _permits(operation: str) -> Callable[[Account, Key, Instant], None]:
     return permits
 
 
-Handler = Callable[[Ask[Any, KeyCaller]], Awaitable[Reply]]
-
-
 def _handler(entry: Entry) -> Handler:
+    """Serve a row of the table."""
     permits = _permits(entry.operation)
 
-    async def serve(ask: Ask[Any, KeyCaller]) -> Reply:
+    async def serve(ask: Ask[KeyCaller]) -> Reply:
         return await forward(ask, entry.name, permits=permits, own_errors=True)
 
     serve.__name__ = entry.name
     serve.__doc__ = _summary(entry)
-    return serve
+    shared = entry.meter.format or entry.category == "models"
+    is_list = entry.of_account and entry.name.startswith("list_")
+    return hot(
+        entry.method,
+        ("/v1" if shared else "/api/v1") + PARAMETER.sub(r"{\1:str}", entry.path),
+        guards=[credentials.booked(entry.operation)],
+        large=True,
+        takes=dict[str, Any] if entry.method == "POST" else None,
+        status=201 if entry.name.startswith(("create_", "upload_")) else 200,
+        query=PAGED if is_list else (),
+        refusals=(402, 404, 502, 504),
+        example=_EXAMPLES.get(entry.name),
+        other_types=("text/event-stream",) if entry.meter.format else (),
+    )(serve)
 
 
 def _summary(entry: Entry) -> str:
@@ -64,24 +75,4 @@ def _summary(entry: Entry) -> str:
     return f"{verb.capitalize()} {thing.replace('_', ' ')}."
 
 
-def _register(entry: Entry) -> None:
-    shared = entry.meter.format or entry.category == "models"
-    is_list = entry.of_account and entry.name.startswith("list_")
-    routes(
-        entry.method,
-        ("/v1" if shared else "/api/v1") + entry.path,
-        who=credentials.booked(entry.operation),
-        raw=True,
-        large=True,
-        body=dict[str, Any] if entry.method == "POST" else None,
-        answer=dict[str, Any],
-        status=201 if entry.name.startswith(("create_", "upload_")) else 200,
-        query=PAGED if is_list else (),
-        refusals=(402, 404, 502, 504),
-        example=_EXAMPLES.get(entry.name),
-        other_types=("text/event-stream",) if entry.meter.format else (),
-    )(_handler(entry))
-
-
-for _entry in ENTRIES:
-    _register(_entry)
+HANDLERS = tuple(map(_handler, ENTRIES))

@@ -9,10 +9,10 @@ from litestar.types import Receive, Send
 
 from api.dialects.ryvion import credentials
 from api.dialects.ryvion.credentials import Client
-from api.dialects.ryvion.routes import routes
 from api.http import reading
 from api.http.failure import Failure, Kind
-from api.http.routing import Ask, Streamed
+from api.http.handlers import Reply, hot
+from api.services import Ask
 
 _decoder = msgspec.json.Decoder(dict[str, Any])
 
@@ -20,7 +20,7 @@ _decoder = msgspec.json.Decoder(dict[str, Any])
 class Exchange:
     """One exchange of the protocol."""
 
-    def __init__(self, ask: Ask[None, Client], body: bytes, speak: Any) -> None:  # noqa: ANN401
+    def __init__(self, ask: Ask[Client], body: bytes, speak: Any) -> None:  # noqa: ANN401
         """Take what was read already."""
         self.status = 200
         self.headers: list[tuple[bytes, bytes]] = [(b"cache-control", b"no-store")]
@@ -44,16 +44,19 @@ class Exchange:
             await send(message)
 
         ask = self._ask
-        await self._speak.serve(ask.services, ask.caller, ask.call.scope, read, write)
+        await self._speak.serve(ask.services, ask.caller, ask.scope, read, write)
 
 
-@routes("POST", "/mcp", who=credentials.anyone, documented=False)
-async def speak_mcp(ask: Ask[None, Client]) -> Streamed:
+@hot("POST", "/mcp", guards=[credentials.anyone], documented=False)
+async def speak_mcp(ask: Ask[Client]) -> Reply:
     """Speak the Model Context Protocol: streamable HTTP, stateless."""
-    if ask.call.content_type != "application/json":
+    if ask.kind != "application/json":
         raise Failure(Kind.UNSUPPORTED_MEDIA_TYPE, "Send the body as application/json.")
-    body = await ask.call.body()
+    body = await ask.body()
     reading.decode(_decoder, body)
     # In a thread: it takes half a second once, for which others shall not wait.
     speak = await asyncio.to_thread(importlib.import_module, "api.mcp.server")
     return Exchange(ask, body, speak)
+
+
+HANDLERS = (speak_mcp,)

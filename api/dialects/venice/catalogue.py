@@ -7,15 +7,15 @@ from typing import Annotated, Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import msgspec
-from litestar.types import HTTPDisconnectEvent, Message
 
 from api.dialects.venice import models, terms
 from api.dialects.venice.errors import word
 from api.gateway.forward import Admission, Gateway, Work
 from api.gateway.table import BY_NAME
-from api.http.exchange import Answer
+from api.http.answers import Answer
 from api.http.failure import Failure, Kind
 from api.http.reading import UNREADABLE
+from api.http.streams import drain
 from api.identity.credentials import KeyCaller
 from api.services import Services
 from ledger import clock
@@ -130,21 +130,12 @@ async def _asked(services: Services) -> list[_Listed]:
         wording=lambda failure: word(failure).body,
     )
     if not isinstance(reply, Answer):
-        await reply.stream(_say_nothing, _is_gone)
+        await drain(reply)
         raise Failure(Kind.UPSTREAM_FAILED)
     try:
         return _decode.decode(reply.body).data
     except UNREADABLE as error:
         raise Failure(Kind.UPSTREAM_FAILED, error=error) from error
-
-
-async def _say_nothing(message: Message) -> None:
-    """Take what a stream would send: a list is none."""
-
-
-async def _is_gone() -> HTTPDisconnectEvent:
-    """Let a stream end as if its client were gone, so that it is settled and closed."""
-    return {"type": "http.disconnect"}
 
 
 def view(offer: Offer) -> dict[str, Any]:

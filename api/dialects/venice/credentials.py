@@ -1,13 +1,15 @@
 """Who asks on venice's routes: a key as Bearer, or the token of a login where a key may stand."""
 
+import functools
 from typing import Any, NamedTuple
 
 from api.http.failure import Failure, Kind, of_error
-from api.http.routing import Ask
-from api.identity import credentials
+from api.http.handlers import guard
+from api.http.shown import bearer, is_token, presented
 from api.identity.auth import KEY_MANAGERS, Caller, may
-from api.identity.credentials import KeyCaller, secured
+from api.identity.credentials import KeyCaller
 from api.operations import ADMIN_TYPE, SETTING_TYPE
+from api.services import Ask
 from ledger import keys
 from ledger.errors import LimitIsReached, Refused
 from ledger.ids import AccountId
@@ -40,136 +42,118 @@ class Manager(NamedTuple):
     """The member whose keys alone are in sight; empty: all of the account."""
 
 
-@secured("key", "session")
-async def manager(ask: Ask[Any, Any]) -> Manager:
+@guard("key", "session")
+async def manager(ask: Ask[Any]) -> Manager:
     """Let an ADMIN key pass, and a member whose role may do this.
 
     Raises:
         Failure: 403 for a member whose role may not, 401 in any other case.
     """
-    shown = credentials.bearer(ask.call)
-    if not credentials.is_token(shown):
-        return await _admin(ask)
-    member = await _member(ask, shown)
-    assert member.account_id is not None
-    return Manager(member.account_id, member.actor, member.member_id, member.only_own_keys)
+    found = await ask.services.credentials.shown(bearer(ask), DIALECT)
+    if isinstance(found, KeyCaller):
+        return await _admin(ask, found)
+    _require_role(ask, found)
+    assert found.account_id is not None
+    return Manager(found.account_id, found.actor, found.member_id, found.only_own_keys)
 
 
-async def _member(ask: Ask[Any, Any], token: str) -> Caller:
-    """Find the member whose token is shown, if their role may do what the route does.
-
-    Raises:
-        Failure: It is no valid token, or the role may not.
-    """
-    member = await credentials.member(ask.services, token)
-    if not may(member, ask.route.permission):
-        # Not ``ROLE_IS_DENIED``: no other credential is asked for, and no key would help.
-        raise Failure(Kind.ACCESS_IS_DENIED)
-    return member
-
-
-@secured("key")
-async def admin(ask: Ask[Any, Any]) -> Manager:
+@guard("key")
+async def admin(ask: Ask[Any]) -> Manager:
     """Let an ADMIN key pass.
 
     Raises:
         Failure: 401 in any other case.
     """
-    return await _admin(ask)
+    return await _admin(ask, await ask.services.credentials.proven(bearer(ask), DIALECT))
 
 
-async def _admin(ask: Ask[Any, Any]) -> Manager:
-    caller = await _usable_key(ask)
-    assert caller.key is not None
-    if caller.key.settings.get(SETTING_TYPE) != ADMIN_TYPE:
-        raise Failure(Kind.ROLE_IS_DENIED)
-    issuer, role = await credentials.issuer_of(ask.services, caller)
-    if issuer and role not in KEY_MANAGERS:
-        # Else who may not manage keys any more would go on by a key made before.
+@guard("key", "session")
+async def client(ask: Ask[Any]) -> KeyCaller:
+    """Find the key that is shown, which the lane decides about; or a login's own key.
+
+    Raises:
+        Failure: Nobody shows anything good, or the login's role may not do this.
+    """
+    return await _client(ask)
+
+
+@guard("key", "session")
+async def usable_client(ask: Ask[Any]) -> KeyCaller:
+    """Find the key that is shown, or a login's own, if it may act now; with its state.
+
+    Raises:
+        Failure: It may not act, or the login's role may not do this.
+    """
+    return await _usable(ask, await _client(ask))
+
+
+@guard("", "key", "session")
+async def perhaps(ask: Ask[Any]) -> KeyCaller | None:
+    """Find who asks where anybody may; a credential that is shown must be good all the same."""
+    if ask.header(b"authorization") is None:
+        return None
+    found = await _client(ask)
+    return found if found.secret is None else await _usable(ask, found)
+
+
+async def _client(ask: Ask[Any]) -> KeyCaller:
+    return await ask.services.credentials.acting(
+        bearer(ask), DIALECT, require=functools.partial(_require_role, ask)
+    )
+
+
+def _require_role(ask: Ask[Any], member: Caller) -> None:
+    """Refuse a member whose role may not do what the route does.
+
+    Raises:
+        Failure: It may not.
+    """
+    if not may(member, ask.route_handler.opt["contract"].permission):
+        # Not ``ROLE_IS_DENIED``: no other credential is asked for, and no key would help.
         raise Failure(Kind.ACCESS_IS_DENIED)
-    return Manager(caller.account_id, caller.actor, issuer)
 
 
-@secured("key")
-async def usable_key(ask: Ask[Any, Any]) -> KeyCaller:
-    """Find the key that is shown, if it may act now and not too many of its requests failed.
+async def _usable(ask: Ask[Any], caller: KeyCaller) -> KeyCaller:
+    """Return the key with its state, if it may act now and not too many of its requests failed.
 
     Raises:
         Failure: It may not act.
         LimitIsReached: Too many failed; the refusal is recorded.
     """
-    return await _usable_key(ask)
-
-
-async def _usable_key(ask: Ask[Any, Any]) -> KeyCaller:
-    services = ask.services
-    caller = await credentials.proven(services, credentials.bearer(ask.call), DIALECT)
-    caller = await credentials.usable(services, caller)
+    caller = await ask.services.credentials.usable(caller)
     assert caller.key is not None
     try:
-        keys.require_failures_left(caller.key, None, services.clock.now())
+        keys.require_failures_left(caller.key, None, ask.services.clock.now())
     except LimitIsReached:
         # Decided anew in the lane, where refusals are written down.
         await note_failure(ask, caller)
     return caller
 
 
-@secured("key", "session")
-async def client(ask: Ask[Any, Any]) -> KeyCaller:
-    """Find the key that is shown, which the lane decides about; or a login's own key.
-
-    Raises:
-        Failure: Nobody shows anything good, or the login's role may not do this.
-    """
-    shown = credentials.bearer(ask.call)
-    if not credentials.is_token(shown):
-        return await credentials.proven(ask.services, shown, DIALECT)
-    return await _session(ask, shown)
-
-
-@secured("key", "session")
-async def usable_client(ask: Ask[Any, Any]) -> KeyCaller:
-    """Find the key that is shown, or a login's own, if it may act now; with its state.
-
-    Raises:
-        Failure: It may not act, or the login's role may not do this.
-    """
-    if credentials.is_token(credentials.bearer(ask.call)):
-        caller = await _session(ask, credentials.bearer(ask.call))
-        return await credentials.usable(ask.services, caller)
-    return await _usable_key(ask)
+async def _admin(ask: Ask[Any], caller: KeyCaller) -> Manager:
+    caller = await _usable(ask, caller)
+    assert caller.key is not None
+    if caller.key.settings.get(SETTING_TYPE) != ADMIN_TYPE:
+        raise Failure(Kind.ROLE_IS_DENIED)
+    issuer, role = await ask.services.credentials.issuer_of(caller)
+    if issuer and role not in KEY_MANAGERS:
+        # Else who may not manage keys any more would go on by a key made before.
+        raise Failure(Kind.ACCESS_IS_DENIED)
+    return Manager(caller.account_id, caller.actor, issuer)
 
 
-async def _session(ask: Ask[Any, Any], token: str) -> KeyCaller:
-    member = await _member(ask, token)
-    assert member.account_id is not None
-    key_id = await ask.services.ledger.keys.for_sessions(member.account_id, DIALECT)
-    return KeyCaller(member.account_id, key_id, None, member.actor)
-
-
-@secured("", "key", "session")
-async def perhaps(ask: Ask[Any, Any]) -> KeyCaller | None:
-    """Find who asks where anybody may; a credential that is shown must be good all the same."""
-    if ask.call.header(b"authorization") is None:
-        return None
-    shown = credentials.bearer(ask.call)
-    if credentials.is_token(shown):
-        return await _session(ask, shown)
-    return await _usable_key(ask)
-
-
-async def count_failure(ask: Ask[Any, Any], failure: Failure) -> Failure:
-    """Count a failed request against its key; give the refusal where too many have failed.
+async def count_failure(ask: Ask[Any], failure: Failure) -> Failure:
+    """Count a failed request against its key; return the refusal where too many have failed.
 
     What the lane wrote down is counted there already.
     """
     if failure.kind in _NOT_COUNTED or _is_counted(failure):
         return failure
-    shown = credentials.presented(ask.call).bearer
-    if shown is None or credentials.is_token(shown):
+    shown = presented(ask).bearer
+    if shown is None or is_token(shown):
         return failure
     try:
-        caller = await credentials.proven(ask.services, shown, DIALECT)
+        caller = await ask.services.credentials.proven(shown, DIALECT)
         await note_failure(ask, caller)
     except LimitIsReached as refusal:
         return of_error(refusal)
@@ -190,7 +174,7 @@ def _is_counted(failure: Failure) -> bool:
             return failure.counted
 
 
-async def note_failure(ask: Ask[Any, Any], caller: KeyCaller, model: str = "") -> None:
+async def note_failure(ask: Ask[Any], caller: KeyCaller, model: str = "") -> None:
     """Count a failed request of a key.
 
     Raises:

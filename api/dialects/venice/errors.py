@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from api.http.exchange import Answer
+from api.http.answers import Answer
 from api.http.failure import Failure, Kind
 from api.http.wording import error_answer
 from api.identity.wallet import WalletRefused, WalletUnavailable
@@ -106,7 +106,7 @@ def word(failure: Failure) -> Answer:
         text = _of_limit(failure.limit) or text
         failure.headers.update(_limit_headers(failure.limit))
     view = Error(error=text)
-    if isinstance(failure.error, WalletRefused | WalletUnavailable):
+    if isinstance(failure, WalletRefused | WalletUnavailable):
         view = Error(error=failure.detail)
     elif failure.kind is Kind.INVALID_FIELD:
         field = failure.field

@@ -14,10 +14,11 @@ from api.dialects.venice.credentials import Manager
 from api.dialects.venice.cursors import Walk
 from api.dialects.venice.history import CURRENCIES, Currency, Entry
 from api.dialects.venice.views import Number
-from api.http.exchange import Answer
+from api.http.answers import Answer
 from api.http.failure import invalid
-from api.http.routing import Ask, Routes
+from api.http.handlers import Passed, Rendered, get
 from api.queries import AnalyticsTerms
+from api.services import Ask
 from api.settings import jwt_secret
 from ledger import clock, standing
 from ledger.clock import Instant
@@ -35,8 +36,6 @@ CSV = "text/csv"
 FILTERS = ("currency", "startTimestamp", "endTimestamp", "pageSize")
 
 _DAYS = re.compile(r"[1-9]\d{0,3}d", re.ASCII)
-
-routes = Routes()
 
 
 class BillingBalances(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,16 +61,18 @@ class UsageHistory(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     next_cursor: str | None
 
 
-@routes("GET", "/api/v1/billing/balance", who=credentials.admin, answer=BillingBalance)
-async def get_billing_balance(ask: Ask[None, Manager]) -> Answer:
+@get("/api/v1/billing/balance", guards=[credentials.admin])
+async def get_billing_balance(request: Ask[Manager]) -> BillingBalance:
     """Show what the account can spend, what pays next, and how much DIEM a day brings."""
-    ask.query()
-    at = ask.services.clock.now()
-    account, _ = await ask.services.queries.accounts.one(ask.caller.account_id)
-    granted = await ask.services.allowances.granted_for_today(ask.caller.account_id, "DIEM", at)
+    request.parameters()
+    at = request.services.clock.now()
+    account, _ = await request.services.queries.accounts.one(request.caller.account_id)
+    granted = await request.services.allowances.granted_for_today(
+        request.caller.account_id, "DIEM", at
+    )
     left = standing.to_spend(account, at)
     currency = _pays_next(account, left)
-    view = BillingBalance(
+    return BillingBalance(
         can_consume=currency is not None,
         consumption_currency=currency,
         balances=BillingBalances(
@@ -79,7 +80,6 @@ async def get_billing_balance(ask: Ask[None, Manager]) -> Answer:
         ),
         diem_epoch_allocation=views.number(granted),
     )
-    return views.answer(view)
 
 
 def _pays_next(account: Account, left: Mapping[str, int]) -> Currency | None:
@@ -89,27 +89,25 @@ def _pays_next(account: Account, left: Mapping[str, int]) -> Currency | None:
     return "USD" if terms.may_owe(account) else None
 
 
-@routes(
-    "GET",
+@get(
     "/api/v1/billing/usage-history",
-    who=credentials.admin,
-    answer=UsageHistory,
+    guards=[credentials.admin],
     query=(*FILTERS, "cursor"),
     other_types=(CSV,),
 )
-async def list_usage_history(ask: Ask[None, Manager]) -> Answer:
+async def list_usage_history(request: Ask[Manager]) -> Rendered[UsageHistory]:
     """List what was charged, oldest first; a cursor goes on from where a page ended."""
-    secret = jwt_secret(ask.services.settings)
-    walk = _walk(ask, secret)
-    entries, following = await _page(ask, walk)
+    secret = jwt_secret(request.services.settings)
+    walk = _walk(request, secret)
+    entries, following = await _page(request, walk)
     cursor = None if following is None else cursors.write(following, secret)
-    if CSV in (ask.call.header(b"accept") or ""):
-        return _csv(entries, cursor, ask.services.clock.now())
-    return views.answer(UsageHistory(data=entries, next_cursor=cursor))
+    if CSV in (request.header(b"accept") or ""):
+        return Passed(_csv(entries, cursor, request.services.clock.now()))
+    return Rendered(UsageHistory(data=entries, next_cursor=cursor))
 
 
-def _walk(ask: Ask[None, Manager], secret: str) -> Walk:
-    query = ask.query(*FILTERS, "cursor")
+def _walk(ask: Ask[Manager], secret: str) -> Walk:
+    query = ask.parameters()
     account = format_id("acct", ask.caller.account_id)
     if "cursor" in query:
         if len(query) > 1:
@@ -140,7 +138,7 @@ def _instant(query: Mapping[str, str], name: str) -> Instant | None:
     return at
 
 
-async def _page(ask: Ask[None, Manager], walk: Walk) -> tuple[list[Entry], Walk | None]:
+async def _page(ask: Ask[Manager], walk: Walk) -> tuple[list[Entry], Walk | None]:
     """Give a page, and where the next one begins; None: this is the last."""
     account_id, events = ask.caller.account_id, ask.services.queries.events
     place = msgspec.structs.replace
@@ -198,22 +196,20 @@ def _file_name(at: Instant) -> str:
     return f"billing-usage-history-{at:%Y%m%dT%H%M%S}{at.microsecond // 1000:03}Z.csv"
 
 
-@routes(
-    "GET",
+@get(
     "/api/v1/billing/usage-analytics",
-    who=credentials.admin,
-    answer=UsageAnalytics,
+    guards=[credentials.admin],
     query=("lookback", "startDate", "endDate"),
 )
-async def get_usage_analytics(ask: Ask[None, Manager]) -> Answer:
+async def get_usage_analytics(request: Ask[Manager]) -> UsageAnalytics:
     """Show what was spent by day, model and key; days without any are there, with zero."""
-    asked, name = _days(ask)
-    found = await ask.services.queries.spend.analytics(ask.caller.account_id, asked)
-    return views.answer(usage_analytics(found, asked, name))
+    asked, name = _days(request)
+    found = await request.services.queries.spend.analytics(request.caller.account_id, asked)
+    return usage_analytics(found, asked, name)
 
 
-def _days(ask: Ask[None, Manager]) -> tuple[AnalyticsTerms, str]:
-    query = ask.query("lookback", "startDate", "endDate")
+def _days(ask: Ask[Manager]) -> tuple[AnalyticsTerms, str]:
+    query = ask.parameters()
     if "startDate" in query or "endDate" in query:
         if "lookback" in query:
             raise invalid("lookback", "is not taken with startDate and endDate")
@@ -241,3 +237,10 @@ def _day(query: Mapping[str, str], name: str) -> Instant:
         return clock.parse_instant(f"{text}T00:00:00Z")
     except clock.InvalidInstant as error:
         raise problem from error
+
+
+HANDLERS = (
+    get_billing_balance,
+    list_usage_history,
+    get_usage_analytics,
+)

@@ -7,13 +7,13 @@ from typing import Any, Literal
 import msgspec
 
 from api.beside.characters import PUBLISHED, Character, CharacterLine, NoSuchCharacter
-from api.dialects.venice import credentials, views
+from api.dialects.venice import credentials
 from api.dialects.venice.errors import CHARACTER_NOT_FOUND
-from api.http.exchange import Answer
 from api.http.failure import Failure, Kind, invalid
-from api.http.routing import Ask, Routes
+from api.http.handlers import get
 from api.identity.credentials import KeyCaller
 from api.queries import each
+from api.services import Ask
 from ledger.clock import format_milliseconds
 
 LIMIT_DEFAULT, LIMIT_MAX = 50, 100
@@ -28,8 +28,6 @@ SORTS = (
     *("featured", "highestRating", "highlyRated", "highlyRatedAndRecent", "imports"),
     *("mostRecent", "ratingCount"),
 )
-
-routes = Routes()
 
 
 class Stats(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -77,28 +75,26 @@ class CharacterReply(msgspec.Struct, frozen=True, kw_only=True):
     data: CharacterView
 
 
-@routes(
-    "GET",
+@get(
     "/api/v1/characters",
-    who=credentials.usable_client,
+    guards=[credentials.usable_client],
     permission="list_characters",
-    answer=CharacterList,
     query=("limit", "offset", "search", "sortBy", "sortOrder", *FLAGS, *NAMES),
 )
-async def list_characters(ask: Ask[None, KeyCaller]) -> Answer:
+async def list_characters(request: Ask[KeyCaller]) -> CharacterList:
     """List public characters, newest first."""
-    query = ask.query("limit", "offset", "search", "sortBy", "sortOrder", *FLAGS, *NAMES)
-    limit = ask.whole("limit", query.get("limit", str(LIMIT_DEFAULT)), 1, LIMIT_MAX)
-    offset = ask.whole("offset", query.get("offset", "0"), 0, OFFSET_MAX)
-    found = [line for line in await _public(ask) if _fits(line, query)]
+    query = request.parameters()
+    limit = request.whole("limit", query.get("limit", str(LIMIT_DEFAULT)), 1, LIMIT_MAX)
+    offset = request.whole("offset", query.get("offset", "0"), 0, OFFSET_MAX)
+    found = [line for line in await _public(request) if _fits(line, query)]
     if _checked(query, "sortOrder", ("asc", "desc")) == "asc":
         found.reverse()
     _checked(query, "sortBy", SORTS)
-    data = [_view(ask, line) for line in found[offset : offset + limit]]
-    return views.answer(CharacterList(data=data))
+    data = [_view(request, line) for line in found[offset : offset + limit]]
+    return CharacterList(data=data)
 
 
-async def _public(ask: Ask[None, KeyCaller]) -> list[CharacterLine]:
+async def _public(ask: Ask[KeyCaller]) -> list[CharacterLine]:
     found: list[CharacterLine] = []
     page = functools.partial(ask.services.characters.page, None, statuses=(PUBLISHED,), public=True)
     async for line in each(lambda after: page(after=after), lambda line: line.character_id):
@@ -129,25 +125,25 @@ def _checked(query: dict[str, str], name: str, values: tuple[str, ...]) -> str:
     return found
 
 
-@routes(
-    "GET",
-    "/api/v1/characters/{slug}",
-    who=credentials.usable_client,
+@get(
+    "/api/v1/characters/{slug:str}",
+    guards=[credentials.usable_client],
     permission="get_character",
-    answer=CharacterReply,
     refusals=(404,),
 )
-async def get_character(ask: Ask[None, KeyCaller]) -> Answer:
+async def get_character(request: Ask[KeyCaller]) -> CharacterReply:
     """Show the character of a slug: one's own, else the public one."""
-    ask.query()
+    request.parameters()
     try:
-        found = await ask.services.characters.by_slug(ask.caller.account_id, ask.path("slug"))
+        found = await request.services.characters.by_slug(
+            request.caller.account_id, request.path("slug")
+        )
     except NoSuchCharacter as error:
         raise Failure(Kind.NOT_FOUND, CHARACTER_NOT_FOUND, error=error) from error
-    return views.answer(CharacterReply(data=_view(ask, found)))
+    return CharacterReply(data=_view(request, found))
 
 
-def _view(ask: Ask[Any, Any], found: CharacterLine | Character) -> CharacterView:
+def _view(ask: Ask[Any], found: CharacterLine | Character) -> CharacterView:
     author = hashlib.sha256(b"venice/author/" + found.account_id.bytes).hexdigest()
     return CharacterView(
         id=str(found.character_id),
@@ -159,3 +155,9 @@ def _view(ask: Ask[Any, Any], found: CharacterLine | Character) -> CharacterView
         updated_at=format_milliseconds(found.updated_at),
         model_id=ask.services.gateway.default_model,
     )
+
+
+HANDLERS = (
+    list_characters,
+    get_character,
+)

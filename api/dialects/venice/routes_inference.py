@@ -11,8 +11,9 @@ from api.dialects.venice import credentials, models
 from api.dialects.venice.errors import MODEL_NOT_FOUND, NO_SUCH_CHARACTER_SLUG, rate_headers
 from api.gateway import headers, wishes
 from api.http.failure import Failure, Kind, invalid
-from api.http.routing import Ask, Reply, Routes
+from api.http.handlers import Reply, hot
 from api.identity.credentials import KeyCaller
+from api.services import Ask
 from ledger.errors import ModelIsUnpriced
 from ledger.money import format_pico
 from ledger.standing import Standing
@@ -21,8 +22,6 @@ MAY_ASK = "issue_key"
 """Whose login may spend: who could issue a key to do it with."""
 SLUG_MAX = 255
 
-routes = Routes()
-
 
 class VeniceParameters(msgspec.Struct):
     """What venice takes beside OpenAI's parameters; others than these have no effect here."""
@@ -30,20 +29,17 @@ class VeniceParameters(msgspec.Struct):
     character_slug: str | None = None
 
 
-@routes(
+@hot(
     "POST",
     "/api/v1/chat/completions",
-    who=credentials.client,
+    guards=[credentials.client],
     permission=MAY_ASK,
-    body=dict[str, Any],
-    raw=True,
     large=True,
-    answer=dict[str, Any],
     refusals=(402, 404, 500, 504),
     other_types=("text/event-stream",),
     example={"model": "keyledger-small", "messages": [{"role": "user", "content": "Hello"}]},
 )
-async def create_chat_completion(ask: Ask[None, KeyCaller]) -> Reply:
+async def create_chat_completion(ask: Ask[KeyCaller]) -> Reply:
     """Complete a chat, streamed or not, spoken by a character if one is named."""
     document = dict(await document_of(ask))
     slug = _character_slug(document.pop("venice_parameters", None))
@@ -52,24 +48,21 @@ async def create_chat_completion(ask: Ask[None, KeyCaller]) -> Reply:
     return await _forward(ask, "chat", document)
 
 
-@routes(
+@hot(
     "POST",
     "/api/v1/embeddings",
-    who=credentials.client,
+    guards=[credentials.client],
     permission=MAY_ASK,
-    body=dict[str, Any],
-    raw=True,
     large=True,
-    answer=dict[str, Any],
     refusals=(402, 404, 500, 504),
     example={"model": "keyledger-embedding", "input": "Hello"},
 )
-async def create_embeddings(ask: Ask[None, KeyCaller]) -> Reply:
+async def create_embeddings(ask: Ask[KeyCaller]) -> Reply:
     """Turn texts into vectors."""
     return await _forward(ask, "embeddings", await document_of(ask))
 
 
-async def _forward(ask: Ask[None, KeyCaller], name: str, document: Mapping[str, Any]) -> Reply:
+async def _forward(ask: Ask[KeyCaller], name: str, document: Mapping[str, Any]) -> Reply:
     asked = wishes.model_of(document)
     model = asked if ask.services.settings.upstreams else models.STAND_INS.get(asked, asked)
     try:
@@ -105,7 +98,7 @@ def _character_slug(parameters: object) -> str | None:
     return slug
 
 
-async def _speak_as(ask: Ask[None, KeyCaller], slug: str, document: dict[str, Any]) -> None:
+async def _speak_as(ask: Ask[KeyCaller], slug: str, document: dict[str, Any]) -> None:
     """Let a character's prompt come first, and its model stand in where none is named."""
     absent = Failure(Kind.NOT_FOUND, NO_SUCH_CHARACTER_SLUG)
     if "/" in slug:
@@ -114,9 +107,8 @@ async def _speak_as(ask: Ask[None, KeyCaller], slug: str, document: dict[str, An
         character, _ = await ask.services.characters.of_model(ask.caller.account_id, slug)
     except NoSuchCharacter as error:
         raise absent from error
-    prompt = {"role": "system", "content": character.prompt()}
-    if isinstance(document.get("messages"), list) and character.system_prompt:
-        document["messages"] = [prompt, *document["messages"]]
+    if "messages" in document:
+        document["messages"] = character.prompted(document["messages"])
     if document.get("model") in {None, ""}:
         document["model"] = ask.services.gateway.default_model
 
@@ -132,3 +124,6 @@ def _headers(standing: Standing) -> dict[str, str]:
         balance = format_pico(standing.balances.get(asset, 0))
         found[f"x-venice-balance-{asset.lower()}"] = balance
     return found
+
+
+HANDLERS = (create_chat_completion, create_embeddings)

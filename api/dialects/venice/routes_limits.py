@@ -9,10 +9,10 @@ from api.dialects.venice import catalogue, credentials, models, terms, views
 from api.dialects.venice.catalogue import Offer
 from api.dialects.venice.credentials import Manager
 from api.dialects.venice.views import Number
-from api.http.exchange import Answer
-from api.http.routing import Ask, Routes
+from api.http.handlers import get
 from api.identity.credentials import KeyCaller
 from api.queries import Refusal
+from api.services import Ask
 from ledger import standing
 from ledger.clock import Instant, format_milliseconds
 from ledger.limits import DAY_SECONDS, Limit, LimitId, window
@@ -27,8 +27,6 @@ _RATE_TYPES: Mapping[tuple[str, str], RateType] = {
     ("requests", f"rolling:{DAY_SECONDS}"): "RPD",
     ("tokens", models.MINUTE): "TPM",
 }
-
-routes = Routes()
 
 
 class Balances(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,21 +92,15 @@ class Log(msgspec.Struct, frozen=True, kw_only=True):
     data: list[LogRow]
 
 
-@routes(
-    "GET",
-    "/api/v1/api_keys/rate_limits",
-    who=credentials.usable_client,
-    permission="get_balances",
-    answer=RateLimitsReply,
-)
-async def get_rate_limits(ask: Ask[None, KeyCaller]) -> Answer:
+@get("/api/v1/api_keys/rate_limits", guards=[credentials.usable_client], permission="get_balances")
+async def get_rate_limits(request: Ask[KeyCaller]) -> RateLimitsReply:
     """Show what the key itself may still spend, and how often it may ask each model."""
-    ask.query()
-    caller = ask.caller
+    request.parameters()
+    caller = request.caller
     assert caller.key is not None
-    account, _ = await ask.services.queries.accounts.one(caller.account_id)
-    offered = await catalogue.offers(ask.services, caller)
-    at = ask.services.clock.now()
+    account, _ = await request.services.queries.accounts.one(caller.account_id)
+    offered = await catalogue.offers(request.services, caller)
+    at = request.services.clock.now()
     left = _left(account, caller.key, at)
     expires_at = caller.key.expires_at
     view = RateLimits(
@@ -121,7 +113,7 @@ async def get_rate_limits(ask: Ask[None, KeyCaller]) -> Answer:
             _rates(offer, caller.key) for offer in offered if caller.key.may_use(offer.id)
         ],
     )
-    return views.answer(RateLimitsReply(data=view))
+    return RateLimitsReply(data=view)
 
 
 def _left(account: Account, key: Key, at: Instant) -> dict[str, int]:
@@ -179,14 +171,14 @@ def _breach_type(limit: LimitId, at: Instant) -> RateLimitType:
     return "TPM" if limit.kind == "tokens" else "RPM"
 
 
-@routes("GET", "/api/v1/api_keys/rate_limits/log", who=credentials.admin, answer=Log)
-async def list_rate_limit_log(ask: Ask[None, Manager]) -> Answer:
+@get("/api/v1/api_keys/rate_limits/log", guards=[credentials.admin])
+async def list_rate_limit_log(request: Ask[Manager]) -> Log:
     """List the last 50 requests of the account that rate limits refused, newest first."""
-    ask.query()
-    found = await ask.services.queries.refusals.of_rates(ask.caller.account_id, BREACHES)
+    request.parameters()
+    found = await request.services.queries.refusals.of_rates(request.caller.account_id, BREACHES)
     # A refusal that was written down once for many counts for as many.
     rows = [_row(breach) for breach in found for _ in range(min(breach.times, BREACHES))]
-    return views.answer(Log(data=rows[:BREACHES]))
+    return Log(data=rows[:BREACHES])
 
 
 def _row(breach: Refusal) -> LogRow:
@@ -198,3 +190,9 @@ def _row(breach: Refusal) -> LogRow:
         rate_limit_type=_breach_type(limit, breach.recorded_at),
         timestamp=format_milliseconds(breach.recorded_at),
     )
+
+
+HANDLERS = (
+    get_rate_limits,
+    list_rate_limit_log,
+)

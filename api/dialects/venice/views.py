@@ -1,14 +1,13 @@
 """What venice answers about keys. camelCase, milliseconds ``Z``, numbers as exact decimals."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from decimal import Decimal
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from api.dialects.venice import bodies, terms
-from api.http.exchange import Answer
 from api.http.openapi import WRITTEN_AS
 from api.operations import SETTING_TYPE
 from api.queries import SpendLine
@@ -22,12 +21,8 @@ LAST = 6
 
 Number = Annotated[Decimal, Meta(extra_json_schema={WRITTEN_AS: "number"})]
 
-_encode = msgspec.json.Encoder(decimal_format="number").encode
-
-
-def answer(view: Any, *, headers: Mapping[str, str] | None = None) -> Answer:  # noqa: ANN401
-    """Encode a view; what is a Decimal becomes a number."""
-    return Answer(_encode(view), headers=headers)
+encode = msgspec.json.Encoder(decimal_format="number").encode
+"""Writes a view; what is a Decimal becomes a number."""
 
 
 class ConsumptionLimits(msgspec.Struct, frozen=True, kw_only=True):

@@ -12,7 +12,6 @@ from sqlalchemy.dialects.postgresql import insert
 from api.identity.wallet.challenges import Challenge, Challenges
 from api.identity.wallet.words import TokenIsUsed, WalletAddress, WalletUnavailable
 from api.operations import Asked, Ledger
-from api.operations.opening import own_terms
 from api.settings import Settings
 from ledger.clock import DatabaseClock, Instant
 from ledger.errors import AccountIsOpen
@@ -143,7 +142,7 @@ class Wallets:
         try:
             await self._ledger.accounts.open(
                 Asked("system"),
-                own_terms("system"),
+                self._ledger.accounts.opening.own_terms("system"),
                 name=address,
                 account_id=account_id,
                 wallet=wallet,

@@ -11,8 +11,8 @@ from itertools import accumulate
 from typing import Any, NamedTuple, Protocol
 
 from ledger.clock import Instant, parse_instant
-from ledger.keys import DIALECTS
 from ledger.pricing import STANDARD_CARD
+from ledger.secrets import dialects
 
 ACCOUNTS = 5
 KEYS = 15
@@ -116,9 +116,9 @@ def plan(
     count = keys + (1 if tight_requests else 0)
     planned = [
         PlannedKey(
-            account=(number + number // len(DIALECTS)) % accounts,
+            account=(number + number // len(dialects())) % accounts,
             integration=_numbered(INTEGRATIONS, number),
-            dialect=DIALECTS[number % len(DIALECTS)],
+            dialect=dialects()[number % len(dialects())],
             model=models[drawn(seed, "model", str(number)) % len(models)],
             weight=WEIGHT // (number + 3),
             limits=ROOMY_LIMITS,

@@ -1,0 +1,88 @@
+"""What the headers of a request show: ``Authorization: Bearer`` or ``X-API-Key``."""
+
+from typing import Any, NamedTuple
+
+from api.http.asking import Ask
+from api.http.failure import Failure, Kind
+
+JWT_DOTS = 2
+"""Header, claims and signature."""
+
+
+class Presented(NamedTuple):
+    """What the headers show."""
+
+    bearer: str | None
+    api_key: str | None
+    other_scheme: bool
+    """There is an ``Authorization`` and it is no Bearer."""
+
+    @property
+    def any(self) -> str | None:
+        """Return the credential, whichever header shows it.
+
+        Raises:
+            Failure: Two headers show different ones (RFC 6750 §2), of whatever scheme.
+        """
+        disagree = self.other_scheme or self.bearer not in {None, self.api_key}
+        if self.api_key is not None and disagree:
+            raise Failure(Kind.CREDENTIALS_DISAGREE, "Two headers show different credentials.")
+        return self.bearer if self.bearer is not None else self.api_key
+
+
+def presented(ask: Ask[Any]) -> Presented:
+    """Read ``Authorization`` and ``X-API-Key``."""
+    authorization = ask.header(b"authorization")
+    scheme, _, rest = (authorization or "").partition(" ")
+    is_bearer = scheme.lower() == "bearer"
+    shown = rest.strip() if is_bearer else ""
+    api_key = ask.header(b"x-api-key")
+    return Presented(
+        bearer=shown or None,
+        api_key=api_key.strip() or None if api_key is not None else None,
+        other_scheme=bool(authorization) and not shown,
+    )
+
+
+def bearer(ask: Ask[Any]) -> str:
+    """Return what ``Authorization: Bearer`` shows.
+
+    Raises:
+        Failure: There is none, or another scheme.
+    """
+    found = presented(ask)
+    return _required(found, found.bearer)
+
+
+def bearer_or_api_key(ask: Ask[Any]) -> str:
+    """Return what either header shows; equal values twice are harmless.
+
+    Raises:
+        Failure: There is none, or they disagree.
+    """
+    found = presented(ask)
+    return _required(found, found.any)
+
+
+def api_key(ask: Ask[Any]) -> str:
+    """Return what ``X-API-Key`` shows.
+
+    Raises:
+        Failure: There is none.
+    """
+    text = presented(ask).api_key
+    if text is None:
+        raise Failure(Kind.CREDENTIAL_IS_MISSING)
+    return text
+
+
+def _required(found: Presented, text: str | None) -> str:
+    if text is None:
+        missing = not found.other_scheme
+        raise Failure(Kind.CREDENTIAL_IS_MISSING if missing else Kind.CREDENTIAL_IS_MALFORMED)
+    return text
+
+
+def is_token(text: str) -> bool:
+    """Tell whether a credential has the shape of a member's token."""
+    return text.count(".") == JWT_DOTS
