@@ -103,12 +103,12 @@ class Services:
 
     @property
     def lanes(self) -> int:
-        """Give the number of lanes."""
+        """Return the number of lanes."""
         return len(self.writer.lanes)
 
     @property
     def clock(self) -> DatabaseClock:
-        """Give the ledger's clock, for what no lane decides."""
+        """Return the ledger's clock, for what no lane decides."""
         return self.writer.clock
 
     @classmethod
@@ -354,7 +354,7 @@ OPERATOR_FACT = "operator_secret_sha256"
 
 
 async def operator_digest(pool: AsyncConnectionPool, settings: Settings) -> bytes:
-    """Give what the operator's secret is compared by."""
+    """Return what the operator's secret is compared by."""
     if settings.admin_secret:
         return configured.digest(settings.admin_secret)
     known = (await facts_of(pool)).get(OPERATOR_FACT)

@@ -80,38 +80,38 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def answer_seconds(self) -> int:
-        """Give how long an answer is kept for a retry; 0: not at all, as all that is said."""
+        """Return how long an answer is kept for a retry; 0: not at all, as all that is said."""
         return self.idempotency_seconds if self.retention_days else 0
 
     @property
     def upstreams(self) -> Sequence[tuple[str, str]]:
-        """Give the services behind the gateway, each with what is shown to it."""
+        """Return the services behind the gateway, each with what is shown to it."""
         return _upstreams(self.upstream_url, self.upstream_key)
 
     @property
     def dialects_of_hosts(self) -> Mapping[str, str]:
-        """Give the hosts that speak one dialect only."""
+        """Return the hosts that speak one dialect only."""
         return _hosts(self.hosts)
 
     @property
     def trusted_networks(self) -> Sequence[str]:
-        """Give the networks whose word on a client's address is taken; empty: nobody's."""
+        """Return the networks whose word on a client's address is taken; empty: nobody's."""
         return _proxies(self.trusted_proxies)
 
     @property
     def offset(self) -> timedelta | None:
-        """Give how far the ledger's clock is to be ahead; None: as it is."""
+        """Return how far the ledger's clock is to be ahead; None: as it is."""
         return _offset(self.clock_offset) if self.clock_offset else None
 
     @property
     def known_assets(self) -> frozenset[str]:
-        """Give what there may be amounts of: the built-in ones, and those declared."""
+        """Return what there may be amounts of: the built-in ones, and those declared."""
         declared = filter(None, (part.strip() for part in self.assets.split(",")))
         return KNOWN_ASSETS | set(map(parse_asset, declared))
 
     @property
     def welcome(self) -> tuple[Amount, ...]:
-        """Give the credit of a new account: one lot each."""
+        """Return the credit of a new account: one lot each."""
         if self.welcome_grant in {"", "0"}:
             return ()
         return tuple(parse_amount(part.strip()) for part in self.welcome_grant.split(","))
@@ -363,7 +363,7 @@ def secrets(settings: Settings) -> list[str]:
 
 
 def peppers(settings: Settings) -> Peppers:
-    """Give the peppers, making and keeping one where the environment names none.
+    """Return the peppers, making and keeping one where the environment names none.
 
     Raises:
         InvalidSetting: A version is no number, or a pepper is empty.
@@ -382,7 +382,7 @@ def peppers(settings: Settings) -> Peppers:
 
 
 def jwt_secret(settings: Settings) -> str:
-    """Give what members' tokens are signed with, making and keeping one where none is set."""
+    """Return what members' tokens are signed with, making and keeping one where none is set."""
     return settings.jwt_secret or kept(settings.home, "jwt-secret")
 
 
@@ -410,5 +410,5 @@ def kept(home: Path, name: str) -> str:
 
 
 def digest(secret: str) -> bytes:
-    """Give what the operator's secret is compared by."""
+    """Return what the operator's secret is compared by."""
     return hashlib.sha256(secret.encode()).digest()

@@ -22,7 +22,7 @@ MEMBERS_MAX = 1_000
 
 
 def require_open(account: Account | None) -> Account:
-    """Give the account if it may act.
+    """Return the account if it may act.
 
     Raises:
         NoSuchAccount, AccountIsSuspended, AccountIsClosed: It may not.
@@ -45,7 +45,7 @@ def require_account(account: Account | None) -> Account:
 
 
 def require_not_closed(account: Account | None) -> Account:
-    """Give the account if it can still be changed.
+    """Return the account if it can still be changed.
 
     Raises:
         NoSuchAccount, AccountIsClosed: It cannot.

@@ -49,13 +49,13 @@ class DatabaseClock:
         self._heard, self._counted = at, time.monotonic_ns()
 
     def now(self) -> Instant:
-        """Give what the database would say now."""
+        """Return what the database would say now."""
         assert self._heard is not None, "Nobody asked the database yet."
         return self._heard + timedelta(microseconds=(time.monotonic_ns() - self._counted) // 1_000)
 
 
 def microseconds(at: Instant) -> int:
-    """Give microseconds since 1970-01-01T00:00:00Z, exactly."""
+    """Return microseconds since 1970-01-01T00:00:00Z, exactly."""
     return (at - EPOCH) // TICK
 
 

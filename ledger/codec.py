@@ -57,7 +57,7 @@ class Recorded(NamedTuple):
 
 
 def encode(body: Event) -> bytes:
-    """Give the canonical payload."""
+    """Return the canonical payload."""
     return _encoder.encode(body)
 
 

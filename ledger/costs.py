@@ -137,7 +137,7 @@ def cost_of(  # noqa: PLR0917 (private, and each call names them alike)
 
 
 def _is_priced(quote: Quote) -> bool:
-    """Tell whether anything that was used has a price, be it zero; what used nothing has."""
+    """Return whether anything that was used has a price, be it zero; what used nothing has."""
     return quote.is_whole or any(price is not None for _, price in quote.lines.values())
 
 

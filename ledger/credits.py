@@ -37,7 +37,7 @@ Parts = list[tuple[int, int]]
 
 
 def spendable(account: Account, assets: tuple[str, ...], at: Instant) -> list[Lot]:
-    """Give the lots that can pay now, first to pay first."""
+    """Return the lots that can pay now, first to pay first."""
     if len(account.lots) == 1:
         # Nearly every account: nothing to sort.
         (lot,) = account.lots.values()
@@ -61,7 +61,7 @@ def _order(lot: Lot) -> tuple[int, bool, Instant, int]:
 
 
 def overdraft_left(account: Account, asset: str) -> int | None:
-    """Give how much overdraft of an asset is left in pico; None: no bound."""
+    """Return how much overdraft of an asset is left in pico; None: no bound."""
     declared = account.overdraft.get(asset, "0")
     if declared == OVERDRAFT_UNLIMITED:
         return None
@@ -137,7 +137,7 @@ def with_repaid(account: Account, body: Told, reservation: Reservation | None, a
 
 
 def _may_repay(account: Account, body: e.Repaying) -> bool:
-    """Tell whether an event may leave both overdraft and free lots; nearly none does."""
+    """Return whether an event may leave both overdraft and free lots; nearly none does."""
     if not (account.lots or isinstance(body, e.CreditGranted)):
         return False
     draws = isinstance(body, e.RequestSettled) and OVERDRAFT_LOT in body.lots
@@ -160,7 +160,7 @@ def take_effect(account: Account, *, at: Instant) -> e.GrantTookEffect | None:
 
 
 def lasts(account: Account, parts: Parts, at: Instant, until: Instant) -> bool:
-    """Tell whether a plan made at an instant would be the same until a later one."""
+    """Return whether a plan made at an instant would be the same until a later one."""
     if any(at < lot.effective_at <= until for lot in account.lots.values()):
         return False
     lots = [account.lots[number] for number, _ in parts if number != OVERDRAFT_LOT]
@@ -168,7 +168,7 @@ def lasts(account: Account, parts: Parts, at: Instant, until: Instant) -> bool:
 
 
 def paying(account: Account, asset: str) -> tuple[str, ...]:
-    """Give the assets that can pay a price in ``asset``, first to pay first."""
+    """Return the assets that can pay a price in ``asset``, first to pay first."""
     assets = account.pays_with
     return assets if asset in assets else (asset,)
 

@@ -16,7 +16,7 @@ class LedgerError(Exception):
     """Something the ledger says on purpose."""
 
     def __str__(self) -> str:
-        """Give the first line of the class's docstring, or the message passed in."""
+        """Return the first line of the class's docstring, or the message passed in."""
         own = super().__str__()
         return own or (type(self).__doc__ or "").partition("\n")[0]
 

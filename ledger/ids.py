@@ -85,18 +85,18 @@ def new_request_id() -> str:
 
 @lru_cache(maxsize=65_536)
 def lane_of_account(account_id: UUID, lanes: int) -> int:
-    """Give the lane of an account: a stable hash of its id modulo the number of lanes."""
+    """Return the lane of an account: a stable hash of its id modulo the number of lanes."""
     digest = hashlib.sha256(account_id.bytes).digest()
     return int.from_bytes(digest[:8]) % lanes
 
 
 def lane_of_key(key_id: UUID) -> int:
-    """Give the lane that a key id carries."""
+    """Return the lane that a key id carries."""
     return int.from_bytes(key_id.bytes[-2:])
 
 
 def request_hash(account_id: UUID, request_id: str) -> bytes:
-    """Give the 104 bits under which a request id of an account is unique for ever.
+    """Return the 104 bits under which a request id of an account is unique for ever.
 
     So many, because a row and its index entry then fill whole words. Who finds two ids of one hash
     is refused the second: the event says whose id it was.
@@ -106,7 +106,7 @@ def request_hash(account_id: UUID, request_id: str) -> bytes:
 
 
 def rating_id(rated_seq: int) -> str:
-    """Give the request id under which a rating of the event at a position happens once.
+    """Return the request id under which a rating of the event at a position happens once.
 
     No caller can send it: it begins with NUL.
     """

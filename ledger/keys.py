@@ -34,7 +34,7 @@ GRACE_MAX = timedelta(days=90)
 
 
 def require_usable(key: Key | None, at: Instant, *, secret: int | None = None) -> Key:
-    """Give the key if it may act now, proven by the secret of this number or by the operator.
+    """Return the key if it may act now, proven by the secret of this number or by the operator.
 
     Raises:
         NoSuchKey, KeyIsRevoked, KeyIsExpired, KeyIsSuspended, SecretIsRetired: It may not.

@@ -53,16 +53,16 @@ class Window(Protocol):
         """Return how long the window around ``at`` is; None: it never ends."""
 
     def bucket(self, at: Instant) -> int:
-        """Give the number of the bucket that ``at`` falls into."""
+        """Return the number of the bucket that ``at`` falls into."""
 
     def first(self, at: Instant) -> int:
-        """Give the oldest bucket that still counts at ``at``."""
+        """Return the oldest bucket that still counts at ``at``."""
 
     def ends_at(self, bucket: int) -> Instant | None:
-        """Give the first instant that falls into a later bucket; None: none does."""
+        """Return the first instant that falls into a later bucket; None: none does."""
 
     def frees_at(self, bucket: int) -> Instant | None:
-        """Give the instant from which a bucket no longer counts; None: never."""
+        """Return the instant from which a bucket no longer counts; None: never."""
 
 
 class _Rolling:
@@ -273,7 +273,7 @@ class Limit(NamedTuple):
     """Whether it counts every model by itself."""
 
     def covers(self, category: str, model: str) -> bool:
-        """Tell whether a request of this category and model counts."""
+        """Return whether a request of this category and model counts."""
         return (not self.category or self.category == category) and (
             not self.model or self.model == model
         )
@@ -284,7 +284,7 @@ class Limit(NamedTuple):
         return f"{head}={model}/{window}"
 
     def model_of(self, counter_id: str) -> str:
-        """Give the model whose counter of this limit has that id; empty: it is none of those."""
+        """Return the model whose counter of this limit has that id; empty: it is none of those."""
         head, _, window = self.limit_id.rpartition("/")
         start, end = f"{head}=", f"/{window}"
         if self.each_model and counter_id.startswith(start) and counter_id.endswith(end):
@@ -431,7 +431,7 @@ Counters = dict[str, Counter]
 
 
 def counts(counter: Counter | None, first: int) -> bool:
-    """Tell whether anything in a counter counts still."""
+    """Return whether anything in a counter counts still."""
     return counter is not None and bool(total(counter.used, first) or total(counter.pending, first))
 
 

@@ -305,7 +305,7 @@ def _require_recordable(facts: Facts, command: Record, at: Instant) -> tuple[Key
 
 
 def _ended_after(key: Key, account: Account, command: Record, at: Instant) -> bool:
-    """Tell whether a request was served before its key or account ended, of late."""
+    """Return whether a request was served before its key or account ended, of late."""
     ends = [end for end in (key.stopped_at(at), account.ended_at) if end is not None]
     told = command.occurred_at
     return (

@@ -81,7 +81,7 @@ def format_places(pico: int, places: int) -> str:
 
 
 def decimal_of(pico: int) -> Decimal:
-    """Give pico as an exact Decimal of whole units."""
+    """Return pico as an exact Decimal of whole units."""
     return Decimal(format_pico(pico))
 
 

@@ -228,7 +228,7 @@ class _Names:
                     yield Pattern(model=model, match=Match(every=(whose, match)))
 
     def _rules(self, *providers: types.Provider) -> Iterator[tuple[str, Match]]:
-        """Give the models that names mean beyond the exact ones; empty: one without a price.
+        """Return the models that names mean beyond the exact ones; empty: one without a price.
 
         Those stand among the others, so that theirs do not take another model's price.
         """
@@ -325,7 +325,7 @@ def _genai_standard(model: types.ModelInfo, at: Instant) -> types.ModelPrice:
 
 
 def _genai_hours(model: types.ModelInfo, at: Instant) -> dict[str, ConditionPrice]:
-    """Give the prices by time of day that come before the standard one, named by their hours."""
+    """Return the prices by time of day that come before the standard one, named by their hours."""
     found: dict[str, ConditionPrice] = {}
     if isinstance(model.prices, types.ModelPrice):
         return found

@@ -311,7 +311,7 @@ class PriceBook:
     def may_cost(
         self, lines: Lines, model: str, condition: str | None = None, at: Instant | None = None
     ) -> bool:
-        """Tell whether lines are priced as part of a request could be, in whichever tier."""
+        """Return whether lines are priced as part of a request could be, in whichever tier."""
         found = self._rates(model, condition or None, at)
         return found is not None and any(
             all(price == unit_price(rates.prices, name) for name, (_, price) in lines.items())

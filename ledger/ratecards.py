@@ -45,7 +45,7 @@ class Version(NamedTuple):
     """Not known any more from this instant on; None: never withdrawn."""
 
     def known(self, at: Instant) -> bool:
-        """Tell whether it counts for anyone who knows what was known then."""
+        """Return whether it counts for anyone who knows what was known then."""
         return self.recorded_at <= at and (self.withdrawn_at is None or at < self.withdrawn_at)
 
 
@@ -83,23 +83,23 @@ class RateCards:
             self.count += 1
 
     def versions(self, name: str) -> list[RateCard]:
-        """Give the versions of a card, oldest first, withdrawn ones too."""
+        """Return the versions of a card, oldest first, withdrawn ones too."""
         return [version.card for version in self._versions.get(name, ())]
 
     def history(self, name: str) -> list[Version]:
-        """Give the versions of a card with when they were known, oldest first."""
+        """Return the versions of a card with when they were known, oldest first."""
         return list(self._versions.get(name, ()))
 
     def names(self) -> list[str]:
-        """Give the names of all cards."""
+        """Return the names of all cards."""
         return sorted(self._versions)
 
     def assets(self) -> set[str]:
-        """Give what prices are in."""
+        """Return what prices are in."""
         return {versions[0].card.asset for versions in self._versions.values()}
 
     def current(self, name: str, at: Instant, known_at: Instant | None = None) -> PriceBook | None:
-        """Give the version in force at an instant, among those known at another.
+        """Return the version in force at an instant, among those known at another.
 
         Of those whose start is not later it is the one with the latest start, of equal starts the
         last version. ``known_at`` None: all that is known by now. None: there is none.
@@ -135,7 +135,7 @@ class RateCards:
         )
 
     def pinned(self, reference: str) -> PriceBook | None:
-        """Give the version that an event names, such as ``standard/3``."""
+        """Return the version that an event names, such as ``standard/3``."""
         name, _, version = reference.rpartition("/")
         for card in self.versions(name):
             if str(card.version) == version:
@@ -294,7 +294,7 @@ def publish(
 
 
 def reasons_of(proposal: Proposal, users: int) -> tuple[str, ...]:
-    """Give all that has to be confirmed, as sentences."""
+    """Return all that has to be confirmed, as sentences."""
     if not users:
         return proposal.reasons
     accounts = "1 account has" if users == 1 else f"{users} accounts have"
@@ -455,7 +455,7 @@ def _only(card: RateCard, model: str, name: str) -> RateCard:
 
 
 def _loses(old: _Terms | None, new: _Terms | None) -> bool:
-    """Tell whether some price of a model would be gone."""
+    """Return whether some price of a model would be gone."""
     if old is None or new is None:
         return old is not None
     lost = any(

@@ -102,7 +102,7 @@ def _priced_now(
 
 
 def ratable(cards: RateCards, unpriced: Recorded, request: Recorded) -> bool:
-    """Tell whether any rate card may price something that a request lacks, without its lane."""
+    """Return whether any rate card may price something that a request lacks, without its lane."""
     body, used, was_at = unpriced.body, request.body, request.envelope.occurred_at
     if not isinstance(body, _RATABLE) or not isinstance(used, e.RequestRecorded | e.RequestSettled):
         return False

@@ -106,7 +106,7 @@ class Evidence:
         self._doubts |= dict.fromkeys(names)
 
     def _later(self, known: Counts, found: Counts) -> Counts:
-        """Give what stands of what was known and what is said now."""
+        """Return what stands of what was known and what is said now."""
         into, made = (
             _unless_lower(known.input, found.input),
             _unless_lower(known.output, found.output),
@@ -135,7 +135,7 @@ class Evidence:
 
     @property
     def output(self) -> int | None:
-        """Give the output tokens that are told so far; None: none are."""
+        """Return the output tokens that are told so far; None: none are."""
         return None if self._counts is None else self._counts.output.total
 
     def reading(self, passed: Passed | None = None, *, final: bool = True) -> Reading:

@@ -66,7 +66,7 @@ def said_by(reply: Fields) -> Said:
 
 
 def _inside(reply: Fields) -> Iterator[object]:
-    """Give what events of a stream wrap: a response that ends, a message that begins."""
+    """Return what events of a stream wrap: a response that ends, a message that begins."""
     yield reply.get("response")
     yield reply.get("message")
 
@@ -82,14 +82,14 @@ def _report_in(reply: Fields, inner: Fields) -> Fields | None:
 
 
 def _tells(report: Fields) -> bool:
-    """Tell whether a report says anything but zeros, however deep."""
+    """Return whether a report says anything but zeros, however deep."""
     return any(
         _tells(each) if isinstance(each, Mapping) else bool(each) for each in report.values()
     )
 
 
 def _places(reply: Fields, inner: Fields) -> Iterator[object]:
-    """Give every place in which a report was seen to stand."""
+    """Return every place in which a report was seen to stand."""
     for holder in (inner, reply):
         yield holder.get("usage")
         yield holder.get("usageMetadata")
@@ -115,7 +115,7 @@ def _text(fields: Fields, *names: str) -> str:
 
 
 def is_name(text: str) -> bool:
-    """Tell whether a text may be written down as a name: short, printable, and no secret."""
+    """Return whether a text may be written down as a name: short, printable, and no secret."""
     return _NAME.fullmatch(text) is not None and not is_in(text)
 
 
@@ -154,7 +154,7 @@ def _searches(inner: Fields) -> int:
 
 
 def _is_search(item: object) -> bool:
-    """Tell whether an item is a search that is billed: opening a page that was found is none."""
+    """Return whether an item is a search that is billed: opening a page that was found is none."""
     if not isinstance(item, Mapping) or item.get("type") != "web_search_call":
         return False
     action = item.get("action")

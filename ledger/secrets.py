@@ -110,7 +110,7 @@ def keep_out(values: Iterable[str]) -> None:
 
 
 def is_in(text: str) -> bool:
-    """Tell whether a text holds a secret: in a microsecond where it does not."""
+    """Return whether a text holds a secret: in a microsecond where it does not."""
     if _watch.perhaps.search(text) is None:
         for mark in _watch.marks:
             if mark in text:
@@ -138,7 +138,7 @@ def generate(form: Format) -> str:
 
 
 def checksum(body: str) -> str:
-    """Give the CRC-32 of the random part in base62, left-padded with ``0`` to six."""
+    """Return the CRC-32 of the random part in base62, left-padded with ``0`` to six."""
     rest = zlib.crc32(body.encode())
     digits = ""
     while rest:
@@ -185,7 +185,7 @@ def new_salt() -> bytes:
 
 
 def hint_of(secret: str) -> str:
-    """Give what a list may show: the prefix with four characters, and the last six.
+    """Return what a list may show: the prefix with four characters, and the last six.
 
     Nothing of what is no secret of ours: it may be short, or a password.
     """
@@ -211,15 +211,15 @@ class Peppers:
         return [pepper.decode() for pepper in self._peppers.values()]
 
     def hash(self, secret: str) -> bytes:
-        """Give the 32 bytes under which a new secret is stored."""
+        """Return the 32 bytes under which a new secret is stored."""
         return self._hash(self._peppers[self.current], secret)
 
     def candidates(self, secret: str) -> list[bytes]:
-        """Give the hashes a presented secret may be stored under, newest pepper first."""
+        """Return the hashes a presented secret may be stored under, newest pepper first."""
         return [self._hash(pepper, secret) for pepper in self._peppers.values()]
 
     def fingerprints(self) -> dict[int, bytes]:
-        """Give what the database remembers of each pepper, to refuse a wrong one at start."""
+        """Return what the database remembers of each pepper, to refuse a wrong one at start."""
         return {
             version: self._hash(pepper, "keyledger pepper check")
             for version, pepper in self._peppers.items()

@@ -88,17 +88,17 @@ class Account(msgspec.Struct):
     """Lane position of the account's newest event."""
 
     def asset_of(self, number: int) -> str | None:
-        """Give the asset of a lot that is open or was just emptied; None: the overdraft."""
+        """Return the asset of a lot that is open or was just emptied; None: the overdraft."""
         lot = self.lots.get(number) or self.drained.get(number)
         return None if lot is None else lot.asset
 
     def balance(self, asset: str) -> int:
-        """Give what is unspent of an asset in pico; negative when overdrawn."""
+        """Return what is unspent of an asset in pico; negative when overdrawn."""
         unspent = sum(lot.remaining for lot in self.lots.values() if lot.asset == asset)
         return unspent - self.overdrawn.get(asset, 0)
 
     def pending(self, asset: str) -> int:
-        """Give what open reservations hold of an asset in pico."""
+        """Return what open reservations hold of an asset in pico."""
         held = sum(lot.held for lot in self.lots.values() if lot.asset == asset)
         return held + self.overdraft_held.get(asset, 0)
 
@@ -206,7 +206,7 @@ Metered = e.RequestRecorded | e.RequestReserved | e.RequestSettled | e.RequestRa
 
 
 def parts_of(event: Metered | e.BalanceReduced) -> list[tuple[int, int]]:
-    """Give which lots an event draws on, with pico each, in paying order."""
+    """Return which lots an event draws on, with pico each, in paying order."""
     if event.parts:
         pairs = zip(event.lots, event.parts, strict=True)
         return [(lot, parse_pico(part)) for lot, part in pairs]
@@ -248,7 +248,7 @@ def quantity_of_all(limit: Limit, requests: int, tokens: int, spent: dict[str, i
 
 
 def is_unpriced(body: e.RequestRecorded | e.RequestSettled | e.RequestRated) -> bool:
-    """Tell whether something of a request has no price yet."""
+    """Return whether something of a request has no price yet."""
     if not body.charge:
         return True
     # Asked of every request, twice.
@@ -476,7 +476,7 @@ def _account(account: Account, body: AccountEvent, at: Instant) -> None:  # noqa
 
 
 def issued_key(envelope: e.Envelope, body: e.KeyIssued) -> Key:
-    """Give a key as its first event made it."""
+    """Return a key as its first event made it."""
     at = envelope.recorded_at
     assert envelope.key_id is not None
     return Key(

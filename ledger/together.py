@@ -36,7 +36,7 @@ def alike(one: Record) -> tuple[str | int | None, ...]:
 
 
 def is_special(command: Record) -> bool:
-    """Tell whether a request has to be decided by itself, whatever is asked beside it."""
+    """Return whether a request has to be decided by itself, whatever is asked beside it."""
     served = command.served_condition
     return bool(
         command.delivered
@@ -150,7 +150,7 @@ def _recorded(priced: _Priced, lots: tuple[int, ...]) -> list[e.RequestRecorded]
 def _has_room(
     account: Account, priced: Sequence[_Priced], paid_in: str, first: Instant, last: Instant
 ) -> bool:
-    """Tell whether every limit has room for all of the requests; False: their order may matter.
+    """Return whether every limit has room for all of the requests; False: their order may matter.
 
     Raises:
         LimitIsReached: One has not, so that one of the requests at least is refused.

@@ -168,7 +168,7 @@ async def _is_newest(connection: AsyncConnection, projection: CatchingUp, lane: 
 async def _contiguous(
     connection: AsyncConnection, lane: int, after: int, upto: int
 ) -> tuple[int, _Unreadable | None]:
-    """Give the last position before the first gap, and the gap."""
+    """Return the last position before the first gap, and the gap."""
     between = {"lane": lane, "after": after, "upto": upto}
     counted = await _one(connection, COUNT, between)
     if counted == (upto - after, upto - after):
@@ -265,7 +265,7 @@ async def catch_up_all(url: str, lanes: int) -> str:
 
 
 async def is_behind(connection: AsyncConnection) -> bool:
-    """Tell whether any projection has events to take in any lane, stopped ones aside."""
+    """Return whether any projection has events to take in any lane, stopped ones aside."""
     names = [projection.name for projection in CATCHING_UP]
     versions = [projection.version for projection in CATCHING_UP]
     row = await _one(connection, checkpoints.BEHIND, {"names": names, "versions": versions})

@@ -295,7 +295,7 @@ class Fold:
         return key
 
     def _until(self, account: Account, key: Key | None, at: int) -> int:
-        """Give when the first of the windows leaves its bucket that requests of a key count in."""
+        """Return when the first window that counts a key's requests leaves its bucket."""
         until, ends = _NEVER, self._ends
         for subject in (account, key):
             for limit in subject.limits.values() if subject is not None else ():
@@ -380,7 +380,7 @@ class Fold:
                     self._kept[kind, place.account_id.bytes, key] = event
 
     def save(self) -> list[Statement]:
-        """Give what writes the state down as it is now, and what was summed."""
+        """Return what writes the state down as it is now, and what was summed."""
         told = Changes()
         for event in self._kept.values():
             told.note(event)
@@ -408,7 +408,7 @@ class Fold:
 
 
 def _makes(account: Account, key: Key | None, about: _About) -> bool:
-    """Tell whether requests may make a counter of their model."""
+    """Return whether requests may make a counter of their model."""
     _, _, _, model, category, _, _ = about
     for subject in (account, key):
         if subject is None:

@@ -219,7 +219,7 @@ def _rebuild_lane(task: _Task, lane: int, progress: Progress) -> LaneRebuilt:
 
 
 def _target(connection: _CONNECTION, task: _Task, lane: int) -> int:
-    """Give the position that the live rows stand at."""
+    """Return the position that the live rows stand at."""
     row = None
     if (own := task.checkpoint(lane)) is not None:
         row = connection.execute(checkpoints.READ, own).fetchone()

@@ -154,7 +154,7 @@ class Conversations:
         return Begun(session, greeting)
 
     async def session(self, persona: Character, user_session_id: str) -> Session:
-        """Give a player's session with a persona.
+        """Return a player's session with a persona.
 
         Raises:
             NoSuchSession: There is none.
@@ -196,7 +196,7 @@ class Conversations:
             await rows.write_messages(connection, [first])
 
     async def history(self, session: Session, *, most: int = MESSAGES_MAX) -> list[Message]:
-        """Give the newest messages of a session that are still kept, oldest first."""
+        """Return the newest messages of a session that are still kept, oldest first."""
         terms = {
             "session": session.number,
             "since": self._clock.now() - self._retention,
@@ -286,7 +286,7 @@ def require_message(text: str) -> str:
 
 
 def _known(user_session_id: str) -> str:
-    """Give the name of a session that there can be.
+    """Return the name of a session that there can be.
 
     Raises:
         NoSuchSession: No session has such a name.
@@ -342,5 +342,5 @@ def _message(session: int, number: int, **said: Any) -> dict[str, Any]:  # noqa:
 
 
 def _kept(text: str, most: int) -> str:
-    """Give a text as it is kept: no secret at rest (promise 11), nothing that no table takes."""
+    """Return a text as it is kept: no secret at rest (promise 11), nothing that no table takes."""
     return redacted(characters.storable(text))[:most]

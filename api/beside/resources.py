@@ -158,7 +158,7 @@ class Resources:
             return [Resource(*row) for row in await rows.fetchall()]
 
     async def find(self, account_id: AccountId, kind: str, resource_id: UUID) -> Resource:
-        """Give one.
+        """Return one.
 
         Raises:
             NoSuchResource: There is none of this kind.

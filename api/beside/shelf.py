@@ -156,7 +156,7 @@ class Characters:
             raise AccountIsClosed
 
     async def character(self, character_id: UUID) -> Character:
-        """Give a character, whoever asks.
+        """Return a character, whoever asks.
 
         Raises:
             NoSuchCharacter: There is none.
@@ -165,7 +165,7 @@ class Characters:
             return await rows.find(connection, character=character_id)
 
     async def visible(self, account_id: AccountId | None, character_id: UUID) -> Character:
-        """Give a character of the account, or a public one; of None, any.
+        """Return a character of the account, or a public one; of None, any.
 
         Raises:
             NoSuchCharacter: There is none, or it is another's and not public (promise 15).
@@ -176,7 +176,7 @@ class Characters:
         return found
 
     async def persona(self, account_id: AccountId, character_id: UUID) -> Character:
-        """Give a published character of the account, telling apart why there is none (foil, FO4).
+        """Return a published character of the account, telling apart why there is none (foil, FO4).
 
         Raises:
             NoSuchCharacter: There never was one.
@@ -188,7 +188,7 @@ class Characters:
         return found
 
     async def by_slug(self, account_id: AccountId | None, slug: str) -> Character:
-        """Give the account's own character of a slug, or else the public one.
+        """Return the account's own character of a slug, or else the public one.
 
         Raises:
             NoSuchCharacter: There is neither.
@@ -201,7 +201,7 @@ class Characters:
     async def of_model(
         self, account_id: AccountId, model: str
     ) -> tuple[Character, Scenario | None]:
-        """Give the character, and scenario, that a ``model`` names: ``slug`` or ``slug/scenario``.
+        """Return the character and scenario that a ``model`` names: ``slug`` or ``slug/scenario``.
 
         Raises:
             NoSuchCharacter: It names none that the account may talk to.
@@ -350,7 +350,7 @@ class Characters:
                 await connection.execute(rows.TRIM_CHATS, trimmed)
 
     async def most_recent(self, account_id: AccountId) -> Chat | None:
-        """Give the account's latest chat with a character it may still talk to; None: no chat."""
+        """Return the account's latest chat with a character it may still talk to; None: no chat."""
         async with self._pool.connection() as connection:
             chats = await connection.execute(rows.RECENT_CHAT, {"account": account_id})
             row = await chats.fetchone()

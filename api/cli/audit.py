@@ -48,7 +48,7 @@ def verified(url: str, processes: int | None = None) -> Report:
 
 @contextmanager
 def _watched(what: str) -> Iterator[Progress]:
-    """Give what is called with a lane, events done and events to do, and show it."""
+    """Return what is called with a lane, events done and events to do, and show it."""
     with progress() as bar:
         tasks: dict[int, TaskID] = {}
 
@@ -61,7 +61,7 @@ def _watched(what: str) -> Iterator[Progress]:
 
 
 def document(report: Report) -> dict[str, object]:
-    """Give the report as plain data."""
+    """Return the report as plain data."""
     return {
         "intact": report.intact,
         "events": report.events,

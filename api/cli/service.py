@@ -28,7 +28,7 @@ def settings() -> Settings:
 
 
 def url_of(found: Settings) -> str:
-    """Give the address of the service."""
+    """Return the address of the service."""
     given = os.environ.get("KEYLEDGER_URL", "").rstrip("/")
     if given and not given.startswith(("http://", "https://")):
         raise click.UsageError("KEYLEDGER_URL must begin with http:// or https://.")
@@ -37,7 +37,7 @@ def url_of(found: Settings) -> str:
 
 
 def secret_of(found: Settings) -> str:
-    """Give the operator's secret from the environment, or the one that the demo kept."""
+    """Return the operator's secret from the environment, or the one that the demo kept."""
     if found.admin_secret:
         return found.admin_secret
     kept = found.home / KEPT_SECRET

@@ -17,7 +17,7 @@ EMBEDDED = "postgres"
 
 @contextmanager
 def database_url(settings: Settings, *, make: bool = False) -> Iterator[str]:
-    """Give the address of the database, its server running meanwhile.
+    """Return the address of the database, its server running meanwhile.
 
     An embedded server that runs already is shared. ``make``: begin a database where there is none.
     """
@@ -50,7 +50,7 @@ def _one_line_errors() -> Iterator[None]:
 
 @contextmanager
 def reading(settings: Settings) -> Iterator[psycopg.Connection]:
-    """Give a connection that may only read, all of whose queries see one instant."""
+    """Return a connection that may only read, all of whose queries see one instant."""
     with database_url(settings) as url:
         database.require_current(url)
         info = database.conninfo(url, database.READER, statement_timeout="0")

@@ -78,7 +78,7 @@ def _width(values: Sequence[Cell]) -> int:
 
 
 def _are_ids(values: Sequence[Cell]) -> bool:
-    """Tell whether the values are there to be copied and must not be cut."""
+    """Return whether the values are there to be copied and must not be cut."""
     return any(isinstance(value, str) and value.startswith(("acct_", "key_")) for value in values)
 
 

@@ -24,7 +24,7 @@ async def keys_of(
     only_of: str = "",
     where: Callable[[Key], bool] | None = None,
 ) -> list[Key]:
-    """Give an account's keys of a dialect, newest first, whatever became of them.
+    """Return an account's keys of a dialect, newest first, whatever became of them.
 
     ``where``: those only, however many others there are.
     """

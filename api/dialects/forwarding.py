@@ -66,7 +66,7 @@ async def forward(
 
 
 def _segment(ask: Ask[Any], name: str) -> str:
-    """Give a path parameter; an upstream that tidies paths would read dots as another path.
+    """Return a path parameter; an upstream that tidies paths would read dots as another path.
 
     Raises:
         Failure: It is one or two dots.

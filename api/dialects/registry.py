@@ -30,7 +30,7 @@ def found() -> Mapping[str, Dialect]:
 
 
 def acts_for_a_key(handler: Handler) -> bool:
-    """Tell whether what a route does is done for a key."""
+    """Return whether what a route does is done for a key."""
     guards: Sequence[Any] = handler.guards or ()
     returns = [get_type_hints(guard.who)["return"] for guard in guards]
     return any(KeyCaller in (kind, *get_args(kind)) for kind in returns)

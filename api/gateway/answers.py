@@ -70,7 +70,7 @@ class Place(NamedTuple):
 def place_of(
     account_id: AccountId, key_id: KeyId, route: str, idempotency_key: str, *asked: bytes
 ) -> Place:
-    """Give where an answer belongs. ``asked``: everything that makes it another request."""
+    """Return where an answer belongs. ``asked``: everything that makes it another request."""
     named = hashlib.sha256(account_id.bytes + key_id.bytes)
     named.update(f"{route}\n{idempotency_key}".encode())
     once_hash = named.digest()

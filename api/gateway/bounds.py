@@ -297,7 +297,7 @@ class Told(NamedTuple):
         return self._replace(wish=self.wish._replace(field=field))
 
     def refused_by(self, status: int, field: str) -> bool:
-        """Tell whether an upstream refuses the field, where the client has not chosen it."""
+        """Return whether an upstream refuses the field, where the client has not chosen it."""
         mine = self.wish.most is None and self.wish.field in _OTHER
         return mine and status == _BAD_REQUEST and field == self.wish.field
 

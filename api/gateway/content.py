@@ -121,7 +121,7 @@ class Content:
 
     @property
     def estimate(self) -> int:
-        """Give what it comes to, about, in tokens."""
+        """Return what it comes to, about, in tokens."""
         held = sum(map(tokens.count, self.texts)) + self.messages * MESSAGE_TOKENS + self.made
         return held + len(self.media) * MEDIA_TOKENS
 
@@ -138,7 +138,7 @@ def objects(value: Any) -> Iterator[Mapping[str, Any]]:  # noqa: ANN401
 
 
 def _points(kind: str, part: Mapping[str, Any]) -> bool:
-    """Tell whether a part of media stands for what is not in the body, of whatever length."""
+    """Return whether a part of media stands for what is not in the body, of whatever length."""
     if any(part.get(name) for name in _POINTERS) or str(part.get("file_data")).startswith("http"):
         return True
     # A picture by address is bounded like one that came along; a document may have any length.

@@ -117,7 +117,7 @@ class Work(NamedTuple):
 Wording = Callable[[Failure], bytes]
 """Writes a failure as the JSON of an error event."""
 Decorate = Callable[[Standing], Mapping[str, str]]
-"""Gives headers of a reply."""
+"""Returns headers of a reply."""
 
 
 class Bounds(NamedTuple):
@@ -173,7 +173,7 @@ class Exchange:
         return self._ending(_settle_of(self.work, used, interrupted=interrupted))
 
     def _ending(self, how: Settle | Release) -> Ending | None:
-        """Give how the request ends, the first time; None: it has ended, or nothing is held."""
+        """Return how the request ends, the first time; None: it has ended, or nothing is held."""
         if self._ended or not self._held:
             return None
         self._ended = True
@@ -202,13 +202,13 @@ class Exchange:
 
     @property
     def unseen(self) -> Reading:
-        """Give the estimate of a request that was sent and whose answer nobody saw."""
+        """Return the estimate of a request that was sent and whose answer nobody saw."""
         if not self.work.entry.meter.format:
             return Reading(Usage(requests=1), estimated=True)
         return Reading(Usage(input=self.wish.content.estimate), estimated=True)
 
     def shown(self, text: bytes, upstream: Upstream) -> bytes:
-        """Give a text of the upstream as the client may see it."""
+        """Return a text of the upstream as the client may see it."""
         if self.work.shown_model:
             name = b'"model":' + _encode(self.work.shown_model)
             text = _MODEL.sub(lambda _: name, text)
@@ -581,7 +581,7 @@ class Gateway:
         raise Failure(Kind.UPSTREAM_TIMED_OUT if timed_out else Kind.UPSTREAM_FAILED)
 
     def _turns(self) -> list[Upstream]:
-        """Give the upstreams in the order to ask them: those that failed just now come last."""
+        """Return the upstreams in the order to ask them: those that failed just now come last."""
         if len(self._upstreams) == 1:
             return self._upstreams * 2
         now = asyncio.get_running_loop().time()
@@ -722,7 +722,7 @@ class _Look:
 
 
 def _refuses_bound(got: Got, exchange: Exchange) -> bool:
-    """Tell whether an upstream refuses the field of a bound that we added; name it otherwise then.
+    """Return whether an upstream refuses the field of a bound that we added; rename it then.
 
     Behind a name of the operator's may stand any model, and OpenAI's differ.
     """

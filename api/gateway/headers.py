@@ -20,7 +20,7 @@ _NAMES = tuple(
 
 
 def openai(standing: Standing) -> dict[str, str]:
-    """Give ``x-ratelimit-*`` of the tightest limit on requests, and of the one on tokens."""
+    """Return ``x-ratelimit-*`` of the tightest limit on requests, and of the one on tokens."""
     found = {}
     for kind, most, left, reset in _NAMES:
         limit = standing.tightest(kind)
@@ -47,7 +47,7 @@ def duration(span: timedelta) -> str:
 
 
 def ietf(standing: Standing) -> dict[str, str]:
-    """Give ``RateLimit-Policy`` and ``RateLimit`` of every limit on requests."""
+    """Return ``RateLimit-Policy`` and ``RateLimit`` of every limit on requests."""
     limits = [limit for limit in standing.limits if limit.kind == "requests"]
     if not limits:
         return {}
@@ -73,7 +73,7 @@ def _left(limit: Measured, at: Instant) -> str:
 
 
 def seconds_until(later: Instant, at: Instant) -> int:
-    """Give whole seconds, rounded up, so that waiting them is enough."""
+    """Return whole seconds, rounded up, so that waiting them is enough."""
     return max(-(-(later - at) // SECOND), 0)
 
 
@@ -86,7 +86,7 @@ def _name(scope: str, limit_id: str) -> str:
 
 
 def refused(limit: LimitIsReached) -> dict[str, str]:
-    """Give what a refusal by a limit on requests says of it: nothing is left until it fits."""
+    """Return what a refusal by a limit on requests says of it: nothing is left until it fits."""
     if limit.kind != "requests":
         return {}
     left = max(limit.left, 0)
@@ -96,5 +96,5 @@ def refused(limit: LimitIsReached) -> dict[str, str]:
 
 
 def limits(standing: Standing) -> dict[str, str]:
-    """Give both kinds."""
+    """Return both kinds."""
     return openai(standing) | ietf(standing)

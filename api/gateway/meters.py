@@ -19,7 +19,7 @@ class Meter(NamedTuple):
     format: str
     """What a provider reports: tokens, or nothing but input; empty: the call itself is metered."""
     made: Callable[[Any], Iterator[str]]
-    """Gives the texts that a whole reply holds; an empty one for what is none, such as sound."""
+    """Returns the texts that a whole reply holds; an empty one for what is none, such as sound."""
     pieces: Callable[[bytes], list[bytes]]
     """Finds the pieces of text in a stream's events, escaped as they stand there."""
     hints: tuple[bytes, ...]
@@ -58,7 +58,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 def _texts(value: Any) -> Iterator[str]:  # noqa: ANN401
-    """Give every text that a model made, however deep."""
+    """Return every text that a model made, however deep."""
     if isinstance(value, list):
         for each in value:
             yield from _texts(each)

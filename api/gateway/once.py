@@ -222,7 +222,7 @@ def _head(reply: Reply, *, streamed: bool, content_type: str = "") -> Head:
 
 
 def _again(kept: Kept) -> Reply:
-    """Give an answer once more, as the first time."""
+    """Return an answer once more, as the first time."""
     head = kept.head
     headers = [(name.encode("latin-1"), text.encode("latin-1")) for name, text in head.headers]
     headers.append((b"idempotent-replayed", b"true"))
@@ -345,7 +345,7 @@ class _Making:
             await answers.keep(place, request_id, head, b"".join(self._made))
 
     async def _was_free(self) -> bool:
-        """Tell whether it ended without charge, so that a retry may ask anew."""
+        """Return whether it ended without charge, so that a retry may ask anew."""
         account_id, request_id = self._place.account_id, self._request_id
         try:
             known, _ = await self._once.ledger.requests.find(account_id, request_id)

@@ -226,7 +226,7 @@ class Answer:
         return UpstreamFailed(why)
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """Give the body as it comes."""
+        """Return the body as it comes."""
         if self._zip is None:
             async for chunk in self._chunks():
                 yield chunk

@@ -138,7 +138,7 @@ def said_in(body: bytes) -> Said:
 
 
 def says_error(reply: Mapping[str, Any]) -> bool:
-    """Tell whether a reply, or an event of a stream, tells a failure instead of an answer."""
+    """Return whether a reply, or an event of a stream, tells a failure instead of an answer."""
     if reply.get("type") in {"error", "response.failed"} or reply.get("status") == "failed":
         return True
     if reply.get("object") == "error":
@@ -257,5 +257,5 @@ def _counted(texts: Iterator[str]) -> tuple[int, int]:
 
 
 def is_stream(content_type: str) -> bool:
-    """Tell whether a media type is that of a stream of events."""
+    """Return whether a media type is that of a stream of events."""
     return content_type.lower().lstrip().startswith(sse.CONTENT_TYPE)

@@ -87,11 +87,11 @@ class Made:
         self._stream = stream
 
     async def read(self, most: int) -> bytes:  # noqa: ARG002 - ours are small
-        """Give the whole body."""
+        """Return the whole body."""
         return self._body if self._stream is None else b"".join(self._stream)
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """Give the events one by one."""
+        """Return the events one by one."""
         for event in self._stream or iter((self._body,)):
             yield event
 
@@ -111,7 +111,7 @@ class Text(NamedTuple):
 
     @property
     def whole(self) -> str:
-        """Give it in one piece."""
+        """Return it in one piece."""
         return "".join(self.pieces)
 
 
@@ -129,11 +129,11 @@ class Question(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Give the part of an answer's id that follows from the question."""
+        """Return the part of an answer's id that follows from the question."""
         return self.seed.hex()[:24]
 
     def text(self, number: int = 0) -> Text:
-        """Give an answer."""
+        """Return an answer."""
         drawn = hashlib.shake_256(self.seed + number.to_bytes(4)).digest(LENGTH_MAX + 1)
         length = LENGTH_MIN + drawn[0] % (LENGTH_MAX - LENGTH_MIN + 1)
         cut = self.length is not None and self.length < length

@@ -62,12 +62,12 @@ class Splitter:
 
     @property
     def rest(self) -> bytes:
-        """Give what is held back: the beginning of an event that did not end."""
+        """Return what is held back: the beginning of an event that did not end."""
         return bytes(self._held)
 
 
 def events(block: bytes) -> Iterator[bytes]:
-    """Give the events of a block, each with its blank line."""
+    """Return the events of a block, each with its blank line."""
     start = 0
     for match in _BLANK.finditer(block):
         yield block[start : match.end()]
@@ -77,7 +77,7 @@ def events(block: bytes) -> Iterator[bytes]:
 
 
 def data(event: bytes) -> bytes:
-    """Give what the ``data`` lines of an event say; empty: it is a comment, or says nothing."""
+    """Return what the ``data`` lines of an event say; empty: it is a comment, or says nothing."""
     found = []
     for line in _LINE_END.split(event):
         name, _, value = line.partition(b":")

@@ -147,7 +147,7 @@ class Tally:
 
 
 def begins(meter: Meter, held: bytes) -> bool | None:
-    """Tell whether a stream has begun: True, or False where it fails, or None: not seen yet.
+    """Return whether a stream has begun: True, or False where it fails, or None: not seen yet.
 
     What comes before the first piece (a comment, a role, a message that begins) says nothing.
     """
@@ -176,7 +176,7 @@ def _begins(event: bytes, *, says: bool) -> bool | None:
 
 
 def says_nothing(held: bytes) -> bool:
-    """Tell whether a stream that is over held no answer: comments, a role, one that only begins.
+    """Return whether a stream that is over held no answer: comments, a role, one that only begins.
 
     An empty answer ends with a reason, or says what it used.
     """
@@ -188,7 +188,7 @@ _ENDS = re.compile(rb'"(?:finish_reason|stop_reason)"\s*:\s*"|"usage(?:Metadata)
 
 
 def _hidden(said: bytes) -> bytes:
-    """Give an event without its usage; empty: it was only there for that."""
+    """Return an event without its usage; empty: it was only there for that."""
     document = replies.decoded(said)
     choices = document.get("choices")
     if not choices:

@@ -87,14 +87,14 @@ class Outgoing:
 
     @property
     def body(self) -> bytes:
-        """Give the body as bytes."""
+        """Return the body as bytes."""
         if not self._body and self.document is not None:
             self._body = _encode(self.document)
         return self._body
 
     @property
     def path(self) -> str:
-        """Give the path below the upstream's base, parameters escaped."""
+        """Return the path below the upstream's base, parameters escaped."""
         path = self.entry.upstream_path
         if "{" in path:
             path = table.PARAMETER.sub(lambda m: quote(self.parameters[m[1]], safe=""), path)
@@ -106,15 +106,15 @@ class Incoming(Protocol):
 
     @property
     def status(self) -> int:
-        """Give the status."""
+        """Return the status."""
 
     @property
     def content_type(self) -> str:
-        """Give the media type with its parameters."""
+        """Return the media type with its parameters."""
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """Give those that a client may hear, in lower case, and ``retry-after``."""
+        """Return those that a client may hear, in lower case, and ``retry-after``."""
 
     async def read(self, most: int) -> bytes:
         """Read the whole body.
@@ -125,7 +125,7 @@ class Incoming(Protocol):
         """
 
     def chunks(self) -> AsyncIterator[bytes]:
-        """Give the body as it comes.
+        """Return the body as it comes.
 
         Raises:
             UpstreamBroke: It ended early.

@@ -186,7 +186,7 @@ def noted(document: Document) -> tuple[Mapping[str, str], str]:
 
 
 def model_of(document: Document) -> str:
-    """Give the model that a request names.
+    """Return the model that a request names.
 
     Raises:
         Failure: It names none, or not by a name.
@@ -316,7 +316,7 @@ _COUNTS_THOUGHT = re.compile(r"(?:[\w.-]+/)*(?:o\d|gpt-[5-9]|gpt-\d\d|codex-)", 
 
 
 def counts_thought(document: Document) -> bool:
-    """Tell whether a chat's model is one of OpenAI's that refuse ``max_tokens``.
+    """Return whether a chat's model is one of OpenAI's that refuse ``max_tokens``.
 
     All other servers take it, and many know nothing else: Ollama 0.32, llamafile and Mistral's API
     ignore or refuse ``max_completion_tokens``.

@@ -22,7 +22,7 @@ def write(held: msgspec.Struct, purpose: str, secret: str) -> str:
 
 
 def read(text: str, form: type[Held], purpose: str, secret: str) -> Held:
-    """Give what a cursor of ours holds.
+    """Return what a cursor of ours holds.
 
     Raises:
         InvalidField: It is none of this purpose, about ``after``.

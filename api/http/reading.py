@@ -64,7 +64,7 @@ _UNTYPED = (Any, dict[str, Any])
 
 
 def body_max(*, large: bool, public: bool) -> int:
-    """Give the bytes of body that a route takes."""
+    """Return the bytes of body that a route takes."""
     if large:
         return BODY_MAX
     return PUBLIC_BODY_MAX if public else ORDINARY_BODY_MAX

@@ -84,5 +84,5 @@ def _required(found: Presented, text: str | None) -> str:
 
 
 def is_token(text: str) -> bool:
-    """Tell whether a credential has the shape of a member's token."""
+    """Return whether a credential has the shape of a member's token."""
     return text.count(".") == JWT_DOTS

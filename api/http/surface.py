@@ -226,7 +226,7 @@ class Door:
         self._served = re.compile("|".join(map(_pattern, surface.handlers)))
 
     def serves(self, path: str) -> bool:
-        """Tell whether a path is one of the surface's."""
+        """Return whether a path is one of the surface's."""
         return self._served.fullmatch(path) is not None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -134,7 +134,7 @@ def error_answer(view: msgspec.Struct, status: int, failure: Failure) -> Answer:
 
 
 def headers_of(failure: Failure, status: int) -> dict[str, str]:
-    """Give an error's headers: the challenge of RFC 6750, ``Retry-After`` where waiting helps."""
+    """Return an error's headers: the challenge of RFC 6750, ``Retry-After`` where waiting helps."""
     headers = {
         name: value
         for name, value in failure.headers.items()

@@ -154,7 +154,7 @@ def _refused(refusal: str, free_at: Instant, at: Instant) -> Failure:
 
 
 def site_of(client: str) -> str:
-    """Give what counts as one client: an IPv4 address, or the network of an IPv6 one."""
+    """Return what counts as one client: an IPv4 address, or the network of an IPv6 one."""
     try:
         found = ip_address(client)
     except ValueError:

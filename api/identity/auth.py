@@ -140,7 +140,7 @@ class Caller(NamedTuple):
 
     @property
     def only_own_keys(self) -> str:
-        """Give the member whose keys alone are in sight; empty: all of the account."""
+        """Return the member whose keys alone are in sight; empty: all of the account."""
         return self.member_id if self.role in ONLY_OWN_KEYS else ""
 
 
@@ -172,7 +172,7 @@ def require_unexpired(claims: Mapping[str, Any], at: Instant) -> None:
 
 
 def may(caller: Caller, operation: str) -> bool:
-    """Tell whether the caller's role allows an operation."""
+    """Return whether the caller's role allows an operation."""
     return caller.role == OPERATOR or caller.role in PERMISSIONS[operation]
 
 
@@ -340,7 +340,7 @@ class Logins:
             return False
 
     async def login(self, email: str, password: str, *, client: str, at: Instant) -> Tokens:
-        """Give tokens for an address and its password.
+        """Return tokens for an address and its password.
 
         Raises:
             Failure: As of ``proven``.
@@ -381,7 +381,7 @@ class Logins:
         return LoggedIn(AccountId(row[1]), row[0], kept, row[4])
 
     async def refresh(self, token: str) -> Tokens:
-        """Give new tokens for a refresh token, which then is used up.
+        """Return new tokens for a refresh token, which then is used up.
 
         A token that comes twice was stolen by one of the two: its whole family ends.
 
@@ -449,7 +449,7 @@ _ADDRESS = re.compile(r"[^@\s]+@[^@\s]+")
 
 
 def address(email: str) -> str:
-    """Give an address in the form that is kept and compared.
+    """Return an address in the form that is kept and compared.
 
     Raises:
         Failure: It is none.

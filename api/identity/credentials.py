@@ -107,7 +107,7 @@ class Credentials:
         return KeyCaller(found.account_id, key_id, None, found.actor)
 
     async def usable(self, caller: KeyCaller) -> KeyCaller:
-        """Give the caller with the key's state, provided that it may act now.
+        """Return the caller with the key's state, provided that it may act now.
 
         Raises:
             Failure: It is revoked, suspended, expired, or its account is barred. The refusal is
@@ -126,7 +126,7 @@ class Credentials:
         return caller._replace(key=key, scopes=key.scopes)
 
     async def issuer_of(self, caller: KeyCaller) -> tuple[str, str]:
-        """Give the member who issued a key whose state was read, and the role they have by now.
+        """Return the member who issued a key whose state was read, and the role they have by now.
 
         Both empty: the operator did. No role: they have left.
         """
@@ -152,7 +152,7 @@ class Credentials:
         return found
 
     async def operator(self, text: str) -> Caller:
-        """Tell whether it is the operator's secret.
+        """Return whether it is the operator's secret.
 
         Raises:
             Failure: It is not.

@@ -60,7 +60,7 @@ class Ask(services.Ask[Caller]):
         return key, fingerprint(self.operation, *params, body=body)
 
     def account_id(self) -> AccountId:
-        """Give the account in the path, if the caller may know of it.
+        """Return the account in the path, if the caller may know of it.
 
         Raises:
             NoSuchAccount: It is another's: the same words as where there is none (promise 15).
@@ -82,7 +82,7 @@ class Ask(services.Ask[Caller]):
         return account_id
 
     async def key_id(self) -> KeyId:
-        """Give the key in the path, if the caller may know of it.
+        """Return the key in the path, if the caller may know of it.
 
         Raises:
             NoSuchKey: It is another account's: the same words as where there is none.
@@ -110,7 +110,7 @@ class Ask(services.Ask[Caller]):
         return found
 
     def member_id(self) -> str:
-        """Give the member in the path.
+        """Return the member in the path.
 
         Raises:
             NoSuchMember: It is no member's id.

@@ -54,7 +54,7 @@ class LimitBody(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 def rules(limits: tuple[LimitBody, ...]) -> tuple[e.LimitRule, ...]:
-    """Give limits as events hold them."""
+    """Return limits as events hold them."""
     return tuple(
         e.LimitRule(
             kind=limit.kind,
@@ -468,7 +468,7 @@ Metered = UsageBody | ReserveBody | SettleBody | CloudUsage
 
 
 def used_of(body: Metered) -> Reading:
-    """Give what a body says was used, made disjoint where it came in a provider's own form.
+    """Return what a body says was used, made disjoint where it came in a provider's own form.
 
     Raises:
         Failure: Both forms are there, or neither, or no reading of a report can be defended.

@@ -51,7 +51,7 @@ def _id(ask: Ask) -> UUID:
 
 
 def _account(ask: Ask, text: str) -> AccountId:
-    """Give the account that is named, or the member's own."""
+    """Return the account that is named, or the member's own."""
     if text or ask.caller.account_id is None:
         if not text:
             raise InvalidField("account_id", "is required of the operator")

@@ -242,7 +242,7 @@ async def revoke_key(
     example={"secret": "ryv_0000000000000000000000000000000000000"},
 )
 async def verify_key(request: Ask, data: JSONBody[bodies.VerifyBody]) -> Rendered[views.VerifyView]:
-    """Tell whether a secret opens a key now."""
+    """Return whether a secret opens a key now."""
     body = data
     found = await request.services.queries.keys.verify(
         body.secret, scope=body.scope, model=body.model

@@ -55,7 +55,7 @@ class Accounts:
         self.opening = opening
 
     def id_for(self, asked: Asked[Any]) -> AccountId:
-        """Give the id of an account about to be opened.
+        """Return the id of an account about to be opened.
 
         It is the same for the same idempotency key, so that a repeat lands in the same lane.
         """

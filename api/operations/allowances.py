@@ -93,7 +93,7 @@ class Allowances:
             return [Allowance(*row) for row in await found.fetchall()]
 
     async def granted_for_today(self, account_id: AccountId, asset: str, at: Instant) -> int:
-        """Give how much was granted for this day alone, spent or not, in pico."""
+        """Return how much was granted for this day alone, spent or not, in pico."""
         end = at.replace(hour=0, minute=0, second=0, microsecond=0) + DAY
         terms = {
             "lane": self._ledger.lane_of(account_id),

@@ -50,7 +50,7 @@ class Done(NamedTuple, Generic[F]):
 
     @property
     def replayed(self) -> bool:
-        """Tell whether a stored reply answers."""
+        """Return whether a stored reply answers."""
         return self.facts is None
 
 
@@ -68,7 +68,7 @@ def key_of_actor(by: str) -> str:
 
 
 def fingerprint(operation: str, *parts: str, body: Any = None) -> bytes:  # noqa: ANN401
-    """Give the hash of a request in its canonical form. Passwords are left out."""
+    """Return the hash of a request in its canonical form. Passwords are left out."""
     if isinstance(body, msgspec.Struct) and "password" in body.__struct_fields__:
         body = msgspec.structs.replace(body, password="")
     material = "\n".join((operation, *parts)).encode() + b"\n" + _canonical(body)

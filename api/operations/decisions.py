@@ -21,7 +21,7 @@ Sees = Callable[[Account, Key, Instant], None]
 
 
 def reserving(reserve: Reserve, key_id: KeyId) -> Decide:
-    """Give the decision to hold the worst case of a request."""
+    """Return the decision to hold the worst case of a request."""
 
     def decide(facts: Facts, at: Instant) -> Made:
         return metering.reserve(facts, reserve, key_id=key_id, at=at)
@@ -30,7 +30,7 @@ def reserving(reserve: Reserve, key_id: KeyId) -> Decide:
 
 
 def shown(decide: Decide, sees: Sees | None) -> tuple[Decide, Also | None]:
-    """Give a decision with what comes after it: ``sees`` is shown the state that it led to."""
+    """Return a decision with what comes after it: ``sees`` is shown the state that it led to."""
     if sees is None:
         return decide, None
     made = _Shown(decide, sees)

@@ -26,7 +26,7 @@ F = TypeVar("F")
 Show = Callable[[Facts, Sequence[Recorded]], F]
 """Returns what the events led to: nothing that later changes of the lane's state reach."""
 Rows = Callable[[list[Recorded]], list[Row]]
-"""Gives rows of side tables, written with the events."""
+"""Returns rows of side tables, written with the events."""
 
 
 class Desk:
@@ -38,7 +38,7 @@ class Desk:
         self._assets = assets
 
     def lane_of(self, account_id: AccountId) -> int:
-        """Give the lane of an account."""
+        """Return the lane of an account."""
         return self._writer.lane_of(account_id)
 
     async def change(
@@ -89,7 +89,7 @@ class Desk:
 
 
 def _named(event: e.AnyEvent) -> Iterator[tuple[str, str]]:
-    """Give each asset that an event brings in, with its field."""
+    """Return each asset that an event brings in, with its field."""
     match event:
         case e.AccountOpened() | e.AccountPolicySet():
             yield from (("pays_with", asset) for asset in event.pays_with)

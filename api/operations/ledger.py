@@ -52,9 +52,9 @@ class Ledger:
 
     @property
     def lanes(self) -> int:
-        """Give the number of lanes."""
+        """Return the number of lanes."""
         return len(self._writer.lanes)
 
     def lane_of(self, account_id: AccountId) -> int:
-        """Give the lane of an account."""
+        """Return the lane of an account."""
         return self._writer.lane_of(account_id)

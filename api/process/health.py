@@ -74,7 +74,7 @@ async def _checks(services: Services) -> dict[str, list[dict[str, Any]]]:
 
 
 async def measured(services: Services, ask: Ask[None]) -> Answer:
-    """Give the metrics, to the operator only."""
+    """Return the metrics, to the operator only."""
     await services.gate.require_operator(ask.header(b"authorization"))
     return Answer(metrics.text(), content_type=b"text/plain; version=0.0.4; charset=utf-8")
 

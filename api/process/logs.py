@@ -11,7 +11,7 @@ from ledger import secrets
 
 
 def redacted(value: Any) -> Any:  # noqa: ANN401
-    """Give a value of a log line with every secret in it replaced."""
+    """Return a value of a log line with every secret in it replaced."""
     if isinstance(value, str):
         return secrets.redacted(value)
     if isinstance(value, dict):

@@ -74,7 +74,7 @@ class Worker:
 
     @property
     def pid(self) -> int | None:
-        """Give the process id."""
+        """Return the process id."""
         return self._process.pid if self._process else None
 
     def tend(self, descriptors: tuple[int, ...]) -> None:
@@ -243,7 +243,7 @@ def _keep(ensure_running: Callable[[], object]) -> None:
 
 @contextlib.contextmanager
 def _leash() -> Iterator[int]:
-    """Give the reading end of a pipe that ends when this process does, however it ends."""
+    """Return the reading end of a pipe that ends when this process does, however it ends."""
     reading, writing = os.pipe()
     try:
         yield reading

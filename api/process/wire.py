@@ -167,7 +167,7 @@ class Http(HttpToolsProtocol):
                 timer.cancel()
 
     def _unread(self) -> bool:
-        """Tell whether a request is not read to its end; what is left of it is dropped."""
+        """Return whether a request is not read to its end; what is left of it is dropped."""
         if self._partial:
             self._over = True
             self.flow.resume_reading()
@@ -238,7 +238,7 @@ class Http(HttpToolsProtocol):
         self._host = hosts[0]
 
     def _authority(self) -> bytes:
-        """Give the host of a target in absolute form."""
+        """Return the host of a target in absolute form."""
         return re.split(rb"[/?#]", self.url.partition(b"://")[2], maxsplit=1)[0].lower()
 
     def _reject(self, status: int, words: str) -> NoReturn:

@@ -88,7 +88,7 @@ class KeyQueries:
     async def verify(
         self, secret: str, *, scope: str = "", model: str = ""
     ) -> Found[Verdict] | None:
-        """Tell whether a secret opens a key now; one statement, nothing cached. None: no key's."""
+        """Return whether a secret opens a key now: one statement, no cache. None: no key's."""
         if len(secret) > secrets.SECRET_MAX or secrets.recognise(secret) is None:
             return None
         async with self._reader.pool.connection() as connection:

@@ -99,7 +99,7 @@ class Filters(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Exclusive."""
 
     def cover(self, found: Movement) -> bool:
-        """Tell whether a movement is asked for."""
+        """Return whether a movement is asked for."""
         pairs = (
             (self.type, found.moved.type),
             (self.asset, found.moved.asset),

@@ -84,11 +84,11 @@ class Lru(Generic[Name, Fact]):
         return len(self._facts)
 
     def __contains__(self, name: object) -> bool:
-        """Tell whether something is remembered; it grows no younger by that."""
+        """Return whether something is remembered; it grows no younger by that."""
         return name in self._facts
 
     def get(self, name: Name) -> Fact | None:
-        """Give a fact; None: it is not remembered."""
+        """Return a fact; None: it is not remembered."""
         fact = self._facts.get(name)
         if fact is not None:
             self._facts.move_to_end(name)

@@ -90,7 +90,7 @@ class Instants(Array):
 
 
 def instant_bytes(at: Instant) -> bytes:
-    """Give one ``timestamptz``."""
+    """Return one ``timestamptz``."""
     return ((at - _POSTGRES_EPOCH) // TICK).to_bytes(8, signed=True)
 
 

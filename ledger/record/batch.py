@@ -101,7 +101,7 @@ class Changes:
             self.closed.add(hashed)
 
     def of(self, *kinds: type[e.Event]) -> list[Recorded]:
-        """Give the events of some classes, in order within each class."""
+        """Return the events of some classes, in order within each class."""
         return [event for kind in kinds for event in self.kinds.get(kind, ())]
 
 
@@ -139,10 +139,10 @@ class Inline(Protocol):
         """Rows of its tables that run out by themselves."""
 
     def load(self, lane: int, wanted: Wanted) -> list[Load]:
-        """Give the queries that bring this projection's part of the state back."""
+        """Return the queries that bring this projection's part of the state back."""
 
     def save(self, lane: int, state: LaneState, changes: Changes) -> list[Statement]:
-        """Give the statements that bring this projection's rows up to the state."""
+        """Return the statements that bring this projection's rows up to the state."""
 
 
 class Outcome(NamedTuple):
@@ -310,7 +310,7 @@ class RefusalLog:
         self._before.clear()
 
     def admit(self, command: Command, event: e.RequestRefused, at: Instant) -> bool:
-        """Tell whether this refusal is to be recorded at once."""
+        """Return whether this refusal is to be recorded at once."""
         assert command.key_id is not None
         slot = (command.key_id, event.reason, event.limit_id)
         earlier = self._open.get(slot)
@@ -688,7 +688,7 @@ class Batch:
         return not self.changes.events and not self.also
 
     def statement(self, projections: Sequence[Inline]) -> Statement | None:
-        """Give everything to write beside ``also``, as one statement."""
+        """Return everything to write beside ``also``, as one statement."""
         state, lane, events = self.state, self.lane, self.changes.events
         made: list[Statement] = []
         if events:
@@ -795,7 +795,7 @@ _EXPLAINED = (
 
 
 def is_under_way(refusal: Refused) -> bool:
-    """Tell whether a limit on failures refuses only because requests under way may fail yet."""
+    """Return whether a limit on failures refuses only because requests under way may fail yet."""
     return (
         isinstance(refusal, LimitIsReached)
         and refusal.kind == "failures"

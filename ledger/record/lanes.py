@@ -137,7 +137,7 @@ class Lane:
         return len(self._queue)
 
     def has_room(self, count: int) -> bool:
-        """Tell whether so many commands would be accepted now.
+        """Return whether so many commands would be accepted now.
 
         Raises:
             LedgerUnavailable: The process is stopping.
@@ -345,7 +345,7 @@ class Lane:
     async def _due(
         self, connection: AsyncConnection, batch: Batch, asked: "_Asked", wanted: Wanted
     ) -> list[TupleRow]:
-        """Give what ran out: some of all, and all of the accounts asked about."""
+        """Return what ran out: some of all, and all of the accounts asked about."""
         if len(asked.due) < DUE_MAX:
             return asked.due
         # There may be more: it is gone on with, command or none.
@@ -413,7 +413,7 @@ class Lane:
         raise ClockIsOff
 
     def _fenced(self, copy: LaneState | None, head: Head) -> LaneState:
-        """Give the copy if it stands where the head stands, else a blank state."""
+        """Return the copy if it stands where the head stands, else a blank state."""
         moved = (
             copy is None
             or (copy.seq, copy.chain) != (head.seq, head.chain)
@@ -528,7 +528,7 @@ class _Asked(NamedTuple):
 
 
 def _passes(error: psycopg.Error | OSError) -> bool:
-    """Tell whether the database could not take the batch now, and may later."""
+    """Return whether the database could not take the batch now, and may later."""
     match error:
         case psycopg.errors.CheckViolation():
             # No partition of events for this instant: no constraint of ours is named.
@@ -612,7 +612,7 @@ class Writer:
         await asyncio.gather(*(lane.stop() for lane in self.lanes))
 
     def lane_of(self, account_id: AccountId) -> int:
-        """Give the lane of an account."""
+        """Return the lane of an account."""
         return lane_of_account(account_id, len(self.lanes))
 
     def require_room(self, commands: Sequence[Command]) -> None:

@@ -136,7 +136,7 @@ class Line:
 
 
 def _encoded(value: object) -> tuple[bytes, int]:
-    """Give a parameter in the binary format, with its type."""
+    """Return a parameter in the binary format, with its type."""
     match value:
         case Array():
             return value.data, value.oid

@@ -275,7 +275,7 @@ Row = Statement | Bound
 
 
 def combined(statements: Sequence[Statement]) -> Statement:
-    """Give one statement that does what several do, which touch no row in common.
+    """Return one statement that does what several do, which touch no row in common.
 
     A batch writes some nine tables; sent one by one, their sending costs more than their work.
     """
@@ -336,7 +336,7 @@ def stored(row: Sequence[Any]) -> Stored:
 
 
 def insert_events(lane: int, events: Sequence[Recorded], gaps: Iterable[int]) -> Statement:
-    """Give the statement that appends a batch."""
+    """Return the statement that appends a batch."""
     envelopes, bodies, payloads, hashes = zip(*events, strict=True)
     _, seqs, account_ids, versions, recorded_ats, occurred_ats, key_ids = zip(
         *envelopes, strict=True

@@ -207,7 +207,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 def read(
     connection: psycopg.Connection[Any], lane: int, after: int, upto: int
 ) -> Iterator[Generator[bytes]]:
-    """Give a lane's events in order of position, in chunks, whatever is missing of them.
+    """Return a lane's events in order of position, in chunks, whatever is missing of them.
 
     As tuples of binary COPY, which ``HEAD`` or ``row_of`` reads: most are only hashed. Each chunk
     must be read to its end, or closed, before the connection is used for anything else.
@@ -250,12 +250,12 @@ def _odd_row_of(raw: bytes) -> Row:
 
 
 def _sized(raw: bytes, place: int) -> tuple[int, int]:
-    """Give where a field's bytes begin, and how many they are; −1: NULL."""
+    """Return where a field's bytes begin, and how many they are; −1: NULL."""
     return place + _LENGTH.size, _LENGTH.unpack_from(raw, place)[0]
 
 
 def _field(raw: bytes, start: int, length: int) -> tuple[bytes | None, int]:
-    """Give a field and where it ends."""
+    """Return a field and where it ends."""
     return (None, start) if length < 0 else (raw[start : start + length], start + length)
 
 
@@ -279,7 +279,7 @@ def since_1970(microseconds_since_2000: int) -> int:
 
 
 def lanes_with_seq(connection: psycopg.Connection[Any]) -> list[tuple[int, int]]:
-    """Give each lane with its head's position."""
+    """Return each lane with its head's position."""
     return [(lane, seq) for lane, seq in connection.execute(HEADS).fetchall()]
 
 
@@ -584,7 +584,7 @@ def _taken(
 
 
 def opened_request(row: Row, body: e.AnyEvent) -> bytes | None:
-    """Give the request id's hash that an event takes for ever; None: it takes none."""
+    """Return the request id's hash that an event takes for ever; None: it takes none."""
     return _opened(UUID(bytes=row.account_id), body)
 
 
@@ -749,7 +749,7 @@ def verify(
 
 
 def processes_for(events: int) -> int:
-    """Give how many processes pay off for so many events."""
+    """Return how many processes pay off for so many events."""
     return (os.cpu_count() or 1) if events >= PROCESSES_FROM else 1
 
 

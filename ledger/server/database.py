@@ -90,7 +90,7 @@ def _cut(line: psycopg.pq.abc.PGconn) -> None:
 
 
 def conninfo(url: str, role: str, **settings: str) -> str:
-    """Give connection parameters that take ``role`` and the session settings it needs.
+    """Return connection parameters that take ``role`` and the session settings it needs.
 
     ``synchronous_commit`` is on whatever the server's default: acknowledged means durable.
     """
@@ -112,7 +112,7 @@ def conninfo(url: str, role: str, **settings: str) -> str:
 
 
 def lane_conninfo(url: str) -> str:
-    """Give connection parameters for the writer of a lane, and for what follows it.
+    """Return connection parameters for the writer of a lane, and for what follows it.
 
     They ask for rows by their keys alone. A plan that reads a table from end to end, made while it
     was small, would be kept while it grows.
@@ -121,7 +121,7 @@ def lane_conninfo(url: str) -> str:
 
 
 def engine(url: str, role: str) -> "sqlalchemy.Engine":
-    """Give a SQLAlchemy engine for reads and migrations under ``role``."""
+    """Return a SQLAlchemy engine for reads and migrations under ``role``."""
     import sqlalchemy  # noqa: PLC0415 - see above
 
     info = conninfo(url, role, statement_timeout="0")
@@ -263,7 +263,7 @@ def _migrate(url: str) -> str:
 
 
 def _add_usage_classes(connection: "sqlalchemy.Connection") -> None:
-    """Give the sums of usage a column for each class that they have none for yet.
+    """Return the sums of usage a column for each class that they have none for yet.
 
     So that a class which is added to ``usage.Usage`` needs nothing else.
     """
@@ -375,7 +375,7 @@ def _require_made_for_tests(connection: psycopg.Connection) -> None:
 
 
 def lanes_of(connection: psycopg.Connection) -> int:
-    """Give the number of lanes, fixed when the database was created."""
+    """Return the number of lanes, fixed when the database was created."""
     row = connection.execute(database_facts.FIND, {"name": LANES_FACT}).fetchone()
     assert row is not None
     return int(row[0])

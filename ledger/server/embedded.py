@@ -211,7 +211,7 @@ class _Runner:
                 os.chown(each, self.uid, self.gid, follow_symlinks=False)
 
     def reaches(self, home: Path) -> bool:
-        """Tell whether the user can run the binaries and enter the home."""
+        """Return whether the user can run the binaries and enter the home."""
         # Two programs: initdb needs libraries that postgres does not.
         script = '"$1" --version && "$2" --version && cd -- "$3"'
         words = [str(each) for each in (binary("postgres"), binary("initdb"), home)]
@@ -433,7 +433,7 @@ class EmbeddedPostgres:
             time.sleep(POLL_SECONDS)
 
     def _needs_spawn(self, process: _Process | None) -> bool:
-        """Tell whether nothing is under way; raise if our last attempt failed for good."""
+        """Return whether nothing is under way; raise if our last attempt failed for good."""
         if process is not None and process.poll() is None:
             return False
         if self._is_alive():
@@ -483,7 +483,7 @@ class EmbeddedPostgres:
         return self._postmaster() is not None or self._ping() in _ALIVE
 
     def _answers(self) -> bool:
-        """Tell whether the server takes connections, be they all in use."""
+        """Return whether the server takes connections, be they all in use."""
         return self._ping() == pq.Ping.OK
 
     def _ping(self) -> int:

@@ -47,7 +47,7 @@ def counts(report: Fields, format_: str = "") -> Counts:
 
 
 def is_known(report: object) -> bool:
-    """Tell whether something looks like a usage report."""
+    """Return whether something looks like a usage report."""
     if not isinstance(report, Mapping):
         return False
     return not _SHAPE_FIELDS.isdisjoint(report)

@@ -59,7 +59,7 @@ class Node:
         self._doubts = doubts
 
     def name(self, field: str) -> str:
-        """Give the path of a member, from the report's own root."""
+        """Return the path of a member, from the report's own root."""
         return f"{self._path}.{field}" if self._path else field
 
     def doubt(self, field: str) -> None:
@@ -161,7 +161,7 @@ def side(
 
 
 def usage_of(read: Counts) -> Usage:
-    """Give counts as disjoint quantities; a side that is not told is what its parts say."""
+    """Return counts as disjoint quantities; a side that is not told is what its parts say."""
     quantities = dict(read.more)
     for side, rest in ((read.input, "input"), (read.output, "output")):
         parts = sum(side.parts.values())

@@ -188,7 +188,7 @@ def _is_newer(node: Node) -> bool:
 
 
 def _stands_apart(node: Node, details: Node) -> bool:
-    """Tell whether cached tokens look as if they stood beside the input: Anthropic's way."""
+    """Return whether cached tokens look as if they stood beside the input: Anthropic's way."""
     of_anthropic = any(node.fields.get(name) is not None for name in _OF_ANTHROPIC)
     return of_anthropic and "prompt_tokens" not in node.fields and not details.fields
 
@@ -258,7 +258,7 @@ _READ_NAMES = (
 
 
 def _told_at(*places: Place) -> Place:
-    """Give the first place that says something."""
+    """Return the first place that says something."""
     return next((place for place in places if place[0].fields.get(place[1])), places[0])
 
 

@@ -276,7 +276,7 @@ def save(lane: int, state: LaneState, changes: Changes) -> list[Statement]:
 
 
 def written(lane: int, sums: dict[Line, Sums]) -> list[Statement]:
-    """Give what adds sums to those that stand."""
+    """Return what adds sums to those that stand."""
     if not sums:
         return []
     lines, found = list(sums), list(sums.values())

@@ -77,7 +77,7 @@ def spend(
 
 
 def balances(connection: psycopg.Connection, *, account_id: UUID | None = None) -> pd.DataFrame:
-    """Give what each account has of each asset: posted, held by open reservations, available."""
+    """Return what each account has of each asset: posted, held by open reservations, available."""
     rows = connection.execute(credit.REPORT, {"of_account": account_id}).fetchall()
     ids, names, status, assets, posted, pending = zip(*rows, strict=True) if rows else [()] * 6
     available = [have - held for have, held in zip(posted, pending, strict=True)]
@@ -147,7 +147,7 @@ def totals(frame: pd.DataFrame, by: Sequence[str], column: str = "amount") -> di
 
 
 def records(frame: pd.DataFrame) -> list[dict[str, object]]:
-    """Give the rows as plain values: whole numbers, Decimals, days and text."""
+    """Return the rows as plain values: whole numbers, Decimals, days and text."""
     table = pa.Table.from_pandas(frame, preserve_index=False)
     found: list[dict[str, object]] = table.to_pylist()
     return found

@@ -87,7 +87,7 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def ceiling(limits: Mapping[str, Limit], limit_id: str) -> int | None:
-    """Give a limit's ceiling; None: there is no such limit."""
+    """Return a limit's ceiling; None: there is no such limit."""
     limit = limits.get(limit_id)
     return None if limit is None else limit.ceiling
 

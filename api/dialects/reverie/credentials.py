@@ -28,7 +28,7 @@ class Visitor(NamedTuple):
         return "" if self.key is None else self.key.default_character
 
     def may_use(self, model: str) -> bool:
-        """Tell whether the key's terms allow a model."""
+        """Return whether the key's terms allow a model."""
         return self.key is None or self.key.may_use(model)
 
 

@@ -40,20 +40,20 @@ class Client(NamedTuple):
 
     @property
     def scopes(self) -> tuple[str, ...]:
-        """Give the key's scopes; a session has none and no need of any."""
+        """Return the key's scopes; a session has none and no need of any."""
         return () if self.key is None else self.key.scopes
 
     @property
     def only_own_keys(self) -> str:
-        """Give the member whose keys alone are in sight; empty: all of the account."""
+        """Return the member whose keys alone are in sight; empty: all of the account."""
         return self.member_id if self.role in {"member", ""} else ""
 
     def may(self, operation: str) -> bool:
-        """Tell whether the key's scope and the member's role both allow an operation."""
+        """Return whether the key's scope and the member's role both allow an operation."""
         return scopes.allows(self.scopes, operation) and self._role_allows(operation)
 
     def _role_allows(self, operation: str) -> bool:
-        """Tell whether the role allows it: of a session always, of a key's issuer where it counts.
+        """Return whether the role allows it: a session's always, a key issuer's where it counts.
 
         Else a member would make a key to do what the member may not.
         """

@@ -62,10 +62,10 @@ not fall silent when somebody leaves."""
 
 
 def allows(scopes: Collection[str], operation: str) -> bool:
-    """Tell whether a key of these scopes may do something."""
+    """Return whether a key of these scopes may do something."""
     return not scopes or not MATRIX[operation].isdisjoint(scopes)
 
 
 def is_wider(scope: str, than: Collection[str]) -> bool:
-    """Tell whether a scope allows anything that these scopes do not."""
+    """Return whether a scope allows anything that these scopes do not."""
     return any(allows((scope,), operation) and not allows(than, operation) for operation in MATRIX)

@@ -84,7 +84,7 @@ class Billing(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def scope_of(key: Key) -> str:
-    """Give the scope that a page shows."""
+    """Return the scope that a page shows."""
     return " ".join(key.scopes) or BUYER
 
 

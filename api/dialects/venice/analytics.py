@@ -170,7 +170,7 @@ def _newest_first(asked: AnalyticsTerms) -> Iterator[date]:
 def _daily(
     rows: Iterable[tuple[date, Any, int]], asked: AnalyticsTerms, names: Mapping[Any, str]
 ) -> list[dict[str, Decimal]]:
-    """Give a row for each day, with every name in it; ``date`` is in milliseconds since 1970."""
+    """Return a row for each day, with every name in it; ``date`` is in milliseconds since 1970."""
     sums = {(day, name): int(pico) for day, name, pico in rows}
     return [
         {

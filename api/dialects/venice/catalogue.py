@@ -46,7 +46,7 @@ class Offer(NamedTuple):
 
     @property
     def type(self) -> str:
-        """Give what kind of model it is; one without a price for output gives embeddings."""
+        """Return what kind of model it is; one without a price for output gives embeddings."""
         if self.id in models.KNOWN:
             return models.KNOWN[self.id].type
         return TEXT if "output" in self.prices else EMBEDDING
@@ -69,7 +69,7 @@ _asking: "WeakKeyDictionary[Gateway, asyncio.Task[list[_Listed]]]" = WeakKeyDict
 
 
 async def offers(services: Services, caller: KeyCaller | None) -> Sequence[Offer]:
-    """Give the models that the gateway's upstream has and that have a price, by name.
+    """Return the models that the gateway's upstream has and that have a price, by name.
 
     Raises:
         Failure: No upstream answers.

@@ -68,7 +68,7 @@ class _Share(NamedTuple):
 
 
 def entries_of(event: Recorded, assets: Mapping[int, str]) -> list[Entry]:
-    """Give the entries of an event: none where it charged nothing."""
+    """Return the entries of an event: none where it charged nothing."""
     body = event.body
     if not isinstance(body, Charged) or not body.charge:
         return []
@@ -141,7 +141,7 @@ def _units(name: str, quantity: int) -> Decimal:
 
 
 def _per_unit(name: str, pico: int) -> Decimal:
-    """Give the price of a unit as it is shown; cards price all by the million."""
+    """Return the price of a unit as it is shown; cards price all by the million."""
     price = decimal_of(pico)
     return price if name in _TOKENS else price.scaleb(-6)
 

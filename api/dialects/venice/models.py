@@ -68,12 +68,12 @@ STAND_INS: Mapping[str, str] = {
 
 
 def tier_of(model: str) -> Tier:
-    """Give the tier of a model."""
+    """Return the tier of a model."""
     return TIERS[KNOWN[model].tier if model in KNOWN else STRANGERS_TIER]
 
 
 def tier_rules() -> tuple[LimitRule, ...]:
-    """Give the limits by which a new key keeps to tiers: each known model's, and any stranger's."""
+    """Return the limits that hold a new key to tiers: each known model's, and any stranger's."""
     rules: list[LimitRule] = []
     for model in KNOWN:
         tier = tier_of(model)
@@ -89,17 +89,17 @@ def tier_rules() -> tuple[LimitRule, ...]:
 
 
 def category_of(model: str) -> str:
-    """Give the category that calls of a model are counted in."""
+    """Return the category that calls of a model are counted in."""
     return KNOWN[model].type if model in KNOWN else STRANGERS
 
 
 def is_private(model: str) -> bool:
-    """Tell whether what a model is asked stays in this house."""
+    """Return whether what a model is asked stays in this house."""
     return model in KNOWN
 
 
 def allowed_models(privacy: str) -> tuple[str, ...] | None:
-    """Give the models that a key of some privacy may use; None: every one.
+    """Return the models that a key of some privacy may use; None: every one.
 
     ``PRIVATE_TEXT`` leaves pictures and sound free, of which none are served here.
     """

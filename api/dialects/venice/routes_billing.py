@@ -139,7 +139,7 @@ def _instant(query: Mapping[str, str], name: str) -> Instant | None:
 
 
 async def _page(ask: Ask[Manager], walk: Walk) -> tuple[list[Entry], Walk | None]:
-    """Give a page, and where the next one begins; None: this is the last."""
+    """Return a page, and where the next one begins; None: this is the last."""
     account_id, events = ask.caller.account_id, ask.services.queries.events
     place = msgspec.structs.replace
     if walk.start is not None and not walk.version:

@@ -114,7 +114,7 @@ async def _speak_as(ask: Ask[KeyCaller], slug: str, document: dict[str, Any]) ->
 
 
 def _headers(standing: Standing) -> dict[str, str]:
-    """Give what is left of the limits, resets in milliseconds since 1970, and the balances."""
+    """Return what is left of the limits, resets in milliseconds since 1970, and the balances."""
     found = headers.ietf(standing)
     for kind in ("requests", "tokens"):
         limit = standing.tightest(kind)

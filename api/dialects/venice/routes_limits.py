@@ -117,7 +117,7 @@ async def get_rate_limits(request: Ask[KeyCaller]) -> RateLimitsReply:
 
 
 def _left(account: Account, key: Key, at: Instant) -> dict[str, int]:
-    """Give what the account has of each asset, and no more than the key's caps leave of it."""
+    """Return what the account has of each asset, and no more than the key's caps leave of it."""
     found = {asset: max(pico, 0) for asset, pico in standing.to_spend(account, at).items()}
     for name, assets in terms.ASSETS.items():
         room = terms.room(key, name, at)

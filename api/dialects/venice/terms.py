@@ -58,7 +58,7 @@ class Budgets(NamedTuple):
     diem: str | None = None
 
     def cap(self, name: str) -> str | None:
-        """Give a cap by its name on the page."""
+        """Return a cap by its name on the page."""
         return self.usd if name == "usd" else self.diem
 
 
@@ -94,7 +94,7 @@ def issued(
 
 
 def changed(body: bodies.UpdateKey) -> Callable[[Key], keys.Changes]:
-    """Give what to change about a key once its terms are known; all else stays as it is then.
+    """Return what to change about a key once its terms are known; all else stays as it is then.
 
     Raises:
         Failure: One is wrong.
@@ -139,12 +139,12 @@ def _changed_rules(key: Key, body: bodies.UpdateKey) -> tuple[e.LimitRule, ...]:
 
 
 def period_of(key: Key) -> bodies.Period:
-    """Give the period that a key's caps are for."""
+    """Return the period that a key's caps are for."""
     return _PERIODS.get(key.settings.get(PERIOD, ""), "EPOCH")
 
 
 def privacy_of(key: Key) -> bodies.Privacy:
-    """Give which models a key may use."""
+    """Return which models a key may use."""
     return _PRIVACIES.get(key.settings.get(PRIVACY, ""), "ALL")
 
 
@@ -158,13 +158,13 @@ def budgets_of(key: Key) -> Budgets:
 
 
 def limit_of(key: Key, name: str) -> Limit | None:
-    """Give the limit by which a cap of a key is kept; None: there is no cap."""
+    """Return the limit by which a cap of a key is kept; None: there is no cap."""
     limit = counter_limit(key, name)
     return None if limit is None or limit.write(limit.ceiling) == ONLY_COUNTED else limit
 
 
 def counter_limit(key: Key, name: str) -> Limit | None:
-    """Give the limit that counts what a key spends in its period, with a cap or without."""
+    """Return the limit that counts what a key spends in its period, with a cap or without."""
     window = WINDOWS[period_of(key)]
     rule = e.LimitRule(kind="spend", window=window, ceiling="0", assets=ASSETS[name])
     return key.limits.get(limits.limit_id(rule))
@@ -184,7 +184,7 @@ def _spend_rules(budgets: Budgets) -> tuple[e.LimitRule, ...]:
 
 
 def _changed_budgets(budgets: Budgets, wanted: bodies.ConsumptionLimit) -> Budgets:
-    """Give caps with those replaced that are named; ``vcu`` only where ``diem`` is not.
+    """Return caps with those replaced that are named; ``vcu`` only where ``diem`` is not.
 
     Raises:
         Failure: One is no number, or out of bounds.
@@ -237,7 +237,7 @@ def _expiry(text: str) -> Instant | None:
 
 
 def room(key: Key, name: str, at: Instant) -> int | None:
-    """Give what a cap leaves in pico, reservations taken off; None: there is no cap."""
+    """Return what a cap leaves in pico, reservations taken off; None: there is no cap."""
     limit = limit_of(key, name)
     return None if limit is None else standing.of_limit(limit, key.counters, at).remaining
 
@@ -249,12 +249,12 @@ def used_in_period(key: Key, name: str, at: Instant) -> int:
 
 
 def may_owe(account: Account) -> bool:
-    """Tell whether an account may still be overdrawn."""
+    """Return whether an account may still be overdrawn."""
     left = overdraft_left(account, "USD")
     return left is None or left > 0
 
 
 def next_epoch(at: Instant) -> Instant:
-    """Give the instant at which the next day of UTC begins."""
+    """Return the instant at which the next day of UTC begins."""
     tomorrow = datetime.fromordinal(at.toordinal() + 1)
     return tomorrow.replace(tzinfo=UTC)

@@ -123,7 +123,7 @@ def milliseconds(at: Instant | None) -> str | None:
 
 
 def number(pico: int) -> Decimal:
-    """Give an amount as the shortest decimal."""
+    """Return an amount as the shortest decimal."""
     return decimal_of(pico)
 
 

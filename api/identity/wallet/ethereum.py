@@ -73,17 +73,17 @@ def signer_of(message: str, signature: bytes) -> WalletAddress | None:
 
 
 def question_of_signature(message: str, signature: bytes) -> bytes:
-    """Give the call data by which a contract wallet is asked about a signature (EIP-1271)."""
+    """Return the call data by which a contract wallet is asked about a signature (EIP-1271)."""
     signed = encode_defunct(text=message)
     digest = keccak(b"\x19" + signed.version + signed.header + signed.body)
     return _IS_VALID_SIGNATURE + encode(["bytes32", "bytes"], [digest, signature])
 
 
 def says_valid(answer: bytes) -> bool:
-    """Tell whether a contract wallet calls the signature its own."""
+    """Return whether a contract wallet calls the signature its own."""
     return answer[:32] == _VALID
 
 
 def question_of_balance(address: WalletAddress) -> bytes:
-    """Give the call data by which a token is asked what an address holds (ERC-20)."""
+    """Return the call data by which a token is asked what an address holds (ERC-20)."""
     return _BALANCE_OF + encode(["address"], [address])

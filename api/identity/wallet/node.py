@@ -85,7 +85,7 @@ class Node:
         return bytes.fromhex(await self._ask(_DATA, "eth_call", terms, "latest"))
 
     async def _ask(self, form: re.Pattern[str], method: str, *params: object) -> str:
-        """Give the hexadecimal digits of an answer of this form."""
+        """Return the hexadecimal digits of an answer of this form."""
         body = msgspec.json.encode({"jsonrpc": "2.0", "id": 1, "method": method, "params": params})
         failed: Exception | None = None
         for _ in range(ATTEMPTS):

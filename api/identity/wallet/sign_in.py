@@ -121,7 +121,7 @@ class Wallets:
         return done.rowcount
 
     async def account_for(self, address: WalletAddress) -> AccountId:
-        """Give the wallet's account, opened with the welcome grant when it comes first.
+        """Return the wallet's account, opened with the welcome grant when it comes first.
 
         Raises:
             LedgerUnavailable: It could not be opened now.

@@ -60,7 +60,7 @@ class Size(NamedTuple):
 
 
 def named(url: str, name: str) -> str:
-    """Give how to connect to another database of the same server."""
+    """Return how to connect to another database of the same server."""
     known = {each: str(value) for each, value in conninfo_to_dict(url).items()}
     return make_conninfo(**{**known, "dbname": name})
 
@@ -91,7 +91,7 @@ class Looker:
         self._connection.close()
 
     def number(self, query: LiteralString) -> int:
-        """Give the one number of a query."""
+        """Return the one number of a query."""
         row = self._connection.execute(query).fetchone()
         assert row is not None
         return int(row[0])

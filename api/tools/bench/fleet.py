@@ -40,7 +40,7 @@ class Service(NamedTuple):
 
     @property
     def address(self) -> str:
-        """Give where it listens."""
+        """Return where it listens."""
         return f"http://127.0.0.1:{self.port}"
 
 
@@ -90,18 +90,18 @@ def muster(service: Service, accounts: int, keys: int) -> Fleet:
 
 
 def usage_of(number: int) -> dict[str, int]:
-    """Give what a request used; many thousand numbers give as many different charges."""
+    """Return what a request used; many thousand numbers give as many different charges."""
     spread = number * STRIDE
     return {"input": 100 + spread % 4_001, "cache_read": 1024, "output": 10 + spread % 997}
 
 
 def bodies_of(keys: Sequence[str]) -> list[Parts]:
-    """Give the bodies of requests of keys in turn, each before and after its number."""
+    """Return the bodies of requests of keys in turn, each before and after its number."""
     return [body_of(key, number) for number, key in enumerate([*keys] * VARIATIONS)]
 
 
 def body_of(key: str, number: int) -> Parts:
-    """Give the body of a request of a key, before and after its own number."""
+    """Return the body of a request of a key, before and after its own number."""
     usage = usage_of(number)
     text = msgspec.json.encode(
         {"request_id": "bench-#", "key_id": key, "model": MODEL, "usage": usage}
@@ -111,7 +111,7 @@ def body_of(key: str, number: int) -> Parts:
 
 
 def requests_of(service: Service, keys: Sequence[str]) -> list[Parts]:
-    """Give the whole HTTP requests of keys, before and after their numbers."""
+    """Return the whole HTTP requests of keys, before and after their numbers."""
     found = []
     for before, after in bodies_of(keys):
         head = head_of(service, "application/json", len(before) + NUMBER_DIGITS + len(after))
@@ -120,7 +120,7 @@ def requests_of(service: Service, keys: Sequence[str]) -> list[Parts]:
 
 
 def head_of(service: Service, content_type: str, length: int) -> bytes:
-    """Give the head of a request that records usage."""
+    """Return the head of a request that records usage."""
     return (
         f"POST {API}/usage HTTP/1.1\r\n"
         f"Host: 127.0.0.1:{service.port}\r\n"
@@ -131,6 +131,6 @@ def head_of(service: Service, content_type: str, length: int) -> bytes:
 
 
 def empty_requests(port: int, path: str) -> list[Parts]:
-    """Give requests to the empty handler. The number is in a header that nobody reads."""
+    """Return requests to the empty handler. The number is in a header that nobody reads."""
     head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nX-Number: ".encode()
     return [(head, b"\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}")]

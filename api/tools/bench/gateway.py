@@ -193,7 +193,7 @@ class GatewayBench:
         )
 
     def lines(self) -> Iterator[dict[str, Any]]:
-        """Give what the table says of it: throughput, then latency, whole and streamed."""
+        """Return what the table says of it: throughput, then latency, whole and streamed."""
         for kind in KINDS:
             ours, direct, idle = (
                 self._median(f"{w} {kind}") for w in ("gateway", "direct", "bare")
@@ -263,7 +263,7 @@ class GatewayBench:
 
 
 def _request(port: int, key: str, *, streamed: bool = False, wait_milliseconds: int = 0) -> Parts:
-    """Give a request; its number is in a header that nobody reads."""
+    """Return a request; its number is in a header that nobody reads."""
     asked = {
         "model": MODEL,
         "messages": [{"role": "user", "content": "What is a ledger, and who keeps it?"}],

@@ -64,7 +64,7 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def per_second(self) -> float:
-        """Give answers per second."""
+        """Return answers per second."""
         return self.answered / self.seconds
 
 

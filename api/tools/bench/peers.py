@@ -94,7 +94,7 @@ class TpcB:
         _run([pgbench(), "-i", "-q", "-s", str(scale), conninfo])
 
     def median_seconds(self, seconds: int) -> float:
-        """Give the median of its transactions' latencies."""
+        """Return the median of its transactions' latencies."""
         prefix = "tpcb"
         log = ["-l", f"--log-prefix={prefix}"]
         command = [pgbench(), "-n", "-M", "prepared", "-c", "1", "-T", str(seconds), *log]
@@ -122,7 +122,7 @@ class PgLedger:
             connection.execute(NAME_ACCOUNTS)
 
     def per_second(self, seconds: int) -> float:
-        """Give transfers per second."""
+        """Return transfers per second."""
         clients = ["-c", str(PGLEDGER_CLIENTS), "-j", "2", "-T", str(seconds)]
         script = ["-f", str(self._script), "-D", f"accounts={PGLEDGER_ACCOUNTS}"]
         command = [pgbench(), "-n", "-M", "prepared", *clients, *script, self._conninfo]
@@ -133,7 +133,7 @@ class PgLedger:
         raise PeerFailed(told)
 
     def bytes_per_transfer(self) -> float:
-        """Give what a transfer takes with its entries and indexes, after VACUUM FULL."""
+        """Return what a transfer takes with its entries and indexes, after VACUUM FULL."""
         with psycopg.connect(self._conninfo, autocommit=True) as connection:
             connection.execute(VACUUM)
             row = connection.execute(PGLEDGER_SIZE).fetchone()
@@ -174,6 +174,6 @@ class EventSourcing:
         self._variables = saving.variables(conninfo)
 
     def per_second(self, seconds: float, threads: int) -> float:
-        """Give saves per second."""
+        """Return saves per second."""
         command = [sys.executable, "-m", "api.tools.bench.saving", str(seconds), str(threads)]
         return float(_run(command, seconds=seconds, more=self._variables))

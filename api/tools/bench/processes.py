@@ -27,7 +27,7 @@ class ServerDidNotStart(RuntimeError):
 
 
 def environment(**more: str) -> dict[str, str]:
-    """Give the environment for a process that imports this very copy of the packages."""
+    """Return the environment for a process that imports this very copy of the packages."""
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH", ""))))
     return {**os.environ, "PYTHONPATH": path, **more}
 
@@ -41,7 +41,7 @@ def free_port() -> int:
 
 
 def module(name: str, *arguments: str) -> list[str]:
-    """Give the command that runs a module of ours."""
+    """Return the command that runs a module of ours."""
     return [sys.executable, "-m", name, *arguments]
 
 
@@ -93,7 +93,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def children(pid: int) -> list[int]:
-    """Give the pids of a process's children."""
+    """Return the pids of a process's children."""
     if PROC.joinpath("self", "stat").exists():
         return [child for child, parent in _parents() if parent == pid]
     listed = _ps("-A", "-o", "pid=,ppid=").splitlines()
@@ -111,7 +111,7 @@ def _parents() -> Iterator[tuple[int, int]]:
 
 
 def resident_bytes(pid: int) -> int:
-    """Give a process's resident memory; 0: it is gone."""
+    """Return a process's resident memory; 0: it is gone."""
     with contextlib.suppress(OSError):
         if PROC.joinpath("self", "stat").exists():
             for line in PROC.joinpath(str(pid), "status").read_text().splitlines():
@@ -123,7 +123,7 @@ def resident_bytes(pid: int) -> int:
 
 
 def processor_seconds(pids: Iterable[int]) -> float | None:
-    """Give the processor time that processes have used; None: not known here."""
+    """Return the processor time that processes have used; None: not known here."""
     total = 0
     for pid in pids:
         try:

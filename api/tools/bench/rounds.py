@@ -85,7 +85,7 @@ class Bench:
         self._looker.close()
 
     def measurements(self) -> list[Measurement]:
-        """Give what one round does, in order."""
+        """Return what one round does, in order."""
         found = [
             Measurement("our throughput", self._throughput),
             Measurement("empty handler", lambda: self._empty("/empty", "empty")),
@@ -106,7 +106,7 @@ class Bench:
         ]
 
     def rounds(self) -> Iterator[Measurement]:
-        """Give every measurement of every round, in order; the caller runs each."""
+        """Return every measurement of every round, in order; the caller runs each."""
         for _ in range(self.sizes.rounds):
             yield from self.measurements()
         yield Measurement("sizes", self._last)
@@ -117,7 +117,7 @@ class Bench:
         return len(self.measurements()) * self.sizes.rounds + 1
 
     def median(self, name: str) -> float | None:
-        """Give the median over the rounds; None: it was not measured."""
+        """Return the median over the rounds; None: it was not measured."""
         return statistics.median(self.found[name]) if self.found.get(name) else None
 
     def _load(self, port: int, requests: Sequence[Parts], connections: int, name: str) -> Found:
@@ -238,5 +238,5 @@ class Bench:
 
     @property
     def eventsourcing_version(self) -> str:
-        """Give the version of ``eventsourcing``; empty: it was not measured."""
+        """Return the version of ``eventsourcing``; empty: it was not measured."""
         return self._saving.version if self._saving else ""

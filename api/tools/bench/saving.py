@@ -19,7 +19,7 @@ AGGREGATES = 100
 
 
 def variables(conninfo: str) -> dict[str, str]:
-    """Give the environment in which the package finds a database."""
+    """Return the environment in which the package finds a database."""
     known: Mapping[str, object] = conninfo_to_dict(conninfo)
     named = {
         "POSTGRES_DBNAME": known.get("dbname"),

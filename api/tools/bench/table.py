@@ -32,7 +32,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def ratio(self) -> float | None:
-        """Give ours over the peer's."""
+        """Return ours over the peer's."""
         return self.ours / self.peer if self.ours is not None and self.peer else None
 
     @property
@@ -48,7 +48,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def rows_of(bench: Bench) -> list[Row]:
-    """Give the table from what was found."""
+    """Return the table from what was found."""
     gateway = [Row(**line) for line in bench.gateway.lines()]
     rows = [*_http(bench), *gateway, *_bulk(bench), *_space(bench)]
     return [*rows, _spend(bench)] if bench.sizes.events else rows

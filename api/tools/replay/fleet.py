@@ -84,7 +84,7 @@ class Fleet(NamedTuple):
     """Running sums of the weights."""
 
     def sender_of(self, session: str) -> int:
-        """Give the index of the key that sends the requests of a session."""
+        """Return the index of the key that sends the requests of a session."""
         return bisect_right(self.sums, drawn(self.seed, "session", session) % self.sums[-1])
 
 

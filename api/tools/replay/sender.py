@@ -98,7 +98,7 @@ _SERIOUS = {400, 401, 403, 404, 405, 413, 415, 500}
 
 
 def recent_beginning(fleet: Fleet) -> Instant:
-    """Give the instant at which a trace begins: a day before the hour of the fleet's opening.
+    """Return the instant at which a trace begins: a day before the hour of the fleet's opening.
 
     All of a day's trace then is past and accepted, and every run sends the same instants.
     """
@@ -192,7 +192,7 @@ class _Queue:
                 self._changed.notify()
 
     async def take(self) -> list[Item]:
-        """Give the next requests of one key, whose others then wait; none: the end."""
+        """Return the next requests of one key, whose others then wait; none: the end."""
         async with self._changed:
             while not self._ready:
                 if self._closed and not any(self._waiting.values()):

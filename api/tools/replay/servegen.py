@@ -94,7 +94,7 @@ def _sent(client: Client) -> float:
 
 
 def expected(clients: Sequence[Client], until_seconds: int) -> int:
-    """Give about how many requests will be drawn."""
+    """Return about how many requests will be drawn."""
     rates = [w.rate for c in clients for w in c.windows if w.start_seconds < until_seconds]
     return round(sum(rates) * WINDOW_SECONDS)
 

@@ -36,7 +36,7 @@ class Latencies:
         self.count += 1
 
     def quantile(self, percent: int) -> int:
-        """Give microseconds that so many per cent of all durations do not exceed."""
+        """Return microseconds that so many per cent of all durations do not exceed."""
         rank = max(-(-self.count * percent // 100), 1)
         for bucket in sorted(self._buckets):
             rank -= self._buckets[bucket]
@@ -72,12 +72,12 @@ class Tally:
 
     @property
     def seconds(self) -> float:
-        """Give how long the run took, or takes so far."""
+        """Return how long the run took, or takes so far."""
         return (self._ended or time.perf_counter()) - self._began
 
     @property
     def per_second(self) -> float:
-        """Give requests per second."""
+        """Return requests per second."""
         return self.sent / self.seconds if self.seconds else 0.0
 
     def end(self) -> None:
@@ -101,18 +101,18 @@ class Tally:
             totals[asset] += parse_pico(amount)
 
     def amounts(self) -> list[Amount]:
-        """Give what this run charged, by asset."""
+        """Return what this run charged, by asset."""
         return [Amount(pico, asset) for asset, pico in sorted(self.totals.items())]
 
     def refused_by_reason(self) -> dict[str, int]:
-        """Give how many were refused, by reason, the most frequent first."""
+        """Return how many were refused, by reason, the most frequent first."""
         sums: Counter[str] = Counter()
         for (reason, _), count in self.refused.items():
             sums[reason] += count
         return dict(sums.most_common())
 
     def document(self) -> dict[str, object]:
-        """Give everything as plain data."""
+        """Return everything as plain data."""
         return {
             "sent": self.sent,
             "charged": self.charged,

@@ -217,7 +217,7 @@ class PrefixCache:
         self._most = most
 
     def read(self, blocks: list[int], tokens: int) -> int:
-        """Give how many of a prompt's tokens come from the cache, and remember its blocks."""
+        """Return how many of a prompt's tokens come from the cache, and remember its blocks."""
         known = 0
         for block in blocks:
             if block not in self._blocks:
