@@ -4,9 +4,12 @@ import ast
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from api import native
+from api.dialects.registry import DIALECTS
 from tests.house.parsed import tree_of
 
 ROOT = Path(__file__).parents[2]
@@ -21,6 +24,8 @@ LINK = re.compile(r"\]\(([\w./-]+)(?:#[\w-]+)?\)")
 FILE = re.compile(r"(?<![\w/.-])((?:[\w-]+/)*[\w-]+\.(?:py|md|txt|ipynb))\b")
 FOLDER = re.compile(r"`((?:[a-z_]+/)+)`")
 CODE = re.compile(r"`([^`\n]+)`")
+PATH = re.compile(r"(?<![\w…])/[\w/{}.-]*")
+PARAMETER = re.compile(r":\w+}")
 SMALL = 2
 """A folder of so few modules explains itself."""
 
@@ -88,3 +93,27 @@ def test_every_room_of_the_tests_is_named_by_their_page() -> None:
     """A newcomer finds where a test belongs."""
     folders = {path.parent.relative_to(TESTS).parts[0] for path in TESTS.rglob("*/test_*.py")}
     assert unnamed(folders, (TESTS / "README.md").read_text("utf-8")) == []
+
+
+def routes(handlers: Iterable[Any]) -> set[str]:
+    """Return the paths of handlers as pages write them."""
+    return {PARAMETER.sub("}", path) for each in handlers for path in each.paths}
+
+
+ROUTES = {
+    "native": routes(native.SURFACE.handlers),
+    **{name: routes(each.surface.handlers) for name, each in DIALECTS.items()},
+}
+
+
+@pytest.mark.parametrize("name", DIALECTS)
+def test_every_route_of_a_dialect_is_named_by_its_page(name: str) -> None:
+    """By each word of its path; and no page names a path that nobody serves."""
+    text = (ROOT / "api" / "dialects" / name / "README.md").read_text("utf-8")
+    code = CODE.findall(text)
+    words = {word for each in code for word in re.findall(r"[\w-]+", each)}
+    parts = {part for path in ROUTES[name] for part in path.split("/") if "{" not in part}
+    assert parts - words - {""} == set()
+    served = set().union(*ROUTES.values())
+    told = {path for each in code if "://" not in each for path in PATH.findall(each)}
+    assert {each for each in told if not any(each.rstrip("/") in path for path in served)} == set()
