@@ -12,7 +12,7 @@ from eth_account import Account
 from ledger import clock
 from tests.conftest import Served, settings_for
 from tests.dialects.venice_world import KEYS, together
-from tests.wallet.chain import Chain, Endpoint, sign
+from tests.identity.wallet.chain import Chain, Endpoint, sign
 
 WEB3 = f"{KEYS}/generate_web3_key"
 

@@ -11,7 +11,7 @@ from api import services as wiring
 from api.process import jobs
 from ledger.record import verify
 from projections import rebuild
-from tests.api.test_jobs import SETTINGS
+from tests.process.test_jobs import SETTINGS
 
 PAGES = {"usage": {"input": 1000, "images": 2}}
 

@@ -34,11 +34,11 @@ from ledger import clock
 from ledger.ids import OPERATOR_ACCOUNT, new_member_id
 from ledger.server import database
 from tests.conftest import JWT_SECRET
-from tests.wallet import workers
-from tests.wallet.chain import BROKEN, ECHO, MUTE, REVERTING, Chain, sign
+from tests.identity.wallet import workers
+from tests.identity.wallet.chain import BROKEN, ECHO, MUTE, REVERTING, Chain, sign
 
 PROCESSES = 3
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 TIMES = 4
 EVENTS = ["account_opened", "wallet_linked", "credit_granted"]
 

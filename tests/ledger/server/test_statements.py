@@ -10,7 +10,7 @@ from psycopg.pq import ExecStatus
 
 from ledger.server import database
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PACKAGES = ("ledger", "projections", "api")
 STATEMENT = re.compile(rb"\s*(SELECT|INSERT|UPDATE|DELETE|WITH)\b")
 PARAMETER = re.compile(rb"%\((\w+)\)s")

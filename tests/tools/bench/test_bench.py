@@ -18,7 +18,7 @@ from api.tools.bench.table import Row, rendered
 
 pytestmark = pytest.mark.processes
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PEERS = (
     "empty Litestar @post handler",
     "pgbench TPC-B, one client",

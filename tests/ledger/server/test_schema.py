@@ -17,7 +17,7 @@ from ledger import codec
 from ledger.server import database
 from ledger.server.tables import metadata
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PACKAGES = ("ledger", "projections", "api")
 DECLARES = re.compile(r"= Table\($.*^    metadata,", re.DOTALL | re.MULTILINE)
 

@@ -11,7 +11,7 @@ import pytest
 
 from api.tools.replay.traces import GENERATED, InvalidTrace, PrefixCache, open_trace
 
-SHARED = Path(os.environ.get("KEYLEDGER_SHARED", Path(__file__).parents[2].parent / "shared"))
+SHARED = Path(os.environ.get("KEYLEDGER_SHARED", Path(__file__).parents[3].parent / "shared"))
 needs_shared = pytest.mark.skipif(
     not (SHARED / "data").is_dir(), reason=f"no reference data at {SHARED / 'data'}"
 )

@@ -19,7 +19,7 @@ from api.http.failure import Kind
 from api.identity.wallet import WalletHasNoStake, WalletUnavailable, node, proof
 from api.process import logs
 from api.services import Services
-from tests.wallet.chain import Chain, Endpoint, sign
+from tests.identity.wallet.chain import Chain, Endpoint, sign
 
 Answer = Callable[[bytes], tuple[int, bytes]]
 

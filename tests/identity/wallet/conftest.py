@@ -9,7 +9,7 @@ import pytest
 
 from api.services import Services
 from tests.conftest import settings_for
-from tests.wallet.chain import Chain, Endpoint
+from tests.identity.wallet.chain import Chain, Endpoint
 
 Story = Callable[[Services], Awaitable[Any]]
 

@@ -27,7 +27,7 @@ from api.tools.replay.traces import open_trace
 from ledger.server import database
 from projections.reports import frames
 
-SHARED = Path(os.environ.get("KEYLEDGER_SHARED", Path(__file__).parents[2].parent / "shared"))
+SHARED = Path(os.environ.get("KEYLEDGER_SHARED", Path(__file__).parents[3].parent / "shared"))
 TRACE = SHARED / "data" / "azure" / "AzureLLMInferenceTrace_conv.csv"
 FULL = os.environ.get("KEYLEDGER_FULL") == "1"
 ROWS = 19_366 if FULL else 2_000

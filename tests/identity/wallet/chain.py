@@ -15,7 +15,7 @@ from eth_tester import EthereumTester, PyEVMBackend
 from eth_tester.exceptions import TransactionFailed
 from eth_utils.abi import function_signature_to_4byte_selector
 
-from tests.wallet.assembler import assemble, creation
+from tests.identity.wallet.assembler import assemble, creation
 
 
 def selector(signature: str) -> str:
