@@ -230,13 +230,19 @@ class Door:
         return self._served.fullmatch(path) is not None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request. The path is routed as it was sent."""
-        path, method = scope["raw_path"].partition(b"?")[0].decode("latin-1"), _method(scope)
-        # Litestar would tidy a path with empty segments, and serve it.
-        scope["path"] = NOWHERE if "//" in path or path.endswith("/") else path
-        if (path, method) in self._hot:
+        """Answer a request."""
+        path = scope["raw_path"].partition(b"?")[0].decode("latin-1")
+        await self.answer(path, scope, receive, send)
+
+    async def answer(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request for a path, which is routed as it was sent."""
+        scope["path"] = path
+        if (path, scope["method"]) in self._hot:  # type: ignore[typeddict-item]
             await self.app(scope, receive, send)
             return
+        if "//" in path or path.endswith("/"):
+            scope["path"] = NOWHERE  # Litestar would tidy it, and serve it
+        method = _method(scope)
         # What Litestar answers of itself, a preflight, shows the request's id too.
         shown = headers_of(self.surface, scope) if method == "OPTIONS" else ()
         began, sent = time.perf_counter(), _Sent(send, head=method == "HEAD", shown=shown)

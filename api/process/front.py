@@ -18,6 +18,22 @@ _SHARED = "/v1/"
 _DEFAULT = next(name for name, dialect in DIALECTS.items() if dialect.is_default)
 
 
+_BEGINNINGS = tuple((each, name) for name, dialect in DIALECTS.items() for each in dialect.paths)
+_ANY_BEGINNING = tuple(beginning for beginning, _ in _BEGINNINGS)
+_METHODS = {
+    (path, method): name
+    for name, dialect in DIALECTS.items()
+    for path, methods in dialect.methods_of.items()
+    for method in methods
+}
+_EVERYWHERE = {
+    path: name for name, dialect in DIALECTS.items() for path in dialect.paths_everywhere
+}
+_KEYS = tuple((each.key_prefix, name) for name, each in DIALECTS.items() if each.key_prefix)
+_OF_TOKENS = next((name for name, each in DIALECTS.items() if each.takes_tokens), None)
+"""The one dialect with which a login's token stands for a key."""
+
+
 class Front:
     """Hands each request to its surface."""
 
@@ -39,36 +55,36 @@ class Front:
         """Answer a request."""
         path: str = scope["raw_path"].partition(b"?")[0].decode("latin-1")
         if path.startswith(native.PATHS):
-            await self._native(scope, receive, send)
-            return
-        own = self._own.get(path)
-        if own is not None:
-            await own(scope, receive, send)
-            return
-        name = dialect_of(scope, path, self._hosts)
-        # Of nobody's path the native API says so.
-        door = self._native if name is None else self._doors[name]
-        failure = self._unopened(scope, path) if name == _DEFAULT else None
-        if failure is not None:
-            # Nobody serves the path here: what is said instead.
-            known: dict[str, Any] = scope  # type: ignore[assignment]
-            known[FAILURE] = failure
-        await door(scope, receive, send)
+            await self._native.answer(path, scope, receive, send)
+        elif path in self._own:
+            await self._own[path](scope, receive, send)
+        else:
+            await self._door_of(scope, path).answer(path, scope, receive, send)
 
-    def _unopened(self, scope: Scope, path: str) -> Failure | None:
-        """Ask for a key where only keys of other dialects open a shared path, and none is shown."""
-        if not path.startswith(_SHARED) or self._doors[_DEFAULT].serves(path):
-            return None
-        pinned = bool(self._hosts) and _host(scope) in self._hosts
-        if pinned or _dialect_of_key(_shown(scope)) is not None:
-            return None
+    def _door_of(self, scope: Scope, path: str) -> Door:
+        pinned = self._hosts.get(_host(scope)) if self._hosts else None
+        if pinned is not None:
+            return self._doors[_EVERYWHERE.get(path, pinned)]
+        name = _METHODS.get((path, scope["method"])) or _by_beginning(path)  # type: ignore[typeddict-item]
+        if name is not None:
+            return self._doors[name]
+        if not path.startswith(_SHARED):
+            return self._native  # which says so of nobody's path
+        name = _by_key(scope)
+        if name is None and not self._doors[_DEFAULT].serves(path):
+            self._ask_for_key(scope, path)
+        return self._doors[name or _DEFAULT]
+
+    def _ask_for_key(self, scope: Scope, path: str) -> None:
+        """Have a key asked for where only keys of other dialects open a shared path."""
         if not any(door.serves(path) for door in self._doors.values()):
-            return None
+            return
+        failure = Failure(Kind.CREDENTIAL_IS_MALFORMED)
         try:
             bearer_or_api_key(Ask(scope, _nothing, _nowhere))
-        except Failure as failure:
-            return failure
-        return Failure(Kind.CREDENTIAL_IS_MALFORMED)
+        except Failure as found:
+            failure = found
+        scope[FAILURE] = failure  # type: ignore[literal-required]
 
 
 def _door(surface: Surface, request_class: type[Ask[Any]]) -> Door:
@@ -83,21 +99,19 @@ async def _nowhere(message: Any) -> None:  # noqa: ANN401
     raise AssertionError(message)
 
 
-def dialect_of(scope: Scope, path: str, hosts: Mapping[str, str]) -> str | None:
-    """Name the dialect that answers; None: nobody's path."""
-    pinned = hosts.get(_host(scope)) if hosts else None
-    if pinned is not None:
-        return next(
-            (name for name, each in DIALECTS.items() if path in each.paths_everywhere), pinned
-        )
-    method: str = scope["method"]  # type: ignore[typeddict-item]
-    for name, each in DIALECTS.items():
-        if method in each.methods_of.get(path, ()):
+def _by_beginning(path: str) -> str | None:
+    if not path.startswith(_ANY_BEGINNING):
+        return None
+    return next(name for beginning, name in _BEGINNINGS if path.startswith(beginning))
+
+
+def _by_key(scope: Scope) -> str | None:
+    """Return the dialect whose key the headers show; None: nobody's."""
+    shown = _shown(scope)
+    for prefix, name in _KEYS:
+        if shown.startswith(prefix):
             return name
-    for name, each in DIALECTS.items():
-        if path.startswith(tuple(each.paths)):
-            return name
-    return (_dialect_of_key(_shown(scope)) or _DEFAULT) if path.startswith(_SHARED) else None
+    return _OF_TOKENS if is_token(shown) else None
 
 
 def _host(scope: Scope) -> str:
@@ -117,13 +131,3 @@ def _shown(scope: Scope) -> str:
         if name == b"x-api-key":
             shown = value.strip()
     return shown.decode("latin-1")
-
-
-def _dialect_of_key(shown: str) -> str | None:
-    for name, each in DIALECTS.items():
-        if each.key_prefix and shown.startswith(each.key_prefix):
-            return name
-        # A login's token stands for a key with one dialect alone.
-        if each.takes_tokens and is_token(shown):
-            return name
-    return None
