@@ -215,7 +215,7 @@ def _check_expiry(expires_at: Instant | None, at: Instant) -> None:
         raise InvalidField("expires_at", "must be in the future")
 
 
-class Changes(msgspec.Struct, frozen=True, kw_only=True):
+class KeyPatch(msgspec.Struct, frozen=True, kw_only=True):
     """What to change about a key; what is left UNSET stays."""
 
     name: str | msgspec.UnsetType = msgspec.UNSET
@@ -230,7 +230,7 @@ class Changes(msgspec.Struct, frozen=True, kw_only=True):
 def change(  # noqa: C901
     account: Account | None,
     key: Key | None,
-    changes: Changes,
+    changes: KeyPatch,
     *,
     by: str,
     at: Instant,

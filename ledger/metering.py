@@ -37,9 +37,9 @@ from ledger.requests import (
     Facts,
     Made,
     Notes,
+    ProviderReport,
     Record,
     Release,
-    Report,
     Reserve,
     Settle,
     flags_of,
@@ -276,7 +276,7 @@ def _cost(book: PriceBook | None, command: Record, at: Instant) -> Cost:
     return cost_of(book, command.model, command.usage, command.others, command.condition, at)
 
 
-def _digests(report: Report | None, notes: Notes | None) -> dict[str, str]:
+def _digests(report: ProviderReport | None, notes: Notes | None) -> dict[str, str]:
     """Return what an event says of what stands beside it."""
     found = {} if report is None else {"report": report.digest}
     if notes is not None:

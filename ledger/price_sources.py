@@ -23,8 +23,8 @@ from ledger.pricing import (
     InvalidRateCard,
     ModelPrice,
     Prices,
+    PriceTier,
     RateCard,
-    Tier,
     check_card,
     check_model,
     price_text,
@@ -41,7 +41,7 @@ class Skipped(NamedTuple):
     """Why, as a sentence."""
 
 
-class Imported(NamedTuple):
+class ImportedCard(NamedTuple):
     """A card, checked, and what was left out of it."""
 
     card: RateCard
@@ -78,7 +78,7 @@ def _condition(terms: _Terms) -> ConditionPrice:
     prices, tiers, so_far = _prices(terms.base), [], dict(terms.base)
     for above_tokens in sorted(terms.above):
         so_far |= terms.above[above_tokens]
-        tiers.append(Tier(above_tokens=above_tokens, prices=_prices(so_far)))
+        tiers.append(PriceTier(above_tokens=above_tokens, prices=_prices(so_far)))
     return ConditionPrice(prices=prices, tiers=tuple(tiers))
 
 
@@ -102,9 +102,9 @@ def _tokens(value: object) -> int:
     return value if 0 < value <= MODEL_TOKENS_MAX else 0
 
 
-def _imported(card: RateCard, skipped: Iterable[Skipped]) -> Imported:
+def _imported(card: RateCard, skipped: Iterable[Skipped]) -> ImportedCard:
     check_card(card)
-    return Imported(card, tuple(skipped))
+    return ImportedCard(card, tuple(skipped))
 
 
 # genai-prices
@@ -117,7 +117,7 @@ def from_genai_prices(
     provider_ids: Collection[str] | None = None,
     asset: str = "USD",
     version: int = 1,
-) -> Imported:
+) -> ImportedCard:
     """Make the card in force at ``at`` from the snapshot inside the genai-prices package.
 
     ``provider_ids`` None means all. A model is named ``provider/model``. The package's own rules
@@ -416,7 +416,7 @@ def _put(prices: dict[str, Fraction], usage_class: str, pico: Fraction) -> None:
 
 def from_litellm(
     data: str | bytes, *, at: Instant, name: str, asset: str = "USD", version: int = 1
-) -> Imported:
+) -> ImportedCard:
     """Make a card, in force from ``at``, from LiteLLM's table of prices per single unit.
 
     Numbers are read as decimals, so 7.5E-8 per token is exactly 0.075 per million. A model all of

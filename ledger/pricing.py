@@ -58,7 +58,7 @@ Prices = dict[str, str]
 """Usage class to a plain decimal per million units, shortest form, at most twelve places."""
 
 
-class Tier(
+class PriceTier(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
 ):
     """Prices of the whole request once its context is long."""
@@ -78,7 +78,7 @@ class ConditionPrice(
     prices: Prices
     """Complete: nothing is inherited from the model."""
 
-    tiers: tuple[Tier, ...] = ()
+    tiers: tuple[PriceTier, ...] = ()
     """Ascending by ``above_tokens``."""
 
     between: tuple[str, str] | None = None
@@ -94,7 +94,7 @@ class ModelPrice(
     prices: Prices
     """Prices without a condition and below every tier."""
 
-    tiers: tuple[Tier, ...] = ()
+    tiers: tuple[PriceTier, ...] = ()
     """Ascending by ``above_tokens``."""
 
     conditions: dict[str, ConditionPrice] = {}

@@ -168,7 +168,7 @@ def reference_of(card: RateCard) -> str:
     return f"{card.name}/{card.version}"
 
 
-class Draft(msgspec.Struct, frozen=True, kw_only=True):
+class CardDraft(msgspec.Struct, frozen=True, kw_only=True):
     """What is to be published: a patch of the version in force then, or its replacement."""
 
     name: str
@@ -183,9 +183,9 @@ class Draft(msgspec.Struct, frozen=True, kw_only=True):
     """What is not named here goes; else it stays."""
 
 
-def draft_of(card: RateCard, *, start: Instant | None, replace: bool = False) -> Draft:
+def draft_of(card: RateCard, *, start: Instant | None, replace: bool = False) -> CardDraft:
     """Make a draft of a card, in force from ``start`` on, whatever the card says."""
-    return Draft(
+    return CardDraft(
         name=card.name,
         asset=card.asset,
         models=card.models,
@@ -226,7 +226,7 @@ class Proposal(NamedTuple):
         return [name for name in names if _loses(before.terms(name), after.terms(name))]
 
 
-def propose(cards: RateCards, draft: Draft, *, at: Instant) -> Proposal:
+def propose(cards: RateCards, draft: CardDraft, *, at: Instant) -> Proposal:
     """Work out the version that a draft would become, and what looks like a mistake in it.
 
     Raises:
@@ -273,7 +273,13 @@ def propose(cards: RateCards, draft: Draft, *, at: Instant) -> Proposal:
 
 
 def publish(
-    cards: RateCards, draft: Draft, *, by: str, at: Instant, confirm: bool = False, users: int = 0
+    cards: RateCards,
+    draft: CardDraft,
+    *,
+    by: str,
+    at: Instant,
+    confirm: bool = False,
+    users: int = 0,
 ) -> list[e.AnyEvent]:
     """Publish a version; quiet when the one in force then says the same.
 

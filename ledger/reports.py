@@ -22,7 +22,7 @@ OTHERS_MAX = 16
 """Other models inside one answer that are told apart."""
 
 
-class Passed(NamedTuple):
+class Observed(NamedTuple):
     """What is known of a request beside what is reported."""
 
     input: Callable[[], int]
@@ -138,7 +138,7 @@ class Evidence:
         """Return the output tokens that are told so far; None: none are."""
         return None if self._counts is None else self._counts.output.total
 
-    def reading(self, passed: Passed | None = None, *, final: bool = True) -> Reading:
+    def reading(self, passed: Observed | None = None, *, final: bool = True) -> Reading:
         """Tell what was used.
 
         ``passed`` None: nothing is known but what is reported. ``final`` False: more passed after
@@ -192,7 +192,7 @@ class Evidence:
         return shapes.usage_of(found)
 
     def _weighed(
-        self, passed: Passed, doubts: dict[str, None], *, final: bool
+        self, passed: Observed, doubts: dict[str, None], *, final: bool
     ) -> tuple[Usage, bool]:
         """Read what is told against what passed; tell whether anything had to be estimated."""
         found = self._counts
@@ -226,7 +226,7 @@ class Evidence:
         found: Counts,
         own: Usage,
         others: dict[str, Usage],
-        passed: Passed | None,
+        passed: Observed | None,
         doubts: dict[str, None],
     ) -> Usage:
         """Take the steps of other models apart, and add those that no total holds."""

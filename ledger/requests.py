@@ -45,7 +45,7 @@ TTL_SECONDS_MAX = 86_400
 MODEL_MAX = 255
 
 
-class Known(NamedTuple):
+class KnownRequest(NamedTuple):
     """What the ledger holds about a request id that was used before."""
 
     first: Recorded
@@ -62,7 +62,7 @@ class Facts(NamedTuple):
     account: Account | None
     key: Key | None
     cards: RateCards
-    known: Known | None
+    known: KnownRequest | None
     reservation: Reservation | None
 
 
@@ -73,7 +73,7 @@ class OtherUse(NamedTuple):
     usage: Usage
 
 
-class Report(NamedTuple):
+class ProviderReport(NamedTuple):
     """What a provider reported, as it did: evidence for who reconciles."""
 
     text: str
@@ -98,9 +98,9 @@ def others_of(used: Reading) -> tuple[OtherUse, ...]:
     return tuple(OtherUse(model, usage) for model, usage in used.others)
 
 
-def report_of(used: Reading) -> Report | None:
+def report_of(used: Reading) -> ProviderReport | None:
     """Return the report that a reading is of; None: there is none."""
-    return Report(used.raw.decode(), used.provider_id) if used.raw else None
+    return ProviderReport(used.raw.decode(), used.provider_id) if used.raw else None
 
 
 class Notes(NamedTuple):
@@ -139,7 +139,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     """As the provider says, where the card has a price for that; None: ``condition`` counts."""
     served_model: str = ""
     """What the provider says it served; empty: nothing, or the one that is named."""
-    report: Report | None = None
+    report: ProviderReport | None = None
     notes: Notes | None = None
 
 
@@ -180,7 +180,7 @@ class Settle(msgspec.Struct, frozen=True, kw_only=True):
     estimated: bool = False
     interrupted: bool = False
     doubts: tuple[str, ...] = ()
-    report: Report | None = None
+    report: ProviderReport | None = None
 
 
 class Release(msgspec.Struct, frozen=True, kw_only=True):

@@ -10,13 +10,13 @@ from typing import NamedTuple
 from sqlalchemy import ColumnElement, Table
 
 from ledger.codec import Recorded
-from ledger.record.batch import Changes, Load, Wanted
+from ledger.record.batch import BatchChanges, StateQuery, Wanted
 from ledger.record.due import Due
 from ledger.record.store import Statement
 from ledger.state import LaneState
 
 
-def read_nothing(lane: int, wanted: Wanted) -> list[Load]:  # noqa: ARG001
+def read_nothing(lane: int, wanted: Wanted) -> list[StateQuery]:  # noqa: ARG001
     """Read nothing: no decision depends on it."""
     return []
 
@@ -27,9 +27,9 @@ class Inline(NamedTuple):
     name: str
     tables: tuple[Table, ...]
     """Every one has a column ``lane``."""
-    save: Callable[[int, LaneState, Changes], list[Statement]]
+    save: Callable[[int, LaneState, BatchChanges], list[Statement]]
     """Return what brings the rows of a lane up to its state after some changes."""
-    load: Callable[[int, Wanted], list[Load]] = read_nothing
+    load: Callable[[int, Wanted], list[StateQuery]] = read_nothing
     """Return the queries that bring this projection's part of a lane's state back."""
     due: tuple[Due, ...] = ()
     """Rows that run out by themselves, for the lane to write down."""

@@ -23,7 +23,7 @@ from ledger.limits import Window
 from ledger.lines import Lines, lack_price
 from ledger.money import parse_pico
 from ledger.record import store, verify
-from ledger.record.batch import Changes
+from ledger.record.batch import BatchChanges
 from ledger.record.store import Statement
 from ledger.state import Account, Key, LaneState, advance_over, change, change_by_sums
 from ledger.usage import Usage, tokens
@@ -74,7 +74,7 @@ _About = tuple[bytes, int, str, str, str, str, tuple[int, ...]]
 class _Run:
     """Requests of one key that are alike and count in the same buckets.
 
-    Instants here are µs since 2000, as in a ``Row``.
+    Instants here are µs since 2000, as in an ``EventRow``.
     """
 
     __slots__ = ("key", "last", "pico", "requests", "seq", "until", "usage")
@@ -130,9 +130,11 @@ class Fold:
         self._of_events = [
             each for each in inline if not each.is_state and each is not spend.PROJECTION
         ]
-        self._sums: dict[spend.Line, spend.Sums] | None = {} if spend.PROJECTION in inline else None
+        self._sums: dict[spend.SpendGroup, spend.Sums] | None = (
+            {} if spend.PROJECTION in inline else None
+        )
         self._projection = projection
-        self._changes = Changes()
+        self._changes = BatchChanges()
         self._kept: dict[tuple[type[e.Event], bytes, bytes], Recorded] = {}
         self._ids: dict[bytes, UUID] = {store.NO_KEY.bytes: store.NO_KEY}
         self._owns: dict[bytes, _Own] = {}
@@ -160,7 +162,7 @@ class Fold:
         Raises:
             LedgerCorrupt: A gap, a broken chain, an unreadable event or one that cannot be.
         """
-        changes = Changes()
+        changes = BatchChanges()
         try:
             self._walk(rows, changes)
         except struct.error as error:
@@ -184,7 +186,7 @@ class Fold:
                 made += self._write_sums()
         return made + (self._projection.apply(changes.events) if self._projection else [])
 
-    def _walk(self, rows: Iterable[bytes], changes: Changes) -> None:  # noqa: C901, PLR0915
+    def _walk(self, rows: Iterable[bytes], changes: BatchChanges) -> None:  # noqa: C901, PLR0915
         """Check the place and the hash of each event; fold it, or gather it with those alike.
 
         Nearly all are gathered: what these need is done in place, for calls would cost as much.
@@ -339,12 +341,12 @@ class Fold:
         own.runs = {}
         own.makes = False
 
-    def _sum(self, own: _Own, sums: dict[spend.Line, spend.Sums]) -> None:
+    def _sum(self, own: _Own, sums: dict[spend.SpendGroup, spend.Sums]) -> None:
         """Sum what was noted as spent. Not before the chunk ends: one line is many runs by then."""
         account_id = own.account.account_id
         for (key_id, day, integration, model, _, asset, _), noted in own.lines.items():
             key, date = self._id(key_id), _date(day)
-            line = spend.Line(account_id, key, date, integration, model, asset)
+            line = spend.SpendGroup(account_id, key, date, integration, model, asset)
             spend.add_together(sums, line, noted.requests, noted.usage, noted.spent)
         own.lines = {}
 
@@ -361,7 +363,7 @@ class Fold:
             found = self._ids[raw] = UUID(bytes=raw)
         return found
 
-    def _remember(self, changes: Changes) -> None:
+    def _remember(self, changes: BatchChanges) -> None:
         """Keep of a chunk what the state's projections are told at the next save.
 
         Of alike events about one account and key the newest does, and none of requests: so
@@ -381,7 +383,7 @@ class Fold:
 
     def save(self) -> list[Statement]:
         """Return what writes the state down as it is now, and what was summed."""
-        told = Changes()
+        told = BatchChanges()
         for event in self._kept.values():
             told.note(event)
         told.accounts = self._changes.accounts | set(map(self._id, self._counted))
@@ -398,7 +400,7 @@ class Fold:
             account.drained.clear()
         self._written = set(self.state.reservations)
         self._counted, self._used = set(), set()
-        self._changes = Changes()
+        self._changes = BatchChanges()
         self._kept = {}
         return made + self._write_sums()
 

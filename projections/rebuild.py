@@ -78,7 +78,7 @@ class LaneRebuilt(msgspec.Struct, frozen=True, kw_only=True):
     tables: tuple[Compared, ...]
 
 
-class Report(msgspec.Struct, frozen=True, kw_only=True):
+class RebuildReport(msgspec.Struct, frozen=True, kw_only=True):
     """What became of all lanes."""
 
     lanes: tuple[LaneRebuilt, ...]
@@ -107,7 +107,7 @@ def rebuild(
     role: str | None = None,
     processes: int | None = None,
     progress: Progress | None = None,
-) -> Report:
+) -> RebuildReport:
     """Make inline projections anew, checking the chains, and compare them with the live ones.
 
     ``replace`` puts the new rows where live ones differ; it holds each lane's lock meanwhile.
@@ -129,7 +129,7 @@ def rebuild_catching_up(
     role: str | None = None,
     processes: int | None = None,
     progress: Progress | None = None,
-) -> Report:
+) -> RebuildReport:
     """Make a catching-up projection anew up to its checkpoint, and compare.
 
     Where it has none yet, as after a raise of its version, up to the head; ``replace`` then sets
@@ -179,14 +179,14 @@ class _Task(NamedTuple):
         return {"lane": lane, "projection": name, "version": version}
 
 
-def _run(task: _Task, processes: int | None, progress: Progress | None) -> Report:
+def _run(task: _Task, processes: int | None, progress: Progress | None) -> RebuildReport:
     with psycopg.connect(database.conninfo(task.url, task.role)) as connection:
         lanes = verify.lanes_with_seq(connection)
     if processes is None:
         processes = verify.processes_for(sum(seq for _, seq in lanes))
     work = partial(_rebuild_lane, task)
     done = verify.side_by_side(work, [lane for lane, _ in lanes], processes, progress)
-    return Report(lanes=tuple(done))
+    return RebuildReport(lanes=tuple(done))
 
 
 # One lane.

@@ -18,7 +18,7 @@ from ledger.clock import DatabaseClock
 from ledger.errors import LedgerCorrupt
 from ledger.ids import Position
 from ledger.record import arrays, store
-from ledger.record.batch import Inline, Wanted
+from ledger.record.batch import Projection, Wanted
 from ledger.state import LaneState
 
 BEGIN: LiteralString = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
@@ -27,7 +27,9 @@ BEGIN: LiteralString = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 class Snapshot:
     """One lane as of one position."""
 
-    def __init__(self, connection: AsyncConnection, lane: int, inline: Sequence[Inline]) -> None:
+    def __init__(
+        self, connection: AsyncConnection, lane: int, inline: Sequence[Projection]
+    ) -> None:
         """Take a connection inside its transaction."""
         self.connection = connection
         self.lane = lane
@@ -61,7 +63,7 @@ class Snapshot:
 
 @asynccontextmanager
 async def snapshot(
-    pool: AsyncConnectionPool, lane: int, inline: Sequence[Inline], clock: DatabaseClock
+    pool: AsyncConnectionPool, lane: int, inline: Sequence[Projection], clock: DatabaseClock
 ) -> AsyncIterator[Snapshot]:
     """Open a snapshot of a lane; its position is ``seq``, and its time is what ``clock`` hears."""
     async with pool.connection() as connection:

@@ -12,7 +12,7 @@ from api.cli.service import settings
 from api.cli.storage import database_url
 from api.cli.terminal import Cell, json_option, out, progress, show, table
 from ledger.errors import LedgerCorrupt
-from ledger.record.verify import Progress, Report, verify
+from ledger.record.verify import Progress, VerifyReport, verify
 from projections import rebuild as rebuilding
 from projections.rebuild import Compared
 from projections.registry import CATCHING_UP, INLINE
@@ -40,7 +40,7 @@ def verify_ledger(*, processes: int | None, as_json: bool) -> None:
         raise Failure("What is stored is not what was recorded.")
 
 
-def verified(url: str, processes: int | None = None) -> Report:
+def verified(url: str, processes: int | None = None) -> VerifyReport:
     """Verify all lanes, with a progress bar."""
     with _watched("Verifying lane") as look:
         return verify(url, processes=processes, progress=look)
@@ -60,7 +60,7 @@ def _watched(what: str) -> Iterator[Progress]:
         yield look
 
 
-def document(report: Report) -> dict[str, object]:
+def document(report: VerifyReport) -> dict[str, object]:
     """Return the report as plain data."""
     return {
         "intact": report.intact,
@@ -81,7 +81,7 @@ def document(report: Report) -> dict[str, object]:
     }
 
 
-def verdict(report: Report) -> list[RenderableType]:
+def verdict(report: VerifyReport) -> list[RenderableType]:
     """Lay the report out: a line, and what was found."""
     count = f"{report.events:,} events in {len(report.lanes)} lanes"
     if report.intact:

@@ -34,7 +34,7 @@ from api.identity.credentials import KeyCaller
 from api.operations import Ledger
 from ledger import events as e
 from ledger.errors import LedgerError, NoSuchRequest, RequestIdIsTaken
-from ledger.requests import Known, Release
+from ledger.requests import KnownRequest, Release
 
 ATTEMPTS_MAX = 1_000
 """Requests under one ``Idempotency-Key``, of which all but the last ended without charge."""
@@ -161,7 +161,7 @@ class Once:
             f"This Idempotency-Key was used by request {ask.request_id}, {_became(last.body)}"
         )
 
-    async def _last_attempt(self, place: Place) -> tuple[int, Known | None]:
+    async def _last_attempt(self, place: Place) -> tuple[int, KnownRequest | None]:
         """Find the last request that was begun; the first attempt and None: none was.
 
         The ids follow each other without a gap, so their number is found by doubling and halving.
@@ -179,7 +179,7 @@ class Once:
                 found, low = more, middle
         return low, found
 
-    async def _known(self, place: Place, attempt: int) -> Known | None:
+    async def _known(self, place: Place, attempt: int) -> KnownRequest | None:
         request_id = place.request_id(attempt)
         try:
             known, _ = await self.ledger.requests.find(place.account_id, request_id)

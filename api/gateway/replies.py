@@ -14,7 +14,7 @@ from api.gateway import sse, tokens
 from api.gateway.meters import INPUT_ONLY, Meter
 from api.gateway.wishes import Wish
 from api.http.reading import UNREADABLE
-from ledger.reports import Evidence, Passed, Reading
+from ledger.reports import Evidence, Observed, Reading
 from ledger.said import Said, said_by
 from ledger.usage import Usage
 
@@ -210,10 +210,10 @@ def _output_most(wish: Wish) -> int:
     return BEYOND_FACTOR * wish.output + BEYOND_TOKENS
 
 
-def passed(wish: Wish, output: int, least: int) -> Passed:
+def passed(wish: Wish, output: int, least: int) -> Observed:
     """Say what is known of a request and its answer beside what is reported."""
     content = wish.content
-    return Passed(
+    return Observed(
         input=lambda: content.estimate,
         output=output,
         least=least,

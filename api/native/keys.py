@@ -143,7 +143,7 @@ async def change_key(request: Ask, data: JSONBody[bodies.KeyChanges]) -> Rendere
         )
         if key.dialect in request.services.dialects.with_characters:
             await _require_character(request, key.account_id, body.default_character)
-    changes = keys.Changes(
+    changes = keys.KeyPatch(
         name=body.name,
         limits=body.limits if isinstance(body.limits, UnsetType) else bodies.rules(body.limits),
         scopes=body.scopes,

@@ -20,7 +20,7 @@ from ledger.clock import Instant
 from ledger.codec import Recorded
 from ledger.errors import InvalidField
 from ledger.pricing import InvalidRateCard, RateCard
-from ledger.ratecards import Draft, Version, draft_of, propose
+from ledger.ratecards import CardDraft, Version, draft_of, propose
 
 VERSION_MAX = 2**31 - 1
 
@@ -45,7 +45,7 @@ async def publish_rate_card(
     It is a patch of the version in force at its start: models that it does not name stay.
     """
     body = data
-    draft = Draft(
+    draft = CardDraft(
         name=body.name,
         asset=body.asset,
         effective_from=bodies.instant_of("effective_from", body.effective_from),
@@ -59,7 +59,7 @@ async def publish_rate_card(
 
 
 async def _publish(
-    ask: Ask, body: bodies.RateCardBody | bodies.ImportBody, draft: Draft
+    ask: Ask, body: bodies.RateCardBody | bodies.ImportBody, draft: CardDraft
 ) -> Passed[views.PublicationView]:
     at, users = ask.services.clock.now(), 0
     try:

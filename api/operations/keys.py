@@ -119,7 +119,7 @@ class Keys:
         self,
         asked: Asked[Key],
         key_id: KeyId,
-        changes: keys.Changes | Callable[[Key], keys.Changes],
+        changes: keys.KeyPatch | Callable[[Key], keys.KeyPatch],
         *,
         expected_version: int | None = None,
         only_of: str = "",
@@ -133,7 +133,7 @@ class Keys:
             key = _own(facts.key, only_of)
             if key is None:
                 raise NoSuchKey
-            made = changes if isinstance(changes, keys.Changes) else changes(key)
+            made = changes if isinstance(changes, keys.KeyPatch) else changes(key)
             return keys.change(
                 facts.account,
                 key,
@@ -251,7 +251,7 @@ def _own(key: Key | None, only_of: str) -> Key | None:
     return key
 
 
-def _keeping_fixed(key: Key, changes: keys.Changes, *, by: str) -> keys.Changes:
+def _keeping_fixed(key: Key, changes: keys.KeyPatch, *, by: str) -> keys.KeyPatch:
     """Keep what no change of settings may touch, or none but the operator's."""
     if changes.settings is msgspec.UNSET:
         return changes

@@ -11,7 +11,7 @@ from ledger.clock import Instant
 from ledger.codec import Recorded
 from ledger.ids import OPERATOR_ACCOUNT
 from ledger.pricing import RateCard
-from ledger.ratecards import Draft, Proposal, Version
+from ledger.ratecards import CardDraft, Proposal, Version
 from ledger.record import card_rows
 from ledger.requests import Facts
 
@@ -37,7 +37,7 @@ class Prices:
     async def publish(
         self,
         asked: Asked[Publication],
-        draft: Draft,
+        draft: CardDraft,
         *,
         confirm: bool = False,
         users: int = 0,

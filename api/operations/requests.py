@@ -18,7 +18,17 @@ from ledger.errors import NoSuchRequest
 from ledger.ids import AccountId, KeyId, Position, rating_id
 from ledger.record.batch import Command, Idempotency, Outcome
 from ledger.record.lanes import Writer
-from ledger.requests import SYSTEM, Facts, Known, Made, Notes, Record, Release, Reserve, Settle
+from ledger.requests import (
+    SYSTEM,
+    Facts,
+    KnownRequest,
+    Made,
+    Notes,
+    Record,
+    Release,
+    Reserve,
+    Settle,
+)
 
 
 def notes_of(metadata: Mapping[str, str], end_user: str) -> Notes | None:
@@ -171,13 +181,13 @@ class Requests:
         )
         return await self._writer.submit_one(command)
 
-    async def find(self, account_id: AccountId, request_id: str) -> tuple[Known, Position]:
+    async def find(self, account_id: AccountId, request_id: str) -> tuple[KnownRequest, Position]:
         """Find what became of a request. It goes through the lane, because only the lane knows.
 
         Raises:
             NoSuchRequest: There is none of this id.
         """
-        found: dict[str, Known] = {}
+        found: dict[str, KnownRequest] = {}
 
         def decide(facts: Facts, at: Instant) -> Made:  # noqa: ARG001
             if facts.known is None:

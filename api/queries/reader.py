@@ -13,7 +13,7 @@ from ledger.clock import DatabaseClock, Instant
 from ledger.errors import NoSuchAccount
 from ledger.ids import AccountId, Position, lane_of_account
 from ledger.record import store
-from ledger.record.batch import Inline
+from ledger.record.batch import Projection
 from projections import engine
 from projections.base import CatchingUp
 from projections.snapshot import Snapshot, snapshot
@@ -63,7 +63,7 @@ class Reader:
     def __init__(
         self,
         pool: AsyncConnectionPool,
-        inline: Sequence[Inline],
+        inline: Sequence[Projection],
         lanes: int,
         clock: DatabaseClock,
     ) -> None:

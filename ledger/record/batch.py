@@ -44,11 +44,11 @@ from ledger.record.store import Row, Statement
 from ledger.requests import (
     KEY,
     Facts,
-    Known,
+    KnownRequest,
     Made,
     Notes,
+    ProviderReport,
     Record,
-    Report,
     Reserve,
     Settle,
     service_at,
@@ -61,7 +61,7 @@ RUN_MAX = 1_000
 """Requests of an account decided by their sums at once: where these do not fit, one by one."""
 
 
-class Changes:
+class BatchChanges:
     """What a batch did, for the projections that write it down."""
 
     __slots__ = ("accounts", "closed", "events", "keys", "kinds", "opened")
@@ -123,7 +123,7 @@ class Wanted(NamedTuple):
     requests: list[bytes]
 
 
-class Load(NamedTuple):
+class StateQuery(NamedTuple):
     """A query and what to do with its rows."""
 
     sql: LiteralString
@@ -131,17 +131,17 @@ class Load(NamedTuple):
     absorb: Callable[[LaneState, list[TupleRow]], None]
 
 
-class Inline(Protocol):
+class Projection(Protocol):
     """A projection that moves in the append's own transaction."""
 
     @property
     def due(self) -> Sequence[Due]:
         """Rows of its tables that run out by themselves."""
 
-    def load(self, lane: int, wanted: Wanted) -> list[Load]:
+    def load(self, lane: int, wanted: Wanted) -> list[StateQuery]:
         """Return the queries that bring this projection's part of the state back."""
 
-    def save(self, lane: int, state: LaneState, changes: Changes) -> list[Statement]:
+    def save(self, lane: int, state: LaneState, changes: BatchChanges) -> list[Statement]:
         """Return the statements that bring this projection's rows up to the state."""
 
 
@@ -351,8 +351,8 @@ class Batch:
         self.lane = lane
         self.at = at
         self.state = state
-        self.changes = Changes()
-        self.known: dict[bytes, Known] = {}
+        self.changes = BatchChanges()
+        self.known: dict[bytes, KnownRequest] = {}
         self.replies: dict[bytes, tuple[bytes, bytes]] = {}
         """Idempotency key hash → fingerprint and stored reply."""
         self.results: list[tuple[Command, Outcome | Exception]] = []
@@ -366,7 +366,7 @@ class Batch:
         """The same of requests that were there before this batch."""
         self.also: list[Row] = []
         """Rows of side tables."""
-        self._reports: list[tuple[bytes, AccountId, Instant, Report]] = []
+        self._reports: list[tuple[bytes, AccountId, Instant, ProviderReport]] = []
         self._notes: list[tuple[bytes, AccountId, Notes]] = []
         """What stands beside requests, by their hashes."""
 
@@ -461,7 +461,7 @@ class Batch:
             self._gaps.append(gap if gap <= store.GAP_MAX else 0)
             gap = 1
             assert command.request_hash is not None
-            self.known[command.request_hash] = Known(recorded)
+            self.known[command.request_hash] = KnownRequest(recorded)
             self._new_requests[command.request_hash] = (seq, 0)
             self._put_aside(command, command.request_hash, at)
             self.results.append((command, Outcome([recorded], None, seq)))
@@ -590,13 +590,13 @@ class Batch:
         seq = recorded.envelope.lane_seq
         if command.closes:
             first = self.known[hashed].first
-            self.known[hashed] = Known(first, recorded)
+            self.known[hashed] = KnownRequest(first, recorded)
             if hashed in self._new_requests:
                 self._new_requests[hashed] = (first.envelope.lane_seq, seq)
             else:
                 self._closed_requests[hashed] = (first.envelope.lane_seq, seq)
         else:
-            self.known[hashed] = Known(recorded)
+            self.known[hashed] = KnownRequest(recorded)
             self._new_requests[hashed] = (seq, 0)
 
     def _put_aside(self, command: Command, hashed: bytes, at: Instant) -> None:
@@ -680,14 +680,14 @@ class Batch:
         recorded = self.append(reservation.account_id, reservation.key_id, event, at)
         self._closed_requests[hashed] = (reservation.seq, recorded.envelope.lane_seq)
         if hashed in self.known:
-            self.known[hashed] = Known(self.known[hashed].first, recorded)
+            self.known[hashed] = KnownRequest(self.known[hashed].first, recorded)
 
     @property
     def is_empty(self) -> bool:
         """Whether there is nothing to write."""
         return not self.changes.events and not self.also
 
-    def statement(self, projections: Sequence[Inline]) -> Statement | None:
+    def statement(self, projections: Sequence[Projection]) -> Statement | None:
         """Return everything to write beside ``also``, as one statement."""
         state, lane, events = self.state, self.lane, self.changes.events
         made: list[Statement] = []

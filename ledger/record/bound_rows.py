@@ -37,7 +37,7 @@ from sqlalchemy.dialects.postgresql import insert
 from ledger import secrets
 from ledger.clock import Instant
 from ledger.ids import AccountId, KeyId
-from ledger.server.tables import INSTANT, Bound, compiled, metadata
+from ledger.server.tables import INSTANT, BoundStatement, compiled, metadata
 
 KEY_SECRETS = Table(
     "key_secrets",
@@ -79,7 +79,7 @@ class SecretRow(NamedTuple):
         key = self.key_id.bytes
         return secrets.digest("key_secret", key, self.number, self.hashed, self.pepper)
 
-    def insert(self, account_id: AccountId, lane: int) -> Bound:
+    def insert(self, account_id: AccountId, lane: int) -> BoundStatement:
         """Return the statement that adds the row."""
         return _INSERT_SECRET, {
             "secret_hash": self.hashed,
@@ -90,7 +90,7 @@ class SecretRow(NamedTuple):
             "pepper_version": self.pepper,
         }
 
-    def renew(self, old: bytes) -> Bound:
+    def renew(self, old: bytes) -> BoundStatement:
         """Return the statement that puts it in place of the row under an older pepper."""
         return _RENEW_SECRET, {"hashed": self.hashed, "pepper": self.pepper, "old": old}
 
@@ -136,12 +136,12 @@ class LoginRow(NamedTuple):
         active = True
         return secrets.digest("login", salt, account_id.bytes, member_id.bytes, *texts, active)
 
-    def insert(self, at: Instant) -> Bound:
+    def insert(self, at: Instant) -> BoundStatement:
         """Return the statement that adds the row."""
         return _INSERT_LOGIN, {**self._asdict(), "active": True, "created_at": at}
 
 
-def delete_login(member_id: UUID) -> Bound:
+def delete_login(member_id: UUID) -> BoundStatement:
     """Return the statement that takes a person's login away."""
     return _DELETE_LOGIN, {"member_id": member_id}
 
@@ -172,7 +172,7 @@ class WalletRow(NamedTuple):
         """Return what binds the row to its event; it tells nothing to anyone without the salt."""
         return secrets.digest("wallet", self.salt, self.account_id.bytes, self.address)
 
-    def insert(self, at: Instant) -> Bound:
+    def insert(self, at: Instant) -> BoundStatement:
         """Return the statement that adds the row."""
         return _INSERT_WALLET, {**self._asdict(), "created_at": at}
 
@@ -224,14 +224,14 @@ class AllowanceRow(NamedTuple):
     account_id: AccountId
     asset: str
 
-    def save(self, amount: str, day: date) -> Bound:
+    def save(self, amount: str, day: date) -> BoundStatement:
         """Return the statement that sets an allowance which is granted for a day."""
         return _SAVE_ALLOWANCE, {**self._asdict(), "amount": amount, "granted_through": day}
 
-    def delete(self) -> Bound:
+    def delete(self) -> BoundStatement:
         """Return the statement that ends an allowance."""
         return _DELETE_ALLOWANCE, self._asdict()
 
-    def mark(self, day: date) -> Bound:
+    def mark(self, day: date) -> BoundStatement:
         """Return the statement that notes up to which day an allowance is granted."""
         return _MARK_ALLOWANCE, {**self._asdict(), "day": day}

@@ -39,19 +39,19 @@ from ledger.record.batch import (
     REFUSAL_INTERVAL,
     Batch,
     Command,
-    Inline,
-    Load,
     Outcome,
+    Projection,
     RefusalLog,
+    StateQuery,
     Suppressed,
     Ticket,
     Wanted,
     runs,
 )
 from ledger.record.due import Questions, questions
-from ledger.record.roundtrip import Line
+from ledger.record.roundtrip import Pipeline
 from ledger.record.store import Head, Statement
-from ledger.requests import Known
+from ledger.requests import KnownRequest
 from ledger.state import LaneState, Reservation, is_unpriced
 
 log = structlog.get_logger("keyledger.lanes")
@@ -92,7 +92,7 @@ class Lane:
         self,
         lane: int,
         connect: Connect,
-        projections: Sequence[Inline],
+        projections: Sequence[Projection],
         cards: RateCards,
         heard: DatabaseClock,
         *,
@@ -106,7 +106,7 @@ class Lane:
         self._cards = cards
         self._queue: deque[Command] = deque()
         self._wake = asyncio.Event()
-        self._line: Line | None = None
+        self._pipeline: Pipeline | None = None
         self._state: LaneState | None = None
         self._epoch = -1
         self._undisturbed = OWNED_AFTER
@@ -231,11 +231,11 @@ class Lane:
 
     async def _transact(self, commands: list[Command]) -> list[tuple[Command, Outcome | Exception]]:
         self._refusals.undo()
-        line, batch = await self._begun(commands)
+        pipeline, batch = await self._begun(commands)
         while batch.more_is_due:
             # What ran out of those who ask comes first, in as many transactions as it takes.
-            await self._commit(line, batch)
-            line, batch = await self._begun(commands)
+            await self._commit(pipeline, batch)
+            pipeline, batch = await self._begun(commands)
         decided = 0
         for run in runs(commands):
             batch.decide_run(run, self._refusals)
@@ -243,39 +243,39 @@ class Lane:
             if decided >= TURN:
                 decided = 0
                 await asyncio.sleep(0)
-        await self._commit(line, batch)
+        await self._commit(pipeline, batch)
         return batch.results
 
-    async def _begun(self, commands: list[Command]) -> tuple[Line, Batch]:
+    async def _begun(self, commands: list[Command]) -> tuple[Pipeline, Batch]:
         """Lock the head and load what a batch reads."""
-        idle = self._line is not None
-        line = await self._connected()
+        idle = self._pipeline is not None
+        pipeline = await self._connected()
         try:
-            return line, await self._load(line, commands)
+            return pipeline, await self._load(pipeline, commands)
         except psycopg.OperationalError as error:
-            if idle and line.connection.closed:
+            if idle and pipeline.connection.closed:
                 raise _Stale from error
             raise
 
-    async def _commit(self, line: Line, batch: Batch) -> None:
+    async def _commit(self, pipeline: Pipeline, batch: Batch) -> None:
         """Write a batch, and keep its state for the next."""
         if batch.is_empty:
-            await line.exchange([(COMMIT, ())])
+            await pipeline.exchange([(COMMIT, ())])
         else:
-            await self._save(line, batch)
+            await self._save(pipeline, batch)
         self._notes.clear()
         self._refusals.keep()
         self._state = batch.state if _size(batch.state) <= CACHE_MAX else None
 
-    async def _save(self, line: Line, batch: Batch) -> None:
+    async def _save(self, pipeline: Pipeline, batch: Batch) -> None:
         """Second round trip: append, move the projections, commit."""
         try:
             if batch.also:
-                async with line.connection.pipeline():
+                async with pipeline.connection.pipeline():
                     for sql, parameters in batch.also:
-                        await line.connection.execute(sql, parameters)
+                        await pipeline.connection.execute(sql, parameters)
             everything = batch.statement(self._projections)
-            await line.exchange([*([everything] if everything else []), (COMMIT, ())])
+            await pipeline.exchange([*([everything] if everything else []), (COMMIT, ())])
         except (psycopg.errors.SerializationFailure, psycopg.errors.DeadlockDetected):
             raise
         except (psycopg.OperationalError, psycopg.InterfaceError) as error:
@@ -298,31 +298,31 @@ class Lane:
             raise OutcomeIsUnknown from unreachable
         return found is not None and found.recorded.hash == last.hash
 
-    async def _connected(self) -> Line:
-        if self._line is None or self._line.connection.closed:
+    async def _connected(self) -> Pipeline:
+        if self._pipeline is None or self._pipeline.connection.closed:
             connection = await self._connect()
             arrays.register(connection)
-            self._line = Line(connection)
-        return self._line
+            self._pipeline = Pipeline(connection)
+        return self._pipeline
 
     async def _disconnect(self) -> None:
-        line, self._line = self._line, None
-        if line is not None:
-            await line.connection.close()
+        pipeline, self._pipeline = self._pipeline, None
+        if pipeline is not None:
+            await pipeline.connection.close()
 
     async def _forget(self) -> None:
         """Throw the copy away, and the connection with whatever transaction it is in."""
         self._state = None
         await self._disconnect()
 
-    async def _load(self, line: Line, commands: list[Command]) -> Batch:
+    async def _load(self, pipeline: Pipeline, commands: list[Command]) -> Batch:
         """First round trip: lock the head and read what is not known already."""
-        connection = line.connection
+        connection = pipeline.connection
         wanted = _wanted(commands, self._notes)
         copy = self._state
         owned = copy is not None and self._undisturbed >= OWNED_AFTER
         lacking = _lacking(copy, wanted) if owned and copy is not None else wanted
-        asked = await self._ask(line, commands, self._loads(lacking))
+        asked = await self._ask(pipeline, commands, self._loads(lacking))
         self._heard.hear(asked.at)
         # From here on the copy is this batch's; it comes back when the batch is committed.
         self._state = None
@@ -343,7 +343,7 @@ class Lane:
         return batch
 
     async def _due(
-        self, connection: AsyncConnection, batch: Batch, asked: "_Asked", wanted: Wanted
+        self, connection: AsyncConnection, batch: Batch, asked: "_Loaded", wanted: Wanted
     ) -> list[TupleRow]:
         """Return what ran out: some of all, and all of the accounts asked about."""
         if len(asked.due) < DUE_MAX:
@@ -369,7 +369,9 @@ class Lane:
             await self._fetch(connection, batch.state, lacking)
         batch.append_suppressed(self._notes)
 
-    async def _ask(self, line: Line, commands: list[Command], loads: list[Load]) -> "_Asked":
+    async def _ask(
+        self, pipeline: Pipeline, commands: list[Command], loads: list[StateQuery]
+    ) -> "_Loaded":
         requests = arrays.Byteas(c.request_hash for c in commands if c.request_hash)
         replies = arrays.Byteas(c.idempotency.key_hash for c in commands if c.idempotency)
         everywhere = any(command.everywhere for command in commands)
@@ -383,7 +385,7 @@ class Lane:
         ]
         if any(command.idempotency for command in commands):
             questions.append((store.FIND_REPLIES, (self.lane, replies)))
-        _, heads, found, *loaded = await line.exchange(questions)
+        _, heads, found, *loaded = await pipeline.exchange(questions)
         if everywhere:
             latest = max((row[3] for row in heads if row[3] is not None), default=None)
             heads = [(*row[:3], latest) for row in heads if row[4] == self.lane]
@@ -398,7 +400,7 @@ class Lane:
         ((at, own),) = [map(from_microseconds, row[4:]) for row in found if row[0] == "clock"]
         self._require_right(at, own, last)
         due = [row[:4] for row in found if row[0] not in {"request", "cards", "clock"}]
-        return _Asked(at, head, cards, due, known, replied, list(zip(loads, loaded, strict=True)))
+        return _Loaded(at, head, cards, due, known, replied, list(zip(loads, loaded, strict=True)))
 
     def _require_right(self, at: Instant, own: Instant, last: Instant | None) -> None:
         """Refuse a clock that would put events before others, or windows where they are not.
@@ -443,9 +445,11 @@ class Lane:
         events = await self._events(connection, seqs) if seqs else {}
         for hashed, first, last in rows:
             if hashed in open_now:
-                batch.known[hashed] = Known(_as_recorded(self.lane, state.reservations[hashed]))
+                batch.known[hashed] = KnownRequest(
+                    _as_recorded(self.lane, state.reservations[hashed])
+                )
             else:
-                batch.known[hashed] = Known(events[first], events[last] if last else None)
+                batch.known[hashed] = KnownRequest(events[first], events[last] if last else None)
         await self._know_ratings(connection, batch)
 
     async def _know_ratings(self, connection: AsyncConnection, batch: Batch) -> None:
@@ -503,7 +507,7 @@ class Lane:
         for load, found in zip(loads, rows, strict=True):
             load.absorb(state, await found.fetchall())
 
-    def _loads(self, wanted: Wanted) -> list[Load]:
+    def _loads(self, wanted: Wanted) -> list[StateQuery]:
         return [
             load for projection in self._projections for load in projection.load(self.lane, wanted)
         ]
@@ -513,7 +517,7 @@ class _Stale(Exception):
     """The connection ended while it was idle, and nothing was written by it."""
 
 
-class _Asked(NamedTuple):
+class _Loaded(NamedTuple):
     """What the first round trip brought."""
 
     at: Instant
@@ -524,7 +528,7 @@ class _Asked(NamedTuple):
     due: list[TupleRow]
     requests: list[TupleRow]
     replies: list[TupleRow]
-    loaded: list[tuple[Load, list[TupleRow]]]
+    loaded: list[tuple[StateQuery, list[TupleRow]]]
 
 
 def _passes(error: psycopg.Error | OSError) -> bool:
@@ -577,7 +581,7 @@ class Writer:
         self,
         lanes: int,
         connect: Connect,
-        projections: Sequence[Inline],
+        projections: Sequence[Projection],
         cards: RateCards,
         constraints: Constraints | None = None,
     ) -> None:

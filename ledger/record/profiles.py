@@ -19,7 +19,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import insert
 
 from ledger.ids import AccountId
-from ledger.server.tables import Bound, compiled, metadata
+from ledger.server.tables import BoundStatement, compiled, metadata
 
 ACCOUNT_PROFILES = Table(
     "account_profiles",
@@ -52,6 +52,6 @@ PAGE = compiled(
 """Accounts but the operator's own, newest first."""
 
 
-def save(account_id: AccountId, lane: int, name: str) -> Bound:
+def save(account_id: AccountId, lane: int, name: str) -> BoundStatement:
     """Return the statement that gives an account its name."""
     return _SAVE, {"account_id": account_id, "lane": lane, "name": name}

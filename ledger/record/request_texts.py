@@ -59,7 +59,7 @@ class Find(Protocol):
         """Take position, what it is, what is stored and expected, and the table."""
 
 
-class Bound(NamedTuple):
+class BoundText(NamedTuple):
     """What an event says about a text."""
 
     seq: int
@@ -75,7 +75,7 @@ class RequestTexts:
         """Begin before the first event."""
         self._lane = lane
         self._find = find
-        self._due: dict[Named, Bound] = {}
+        self._due: dict[Named, BoundText] = {}
         self._found = {REPORTS: 0, NOTES: 0}
 
     def take(self, seq: int, account: bytes, body: e.AnyEvent) -> None:
@@ -89,9 +89,9 @@ class RequestTexts:
         account_id = UUID(bytes=account)
         hashed = request_hash(AccountId(account_id), body.request_id)
         if report:
-            self._due[REPORTS, hashed] = Bound(seq, account_id, report)
+            self._due[REPORTS, hashed] = BoundText(seq, account_id, report)
         if noted not in {"", " "}:
-            self._due[NOTES, hashed] = Bound(seq, account_id, noted)
+            self._due[NOTES, hashed] = BoundText(seq, account_id, noted)
 
     def check(self, connection: psycopg.Connection[Any]) -> None:
         """Compare the texts of the events taken in since the last time."""

@@ -28,7 +28,7 @@ PREPARED_MAX = 200
 _BYTEA, _INT8, _TIMESTAMPTZ = 17, 20, 1184
 
 
-class Line:
+class Pipeline:
     """A connection with what is prepared on it. After an error it is of no more use."""
 
     def __init__(self, connection: AsyncConnection) -> None:

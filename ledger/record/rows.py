@@ -54,7 +54,7 @@ _CAST = (Boolean, JSON, Numeric, ARRAY)
 """Types that are sent as another."""
 
 
-class Added:
+class InsertRows:
     """The statement that adds rows to a table of a lane, from one array for each column.
 
     Columns that are not named in ``columns`` keep their defaults. Of a row that stands already,
@@ -96,7 +96,7 @@ class Added:
         return self.sql, [lane, *[array(columns[name]) for name, array in self._arrays]]
 
 
-class Found:
+class SelectRows:
     """The statement that reads rows of a lane by the values that one column may have."""
 
     def __init__(
@@ -120,7 +120,7 @@ class Found:
         return (dict(zip(self._names, row, strict=True)) for row in rows)
 
 
-class Gone:
+class DeleteRows:
     """The statement that deletes rows of a lane by the values that one column may have."""
 
     def __init__(self, table: Table, by: ColumnElement[Any]) -> None:

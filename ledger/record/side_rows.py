@@ -38,7 +38,7 @@ Named = tuple[str, UUID, object]
 """Table, account, and which of its rows: the key and number, the member, the digest, the asset."""
 
 
-class Bound(NamedTuple):
+class BoundRow(NamedTuple):
     """What the newest event about a row says."""
 
     seq: int
@@ -51,7 +51,7 @@ class SideRows:
 
     def __init__(self) -> None:
         """Begin before the first event."""
-        self._bound: dict[Named, Bound] = {}
+        self._bound: dict[Named, BoundRow] = {}
         self._days: dict[Named, date] = {}
         """The last day for which an allowance was granted."""
 
@@ -81,7 +81,7 @@ class SideRows:
 
     def _bind(self, seq: int, named: Named, content: str) -> None:
         if content:
-            self._bound[named] = Bound(seq, content)
+            self._bound[named] = BoundRow(seq, content)
         else:
             self._bound.pop(named, None)
 
@@ -112,7 +112,7 @@ class SideRows:
         for named, bound in left.items():
             find(bound.seq, "side_row_is_missing", expected=_named(named), column=named[0])
 
-    def _check(self, left: dict[Named, Bound], named: Named, content: str, find: Find) -> None:
+    def _check(self, left: dict[Named, BoundRow], named: Named, content: str, find: Find) -> None:
         bound = left.pop(named, None)
         if bound is None:
             find(0, "side_row_is_of_no_event", stored=_named(named), column=named[0])

@@ -41,8 +41,8 @@ from ledger.codec import Recorded, decode, label, labels
 from ledger.events import Envelope
 from ledger.ids import AccountId, KeyId
 from ledger.record.arrays import Byteas, Instants, Int4s, Int8s, Texts, Uuids
-from ledger.record.rows import Added, Found
-from ledger.server.tables import INSTANT, Bound, compiled, metadata, positional
+from ledger.record.rows import InsertRows, SelectRows
+from ledger.server.tables import INSTANT, BoundStatement, compiled, metadata, positional
 
 NO_KEY = UUID(int=0)
 GAP_MAX = 2**31 - 1
@@ -176,7 +176,7 @@ FIND_REPLIES = positional(
     ),
     *("lane", "hashes"),
 )
-ADD_REPLY = Added(IDEMPOTENCY_KEYS)
+ADD_REPLY = InsertRows(IDEMPOTENCY_KEYS)
 
 # By hand: what is stored of an event, word for word.
 INSERT_EVENTS: LiteralString = """
@@ -192,11 +192,11 @@ INSERT_REQUESTS: LiteralString = """
 INSERT INTO request_ids (lane, request_hash, lane_seq, last_seq)
 SELECT %s, r.hash, r.seq, NULLIF(r.last, 0) FROM unnest(%s, %s, %s) AS r(hash, seq, last)
 """
-CLOSE_REQUESTS = Added(REQUEST_IDS, replaces=["last_seq"])
+CLOSE_REQUESTS = InsertRows(REQUEST_IDS, replaces=["last_seq"])
 """They are there already. As an UPDATE with a join it was planned once, while the table was small,
 and read all of the lane's from then on; the constraint's index is all that this can use."""
-SAVE_ACCOUNT_HEADS = Added(ACCOUNT_HEADS, replaces=("version", "last_seq", "hash"))
-LOAD_ACCOUNT_HEADS = Found(ACCOUNT_HEADS, ACCOUNT_HEADS.c.account_id)
+SAVE_ACCOUNT_HEADS = InsertRows(ACCOUNT_HEADS, replaces=("version", "last_seq", "hash"))
+LOAD_ACCOUNT_HEADS = SelectRows(ACCOUNT_HEADS, ACCOUNT_HEADS.c.account_id)
 _OF_ACCOUNT = (
     ACCOUNT_HEADS.c.lane == bindparam("lane"),
     ACCOUNT_HEADS.c.account_id == bindparam("account"),
@@ -270,7 +270,7 @@ ACCOUNT_EVENTS = _along_the_chain()
 
 Statement = tuple[LiteralString, Sequence[Any]]
 """SQL with its parameters."""
-Row = Statement | Bound
+Row = Statement | BoundStatement
 """What writes a row beside the events, in their transaction."""
 
 

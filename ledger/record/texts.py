@@ -20,7 +20,7 @@ from sqlalchemy import (
     select,
 )
 
-from ledger.record.rows import Added
+from ledger.record.rows import InsertRows
 from ledger.server.tables import INSTANT, compiled, metadata
 
 REPORTS = Table(
@@ -50,8 +50,8 @@ NOTES = Table(
     " the salt",
 )
 
-ADD_REPORTS = Added(REPORTS, ignores=True)
-ADD_NOTES = Added(NOTES)
+ADD_REPORTS = InsertRows(REPORTS, ignores=True)
+ADD_NOTES = InsertRows(NOTES)
 FIND_REPORT = compiled(
     select(REPORTS.c.provider_request_id, REPORTS.c.report).where(
         REPORTS.c.lane == bindparam("lane"), REPORTS.c.request_hash == bindparam("hash")

@@ -64,7 +64,7 @@ partition from end to end for each chunk, or have workers fetch and sort the chu
 later and takes processors from other lanes."""
 
 SNAPSHOT: LiteralString = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
-# By hand: SQLAlchemy has no COPY. The fields are those of a ``Row``, in their order.
+# By hand: SQLAlchemy has no COPY. The fields are those of an ``EventRow``, in their order.
 COPY_ROWS: LiteralString = """
 COPY (SELECT lane_seq, recorded_at, occurred_at, version, gap, account_id, key_id, hash, type,
     payload
@@ -103,9 +103,9 @@ PAGE_REQUESTS = positional(
 
 # Tuples of COPY: the number of fields, then each preceded by its length.
 HEAD = struct.Struct(">2x4xq4xq4xq4xq4xi4x16s4x16si32si")
-"""All of a tuple up to its type: the fields of a ``Row`` in their order, the length of the hash
-before the hash, and the length of the type after it. Any other length of the hash than
-``HASH_BYTES``, which only a hand can have stored, makes the rest meaningless."""
+"""All of a tuple up to its type: the fields of an ``EventRow`` in their order, the length of the
+hash before the hash, and the length of the type after it. If the hash has another length than
+``HASH_BYTES``, which only somebody by hand can have stored, the rest is meaningless."""
 HASH_BYTES = 32
 _BEFORE_HASH = struct.Struct(HEAD.format.removesuffix("32si"))
 _COPY_HEADER_BYTES = 19
@@ -120,7 +120,7 @@ Progress = Callable[[int, int, int], None]
 """Called with lane, events done, events to do."""
 
 
-class Row(NamedTuple):
+class EventRow(NamedTuple):
     """An event's columns as stored: instants in µs since 2000, ids as 16 bytes."""
 
     lane_seq: int
@@ -170,7 +170,7 @@ class LaneReport(msgspec.Struct, frozen=True, kw_only=True):
     """Events whose lots were chosen again by the rules."""
 
 
-class Report(msgspec.Struct, frozen=True, kw_only=True):
+class VerifyReport(msgspec.Struct, frozen=True, kw_only=True):
     """What became of all lanes."""
 
     lanes: tuple[LaneReport, ...]
@@ -227,17 +227,17 @@ def _copied(
                 yield bytes(raw)
 
 
-def row_of(raw: bytes) -> Row:
+def row_of(raw: bytes) -> EventRow:
     """Read a tuple of COPY."""
     *head, hash_bytes, hashed, length = HEAD.unpack_from(raw)
     if hash_bytes != HASH_BYTES:
         return _odd_row_of(raw)
     tag, place = _field(raw, HEAD.size, length)
     payload, _ = _field(raw, *_sized(raw, place))
-    return Row._make([*head, hashed, tag or b"", payload or b""])
+    return EventRow._make([*head, hashed, tag or b"", payload or b""])
 
 
-def _odd_row_of(raw: bytes) -> Row:
+def _odd_row_of(raw: bytes) -> EventRow:
     """Read a tuple whose hash is of another length: that one is given as it is."""
     *head, length = _BEFORE_HASH.unpack_from(raw)
     hashed, place = _field(raw, _BEFORE_HASH.size, length)
@@ -246,7 +246,7 @@ def _odd_row_of(raw: bytes) -> Row:
         field, place = _field(raw, *_sized(raw, place))
         fields.append(field)
     tag, payload = fields
-    return Row._make([*head, hashed or b"", tag or b"", payload or b""])
+    return EventRow._make([*head, hashed or b"", tag or b"", payload or b""])
 
 
 def _sized(raw: bytes, place: int) -> tuple[int, int]:
@@ -259,7 +259,7 @@ def _field(raw: bytes, start: int, length: int) -> tuple[bytes | None, int]:
     return (None, start) if length < 0 else (raw[start : start + length], start + length)
 
 
-def hash_of(lane: int, row: Row, previous: bytes) -> bytes:
+def hash_of(lane: int, row: EventRow, previous: bytes) -> bytes:
     """Recompute an event's hash from its stored bytes; empty: no event can have such columns."""
     seq, recorded_at, occurred_at, version, _, account, key, _, name, raw = row
     recorded_at += _POSTGRES_EPOCH
@@ -274,7 +274,7 @@ def hash_of(lane: int, row: Row, previous: bytes) -> bytes:
 
 
 def since_1970(microseconds_since_2000: int) -> int:
-    """Turn the instant of a ``Row`` into microseconds since 1970."""
+    """Turn the instant of an ``EventRow`` into microseconds since 1970."""
     return microseconds_since_2000 + _POSTGRES_EPOCH
 
 
@@ -322,7 +322,7 @@ class _Walk:
         stored: object = "",
         expected: object = "",
         column: str = "",
-        row: Row | None = None,
+        row: EventRow | None = None,
     ) -> None:
         """Note a finding."""
         if len(self.findings) >= FINDINGS_MAX:
@@ -334,9 +334,9 @@ class _Walk:
             Finding(self.lane, seq, what, str(stored), str(expected), column, account, version)
         )
 
-    def take(self, rows: Sequence[Row]) -> list[tuple[Row, e.AnyEvent]]:
+    def take(self, rows: Sequence[EventRow]) -> list[tuple[EventRow, e.AnyEvent]]:
         """Check a chunk; give its events that can be read."""
-        readable: list[tuple[Row, e.AnyEvent]] = []
+        readable: list[tuple[EventRow, e.AnyEvent]] = []
         for row in rows:
             self._check_position(row)
             self._check_chain(row)
@@ -350,7 +350,7 @@ class _Walk:
         self.events += len(rows)
         return readable
 
-    def _count_again(self, row: Row, body: e.AnyEvent) -> None:
+    def _count_again(self, row: EventRow, body: e.AnyEvent) -> None:
         try:
             envelope = _envelope(self.lane, row)
         except OverflowError:
@@ -360,7 +360,7 @@ class _Walk:
         for what, stored, expected in self.recount.take(envelope, body):
             self.find(row.lane_seq, what, stored=stored, expected=expected, row=row)
 
-    def _check_position(self, row: Row) -> None:
+    def _check_position(self, row: EventRow) -> None:
         seq, recorded_at = row.lane_seq, row.recorded_at
         following = self.seq + 1
         if seq > following:
@@ -383,7 +383,7 @@ class _Walk:
             )
         self.recorded_at = recorded_at
 
-    def _check_chain(self, row: Row) -> None:
+    def _check_chain(self, row: EventRow) -> None:
         account, seq, version = row.account_id, row.lane_seq, row.version
         place = self.places.get(account, _START)
         if place is _START and lane_of_account(UUID(bytes=account), self.lanes) != self.lane:
@@ -403,7 +403,7 @@ class _Walk:
         self.places[account] = _Place(version, seq, row.hash)
         self.chain = codec.chain(self.chain, row.hash)
 
-    def _check_hash(self, row: Row, place: _Place) -> None:
+    def _check_hash(self, row: EventRow, place: _Place) -> None:
         expected = hash_of(self.lane, row, place.hash)
         if expected != row.hash:
             # From here on the stored hash counts, so that one changed byte is one finding.
@@ -422,7 +422,7 @@ class _Walk:
                 row.lane_seq, "column_differs", stored=row.gap, expected=gap, column="gap", row=row
             )
 
-    def _read(self, row: Row) -> e.AnyEvent | None:
+    def _read(self, row: EventRow) -> e.AnyEvent | None:
         try:
             return codec.decode(row.type.decode(), row.payload)
         except LedgerCorrupt as error:
@@ -436,7 +436,7 @@ class _Walk:
             )
             return None
 
-    def _check_body(self, row: Row, body: e.AnyEvent) -> None:
+    def _check_body(self, row: EventRow, body: e.AnyEvent) -> None:
         seq = row.lane_seq
         # Bytes of an older schema version were canonical in theirs; today's struct writes others.
         if row.type.decode() == codec.label(body) and codec.encode(body) != row.payload:
@@ -456,7 +456,7 @@ class _Walk:
                 self.withdrawn[body.name, body.version] = at
 
 
-def _envelope(lane: int, row: Row) -> e.Envelope:
+def _envelope(lane: int, row: EventRow) -> e.Envelope:
     return e.Envelope(
         lane,
         row.lane_seq,
@@ -485,11 +485,11 @@ class _Requests:
         """Request → position at which the event that closed it must come."""
 
     def take(
-        self, connection: psycopg.Connection[Any], events: list[tuple[Row, e.AnyEvent]]
+        self, connection: psycopg.Connection[Any], events: list[tuple[EventRow, e.AnyEvent]]
     ) -> None:
         """Check the requests of a chunk."""
-        opened: list[tuple[bytes, Row]] = []
-        closed: dict[bytes, Row] = {}
+        opened: list[tuple[bytes, EventRow]] = []
+        closed: dict[bytes, EventRow] = {}
         for row, body in events:
             hashed = opened_request(row, body)
             if hashed is not None:
@@ -509,7 +509,9 @@ class _Requests:
             self._check_closed(hashed, row, found.get(hashed))
         self.opened += len(opened)
 
-    def _check_opened(self, hashed: bytes, row: Row, found: tuple[int, int | None] | None) -> None:
+    def _check_opened(
+        self, hashed: bytes, row: EventRow, found: tuple[int, int | None] | None
+    ) -> None:
         seq = row.lane_seq
         if found is None:
             self.walk.find(seq, "request_id_is_missing", expected=hashed.hex(), row=row)
@@ -525,7 +527,9 @@ class _Requests:
         elif found[1] is not None:
             self.due[hashed] = found[1]
 
-    def _check_closed(self, hashed: bytes, row: Row, found: tuple[int, int | None] | None) -> None:
+    def _check_closed(
+        self, hashed: bytes, row: EventRow, found: tuple[int, int | None] | None
+    ) -> None:
         last = found[1] if found else None
         if last == row.lane_seq:
             self.due.pop(hashed, None)
@@ -583,7 +587,7 @@ def _taken(
     return taken
 
 
-def opened_request(row: Row, body: e.AnyEvent) -> bytes | None:
+def opened_request(row: EventRow, body: e.AnyEvent) -> bytes | None:
     """Return the request id's hash that an event takes for ever; None: it takes none."""
     return _opened(UUID(bytes=row.account_id), body)
 
@@ -732,7 +736,7 @@ def verify(
     role: str = database.READER,
     processes: int | None = None,
     progress: Progress | None = None,
-) -> Report:
+) -> VerifyReport:
     """Walk every lane and report what is not what it must be.
 
     ``processes`` walk lanes side by side; None: as many as pay off.
@@ -742,7 +746,9 @@ def verify(
     if processes is None:
         processes = processes_for(sum(seq for _, seq in lanes))
     work = partial(verify_lane, url, role)
-    return Report(lanes=tuple(side_by_side(work, [lane for lane, _ in lanes], processes, progress)))
+    return VerifyReport(
+        lanes=tuple(side_by_side(work, [lane for lane, _ in lanes], processes, progress))
+    )
 
 
 # Lanes side by side.

@@ -115,11 +115,11 @@ class CommandFailed(EmbeddedDatabaseError):
     """A PostgreSQL command failed."""
 
 
-class ServerDidNotStart(EmbeddedDatabaseError):
+class DatabaseDidNotStart(EmbeddedDatabaseError):
     """The database server did not start."""
 
 
-class ServerDidNotStop(EmbeddedDatabaseError):
+class DatabaseDidNotStop(EmbeddedDatabaseError):
     """The database server did not stop."""
 
 
@@ -427,7 +427,7 @@ class EmbeddedPostgres:
         while not self._answers():
             if time.monotonic() > deadline:
                 # Not killed: it may be recovering, and the next start finds it further on.
-                raise ServerDidNotStart(f"Not in time.\n{self._log_tail()}")
+                raise DatabaseDidNotStart(f"Not in time.\n{self._log_tail()}")
             if self._needs_spawn(process):
                 process = self._spawn(runner)
             time.sleep(POLL_SECONDS)
@@ -439,7 +439,7 @@ class EmbeddedPostgres:
         if self._is_alive():
             return False
         if process is not None and not any(each in self._start_words() for each in PASSING):
-            raise ServerDidNotStart(f"\n{self._log_tail()}")
+            raise DatabaseDidNotStart(f"\n{self._log_tail()}")
         return True
 
     def _spawn(self, runner: _Runner) -> _Process:
@@ -474,7 +474,7 @@ class EmbeddedPostgres:
             runner.run(str(binary("pg_ctl")), *words, "-D", str(self._data))
         except CommandFailed as error:
             if self._postmaster() is not None:
-                raise ServerDidNotStop(f"{error}\n{self._log_tail()}") from error
+                raise DatabaseDidNotStop(f"{error}\n{self._log_tail()}") from error
 
     # Looking at the server.
 

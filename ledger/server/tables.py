@@ -30,7 +30,7 @@ PICO = Numeric(38, 0)
 """Money: whole numbers of pico."""
 TEXTS = ARRAY(Text)
 
-Bound = tuple[bytes, Mapping[str, Any]]
+BoundStatement = tuple[bytes, Mapping[str, Any]]
 """A compiled statement and its values by name: what psycopg's ``execute`` takes."""
 
 

@@ -18,7 +18,7 @@ from ledger.shapes.counts import (
     Counts,
     Fields,
     Hint,
-    Node,
+    ReportObject,
     Side,
     Step,
     usage_of,
@@ -39,7 +39,7 @@ def counts(report: Fields, format_: str = "") -> Counts:
     if hint.apart is not True and (found := plain(report)) is not None:
         return found
     doubts: list[str] = []
-    node = Node(report, "", doubts)
+    node = ReportObject(report, "", doubts)
     for field, reader in _SHAPES:
         if field in report:
             return reader(node, hint)._replace(doubts=tuple(doubts))
@@ -53,7 +53,7 @@ def is_known(report: object) -> bool:
     return not _SHAPE_FIELDS.isdisjoint(report)
 
 
-_Reader = Callable[[Node, Hint], Counts]
+_Reader = Callable[[ReportObject, Hint], Counts]
 _SHAPES: tuple[tuple[str, _Reader], ...] = (
     ("promptTokenCount", own.google),
     ("candidatesTokenCount", own.google),

@@ -50,7 +50,7 @@ class Counts(NamedTuple):
     doubts: tuple[str, ...] = ()
 
 
-class Node:
+class ReportObject:
     """An object inside a report; what is wrong in it is named among the doubts."""
 
     def __init__(self, fields: Fields, path: str, doubts: list[str]) -> None:
@@ -82,17 +82,17 @@ class Node:
         """Read a whole quantity that is 0 where it is not told."""
         return self.number(field) or 0
 
-    def child(self, *fields: str) -> "Node":
+    def child(self, *fields: str) -> "ReportObject":
         """Take the first of these objects that says anything."""
         for field in fields:
             value = self.fields.get(field)
             if isinstance(value, Mapping) and value:
-                return Node(value, self.name(field), self._doubts)
+                return ReportObject(value, self.name(field), self._doubts)
             if value and not isinstance(value, Mapping):
                 self.doubt(field)
-        return Node({}, self.name(fields[0]), self._doubts)
+        return ReportObject({}, self.name(fields[0]), self._doubts)
 
-    def items(self, field: str) -> "list[Node]":
+    def items(self, field: str) -> "list[ReportObject]":
         """Take the objects of a list."""
         values = self.fields.get(field)
         if not isinstance(values, list | tuple):
@@ -102,7 +102,7 @@ class Node:
         if not all(isinstance(value, Mapping) for value in values[:STEPS_MAX]):
             self.doubt(field)
         return [
-            Node(value, f"{self.name(field)}[{place}]", self._doubts)
+            ReportObject(value, f"{self.name(field)}[{place}]", self._doubts)
             for place, value in enumerate(values[:STEPS_MAX])
             if isinstance(value, Mapping)
         ]
@@ -114,7 +114,7 @@ def _whole(value: object) -> int | None:
     return value if type(value) is int and 0 <= value <= QUANTITY_MAX else None
 
 
-Place = tuple[Node, str]
+Place = tuple[ReportObject, str]
 Parts = dict[str, tuple[int, Place]]
 CACHE = frozenset({"cache_read", "cache_write", "cache_write_1h"})
 REASONING = frozenset({"reasoning"})

@@ -7,15 +7,15 @@ from ledger.shapes.counts import (
     REASONING,
     Counts,
     Hint,
-    Node,
     Parts,
+    ReportObject,
     Side,
     side,
 )
 from ledger.usage import QUANTITY_MAX
 
 
-def seconds(node: Node, _hint: Hint) -> Counts:
+def seconds(node: ReportObject, _hint: Hint) -> Counts:
     """Read OpenAI's transcripts billed by the second; a begun second counts."""
     value = node.fields.get("seconds")
     if type(value) is float and 0 <= value <= QUANTITY_MAX:
@@ -28,7 +28,7 @@ def seconds(node: Node, _hint: Hint) -> Counts:
     return Counts(Side("seconds", 0), Side("seconds", 0), {"seconds": seconds})
 
 
-def bedrock(node: Node, _hint: Hint) -> Counts:
+def bedrock(node: ReportObject, _hint: Hint) -> Counts:
     """Read Bedrock's Converse: ``inputTokens`` exclude the cache, ``totalTokens`` do not."""
     into, output = _required(node, "inputTokens"), _required(node, "outputTokens")
     read, written = node.count("cacheReadInputTokens"), node.count("cacheWriteInputTokens")
@@ -56,7 +56,7 @@ def bedrock(node: Node, _hint: Hint) -> Counts:
     )
 
 
-def _required(node: Node, field: str) -> int | None:
+def _required(node: ReportObject, field: str) -> int | None:
     number = node.number(field)
     if number is None and field in node.fields:
         node.doubt(field)
@@ -67,7 +67,7 @@ _MODALITIES = {"AUDIO": "audio", "IMAGE": "image", "DOCUMENT": "image", "VIDEO":
 """Documents are read as images. Everything else is text."""
 
 
-def google(node: Node, _hint: Hint) -> Counts:
+def google(node: ReportObject, _hint: Hint) -> Counts:
     """Read Gemini's ``usageMetadata``: prompt includes the cache; tools and thoughts are apart."""
     prompt, answer = _required(node, "promptTokenCount"), _required(node, "candidatesTokenCount")
     tool, thought = node.count("toolUsePromptTokenCount"), node.count("thoughtsTokenCount")
@@ -107,7 +107,7 @@ def google(node: Node, _hint: Hint) -> Counts:
     )
 
 
-def _split(node: Node, field: str, total: int) -> dict[str, int]:
+def _split(node: ReportObject, field: str, total: int) -> dict[str, int]:
     """Split a count by modality; what no detail mentions is text."""
     found = dict.fromkeys(KINDS, 0)
     named = 0
@@ -123,7 +123,7 @@ def _split(node: Node, field: str, total: int) -> dict[str, int]:
     return found | {"text": total - sum(found.values())}
 
 
-def cohere(node: Node, _hint: Hint) -> Counts:
+def cohere(node: ReportObject, _hint: Hint) -> Counts:
     """Read Cohere's billed units; its ``tokens`` count templates that are not billed."""
     billed = node.child("billed_units")
     image, text = billed.count("image_tokens"), billed.count("input_tokens")

@@ -11,9 +11,9 @@ from ledger.shapes.counts import (
     Counts,
     Fields,
     Hint,
-    Node,
     Parts,
     Place,
+    ReportObject,
     Side,
     Step,
     agreed,
@@ -100,7 +100,7 @@ class _Way(NamedTuple):
     """All tokens, where nothing else is told."""
 
 
-def tokens(node: Node, hint: Hint) -> Counts:
+def tokens(node: ReportObject, hint: Hint) -> Counts:
     """Read a report of tokens in the way that keeps its totals."""
     into, input_name = _main(node, _INPUT_NAMES)
     made, output_name = _main(node, _OUTPUT_NAMES)
@@ -133,7 +133,7 @@ def tokens(node: Node, hint: Hint) -> Counts:
     )
 
 
-def _way(node: Node, told: _Told, hint: Hint, output_name: str) -> _Way:
+def _way(node: ReportObject, told: _Told, hint: Hint, output_name: str) -> _Way:
     """Find how the numbers belong together, and what is missing of them."""
     total = node.number("total_tokens")
     into, made = told.input, told.output
@@ -149,7 +149,7 @@ def _way(node: Node, told: _Told, hint: Hint, output_name: str) -> _Way:
 
 
 def _completed(  # noqa: PLR0917 (one caller)
-    node: Node, way: _Way, told: _Told, total: int, hint: Hint, output_name: str
+    node: ReportObject, way: _Way, told: _Told, total: int, hint: Hint, output_name: str
 ) -> _Way:
     """Tell the number that is missing from the total."""
     into, made = way.input, way.output
@@ -169,7 +169,7 @@ def _completed(  # noqa: PLR0917 (one caller)
     return way._replace(output=rest)
 
 
-def _main(node: Node, names: tuple[str, str]) -> tuple[int | None, str]:
+def _main(node: ReportObject, names: tuple[str, str]) -> tuple[int | None, str]:
     """Read a main number that stands under one of two names, or under both."""
     said = [(node.number(name), name) for name in names if name in node.fields]
     for number, name in said:
@@ -183,18 +183,18 @@ def _main(node: Node, names: tuple[str, str]) -> tuple[int | None, str]:
     return chosen if said else (None, names[1 if _is_newer(node) else 0])
 
 
-def _is_newer(node: Node) -> bool:
+def _is_newer(node: ReportObject) -> bool:
     return any(name in node.fields for name in ("input_tokens", "output_tokens"))
 
 
-def _stands_apart(node: Node, details: Node) -> bool:
+def _stands_apart(node: ReportObject, details: ReportObject) -> bool:
     """Return whether cached tokens look as if they stood beside the input: Anthropic's way."""
     of_anthropic = any(node.fields.get(name) is not None for name in _OF_ANTHROPIC)
     return of_anthropic and "prompt_tokens" not in node.fields and not details.fields
 
 
 def _way_of_both(  # noqa: PLR0917 (one caller)
-    node: Node, told: _Told, into: int, made: int, total: int | None, hint: Hint
+    node: ReportObject, told: _Told, into: int, made: int, total: int | None, hint: Hint
 ) -> _Way:
     """Take the way that keeps the total; where none does, the total is doubted."""
     usual = (told.apart, hint.beside and bool(told.reasoning))
@@ -219,7 +219,7 @@ def _way_of_both(  # noqa: PLR0917 (one caller)
     return _Way(into, made, apart, usual[1], told.reasoning)
 
 
-def _cache(node: Node, details: Node, into: int | None) -> Parts:
+def _cache(node: ReportObject, details: ReportObject, into: int | None) -> Parts:
     """Read what was read from a cache and written to one, wherever that stands."""
     hit, missed = node.number("prompt_cache_hit_tokens"), node.number("prompt_cache_miss_tokens")
     sum_ = None if hit is None or missed is None else hit + missed
@@ -262,7 +262,7 @@ def _told_at(*places: Place) -> Place:
     return next((place for place in places if place[0].fields.get(place[1])), places[0])
 
 
-def _media(details: Node) -> Parts:
+def _media(details: ReportObject) -> Parts:
     if not details.fields:
         return {}
     return {
@@ -271,7 +271,7 @@ def _media(details: Node) -> Parts:
     }
 
 
-def _input_parts(details: Node, cache: Parts) -> Parts:
+def _input_parts(details: ReportObject, cache: Parts) -> Parts:
     """Tell media from text, and among them what was cached, where details of it are told."""
     if not details.fields:
         return cache
@@ -290,7 +290,7 @@ def _input_parts(details: Node, cache: Parts) -> Parts:
     return parts | {"cache_read": (cached, cached_at)}
 
 
-def _pieces(node: Node) -> dict[str, int]:
+def _pieces(node: ReportObject) -> dict[str, int]:
     """Count what is billed by the piece: searches of Anthropic, Perplexity and xAI."""
     tools = node.child("server_side_tool_usage_details")
     searches = max(
@@ -302,12 +302,12 @@ def _pieces(node: Node) -> dict[str, int]:
     return {"searches": searches} if searches else {}
 
 
-def _steps(node: Node) -> tuple[Step, ...]:
+def _steps(node: ReportObject) -> tuple[Step, ...]:
     """Read the steps of an Anthropic answer. Each may be another model's, at its own prices."""
     found = []
     for step in node.items("iterations"):
         fields = {name: each for name, each in step.fields.items() if name != "iterations"}
-        inner = Node(fields, step.name("")[:-1], step._doubts)  # noqa: SLF001
+        inner = ReportObject(fields, step.name("")[:-1], step._doubts)  # noqa: SLF001
         read = tokens(inner, FORMATS["anthropic_messages"])
         kind, model = step.fields.get("type"), step.fields.get("model")
         found.append(

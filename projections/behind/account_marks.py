@@ -20,7 +20,7 @@ from sqlalchemy import (
 )
 
 from ledger.codec import Recorded
-from ledger.record.rows import Added
+from ledger.record.rows import InsertRows
 from ledger.record.store import EVENTS, Statement
 from ledger.server.tables import INSTANT, compiled, metadata
 from projections.base import CatchingUp
@@ -39,7 +39,7 @@ MARKS = Table(
     comment="Every 256th event of an account: where to begin to read",
 )
 
-_ADD = Added(MARKS)
+_ADD = InsertRows(MARKS)
 _OF_ACCOUNT = (MARKS.c.lane == bindparam("lane"), MARKS.c.account_id == bindparam("account"))
 FIRST_FROM = compiled(
     select(MARKS.c.lane_seq, MARKS.c.version)

@@ -25,7 +25,7 @@ from sqlalchemy import (
 
 from ledger import events as e
 from ledger.codec import Recorded
-from ledger.record.rows import Added
+from ledger.record.rows import InsertRows
 from ledger.record.store import EVENTS, NO_KEY, Statement
 from ledger.server.tables import INSTANT, compiled, metadata
 from projections.base import CatchingUp
@@ -53,7 +53,7 @@ REFUSALS = Table(
     Index("refusals_by_account", "lane", "account_id", "lane_seq"),
 )
 
-_ADD = Added(REFUSALS)
+_ADD = InsertRows(REFUSALS)
 _NEWEST = (
     select(
         *(c for c in REFUSALS.c if c.name not in {"lane", "account_id", "usage"}),

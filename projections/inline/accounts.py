@@ -20,8 +20,8 @@ from ledger import events as e
 from ledger.limits import compile_rules
 from ledger.record import store
 from ledger.record.arrays import Uuids, text_of
-from ledger.record.batch import Changes, Load, Wanted
-from ledger.record.rows import Added, Found
+from ledger.record.batch import BatchChanges, StateQuery, Wanted
+from ledger.record.rows import InsertRows, SelectRows
 from ledger.record.store import Statement
 from ledger.server.tables import INSTANT, TEXTS, compiled, metadata, text_at
 from ledger.state import Account, LaneState
@@ -59,8 +59,8 @@ ROLE = compiled(
 """The role of a member, in an account that is not closed."""
 
 _FIXED = {"lane", "account_id", "opened_at", "test", "internal"}
-_LOAD = Found(ACCOUNTS, ACCOUNTS.c.account_id)
-_SAVE = Added(
+_LOAD = SelectRows(ACCOUNTS, ACCOUNTS.c.account_id)
+_SAVE = InsertRows(
     ACCOUNTS, replaces=[column.name for column in ACCOUNTS.c if column.name not in _FIXED]
 )
 
@@ -108,18 +108,18 @@ def _absorb_heads(state: LaneState, rows: list[TupleRow]) -> None:
         account.hash = bytes(row["hash"])
 
 
-def load(lane: int, wanted: Wanted) -> list[Load]:
+def load(lane: int, wanted: Wanted) -> list[StateQuery]:
     """Read accounts and where their chains stand."""
     if not wanted.accounts:
         return []
     ids = Uuids(wanted.accounts)
     return [
-        Load(_LOAD.sql, (lane, ids), _absorb),
-        Load(store.LOAD_ACCOUNT_HEADS.sql, (lane, ids), _absorb_heads),
+        StateQuery(_LOAD.sql, (lane, ids), _absorb),
+        StateQuery(store.LOAD_ACCOUNT_HEADS.sql, (lane, ids), _absorb_heads),
     ]
 
 
-def save(lane: int, state: LaneState, changes: Changes) -> list[Statement]:
+def save(lane: int, state: LaneState, changes: BatchChanges) -> list[Statement]:
     """Write the accounts whose terms, members, grants or keys changed."""
     kinds = [kind for kind in changes.kinds if kind not in _HOT]
     changed = {event.envelope.account_id for event in changes.of(*kinds)}

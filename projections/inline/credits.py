@@ -21,10 +21,10 @@ from sqlalchemy import (
 )
 
 from ledger.record.arrays import Uuids
-from ledger.record.batch import Changes, Load, Wanted
+from ledger.record.batch import BatchChanges, StateQuery, Wanted
 from ledger.record.due import Due
 from ledger.record.profiles import ACCOUNT_PROFILES
-from ledger.record.rows import Added, Found
+from ledger.record.rows import InsertRows, SelectRows
 from ledger.record.store import Statement
 from ledger.server.tables import INSTANT, PICO, compiled, metadata
 from ledger.state import Account, LaneState, Lot
@@ -144,16 +144,16 @@ OF_DAY = compiled(
 )
 """What was granted for a day: lots that end with it, spent ones too."""
 
-_LOAD_LOTS = Found(
+_LOAD_LOTS = SelectRows(
     LOTS, LOTS.c.account_id, LOTS.c.remaining > 0, order=(LOTS.c.account_id, LOTS.c.number)
 )
-_SAVE_LOTS = Added(LOTS, replaces=("remaining", "held", "status", "takes_effect_at"))
-_LOAD_BALANCES = Found(
+_SAVE_LOTS = InsertRows(LOTS, replaces=("remaining", "held", "status", "takes_effect_at"))
+_LOAD_BALANCES = SelectRows(
     BALANCES,
     BALANCES.c.account_id,
     or_(BALANCES.c.overdrawn != 0, BALANCES.c.overdraft_held != 0),
 )
-_SAVE_BALANCES = Added(BALANCES, replaces=("posted", "pending", "overdrawn", "overdraft_held"))
+_SAVE_BALANCES = InsertRows(BALANCES, replaces=("posted", "pending", "overdrawn", "overdraft_held"))
 
 
 def _absorb_lots(state: LaneState, rows: list[TupleRow]) -> None:
@@ -187,18 +187,18 @@ def _absorb_balances(state: LaneState, rows: list[TupleRow]) -> None:
         account.overdraft_held[asset] = int(row["overdraft_held"])
 
 
-def load(lane: int, wanted: Wanted) -> list[Load]:
+def load(lane: int, wanted: Wanted) -> list[StateQuery]:
     """Read lots with something left, and what is overdrawn."""
     if not wanted.accounts:
         return []
     ids = Uuids(wanted.accounts)
     return [
-        Load(_LOAD_LOTS.sql, (lane, ids), _absorb_lots),
-        Load(_LOAD_BALANCES.sql, (lane, ids), _absorb_balances),
+        StateQuery(_LOAD_LOTS.sql, (lane, ids), _absorb_lots),
+        StateQuery(_LOAD_BALANCES.sql, (lane, ids), _absorb_balances),
     ]
 
 
-def save(lane: int, state: LaneState, changes: Changes) -> list[Statement]:
+def save(lane: int, state: LaneState, changes: BatchChanges) -> list[Statement]:
     """Write lots that changed, and the balances of their accounts."""
     changed = [account for found in changes.accounts if (account := state.accounts[found]).touched]
     if not changed:

@@ -26,10 +26,10 @@ from sqlalchemy import (
 from ledger import events as e
 from ledger.limits import compile_rules
 from ledger.record.arrays import Uuids, text_of
-from ledger.record.batch import Changes, Load, Wanted
+from ledger.record.batch import BatchChanges, StateQuery, Wanted
 from ledger.record.bound_rows import KEY_SECRETS
 from ledger.record.due import Due
-from ledger.record.rows import Added, Found
+from ledger.record.rows import InsertRows, SelectRows
 from ledger.record.store import LANE_HEADS, Statement
 from ledger.server.tables import INSTANT, TEXTS, compiled, metadata, text_at
 from ledger.state import Key, KeyEvent, LaneState
@@ -118,8 +118,8 @@ VERIFY = compiled(
 """The key that a secret is of, with its account and the lane's position."""
 
 _FIXED = {"lane", "key_id", "account_id", "created_at", "dialect", "rate_card", "parent"}
-_LOAD = Found(KEYS, KEYS.c.key_id)
-_SAVE = Added(KEYS, replaces=[column.name for column in KEYS.c if column.name not in _FIXED])
+_LOAD = SelectRows(KEYS, KEYS.c.key_id)
+_SAVE = InsertRows(KEYS, replaces=[column.name for column in KEYS.c if column.name not in _FIXED])
 
 _CHANGES = (e.KeyIssued, *get_args(KeyEvent))
 _rules = msgspec.json.Decoder(tuple[e.LimitRule, ...])
@@ -158,14 +158,14 @@ def _absorb(state: LaneState, rows: list[TupleRow]) -> None:
         )
 
 
-def load(lane: int, wanted: Wanted) -> list[Load]:
+def load(lane: int, wanted: Wanted) -> list[StateQuery]:
     """Read keys."""
     if not wanted.keys:
         return []
-    return [Load(_LOAD.sql, (lane, Uuids(wanted.keys)), _absorb)]
+    return [StateQuery(_LOAD.sql, (lane, Uuids(wanted.keys)), _absorb)]
 
 
-def save(lane: int, state: LaneState, changes: Changes) -> list[Statement]:
+def save(lane: int, state: LaneState, changes: BatchChanges) -> list[Statement]:
     """Write the keys whose terms or status changed."""
     changed = {
         event.envelope.key_id

@@ -9,8 +9,8 @@ from sqlalchemy import JSON, Column, PrimaryKeyConstraint, SmallInteger, Table, 
 from ledger import events as e
 from ledger.limits import Counter
 from ledger.record.arrays import Uuids
-from ledger.record.batch import Changes, Load, Wanted
-from ledger.record.rows import Added, Found, Gone
+from ledger.record.batch import BatchChanges, StateQuery, Wanted
+from ledger.record.rows import DeleteRows, InsertRows, SelectRows
 from ledger.record.store import Statement
 from ledger.server.tables import INSTANT, metadata
 from ledger.state import LaneState
@@ -27,9 +27,9 @@ COUNTERS = Table(
     postgresql_with={"fillfactor": 50},
 )
 
-_LOAD = Found(COUNTERS, COUNTERS.c.subject_id)
-_SAVE = Added(COUNTERS, replaces=("last_used_at", "counters"))
-_DELETE = Gone(COUNTERS, COUNTERS.c.subject_id)
+_LOAD = SelectRows(COUNTERS, COUNTERS.c.subject_id)
+_SAVE = InsertRows(COUNTERS, replaces=("last_used_at", "counters"))
+_DELETE = DeleteRows(COUNTERS, COUNTERS.c.subject_id)
 
 _counters = msgspec.json.Decoder(dict[str, Counter])
 _encode = msgspec.json.encode
@@ -51,13 +51,13 @@ def _absorb(state: LaneState, rows: list[TupleRow]) -> None:
             state.accounts[subject_id].counters = counters
 
 
-def load(lane: int, wanted: Wanted) -> list[Load]:
+def load(lane: int, wanted: Wanted) -> list[StateQuery]:
     """Read the counters of accounts and keys, after both were read themselves."""
     subjects = [*wanted.accounts, *wanted.keys]
-    return [Load(_LOAD.sql, (lane, Uuids(subjects)), _absorb)] if subjects else []
+    return [StateQuery(_LOAD.sql, (lane, Uuids(subjects)), _absorb)] if subjects else []
 
 
-def save(lane: int, state: LaneState, changes: Changes) -> list[Statement]:
+def save(lane: int, state: LaneState, changes: BatchChanges) -> list[Statement]:
     """Write the counters of everyone a batch touched who has any; who lost the last has no row."""
     accounts = [state.accounts[found] for found in changes.accounts]
     keys = [state.keys[found] for found in changes.keys]
@@ -81,7 +81,7 @@ def save(lane: int, state: LaneState, changes: Changes) -> list[Statement]:
     return statements
 
 
-def _emptied(state: LaneState, changes: Changes) -> list[UUID]:
+def _emptied(state: LaneState, changes: BatchChanges) -> list[UUID]:
     """Tell whose row goes. A counter is only ever forgotten for another, or with its limit."""
     found: set[UUID] = set()
     for envelope, *_ in changes.of(e.AccountLimitsSet):

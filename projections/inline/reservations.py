@@ -17,9 +17,9 @@ from sqlalchemy import (
 from ledger import codec
 from ledger import events as e
 from ledger.record.arrays import Byteas
-from ledger.record.batch import Changes, Load, Wanted
+from ledger.record.batch import BatchChanges, StateQuery, Wanted
 from ledger.record.due import Due
-from ledger.record.rows import Added, Found, Gone
+from ledger.record.rows import DeleteRows, InsertRows, SelectRows
 from ledger.record.store import Statement
 from ledger.server.tables import INSTANT, metadata
 from ledger.state import Hold, LaneState, Reservation
@@ -49,9 +49,9 @@ _EXPIRES = Due(
     key=RESERVATIONS.c.key_id,
     request=RESERVATIONS.c.request_hash,
 )
-_LOAD = Found(RESERVATIONS, RESERVATIONS.c.request_hash)
-_ADD = Added(RESERVATIONS)
-_DELETE = Gone(RESERVATIONS, RESERVATIONS.c.request_hash)
+_LOAD = SelectRows(RESERVATIONS, RESERVATIONS.c.request_hash)
+_ADD = InsertRows(RESERVATIONS)
+_DELETE = DeleteRows(RESERVATIONS, RESERVATIONS.c.request_hash)
 
 _event = msgspec.json.Decoder(e.RequestReserved)
 _holds = msgspec.json.Decoder(list[Hold])
@@ -73,14 +73,14 @@ def _absorb(state: LaneState, rows: list[TupleRow]) -> None:
         )
 
 
-def load(lane: int, wanted: Wanted) -> list[Load]:
+def load(lane: int, wanted: Wanted) -> list[StateQuery]:
     """Read reservations by request hash."""
     if not wanted.requests:
         return []
-    return [Load(_LOAD.sql, (lane, Byteas(wanted.requests)), _absorb)]
+    return [StateQuery(_LOAD.sql, (lane, Byteas(wanted.requests)), _absorb)]
 
 
-def save(lane: int, state: LaneState, changes: Changes) -> list[Statement]:
+def save(lane: int, state: LaneState, changes: BatchChanges) -> list[Statement]:
     """Write new reservations and drop those that ended."""
     statements: list[Statement] = []
     if changes.closed:

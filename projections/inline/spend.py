@@ -42,9 +42,9 @@ from ledger import events as e
 from ledger.codec import Recorded
 from ledger.lines import Lines, product_of, split
 from ledger.money import PICO_PER_UNIT
-from ledger.record.batch import Changes
+from ledger.record.batch import BatchChanges
 from ledger.record.profiles import ACCOUNT_PROFILES
-from ledger.record.rows import Added
+from ledger.record.rows import InsertRows
 from ledger.record.store import EVENTS, NO_KEY, Statement
 from ledger.server.tables import INSTANT, PICO, compiled, metadata, text_at
 from ledger.state import Account, LaneState, is_unpriced, parts_of
@@ -88,7 +88,7 @@ _USED = {name: SPEND.c[column_of(name)] for name in CLASSES}
 _PLACES = {name: place for place, name in enumerate(CLASSES)}
 
 
-class Line(NamedTuple):
+class SpendGroup(NamedTuple):
     """What spend is summed by."""
 
     account_id: UUID
@@ -130,14 +130,14 @@ class Sums:
 
 
 def sums_of(
-    events: list[Recorded], state: LaneState, onto: dict[Line, Sums] | None = None
-) -> dict[Line, Sums]:
+    events: list[Recorded], state: LaneState, onto: dict[SpendGroup, Sums] | None = None
+) -> dict[SpendGroup, Sums]:
     """Sum what a batch of events spent, ``onto`` what was summed before.
 
     ``state`` knows which asset a lot is of.
     """
-    sums: dict[Line, Sums] = {} if onto is None else onto
-    lines: dict[_Bare, tuple[Line, Sums]] = {}
+    sums: dict[SpendGroup, Sums] = {} if onto is None else onto
+    lines: dict[_Bare, tuple[SpendGroup, Sums]] = {}
     for event in events:
         envelope, body = event.envelope, event.body
         if isinstance(body, e.RequestRecorded | e.RequestSettled):
@@ -168,7 +168,7 @@ def sums_of(
 
 
 def _add_rated(
-    sums: dict[Line, Sums], event: Recorded, body: e.RequestRated, state: LaneState
+    sums: dict[SpendGroup, Sums], event: Recorded, body: e.RequestRated, state: LaneState
 ) -> None:
     day = event.envelope.occurred_at.date()
     line = _line(event, body, day, body.asset)
@@ -192,8 +192,8 @@ def _add_rated(
 
 
 def add_together(
-    sums: dict[Line, Sums],
-    line: Line,
+    sums: dict[SpendGroup, Sums],
+    line: SpendGroup,
     requests: int,
     usage: Mapping[str, int],
     spent: Mapping[str, int],
@@ -210,26 +210,26 @@ _Bare = tuple[int, int, int, str, str, str]
 _Charged = e.RequestRecorded | e.RequestSettled | e.RequestRated
 
 
-def _line(event: Recorded, body: _Charged, day: date, asset: str) -> Line:
+def _line(event: Recorded, body: _Charged, day: date, asset: str) -> SpendGroup:
     envelope = event.envelope
     key_id = envelope.key_id or NO_KEY
-    return Line(envelope.account_id, key_id, day, body.integration, body.model, asset)
+    return SpendGroup(envelope.account_id, key_id, day, body.integration, body.model, asset)
 
 
-def _at(sums: dict[Line, Sums], line: Line) -> Sums:
+def _at(sums: dict[SpendGroup, Sums], line: SpendGroup) -> Sums:
     found = sums.get(line)
     if found is None:
         found = sums[line] = Sums()
     return found
 
 
-def _add_others(sums: dict[Line, Sums], line: Line, body: _Charged) -> None:
+def _add_others(sums: dict[SpendGroup, Sums], line: SpendGroup, body: _Charged) -> None:
     for other in body.others:
         _at(sums, line._replace(model=other.model)).add(other.lines)
 
 
 def _add_amounts(
-    sums: dict[Line, Sums], line: Line, found: Sums, body: _Charged, state: LaneState
+    sums: dict[SpendGroup, Sums], line: SpendGroup, found: Sums, body: _Charged, state: LaneState
 ) -> None:
     account = state.accounts[line.account_id]
     if body.others:
@@ -242,7 +242,7 @@ def _add_amounts(
 
 
 def _add_amounts_by_model(
-    sums: dict[Line, Sums], line: Line, body: _Charged, account: Account
+    sums: dict[SpendGroup, Sums], line: SpendGroup, body: _Charged, account: Account
 ) -> None:
     """Share a charge among the models that made it; the lots pay for them in order."""
     models = [line.model, *(other.model for other in body.others)]
@@ -263,19 +263,19 @@ def _add_amounts_by_model(
 
 
 @lru_cache(maxsize=256)
-def _adds(classes: tuple[str, ...]) -> Added:
+def _adds(classes: tuple[str, ...]) -> InsertRows:
     """Compile the upsert for the usage classes that occur, nearly always two or three."""
     sums = ("requests", "unpriced", "amount", *map(column_of, classes))
-    return Added(SPEND, (*Line._fields, *sums), sums=sums)
+    return InsertRows(SPEND, (*SpendGroup._fields, *sums), sums=sums)
 
 
-def save(lane: int, state: LaneState, changes: Changes) -> list[Statement]:
+def save(lane: int, state: LaneState, changes: BatchChanges) -> list[Statement]:
     """Add what a batch spent to the sums that stand."""
     events = changes.of(*KINDS)
     return written(lane, sums_of(events, state)) if events else []
 
 
-def written(lane: int, sums: dict[Line, Sums]) -> list[Statement]:
+def written(lane: int, sums: dict[SpendGroup, Sums]) -> list[Statement]:
     """Return what adds sums to those that stand."""
     if not sums:
         return []
@@ -288,7 +288,7 @@ def written(lane: int, sums: dict[Line, Sums]) -> list[Statement]:
         if any(units)
     }
     columns: dict[str, Iterable[object]] = {
-        **dict(zip(Line._fields, zip(*lines, strict=True), strict=True)),
+        **dict(zip(SpendGroup._fields, zip(*lines, strict=True), strict=True)),
         "requests": (one.requests for one in found),
         "unpriced": (one.unpriced for one in found),
         "amount": (str(one.amount) for one in found),

@@ -13,8 +13,8 @@ from sqlalchemy import (
 )
 
 from ledger import events as e
-from ledger.record.batch import Changes
-from ledger.record.rows import Added, Gone
+from ledger.record.batch import BatchChanges
+from ledger.record.rows import DeleteRows, InsertRows
 from ledger.record.store import NO_KEY, Statement
 from ledger.server.tables import compiled, metadata
 from ledger.state import LaneState, is_unpriced
@@ -46,11 +46,11 @@ NEXT = compiled(
 )
 """Those of a lane that wait, the oldest first."""
 
-_ADD = Added(UNPRICED)
-_DELETE = Gone(UNPRICED, UNPRICED.c.lane_seq)
+_ADD = InsertRows(UNPRICED)
+_DELETE = DeleteRows(UNPRICED, UNPRICED.c.lane_seq)
 
 
-def save(lane: int, state: LaneState, changes: Changes) -> list[Statement]:  # noqa: ARG001
+def save(lane: int, state: LaneState, changes: BatchChanges) -> list[Statement]:  # noqa: ARG001
     """Add what came without a price, take out what was rated."""
     waiting = {
         event.envelope.lane_seq: (event.envelope, event.body)

@@ -30,7 +30,7 @@ from ledger.errors import LedgerCorrupt
 from ledger.ids import AccountId, KeyId
 from ledger.lines import ModelLines
 from ledger.model_names import Match, Pattern
-from ledger.pricing import ConditionPrice, ModelPrice, RateCard, Tier
+from ledger.pricing import ConditionPrice, ModelPrice, PriceTier, RateCard
 
 GOLDEN = Path(__file__).parent / "golden" / "events.json"
 AT = datetime(2026, 11, 21, 2, 0, 0, 123456, tzinfo=UTC)
@@ -235,7 +235,7 @@ INSTANCES: tuple[e.AnyEvent, ...] = (
             models={
                 "mini": ModelPrice(
                     prices={"output": "0.6", "input": "0.15"},
-                    tiers=(Tier(above_tokens=200000, prices={"input": "0.3", "output": "1"}),),
+                    tiers=(PriceTier(above_tokens=200000, prices={"input": "0.3", "output": "1"}),),
                     conditions={
                         "batch": ConditionPrice(prices={"input": "0.075"}),
                         "night": ConditionPrice(

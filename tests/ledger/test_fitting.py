@@ -10,7 +10,7 @@ from ledger.errors import CreditIsExhausted, LimitIsReached, Refused
 from ledger.fitting import Open, dearest, fit
 from ledger.limits import Counter
 from ledger.money import format_pico
-from ledger.pricing import ConditionPrice, ModelPrice, PriceBook, Tier
+from ledger.pricing import ConditionPrice, ModelPrice, PriceBook, PriceTier
 from ledger.ratecards import RateCards
 from ledger.requests import Facts, Made, Reserve
 from ledger.state import Lot
@@ -255,7 +255,7 @@ def test_each_unit_is_held_as_the_dearest_it_may_be(prices, usage: Usage, held: 
 
 def test_tiers_conditions_and_hours_have_their_own_dearest_class() -> None:
     """What is dearest is asked of the prices that would count."""
-    tier = Tier(above_tokens=100, prices={"input": "2", "cache_write": "9", "output": "4"})
+    tier = PriceTier(above_tokens=100, prices={"input": "2", "cache_write": "9", "output": "4"})
     cheap = {"input": "2", "cache_write": "1", "output": "4"}
     night = ConditionPrice(prices={"input": "2", "cache_read": "3"}, between=("22:00", "06:00"))
     model = ModelPrice(

@@ -193,7 +193,7 @@ def test_scopes_and_models_bound_a_key() -> None:
 def test_a_change_is_one_event_for_each_term() -> None:
     """Every term that really changes is its own event; what is UNSET or equal is quiet."""
     rules = (e.LimitRule(kind="requests", window="day", ceiling="5"),)
-    changes = keys.Changes(
+    changes = keys.KeyPatch(
         name="bot 2",
         limits=rules,
         scopes=("chat",),
@@ -212,20 +212,20 @@ def test_a_change_is_one_event_for_each_term() -> None:
         "key_expiry_set",
         "key_settings_set",
     ]
-    same = keys.Changes(name="bot", limits=(), scopes=(), allowed_models=None, settings={})
+    same = keys.KeyPatch(name="bot", limits=(), scopes=(), allowed_models=None, settings={})
     assert keys.change(OPEN, a_key(), same, by="x", at=START) == []
-    assert keys.change(OPEN, a_key(), keys.Changes(), by="x", at=START) == []
+    assert keys.change(OPEN, a_key(), keys.KeyPatch(), by="x", at=START) == []
 
 
 @pytest.mark.parametrize(
     "changes",
     [
-        keys.Changes(name=""),
-        keys.Changes(scopes=("",)),
-        keys.Changes(allowed_models=("",)),
-        keys.Changes(expires_at=START),
-        keys.Changes(settings={str(n): "" for n in range(33)}),
-        keys.Changes(limits=(e.LimitRule(kind="requests", window="day", ceiling="-1"),)),
+        keys.KeyPatch(name=""),
+        keys.KeyPatch(scopes=("",)),
+        keys.KeyPatch(allowed_models=("",)),
+        keys.KeyPatch(expires_at=START),
+        keys.KeyPatch(settings={str(n): "" for n in range(33)}),
+        keys.KeyPatch(limits=(e.LimitRule(kind="requests", window="day", ceiling="-1"),)),
     ],
 )
 def test_a_wrong_change_changes_nothing(changes) -> None:
@@ -237,10 +237,10 @@ def test_a_wrong_change_changes_nothing(changes) -> None:
 def test_a_change_of_what_was_not_read_is_refused() -> None:
     """Another version than expected: somebody changed the key in between."""
     with pytest.raises(VersionIsOutdated):
-        keys.change(OPEN, a_key(), keys.Changes(), by="x", at=START, expected_version=2)
+        keys.change(OPEN, a_key(), keys.KeyPatch(), by="x", at=START, expected_version=2)
     for key, why in ((None, NoSuchKey), (a_key(status="revoked"), KeyIsRevoked)):
         with pytest.raises(why):
-            keys.change(OPEN, key, keys.Changes(), by="x", at=START)
+            keys.change(OPEN, key, keys.KeyPatch(), by="x", at=START)
 
 
 def rotate(key, grace=timedelta(0)):

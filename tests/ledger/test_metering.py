@@ -30,7 +30,7 @@ from ledger.money import PICO_PER_UNIT
 from ledger.pricing import ConditionPrice, ModelPrice
 from ledger.ratecards import RateCards
 from ledger.record.batch import Outcome
-from ledger.requests import Facts, Notes, Record, Report, Reserve
+from ledger.requests import Facts, Notes, ProviderReport, Record, Reserve
 from ledger.usage import QUANTITY_MAX, Usage
 from tests.properties import core
 from tests.properties.core import START, Core, a_card, account_id, key_id
@@ -616,8 +616,8 @@ def test_promise_11_notes_and_reports_beside_events_hold_no_secret() -> None:
             with pytest.raises(InvalidField) as refused:
                 decide(nothing, command, key_id=key_id("K1"), at=START)
             assert refused.value.field == field
-    report = Report(f'{{"user":"{secret}"}}', secret)
-    assert report.kept == Report('{"user":"[redacted]"}', secrets.REDACTED)
+    report = ProviderReport(f'{{"user":"{secret}"}}', secret)
+    assert report.kept == ProviderReport('{"user":"[redacted]"}', secrets.REDACTED)
     assert report.digest == report.kept.digest
-    clean = Report('{"input_tokens":1}', "resp_1")
+    clean = ProviderReport('{"input_tokens":1}', "resp_1")
     assert clean.kept == clean

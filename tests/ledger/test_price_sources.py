@@ -13,7 +13,7 @@ from ledger.price_sources import (
     from_genai_prices,
     from_litellm,
 )
-from ledger.pricing import InvalidRateCard, PriceBook, Tier, check_card
+from ledger.pricing import InvalidRateCard, PriceBook, PriceTier, check_card
 from ledger.usage import Usage
 
 SHARED = Path(
@@ -53,7 +53,7 @@ def test_tiers_and_conditions_are_written_out_in_full():
     ).card.models["m"]
     long = {"cache_write_1h": "12", "input": "6", "output": "15"}
     assert model.prices == {"cache_write_1h": "6", "input": "3", "output": "15"}
-    assert model.tiers == (Tier(above_tokens=200_000, prices=long),)
+    assert model.tiers == (PriceTier(above_tokens=200_000, prices=long),)
     priority = model.conditions["priority"]
     assert priority.prices == {"cache_write_1h": "6", "input": "4", "output": "15"}
     assert priority.tiers[0].prices == {"cache_write_1h": "6", "input": "8", "output": "15"}

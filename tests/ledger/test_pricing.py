@@ -20,9 +20,9 @@ from ledger.pricing import (
     ModelPrice,
     PriceBook,
     PriceChange,
+    PriceTier,
     Quote,
     RateCard,
-    Tier,
     check_card,
     content_hash,
     diff,
@@ -50,13 +50,13 @@ def a_card(models=None, **changes) -> RateCard:
 LONG = ModelPrice(
     prices={"input": "3", "output": "15"},
     tiers=(
-        Tier(above_tokens=200_000, prices={"input": "6", "output": "22.5"}),
-        Tier(above_tokens=500_000, prices={"input": "9", "output": "30"}),
+        PriceTier(above_tokens=200_000, prices={"input": "6", "output": "22.5"}),
+        PriceTier(above_tokens=500_000, prices={"input": "9", "output": "30"}),
     ),
     conditions={
         "batch": ConditionPrice(
             prices={"input": "1.5", "output": "7.5"},
-            tiers=(Tier(above_tokens=200_000, prices={"input": "2", "output": "8"}),),
+            tiers=(PriceTier(above_tokens=200_000, prices={"input": "2", "output": "8"}),),
         )
     },
 )
@@ -218,7 +218,8 @@ def some_terms(draw):
     prices = draw(some_prices)
     above = sorted(draw(st.sets(st.integers(1, 100), max_size=3)))
     tiers = tuple(
-        Tier(above_tokens=each, prices={name: draw(decimals) for name in prices}) for each in above
+        PriceTier(above_tokens=each, prices={name: draw(decimals) for name in prices})
+        for each in above
     )
     return ConditionPrice(prices=prices, tiers=tiers)
 
@@ -279,7 +280,7 @@ def test_a_price_is_a_plain_shortest_decimal(text):
     assert caught.value.field == "models.m.prices.input"
 
 
-TIER = Tier(above_tokens=5, prices={"input": "1"})
+TIER = PriceTier(above_tokens=5, prices={"input": "1"})
 A = Match(starts_with="a")
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from ledger import events as e
 from ledger.errors import InvalidField, NoSuchRateCard, PricesAreSuspicious, RateCardIsInForce
 from ledger.model_names import Match, Pattern
-from ledger.pricing import ConditionPrice, ModelPrice, RateCard, Tier
+from ledger.pricing import ConditionPrice, ModelPrice, PriceTier, RateCard
 from ledger.ratecards import (
     RateCards,
     draft_of,
@@ -161,7 +161,7 @@ def test_a_price_that_jumps_has_to_be_confirmed() -> None:
     assert published(a_card({"mini": {"input": "1.499", "output": "0.6"}}), ALREADY)
 
 
-TIER = Tier(above_tokens=1_000, prices={"input": "2", "output": "8"})
+TIER = PriceTier(above_tokens=1_000, prices={"input": "2", "output": "8"})
 BATCH = {"batch": ConditionPrice(prices={"input": "0.5", "output": "2"})}
 NIGHT = {"night": ConditionPrice(prices={"input": "0.01"}, between=("22:00", "06:00"))}
 
@@ -173,7 +173,7 @@ NIGHT = {"night": ConditionPrice(prices={"input": "0.01"}, between=("22:00", "06
         (a_model(input="1", conditions=BATCH), a_model(input="1"), "input of mini (batch)"),
         (
             a_model(input="1"),
-            a_model(input="1", tiers=(Tier(above_tokens=9, prices={"input": "11"}),)),
+            a_model(input="1", tiers=(PriceTier(above_tokens=9, prices={"input": "11"}),)),
             "input of mini above 9 tokens from 1 to 11",
         ),
         (a_model(input="1"), a_model(input="1", conditions=NIGHT), "(night) from 1 to 0.01"),

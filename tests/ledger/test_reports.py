@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ledger.reports import Evidence, Passed, read
+from ledger.reports import Evidence, Observed, read
 from ledger.said import REPORT_BYTES_MAX, Said, said_by
 from ledger.shapes import DOUBTS_MAX, FORMATS, usage_of
-from ledger.shapes.counts import Hint, Node
+from ledger.shapes.counts import Hint, ReportObject
 from ledger.shapes.tokens import plain
 from ledger.shapes.tokens import tokens as tokens_of
 from ledger.usage import QUANTITY_MAX, InvalidUsage, Usage, context_tokens, output_tokens, tokens
@@ -184,7 +184,7 @@ EXAMPLES: dict[str, tuple[dict[str, Any], Usage]] = {
 TOTALS = ("total_tokens", "totalTokens", "totalTokenCount")
 
 
-NOTHING_PASSED = Passed(lambda: 7, 0, 0, QUANTITY_MAX, QUANTITY_MAX)
+NOTHING_PASSED = Observed(lambda: 7, 0, 0, QUANTITY_MAX, QUANTITY_MAX)
 """The request was estimated at seven tokens, and no answer was seen."""
 
 
@@ -366,7 +366,7 @@ def test_nothing_that_is_reported_breaks_the_reader(replies: list[dict[str, Any]
     evidence = Evidence()
     for reply in replies:
         evidence.take(said_by(reply))
-    found = evidence.reading(Passed(lambda: 7, 3, 1, 10_000, 10_000))
+    found = evidence.reading(Observed(lambda: 7, 3, 1, 10_000, 10_000))
     assert context_tokens(found.usage) <= 10_000 * (1 + 64)
     assert len(found.doubts) <= DOUBTS_MAX
     assert all(len(doubt) < 80 for doubt in found.doubts)
@@ -396,7 +396,7 @@ SMALL = st.none() | st.integers(-1, 9)
 def test_the_short_way_reads_what_the_long_one_does(report: dict[str, Any]) -> None:
     """What nearly everybody sends is read quickly, and never otherwise."""
     doubts: list[str] = []
-    short, long = plain(report), tokens_of(Node(report, "", doubts), Hint())
+    short, long = plain(report), tokens_of(ReportObject(report, "", doubts), Hint())
     if short is not None:
         assert not doubts
         assert usage_of(short) == usage_of(long)
@@ -491,7 +491,7 @@ def test_random_reports_charge_no_less_than_is_undisputed_and_no_more_than_truth
         evidence.take(Said(report))
         for _ in range(2):
             again.take(Said(report))
-    passed = Passed(lambda: truth.prompt, pieces, pieces, QUANTITY_MAX, QUANTITY_MAX)
+    passed = Observed(lambda: truth.prompt, pieces, pieces, QUANTITY_MAX, QUANTITY_MAX)
     found = evidence.reading(passed, final=final)
     assert again.reading(passed, final=final).usage == found.usage
     for name, told, count in (

@@ -203,7 +203,7 @@ class Ledger:
             ),
             core.change(
                 account,
-                lambda f, at: keys.change(f.account, f.key, keys.Changes(name="b"), by="o", at=at),
+                lambda f, at: keys.change(f.account, f.key, keys.KeyPatch(name="b"), by="o", at=at),
                 bot,
             ),
         )

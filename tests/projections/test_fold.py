@@ -14,7 +14,7 @@ from ledger.clock import microseconds
 from ledger.codec import Recorded
 from ledger.errors import LedgerCorrupt
 from ledger.ids import KeyId
-from ledger.record.batch import Changes
+from ledger.record.batch import BatchChanges
 from ledger.record.store import NO_KEY
 from ledger.record.verify import since_1970
 from ledger.state import LaneState, change_by_sums
@@ -137,7 +137,9 @@ def folded(log: list[Recorded], chunk: int) -> Fold:
     return fold
 
 
-def comparable(sums: dict[spend.Line, spend.Sums]) -> dict[spend.Line, tuple[object, ...]]:
+def comparable(
+    sums: dict[spend.SpendGroup, spend.Sums],
+) -> dict[spend.SpendGroup, tuple[object, ...]]:
     """Give sums as data, without lines that came to nothing."""
     found = {line: (s.requests, s.unpriced, s.amount, s.usage) for line, s in sums.items()}
     return {line: values for line, values in found.items() if any(values[:3])}
@@ -147,7 +149,7 @@ def saved(state: LaneState) -> list[bytes]:
     """Give what is written down of counters, to the byte."""
     found = []
     for account, key in ((ACCOUNT, None), *((ACCOUNT, key) for key in KEYS)):
-        changes = Changes()
+        changes = BatchChanges()
         changes.accounts, changes.keys = {account}, {key} if key is not None else set()
         ((_, (_, *columns)),) = limit_counters.save(0, state, changes)
         found += [column.data for column in columns]

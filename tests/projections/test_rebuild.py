@@ -39,7 +39,7 @@ def ledger(databases: Any, told: str) -> Iterator[Ledger]:
     databases.drop(name)
 
 
-def tables_that_differ(report: rebuild.Report) -> list[tuple[int, str]]:
+def tables_that_differ(report: rebuild.RebuildReport) -> list[tuple[int, str]]:
     """Give lane and name of tables that are not the same."""
     return [(table.lane, table.table) for table in report.tables if not table.equal]
 
@@ -188,7 +188,7 @@ def test_a_rebuild_equals_the_live_rows_while_a_writer_writes(
     account = ledger.account("acme")
     key = ledger.key(account, "bot")
 
-    async def main(writer: Writer) -> list[rebuild.Report]:
+    async def main(writer: Writer) -> list[rebuild.RebuildReport]:
         going = True
         written = 0
 

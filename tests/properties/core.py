@@ -22,7 +22,7 @@ from ledger.pricing import ModelPrice, RateCard
 from ledger.ratecards import RateCards
 from ledger.record.batch import Batch, Command, Outcome, RefusalLog, runs
 from ledger.record.card_rows import rows_of
-from ledger.requests import Facts, Known, Made, Record, Release, Reserve, Settle
+from ledger.requests import Facts, KnownRequest, Made, Record, Release, Reserve, Settle
 from ledger.state import LaneState, advance, evolve
 from ledger.usage import Usage
 
@@ -70,7 +70,7 @@ class Core:
         self.cards = RateCards(cards)
         self.at = at
         self.log: list[Recorded] = []
-        self._known: dict[UUID, Known] = {}
+        self._known: dict[UUID, KnownRequest] = {}
         self._refusals = RefusalLog()
 
     def submit(self, command: Command) -> Outcome | Refused:
@@ -249,7 +249,7 @@ def rotate(account: AccountId, key: KeyId, grace_seconds: int = 0) -> Command:
 
 def set_key_limits(account: AccountId, key: KeyId, *limits: e.LimitRule) -> Command:
     """Replace a key's limits."""
-    changes = keys.Changes(limits=limits)
+    changes = keys.KeyPatch(limits=limits)
     return change(
         account,
         lambda facts, at: keys.change(facts.account, facts.key, changes, by="operator", at=at),

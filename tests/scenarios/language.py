@@ -202,7 +202,7 @@ class Story:
     def rename(self, names, terms) -> str:
         """Give an integration another name."""
         account, key = self._key(names[0])
-        changes = keys.Changes(name=terms["name"])
+        changes = keys.KeyPatch(name=terms["name"])
         return self._do(
             core.change(
                 account,

@@ -93,7 +93,7 @@ def issued(
     )
 
 
-def changed(body: bodies.UpdateKey) -> Callable[[Key], keys.Changes]:
+def changed(body: bodies.UpdateKey) -> Callable[[Key], keys.KeyPatch]:
     """Return what to change about a key once its terms are known; all else stays as it is then.
 
     Raises:
@@ -105,7 +105,7 @@ def changed(body: bodies.UpdateKey) -> Callable[[Key], keys.Changes]:
     # Checked before the lane is asked.
     _changed_budgets(Budgets(), bodies.ConsumptionLimit() if wanted is unset else wanted)
 
-    def changes(key: Key) -> keys.Changes:
+    def changes(key: Key) -> keys.KeyPatch:
         settings = dict(key.settings)
         rules: tuple[e.LimitRule, ...] | msgspec.UnsetType = unset
         if wanted is not unset or body.limit_period is not unset:
@@ -116,7 +116,7 @@ def changed(body: bodies.UpdateKey) -> Callable[[Key], keys.Changes]:
         if body.model_privacy is not unset:
             settings[PRIVACY] = body.model_privacy
             allowed = models.allowed_models(body.model_privacy)
-        return keys.Changes(
+        return keys.KeyPatch(
             name=body.description,
             limits=rules,
             allowed_models=allowed,

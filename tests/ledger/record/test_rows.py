@@ -28,7 +28,7 @@ from sqlalchemy.schema import CreateTable
 from ledger.clock import EARLIEST
 from ledger.ids import new_account_id
 from ledger.record import arrays
-from ledger.record.rows import Added, Found
+from ledger.record.rows import InsertRows, SelectRows
 from ledger.server.tables import INSTANT, PICO, TEXTS, compiled, positional
 
 THINGS = Table(
@@ -74,9 +74,9 @@ def test_rows_of_every_type_come_back_as_they_were_added(
     nothing = {
         **row, "name": "not", "of": None, "at": None, "amount": None, "says": None, "words": None,
     }  # fmt: skip
-    sql, values = Added(THINGS).of(1, **{name: [row[name], nothing[name]] for name in row})
+    sql, values = InsertRows(THINGS).of(1, **{name: [row[name], nothing[name]] for name in row})
     connection.execute(sql, values)
-    found = Found(THINGS, THINGS.c.name, order=(THINGS.c.name,))
+    found = SelectRows(THINGS, THINGS.c.name, order=(THINGS.c.name,))
     rows = connection.execute(found.sql, (1, ["it", "not", "other"])).fetchall()
     read = {**row, "amount": 10**20, "words": list(WORDS)}
     assert list(found.named(rows)) == [read, {**nothing}]
@@ -89,20 +89,20 @@ def test_a_row_that_stands_is_replaced_summed_or_left(
     columns = ("name", "number", "seq")
     read = compiled(select(THINGS.c.number, THINGS.c.seq))
 
-    def add(added: Added) -> Any:
+    def add(added: InsertRows) -> Any:
         connection.execute(*added.of(0, name=["it"], number=[2], seq=[5]))
         return connection.execute(read).fetchall()[0]
 
-    assert add(Added(THINGS, columns)) == (2, 5)
-    assert add(Added(THINGS, columns, replaces=["number"], sums=["seq"])) == (2, 10)
-    assert add(Added(THINGS, columns, ignores=True)) == (2, 10)
+    assert add(InsertRows(THINGS, columns)) == (2, 5)
+    assert add(InsertRows(THINGS, columns, replaces=["number"], sums=["seq"])) == (2, 10)
+    assert add(InsertRows(THINGS, columns, ignores=True)) == (2, 10)
     with pytest.raises(psycopg.errors.UniqueViolation, match="thing_has_a_name"):
-        add(Added(THINGS, columns))
+        add(InsertRows(THINGS, columns))
 
 
 def test_a_column_without_values_is_an_error() -> None:
     """Neither a missing nor an unknown column passes."""
-    added = Added(THINGS, ("name", "number"))
+    added = InsertRows(THINGS, ("name", "number"))
     with pytest.raises(AssertionError):
         added.of(0, name=["it"])
     with pytest.raises(KeyError):

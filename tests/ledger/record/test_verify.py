@@ -21,7 +21,7 @@ from ledger.ids import AccountId, KeyId
 from ledger.lines import unpriced_lines
 from ledger.record import store, verify
 from ledger.record.verify import Finding
-from ledger.requests import Notes, Report
+from ledger.requests import Notes, ProviderReport
 from ledger.server import database
 from tests.projections.story import Ledger, publish
 from tests.properties import core
@@ -431,7 +431,7 @@ def test_a_text_beside_a_request_is_the_one_of_its_event(
 ) -> None:
     """Promise 12: a kept report and what was noted are compared; what was forgotten is not."""
     ledger, account, key = told
-    report = Report('{"prompt_tokens":7}')
+    report = ProviderReport('{"prompt_tokens":7}')
     notes = Notes(b"salt", '{"ticket":"A-17"}', "anna@example.com")
     ledger.do(ledger.record(account, key, report=report, notes=notes))
     ledger.do(ledger.record(account, key, notes=notes._replace(metadata="")))

@@ -296,7 +296,7 @@ def test_an_interrupted_initdb_is_begun_anew(home: Path) -> None:
 def test_a_failed_start_says_the_servers_words_and_leaves(home: Path) -> None:
     """The error holds the server's own log, comes at once, and no lock stays behind."""
     server = EmbeddedPostgres(home, settings={"shared_buffers": "a lot"})
-    with pytest.raises(embedded.ServerDidNotStart, match="shared_buffers"):
+    with pytest.raises(embedded.DatabaseDidNotStart, match="shared_buffers"):
         server.start()
     assert server._users is None
 
