@@ -131,7 +131,7 @@ def set_limits(
 def limit_own_spending(
     account: Account | None, ceiling: str | None, *, asset: str, window: str, by: str
 ) -> list[e.AnyEvent]:
-    """Set what the account lets itself spend in a window, beside the operator's limits.
+    """Set what the account lets itself spend in a window, besides the operator's limits.
 
     None lifts it; quiet where nothing changes. It counts from when it is first set.
 
@@ -218,7 +218,7 @@ def add_member(account: Account | None, member_id: str, role: str, *, by: str) -
 
 
 def change_role(account: Account | None, member_id: str, role: str, *, by: str) -> list[e.AnyEvent]:
-    """Give a member another role; quiet when it is the same.
+    """Change a member's role; quiet when it is the same.
 
     Raises:
         NoSuchMember, LastOwnerStays, NoSuchAccount, AccountIsClosed, InvalidField: It cannot be.

@@ -40,7 +40,7 @@ class DatabaseClock:
     """
 
     def __init__(self) -> None:
-        """Begin without having heard it."""
+        """Start before the database was heard."""
         self._heard: Instant | None = None
         self._counted: int = 0
 
@@ -90,7 +90,7 @@ def format_instant(at: Instant) -> str:
 
 
 def format_milliseconds(at: Instant) -> str:
-    """Write an instant as ``2026-11-21T02:00:00.123Z``; what is beyond is cut."""
+    """Write an instant as ``2026-11-21T02:00:00.123Z``; further digits are cut."""
     return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 

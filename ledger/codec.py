@@ -78,7 +78,7 @@ def sealed(body: AnyEvent) -> bytes:
 
 
 def _place_of_secret(value: object) -> str:
-    """Name where a secret stands, without what stands there: keys of a mapping are texts too."""
+    """Name where a secret stands, without quoting it: keys of a mapping are texts too."""
     if isinstance(value, str):
         return ""
     pairs = value.items() if isinstance(value, dict) else enumerate(cast("list[object]", value))
@@ -183,7 +183,7 @@ def chain(previous: bytes, hashed: bytes) -> bytes:
 def record(
     envelope: Envelope, body: AnyEvent, previous: bytes, payload: bytes | None = None
 ) -> Recorded:
-    """Turn a decided event into what is stored. ``payload``: as ``sealed`` has written it."""
+    """Turn a decided event into what is stored. ``payload``: as ``sealed`` wrote it."""
     if payload is None:
         payload = _encoder.encode(body)
     hashed = event_hash(previous, envelope_bytes(envelope, label(body)), payload)

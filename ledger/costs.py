@@ -41,7 +41,7 @@ def settled_by(
     account: Account,
     was_at: Instant,
 ) -> PriceBook | None:
-    """Return the rate card that prices a settlement: that in force when it was reserved.
+    """Return the rate card that prices a settlement: the one in force when it was reserved.
 
     The reservation names it where anything in it had a price.
     """
@@ -66,7 +66,7 @@ def served_by(book: PriceBook | None, named: Sequence[str], served: str) -> tupl
 
 
 def served_condition(book: PriceBook | None, model: str, asked: str, served: str | None) -> str:
-    """Return the price condition that counts: the one served, where the card has a price of it."""
+    """Return the price condition that counts: the one served, where the card has a price for it."""
     if served is None or served == asked or (asked == BATCH and not served):
         return asked
     known = served == "" or (book is not None and book.terms(model, served) is not None)
@@ -77,7 +77,7 @@ class Cost(NamedTuple):
     """What a request costs."""
 
     pico: int
-    """Of what has a price."""
+    """What the part with a price costs."""
     lines: Lines
     others: tuple[ModelLines, ...]
     is_whole: bool
@@ -137,16 +137,16 @@ def cost_of(  # noqa: PLR0917 (private, and each call names them alike)
 
 
 def _is_priced(quote: Quote) -> bool:
-    """Return whether anything that was used has a price, be it zero; what used nothing has."""
+    """Return whether anything that was used has a price, even zero; a request without usage has."""
     return quote.is_whole or any(price is not None for _, price in quote.lines.values())
 
 
 def dearest_cost(
     book: PriceBook | None, command: Reserve, at: Instant
 ) -> tuple[str, str, Cost, bool]:
-    """Find the model and the condition that a request may come to cost most by, and that cost.
+    """Find the model and the condition under which a request may cost most, and that cost.
 
-    The last says whether everything that it may come to has a price.
+    The last value says whether everything that it may use has a price.
     """
     found: tuple[str, str, Cost] | None = None
     is_whole = True

@@ -37,7 +37,7 @@ Parts = list[tuple[int, int]]
 
 
 def spendable(account: Account, assets: tuple[str, ...], at: Instant) -> list[Lot]:
-    """Return the lots that can pay now, first to pay first."""
+    """Return the lots that can pay now, in paying order."""
     if len(account.lots) == 1:
         # Nearly every account: nothing to sort.
         (lot,) = account.lots.values()
@@ -73,14 +73,14 @@ def plan(account: Account, asset: str, pico: int, at: Instant) -> Parts:
     """Choose the lots that pay an amount priced in ``asset``.
 
     What they do not cover is drawn from the overdraft, within its bound or beyond:
-    ``require_covered`` tells.
+    ``require_covered`` checks that.
     """
     parts: Parts = []
     left = pico
     if left == 0:
         return parts
     if account.status == "closed":
-        # What is told of it afterwards is owed: its credit was dealt with when it was closed.
+        # What is reported afterwards is owed: its credit was dealt with when it was closed.
         return [(OVERDRAFT_LOT, left)]
     for lot in spendable(account, paying(account, asset), at):
         take = min(left, lot.remaining - lot.held)
@@ -93,7 +93,7 @@ def plan(account: Account, asset: str, pico: int, at: Instant) -> Parts:
 
 
 def repay(account: Account, at: Instant) -> e.Repaid:
-    """Tell what free lots repay of what is overdrawn, first to pay first; of a closed account none.
+    """Return what free lots repay of what is overdrawn, in paying order; in a closed account, none.
 
     Assets are repaid in the order in which the account pays with them, then by name. A lot that is
     yet to take effect repays by its own event.
@@ -124,7 +124,7 @@ Told = TypeVar("Told", bound=e.Event)
 
 
 def with_repaid(account: Account, body: Told, reservation: Reservation | None, at: Instant) -> Told:
-    """Return an event that was decided with what is repaid once it has happened.
+    """Return a decided event, completed with what is repaid once it has happened.
 
     ``reservation``: the open one that the event ends.
     """
@@ -147,7 +147,7 @@ def _may_repay(account: Account, body: e.Repaying) -> bool:
 def take_effect(account: Account, *, at: Instant) -> e.GrantTookEffect | None:
     """Record the first grant whose effective instant has come; None: there is none.
 
-    One at a time, for each may repay what the account owes.
+    One at a time, because each may repay what the account owes.
     """
     due = [(effective_at, number) for number, effective_at in account.waiting.items()]
     if not due or min(due)[0] > at:
@@ -168,7 +168,7 @@ def lasts(account: Account, parts: Parts, at: Instant, until: Instant) -> bool:
 
 
 def paying(account: Account, asset: str) -> tuple[str, ...]:
-    """Return the assets that can pay a price in ``asset``, first to pay first."""
+    """Return the assets that can pay a price in ``asset``, in paying order."""
     assets = account.pays_with
     return assets if asset in assets else (asset,)
 
@@ -235,7 +235,7 @@ def written(parts: Parts) -> tuple[tuple[int, ...], tuple[str, ...]]:
 def grant(account: Account | None, terms: e.CreditGranted, *, at: Instant) -> list[e.AnyEvent]:
     """Add a lot of credit.
 
-    ``terms.lot`` is decided here, whatever it says; what the lot repays, by ``with_repaid``.
+    ``terms.lot`` is assigned here, whatever it says; ``with_repaid`` adds what the lot repays.
 
     Raises:
         NoSuchAccount, AccountIsClosed: There is no account to grant to.
@@ -280,7 +280,7 @@ def welcome(
     """Grant the lots that an account about to be opened begins with.
 
     Raises:
-        InvalidField: A gift is nothing that could be granted.
+        InvalidField: A gift could not be granted.
     """
     account = Account(account_id=account_id, opened_at=at)
     made = []
@@ -325,7 +325,7 @@ def _check_payment(terms: e.CreditGranted) -> str:
     try:
         parse_asset(terms.currency)
     except InvalidAmount as error:
-        raise InvalidField("currency", "such as EUR") from error
+        raise InvalidField("currency", "must be a currency code such as EUR") from error
     try:
         return format_pico(parse_pico(terms.cost))
     except InvalidAmount as error:
@@ -404,7 +404,7 @@ def expire(account: Account, *, at: Instant) -> list[e.AnyEvent]:
 
 
 def lapse(account: Account, held: Parts, taken: Parts) -> tuple[tuple[int, str], ...]:
-    """Tell which freed parts of a hold vanish, because their lot was voided or has expired."""
+    """Return which freed parts of a hold vanish, because their lot was voided or has expired."""
     spent = dict(taken)
     lapsed = []
     for number, pico in held:

@@ -13,7 +13,7 @@ from ledger.clock import Instant
 
 
 class LedgerError(Exception):
-    """Something the ledger says on purpose."""
+    """An error that the ledger raises on purpose."""
 
     def __str__(self) -> str:
         """Return the first line of the class's docstring, or the message passed in."""
@@ -31,11 +31,11 @@ class Refused(LedgerError):
     decided_at: Instant | None = None
     """The ledger's clock at that position; None: no lane decided it."""
     is_noted: bool = False
-    """Whether it is written down among the key's refusals, and so counts as a failure of its."""
+    """Whether it is recorded among the key's refusals, and so counts as one of its failures."""
     room: int | None = None
     """Tokens of an answer that would fit, where its length was left open; None: it was not."""
     least: int = 0
-    """Tokens of the shortest answer that was worth it."""
+    """Tokens of the shortest answer that was still worth making."""
 
     def __str__(self) -> str:
         """Return the message, and what would fit where that is known."""

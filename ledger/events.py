@@ -45,7 +45,7 @@ class Envelope(NamedTuple):
     recorded_at: Instant
     """Assigned by the lane; strictly increasing in it."""
     occurred_at: Instant
-    """When it happened outside, as told; else ``recorded_at``."""
+    """When it happened outside, as reported; otherwise ``recorded_at``."""
     key_id: KeyId | None
     """The key the event is about or was caused by."""
 
@@ -66,9 +66,9 @@ class LimitRule(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     assets: tuple[str, ...] = ()
     """Spend: the assets counted together."""
     own: bool = False
-    """Whether the account set it for itself, beside what the operator set."""
+    """Whether the account set it for itself, besides what the operator set."""
     each_model: bool = False
-    """Requests, tokens, spend: whether every model is counted by itself, up to the ceiling each."""
+    """Requests, tokens, spend: whether each model is counted by itself, up to the ceiling."""
 
 
 class AccountOpened(Event, frozen=True, kw_only=True, omit_defaults=True):
@@ -81,7 +81,7 @@ class AccountOpened(Event, frozen=True, kw_only=True, omit_defaults=True):
     among them is paid in that asset alone."""
     rate_card: str = "standard"
     overdraft: dict[str, str] = {}
-    """Asset → declared overdraft, or ``unlimited``. That of the asset a price is in counts."""
+    """Asset → declared overdraft, or ``unlimited``. The one of the price's own asset counts."""
     unpriced: str = "refuse"
     """What becomes of usage without a price: ``refuse`` or ``record``."""
     limits: tuple[LimitRule, ...] = ()
@@ -105,7 +105,7 @@ class AccountPolicySet(Event, frozen=True, kw_only=True, omit_defaults=True):
     unpriced: str = "refuse"
     max_output_tokens: int = 0
     repaid: Repaid = ()
-    """By assets that may pay from now on."""
+    """Repaid by assets that may pay from now on."""
 
 
 class AccountLimitsSet(Event, frozen=True, kw_only=True, omit_defaults=True):
@@ -167,7 +167,7 @@ class MemberRemoved(Event, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class LoginSet(Event, frozen=True, kw_only=True, omit_defaults=True):
-    """How a member logs in was made or changed. The row itself is personal and stands aside."""
+    """How a member logs in was made or changed. The row, in a side table, is personal."""
 
     type = "login_set"
     by: str
@@ -182,17 +182,17 @@ class WalletLinked(Event, frozen=True, kw_only=True, omit_defaults=True):
     type = "wallet_linked"
     by: str
     digest: str
-    """Binds its row, salted as that of a login is."""
+    """Binds its row, salted like a login's."""
 
 
 class AllowanceSet(Event, frozen=True, kw_only=True, omit_defaults=True):
-    """What the account is granted anew on each day of UTC was set."""
+    """The account's daily allowance was set: what it is granted anew on each day of UTC."""
 
     type = "allowance_set"
     by: str
     asset: str
     amount: str
-    """Plain decimal; ``0``: nothing any more."""
+    """Plain decimal; ``0``: the allowance ended."""
 
 
 class KeyIssued(Event, frozen=True, kw_only=True, omit_defaults=True):
@@ -216,7 +216,7 @@ class KeyIssued(Event, frozen=True, kw_only=True, omit_defaults=True):
     """Overrides the account's."""
     limits: tuple[LimitRule, ...] = ()
     settings: dict[str, str] = {}
-    """What a dialect documents beside, such as venice's ``modelPrivacy``."""
+    """What a dialect documents in addition, such as venice's ``modelPrivacy``."""
     parent: str = ""
     """Id of the key that made it; empty: no key did."""
     digest: str = ""
@@ -256,7 +256,7 @@ class KeyAllowedModelsSet(Event, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class KeyDefaultCharacterSet(Event, frozen=True, kw_only=True, omit_defaults=True):
-    """Requests of the key without a model go to another character."""
+    """The key's requests without a model go to another character from now on."""
 
     type = "key_default_character_set"
     by: str
@@ -272,7 +272,7 @@ class KeyExpirySet(Event, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class KeySettingsSet(Event, frozen=True, kw_only=True, omit_defaults=True):
-    """What a dialect documents beside was replaced as a whole."""
+    """The key's settings of its dialect were replaced as a whole."""
 
     type = "key_settings_set"
     by: str
@@ -351,12 +351,12 @@ class CreditGranted(Event, frozen=True, kw_only=True, omit_defaults=True):
     """Not spendable from this instant on; None: never."""
     reason: str = ""
     cost: str = ""
-    """What was paid for it, a plain decimal of ``currency``; empty: not told."""
+    """What was paid for it, a plain decimal of ``currency``; empty: not stated."""
     currency: str = ""
     payment_reference: str = ""
     """The payment's own id, such as that of a payment provider."""
     repaid: Repaid = ()
-    """What of it went to what is overdrawn, at once."""
+    """The part of it that repaid, at once, what was overdrawn."""
 
 
 class GrantTookEffect(Event, frozen=True, kw_only=True, omit_defaults=True):
@@ -367,7 +367,7 @@ class GrantTookEffect(Event, frozen=True, kw_only=True, omit_defaults=True):
     asset: str
     effective_at: Utc
     repaid: Repaid = ()
-    """What of it went to what is overdrawn."""
+    """The part of it that repaid what was overdrawn."""
 
 
 class GrantVoided(Event, frozen=True, kw_only=True, omit_defaults=True):
@@ -404,7 +404,7 @@ class BalanceReduced(Event, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class RateCardPublished(Event, frozen=True, kw_only=True, omit_defaults=True):
-    """A version of a rate card came into the world, whole and immutable."""
+    """A version of a rate card was published, whole and immutable."""
 
     type = "rate_card_published"
     by: str
@@ -453,19 +453,19 @@ class RequestRecorded(Event, frozen=True, kw_only=True, omit_defaults=True):
     overage: str = ""
     """The part of the charge beyond what credit, overdraft and limits on spending left."""
     flags: tuple[str, ...] = ()
-    """``late`` or ``early``: told too long after, or ahead of time; ``delivered``: recorded
-    whatever the limits said; ``after_end``: told after the key or account ended, used before;
+    """``late`` or ``early``: reported too late, or ahead of time; ``delivered``: recorded whatever
+    the limits said; ``after_end``: used before the key or account ended, reported afterwards;
     ``estimated``: part of the usage is an estimate; ``other_model``: see ``served_model``."""
     doubts: tuple[str, ...] = ()
     """Fields of the provider's report that were not believed."""
     served_model: str = ""
     """What the upstream says it served, where the rate card takes that for another model."""
     report: str = ""
-    """SHA-256 of the provider's report, hexadecimal. Its text stands in a side table a while."""
+    """SHA-256 of the provider's report, hexadecimal. A side table has its text for a while."""
     told_at: Utc | None = None
-    """The service instant as it was told, where it was not taken: see ``early``."""
+    """The service instant as reported, where another one counts: see ``early``."""
     metadata: str = ""
-    """Digest of what the caller noted of the request, see ``RequestReserved``."""
+    """Digest of what the caller noted about the request, see ``RequestReserved``."""
     end_user: str = ""
 
     @property
@@ -505,10 +505,10 @@ class RequestReserved(Event, frozen=True, kw_only=True, omit_defaults=True):
     parts: tuple[str, ...] = ()
     expires_at: Utc
     metadata: str = ""
-    """SHA-256 over a salt and what the caller noted of the request, hexadecimal. Salt and text
+    """SHA-256 over a salt and what the caller noted about the request, hexadecimal. Salt and text
     stand in a side table, so that they can be erased."""
     end_user: str = ""
-    """The same of who the caller asks for."""
+    """The same of the end user for whom the caller asks."""
 
     @property
     def usage(self) -> Usage:
@@ -609,7 +609,7 @@ class RequestRefused(Event, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class RequestRated(Event, frozen=True, kw_only=True, omit_defaults=True):
-    """What of a request had no price got it later, or part of it: the rest waits in its lines.
+    """Usage without a price got one later, or part of it did: the rest waits in its lines.
 
     ``occurred_at`` of its envelope is the request's own service instant: the day whose spend grows.
     """
@@ -638,7 +638,7 @@ class RequestRated(Event, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def usage(self) -> Usage:
-        """What is rated of the model."""
+        """The model's usage that is rated."""
         return usage_of(self.lines)
 
 
@@ -694,4 +694,4 @@ Repaying = (
     | CreditGranted
     | GrantTookEffect
 )
-"""Whatever frees credit or draws on the overdraft beside it: after it free credit repays."""
+"""Whatever frees credit or draws on the overdraft: after it, free credit repays."""

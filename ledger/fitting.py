@@ -23,14 +23,14 @@ Held = TypeVar("Held")
 
 
 class Open(NamedTuple):
-    """An answer whose length the caller leaves open. Tokens of one answer."""
+    """An answer whose length the caller leaves open. Numbers are tokens of one answer."""
 
     most: int
     """Longest that is wanted: the usage of the reservation holds as much."""
     least: int
     """Shortest that is still worth it."""
     answers: int = 1
-    """As many are made, each as long as the others at most."""
+    """How many are made, each of up to that length."""
 
     def shortened(self, usage: Usage, tokens: int) -> Usage:
         """Return the usage with answers of so many tokens instead of ``most``."""

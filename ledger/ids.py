@@ -1,4 +1,4 @@
-"""The one place that makes ids, and the rules by which an id tells its lane.
+"""The one place that makes ids, and the rules by which an id shows its lane.
 
 Ids are UUIDs (version 7: time-ordered, RFC 9562) with a prefix that names the thing. An account's
 lane is a stable hash of its id; a key's id carries the lane of its account in its last two bytes,
@@ -74,7 +74,7 @@ def new_member_id() -> MemberId:
 
 
 def new_row_id() -> UUID:
-    """Make an id of what is beside the ledger: a character, a session, a message."""
+    """Make an id for what is beside the ledger: a character, a session, a message."""
     return _uuid7()
 
 
@@ -98,8 +98,8 @@ def lane_of_key(key_id: UUID) -> int:
 def request_hash(account_id: UUID, request_id: str) -> bytes:
     """Return the 104 bits under which a request id of an account is unique for ever.
 
-    So many, because a row and its index entry then fill whole words. Who finds two ids of one hash
-    is refused the second: the event says whose id it was.
+    So many, because a row and its index entry then fill whole words. Whoever finds two ids of one
+    hash is refused the second: the event says whose id it was.
     """
     material = account_id.bytes + request_id.encode()
     return hashlib.sha256(material).digest()[:REQUEST_HASH_BYTES]

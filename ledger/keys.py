@@ -109,9 +109,9 @@ def require_allowed(
 def require_failures_left(
     key: Key, account: Account | None, at: Instant, *, category: str = "", model: str = ""
 ) -> bool:
-    """Refuse whatever is asked while as many requests have failed as may.
+    """Refuse every request while as many have failed as the limits allow.
 
-    One that is under way may fail yet: it has room to, and takes it of others until it ends.
+    A request under way may still fail: it takes room from others until it ends.
     ``account`` None: the key alone is asked. Returns whether any limit counts failures.
 
     Raises:
@@ -132,7 +132,7 @@ def require_dialect(dialect: str) -> None:
     """Refuse a dialect that no key of this process can speak.
 
     Raises:
-        InvalidField: It is none.
+        InvalidField: It is unknown.
     """
     if dialect not in secrets.dialects():
         raise InvalidField("dialect", "must be one of " + ", ".join(secrets.dialects()))
@@ -286,7 +286,7 @@ def rotate(
     at: Instant,
     digest: str = "",
 ) -> list[e.AnyEvent]:
-    """Give the key another secret; earlier ones work for ``grace`` more.
+    """Replace the key's secret; earlier ones work for another ``grace``.
 
     Money, limits and history belong to the key and stay (A16, A17).
 

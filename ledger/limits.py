@@ -6,11 +6,10 @@ window is one bucket; a rolling window of W seconds is kept as sub-buckets of W/
 sub-bucket that the interval (t − W, t] touches counts, so that no interval whatever holds more
 than its limit allows.
 
-A limit of each model has a counter per model, made by the first request that counts and forgotten
+A per-model limit has a counter for each model, made by the first request that counts and forgotten
 when nothing in it counts and another is made. At most ``MODELS_MAX`` models count by themselves at
-once. What comes beyond them is counted together, in one counter that is the limit's own, until
-nothing counts there: so what a model counts stands in one counter at any time, and neither a model
-nor all that share are let over the ceiling.
+once. Further models share one counter, the limit's own, until nothing counts there: so what a model
+counts stands in one counter at any time, and neither a model nor all that share exceed the ceiling.
 """
 
 import calendar
@@ -28,10 +27,10 @@ from ledger.events import LimitRule
 from ledger.money import InvalidAmount, format_pico, parse_asset, parse_pico
 
 MODELS_MAX = 64
-"""Models that a limit of each model counts by themselves at once."""
+"""Models that a per-model limit counts by themselves at once."""
 KINDS = ("requests", "tokens", "spend", "failures", "key_creations", "active_keys")
 OF_MODELS = frozenset({"requests", "tokens", "spend"})
-"""Kinds that may count each model by itself: what they count is always of some model."""
+"""Kinds that may count each model by itself: what they count always belongs to some model."""
 SUB_BUCKETS = 30
 DAY_SECONDS = 86_400
 RULES_MAX = 64
@@ -168,8 +167,8 @@ def window(name: str) -> Window:
 class LimitId(NamedTuple):
     """What the id of a limit, or of the counter of one model, is made of.
 
-    The text stands in events and counters for ever, and only here is it written and read. What is
-    at hand as a ``Limit`` or a refusal is asked for its fields instead.
+    The text stands in events and counters for ever, and only here is it written and read. Where
+    a ``Limit`` or a refusal is at hand, its fields are read instead.
     """
 
     kind: str
@@ -201,7 +200,7 @@ class LimitId(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Self | None:
-        """Read an id that was stored; None: no limit is named, as in a refusal for want of credit.
+        """Read an id that was stored; None: no limit is named, as in a refusal for lack of credit.
 
         Kind and window are always what was written. A category that looks like another part of an
         id is read as that part.
@@ -225,12 +224,12 @@ class LimitId(NamedTuple):
 
 _MODEL, _OWN, _EACH_MODEL = "model=", "own", "each_model"
 _NAMED = re.compile(r"(?P<category>.*?)(?:(?:^|:)model=(?P<model>.+))?", re.DOTALL)
-"""Category and model; only the model's name may hold what divides parts."""
+"""Category and model; only the model's name may contain separators."""
 _ASSETS = re.compile(r"[A-Z][A-Z0-9_]*(\+[A-Z][A-Z0-9_]*)*", re.ASCII)
 
 
 def _without_each_model(head: str) -> tuple[str, bool, str]:
-    """Take the last part off that says that every model counts by itself, and which one does."""
+    """Split off the last part, which says that every model counts by itself, and which this is."""
     before, found, after = head.partition(f":{_EACH_MODEL}")
     if found and not after:
         return before, True, ""
@@ -240,7 +239,7 @@ def _without_each_model(head: str) -> tuple[str, bool, str]:
 
 
 def credit_id(asset: str) -> str:
-    """Name what refuses for want of credit, where a limit's id stands otherwise."""
+    """Return the id that a refusal for lack of credit has in place of a limit's."""
     return f"credit:{asset}"
 
 
@@ -258,8 +257,8 @@ class Limit(NamedTuple):
     """A rule made ready for deciding."""
 
     limit_id: str
-    """Kind, qualifiers and window, such as ``spend:USD+BUNDLED_CREDITS/day``: names the counter; of
-    each model, the one that models share which have none of their own."""
+    """Kind, qualifiers and window, such as ``spend:USD+BUNDLED_CREDITS/day``: names the counter;
+    of a per-model limit, the one that models without their own share."""
     kind: str
     window: Window
     ceiling: int
@@ -284,7 +283,7 @@ class Limit(NamedTuple):
         return f"{head}={model}/{window}"
 
     def model_of(self, counter_id: str) -> str:
-        """Return the model whose counter of this limit has that id; empty: it is none of those."""
+        """Return the model whose counter of this limit has that id; empty: no model's has."""
         head, _, window = self.limit_id.rpartition("/")
         start, end = f"{head}=", f"/{window}"
         if self.each_model and counter_id.startswith(start) and counter_id.endswith(end):
@@ -297,7 +296,7 @@ class Limit(NamedTuple):
 
 
 def limit_id(rule: LimitRule) -> str:
-    """Name the counter a rule reads. Two rules of one id cannot stand together."""
+    """Name the counter a rule reads. Two rules of one id cannot coexist."""
     return LimitId(
         rule.kind,
         rule.window,
@@ -318,7 +317,9 @@ def compile_rule(rule: LimitRule) -> Limit:
     if rule.kind not in KINDS:
         raise InvalidField("kind", "must be one of " + ", ".join(KINDS))
     if rule.kind == "active_keys" and rule.window != "lifetime":
-        raise InvalidField("window", "of active_keys is lifetime: it counts what is there now")
+        raise InvalidField(
+            "window", "must be lifetime for active_keys, which counts the keys there are now"
+        )
     _check_qualifiers(rule)
     return Limit(
         limit_id(rule),
@@ -334,17 +335,19 @@ def compile_rule(rule: LimitRule) -> Limit:
 
 
 def _check_qualifiers(rule: LimitRule) -> None:
-    # What would not be looked at is refused (F6), and so is what could never match.
+    # What would be ignored is refused (F6), and so is what could never match.
     if (rule.category or rule.model) and rule.kind in {"key_creations", "active_keys"}:
-        raise InvalidField("category" if rule.category else "model", f"says nothing of {rule.kind}")
+        raise InvalidField(
+            "category" if rule.category else "model", f"does not apply to {rule.kind}"
+        )
     if rule.each_model and rule.kind not in OF_MODELS:
-        raise InvalidField("each_model", f"says nothing of {rule.kind}")
+        raise InvalidField("each_model", f"does not apply to {rule.kind}")
     if rule.each_model and rule.model:
-        raise InvalidField("each_model", "says nothing of one model")
+        raise InvalidField("each_model", "cannot be combined with model")
     if rule.assets and rule.kind != "spend":
-        raise InvalidField("assets", f"say nothing of {rule.kind}")
+        raise InvalidField("assets", f"do not apply to {rule.kind}")
     if len(set(rule.assets)) != len(rule.assets):
-        raise InvalidField("assets", "must be different ones")
+        raise InvalidField("assets", "must differ from one another")
     for asset in rule.assets:
         try:
             parse_asset(asset)
@@ -377,7 +380,7 @@ def compile_rules(rules: tuple[LimitRule, ...]) -> Mapping[str, Limit]:
         raise InvalidField("limits", "two limits of the same kind, qualifiers and window")
     for limit in compiled.values():
         if limit.each_model and any(map(limit.model_of, compiled)):
-            raise InvalidField("limits", "one is named as another's counter of a model is")
+            raise InvalidField("limits", "the id of one is that of another's counter of a model")
     return compiled
 
 
@@ -431,31 +434,31 @@ Counters = dict[str, Counter]
 
 
 def counts(counter: Counter | None, first: int) -> bool:
-    """Return whether anything in a counter counts still."""
+    """Return whether anything in a counter still counts."""
     return counter is not None and bool(total(counter.used, first) or total(counter.pending, first))
 
 
 def name_of(limit: Limit, counters: Counters, model: str) -> str:
-    """Name the counter by which a limit of each model decides about a request to a model.
+    """Name the counter by which a per-model limit decides about a request to a model.
 
-    That is the model's where it has one. Else it is the shared one: if the model will get its own
-    nothing counts there, so that the numbers are the same.
+    That is the model's own where it has one, otherwise the shared one: if the model is to get its
+    own, nothing counts in the shared one, so the numbers are the same.
     """
     own = limit.counter_id(model)
     return own if own in counters else limit.limit_id
 
 
 def claim(limit: Limit, counters: Counters, model: str, at: Instant) -> str:
-    """Name the counter in which a request to a model counts, for a limit of each model.
+    """Name the counter in which a request to a model counts, for a per-model limit.
 
-    Where that is one yet to be made, those of the limit in which nothing counts are forgotten.
+    Where it is yet to be made, the limit's counters in which nothing counts are forgotten.
     """
     own = limit.counter_id(model)
     if own in counters:
         return own
     first = limit.window.first(at)
     if counts(counters.get(limit.limit_id), first):
-        # Part of it may be this model's: beside a counter of its own it would get twice as much.
+        # Part of it may be this model's: with its own counter too it would get twice as much.
         return limit.limit_id
     names = [name for name in counters if name == limit.limit_id or limit.model_of(name)]
     idle = [name for name in names if not counts(counters[name], first)]
@@ -465,9 +468,9 @@ def claim(limit: Limit, counters: Counters, model: str, at: Instant) -> str:
 
 
 def forget_dropped(counters: Counters, limits: Mapping[str, Limit], at: Instant) -> None:
-    """Forget counters of limits that are no more, where nothing in them counts.
+    """Forget counters of limits that no longer exist, where nothing in them counts.
 
-    Where something does they stay, so that dropping a limit and setting it again resets nothing.
+    Where something does, they stay, so that dropping a limit and setting it again resets nothing.
     """
     dropped = [
         name

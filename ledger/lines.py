@@ -75,11 +75,11 @@ def rounded(product: int) -> int:
     """Turn pico × 10⁶ into pico, half to even: the one rounding of a charge.
 
     Raises:
-        InvalidAmount: The charge is beyond any amount.
+        InvalidAmount: The charge is larger than any amount.
     """
     pico = divide_round_half_even(product, UNITS_PER_PRICE)
     if pico >= PICO_LIMIT:
-        raise InvalidAmount("The charge is beyond any amount.")
+        raise InvalidAmount("The charge is larger than any amount.")
     return pico
 
 
@@ -87,7 +87,7 @@ def charge_of(lines: Lines, others: Iterable[ModelLines] = ()) -> int:
     """Add a request up: what its lines cost together, in pico, rounded once.
 
     Raises:
-        InvalidAmount: The charge is beyond any amount.
+        InvalidAmount: The charge is larger than any amount.
     """
     return rounded(product_of(lines) + sum(product_of(other.lines) for other in others))
 

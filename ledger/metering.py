@@ -60,7 +60,7 @@ from ledger.state import (
 )
 
 TOLD_AFTER_END_MAX = timedelta(hours=72)
-"""So long after a key or account ended it may be told what was served before."""
+"""How long after a key or account ended its earlier usage may still be reported."""
 
 
 def record(facts: Facts, command: Record, *, key_id: KeyId, at: Instant) -> Made:
@@ -189,7 +189,9 @@ def settle(facts: Facts, command: Settle, *, at: Instant) -> Made:
     known = facts.known
     assert known is not None
     if command.model not in {"", reserved.model, *reserved.choices}:
-        raise InvalidField("model", f"{reserved.model} was reserved; reserve the other one")
+        raise InvalidField(
+            "model", f"must be {reserved.model}, which was reserved; reserve another separately"
+        )
     if known.last is not None and not isinstance(known.last.body, e.RequestExpired):
         return [], _replay_settle(known.last, command)
     account = require_account(facts.account)
@@ -238,7 +240,7 @@ def settle(facts: Facts, command: Settle, *, at: Instant) -> Made:
 
 
 def release(facts: Facts, command: Release) -> Made:
-    """Give a reservation back unused; quiet when it was released or has expired already.
+    """Release a reservation unused; quiet when it was released or has expired already.
 
     Raises:
         NoSuchRequest: It was never reserved.
@@ -277,7 +279,7 @@ def _cost(book: PriceBook | None, command: Record, at: Instant) -> Cost:
 
 
 def _digests(report: ProviderReport | None, notes: Notes | None) -> dict[str, str]:
-    """Return what an event says of what stands beside it."""
+    """Return the digests that an event holds of texts beside it."""
     found = {} if report is None else {"report": report.digest}
     if notes is not None:
         found["metadata"] = notes.digest(notes.metadata)
@@ -305,7 +307,7 @@ def _require_recordable(facts: Facts, command: Record, at: Instant) -> tuple[Key
 
 
 def _ended_after(key: Key, account: Account, command: Record, at: Instant) -> bool:
-    """Return whether a request was served before its key or account ended, of late."""
+    """Return whether a request was served before its key or account ended, recently enough."""
     ends = [end for end in (key.stopped_at(at), account.ended_at) if end is not None]
     told = command.occurred_at
     return (

@@ -42,9 +42,9 @@ class Match(
     ends_with: str = ""
     contains: str = ""
     regex: str = ""
-    """Found anywhere in the lower-case name; only such as cannot take long."""
+    """Found anywhere in the lower-case name; only expressions that cannot take long."""
     either: "tuple[Match, ...]" = msgspec.field(default=(), name="or")
-    """One of these at least."""
+    """At least one of these."""
     every: "tuple[Match, ...]" = msgspec.field(default=(), name="and")
     """All of these."""
 
@@ -87,7 +87,7 @@ class Names:
             return exact
         if name not in self._found:
             if len(self._found) >= _CACHE_MAX:
-                # Callers choose the names, and must not fill us.
+                # Callers choose the names, and must not fill memory.
                 self._found.clear()
             self._found[name] = self._match(name)
         return self._found[name]
@@ -130,7 +130,7 @@ def check_match(match: Match) -> None:
     """Hold a pattern's match to its rules.
 
     Raises:
-        InvalidPattern: Which one it breaks.
+        InvalidPattern: It says which one is broken.
     """
     if _check_clauses(match) > CLAUSES_MAX:
         message = f"has more than {CLAUSES_MAX} clauses"
@@ -191,7 +191,7 @@ def _ways_of(operation: str, argument: Any) -> int:  # noqa: ANN401 (its parts a
         case (("MAX_REPEAT" | "MIN_REPEAT"), (least, most, inside)):
             most = min(int(most), NAME_MAX)
             once = _ways(inside)
-            # Two at least to the power of what may repeat is beyond any bound soon enough.
+            # At least two, to the power of the repetitions, soon exceeds any bound.
             several = once**most if once == 1 or most <= _REPEATED_MAX else WAYS_MAX + 1
             return int((most - min(int(least), most) + 1) * several)
         case _:

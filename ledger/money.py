@@ -20,7 +20,7 @@ _CURRENCIES = (
     " SGD THB TND TRY TWD UAH UGX USD UYU VND ZAR"
 )
 KNOWN_ASSETS = frozenset((*_CURRENCIES.split(), "CREDIT", "DIEM", "BUNDLED_CREDITS"))
-"""What an amount may be of without being declared: by ISO 4217, and the dialects'."""
+"""Assets that need no declaration: those of ISO 4217, and the dialects' own."""
 
 _WHOLE_DIGITS_MAX = 15
 _ASSET = re.compile(r"[A-Z][A-Z0-9_]{1,23}", re.ASCII)

@@ -32,7 +32,7 @@ from ledger.pricing import (
 
 
 class Skipped(NamedTuple):
-    """Something that the table has and the card has not."""
+    """Something that the table has and the card does not."""
 
     model: str
     """Its name in the table."""
@@ -158,7 +158,7 @@ def _providers(provider_ids: Collection[str] | None) -> list[types.Provider]:
     every = data_snapshot._bundled_snapshot().providers  # noqa: SLF001 (the other one may download)
     unknown = set(provider_ids or ()) - {provider.id for provider in every}
     if unknown:
-        raise InvalidRateCard("provider_ids", f"has {', '.join(sorted(unknown))}: unknown")
+        raise InvalidRateCard("provider_ids", f"has unknown ones: {', '.join(sorted(unknown))}")
     return [each for each in every if provider_ids is None or each.id in provider_ids]
 
 
@@ -173,7 +173,7 @@ class _Names:
     def aliases(self) -> dict[str, str]:
         """Find out what each exact name means, with its provider in front and without.
 
-        A bare name that the package gives to no provider means a model where one only has it.
+        A bare name that the package gives to no provider means a model where only one has it.
         """
         found: dict[str, str] = {}
         bare: dict[str, list[str]] = {}
@@ -204,7 +204,7 @@ class _Names:
         return self._find(owner, name) if owner in self.providers else ""
 
     def _find(self, provider: types.Provider | None, name: str) -> str:
-        """Find a provider's model, or one that it lends of another; empty: none has a price."""
+        """Find a provider's model, or one that it borrows from another; empty: none has a price."""
         model = provider and provider.find_model(name, all_providers=[*self.providers])
         full = "" if model is None else self._full[id(model)]
         return full if full in self.priced else ""
@@ -214,7 +214,7 @@ class _Names:
         return [each for each in self.providers if each.id in lenders]
 
     def patterns(self) -> Iterator[Pattern]:
-        """Write all other rules, in the package's order: of a provider in front, then of none."""
+        """Write all other rules, in the package's order: names with a provider, then without."""
         for provider in self.providers:
             for model, match in self._rules(provider, *self._lenders(provider)):
                 yield Pattern(model=model, match=match, after=f"{provider.id}/")
@@ -230,7 +230,7 @@ class _Names:
     def _rules(self, *providers: types.Provider) -> Iterator[tuple[str, Match]]:
         """Return the models that names mean beyond the exact ones; empty: one without a price.
 
-        Those stand among the others, so that theirs do not take another model's price.
+        The latter are kept, so that their names do not get another model's price.
         """
         for provider in providers:
             for model in provider.models:
@@ -253,7 +253,7 @@ def _exact_names(model: types.ModelInfo) -> Iterator[str]:
 
 
 def _inexact(match: object) -> Match | None:
-    """Write what of a rule is more than exact names, which are aliases."""
+    """Write the part of a rule beyond exact names, which are aliases."""
     clauses = match.or_ if isinstance(match, types.ClauseOr) else [match]
     rest = [_match(each) for each in clauses if not isinstance(each, types.ClauseEquals)]
     if len(rest) <= 1:
@@ -300,7 +300,7 @@ def _genai_model(
         merged = {**vars(standard), **vars(model.get_prices(at, variant.when))}
         conditions[condition] = _condition(_genai_terms(merged))
     terms = _genai_terms(vars(standard))
-    # The package knows what a model reads, and of most models not how much they write.
+    # The package knows what a model reads, but for most models not how much they write.
     output = getattr(model, "max_output_tokens", None)
     return _model_price(terms, conditions, output=output, context=model.context_window)
 

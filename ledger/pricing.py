@@ -171,7 +171,7 @@ class Quote(NamedTuple):
         """What it costs, rounded.
 
         Raises:
-            InvalidAmount: The charge is beyond any amount.
+            InvalidAmount: The charge is larger than any amount.
         """
         return rounded(self.product)
 
@@ -225,7 +225,7 @@ class _Rates:
 
 
 _PLANS_MAX = 256
-"""Sets of used classes remembered per model: real ones are few, and callers must not fill us."""
+"""Sets of used classes remembered per model: real ones are few. Callers must not fill memory."""
 
 _Compiled = tuple[tuple[int, _Rates], ...]
 """Rates by the context they begin above, the longest first; the last begins above -1."""
@@ -304,7 +304,7 @@ class PriceBook:
     def prices(
         self, model: str, usage: Usage, condition: str | None = None, at: Instant | None = None
     ) -> Prices:
-        """Return all unit prices by which ``quote`` would price such a usage; none: unpriced."""
+        """Return all unit prices by which ``quote`` would price such a usage; empty: unpriced."""
         rates = self._rates(model, condition or None, at)
         return {} if rates is None else _rates_of(rates.compiled, usage).prices
 
@@ -325,7 +325,7 @@ class PriceBook:
         condition: str | None = None,
         ats: Sequence[Instant] = (),
     ) -> list[Quote] | None:
-        """Price several usages of one model; None: a price of one of them at least is lacking."""
+        """Price several usages of one model; None: at least one of them lacks a price."""
         quotes: list[Quote] = []
         for usage, at in zip_longest(usages, ats):
             quote = self.quote(model, usage, condition, at)
@@ -357,7 +357,7 @@ class PriceBook:
         elif terms.between is not None and otherwise is not None:
             hours, otherwise = (_hours(terms.between, otherwise),), None
         if len(self._found) >= _FOUND_MAX:
-            # Callers choose the names, and must not fill us.
+            # Callers choose the names, and must not fill memory.
             self._found.clear()
         found = self._found[model, condition] = _Found(hours, otherwise)
         return found
@@ -392,7 +392,7 @@ def _quote(priced: _Priced, usage: Usage) -> Quote:
     used = tuple(compress(CLASSES, quantities))
     plan = rates.plans.get(used) or rates.plan(used)
     units = tuple(filter(None, quantities))
-    # As long as one another: checking it costs as much as the rest.
+    # Not strict: the lengths are equal, and checking them would cost as much as the rest.
     lines = dict(zip(used, zip(units, plan.prices, strict=False), strict=False))
     return Quote(sum(map(mul, plan.pico, units)), lines, priced_as, by_time, plan.is_whole)
 
@@ -412,7 +412,7 @@ def check_card(card: RateCard) -> None:
     """Hold a card to its rules.
 
     Raises:
-        InvalidRateCard: Which field breaks which.
+        InvalidRateCard: It names the field that breaks one.
     """
     _check(_is_name(card.name), "name", "is not 1 to 256 printable characters without spaces")
     _check(card.version >= 1, "version", "is not 1 or more")
@@ -464,7 +464,7 @@ def check_model(model: str, price: ModelPrice) -> None:
     """Hold the prices of a model to the rules of a card.
 
     Raises:
-        InvalidRateCard: Which field breaks which.
+        InvalidRateCard: It names the field that breaks one.
     """
     path = f"models.{model}"
     _check(_is_name(model), path, "is not 1 to 256 printable characters without spaces")
@@ -567,7 +567,7 @@ def _order(change: PriceChange) -> tuple[str, str, int, int]:
 def jumps(old: RateCard, new: RateCard, factor: int = 10) -> list[PriceChange]:
     """List the prices that moved ``factor`` times or more up or down, or to or from zero.
 
-    What went or appeared is compared to what a request paid in its stead: a class to its
+    What went or appeared is compared to what a request paid instead: a class to its
     fall-back, a tier to what is below it, a time of day to the rest of the day. It guards against
     a price per token entered as one per million, and the like.
     """

@@ -95,7 +95,7 @@ class RateCards:
         return sorted(self._versions)
 
     def assets(self) -> set[str]:
-        """Return what prices are in."""
+        """Return the assets that prices are in."""
         return {versions[0].card.asset for versions in self._versions.values()}
 
     def current(self, name: str, at: Instant, known_at: Instant | None = None) -> PriceBook | None:
@@ -180,7 +180,7 @@ class CardDraft(msgspec.Struct, frozen=True, kw_only=True):
     """None: from the instant on at which it is recorded."""
     source: str = ""
     replace: bool = False
-    """What is not named here goes; else it stays."""
+    """True: what is not named here is removed. False: it stays."""
 
 
 def draft_of(card: RateCard, *, start: Instant | None, replace: bool = False) -> CardDraft:
@@ -202,7 +202,7 @@ class Proposal(NamedTuple):
 
     card: RateCard
     base: RateCard | None
-    """The version in force at its start until now; None: there is none."""
+    """The version so far in force at its start; None: there is none."""
     reasons: tuple[str, ...]
     """What looks like a mistake, as sentences."""
 
@@ -219,7 +219,7 @@ class Proposal(NamedTuple):
         return [] if self.base is None else diff(self.base, self.card)
 
     def losing(self, names: Iterable[str]) -> list[str]:
-        """Pick the names, as requests write them, some price of which would be gone."""
+        """Pick the names, as requests write them, that would lose a price."""
         if self.base is None:
             return []
         before, after = PriceBook(self.base), PriceBook(self.card)
@@ -329,7 +329,7 @@ def withdraw(
 
 
 def _patched(base: RateCard, card: RateCard, *, last: bool) -> RateCard:
-    """Let stay what a card does not name. Its patterns come before those that stay, or ``last``.
+    """Keep what a card does not name. Its patterns come before those that stay, or ``last``.
 
     A model's patterns are replaced together; those that take names out of pricing all stay.
     """
@@ -354,7 +354,7 @@ def _patched(base: RateCard, card: RateCard, *, last: bool) -> RateCard:
 
 
 def _changed(before: PriceBook, after: PriceBook) -> Iterator[str]:
-    """Say which prices that there were would be others; additions are none."""
+    """Say which existing prices would change; an addition changes none."""
     old, new = before.card, after.card
     for name in sorted({*old.models, *old.aliases, *new.models, *new.aliases} - {OTHERS}):
         was, now = before.name_of(name), after.name_of(name)
@@ -435,7 +435,7 @@ def _suspicions(base: RateCard, card: RateCard, later: Sequence[RateCard]) -> It
         unit = f"{card.asset} per million"
         yield f"{_counted(moved, 'price')} would move tenfold or more, in {unit}: {_listed(moved)}."
     for other in later:
-        # It was made without knowing of this one.
+        # It was made without knowledge of this one.
         same = set(diff(card, other))
         undone = [
             place_of(change)

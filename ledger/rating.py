@@ -29,7 +29,7 @@ from ledger.state import (
 def rate(
     facts: Facts, unpriced: Recorded, request: Recorded, *, by: str, at: Instant
 ) -> list[e.AnyEvent]:
-    """Price what of a request had no price; quiet while nothing has one, or when it was rated.
+    """Price what a request has unpriced; quiet while nothing has a price, or once it is rated.
 
     ``unpriced`` is the event that lacks a price: that of ``request``, or an earlier rating of it.
     What still has none waits in the rating's own lines. By the card in force at the service
@@ -83,9 +83,9 @@ def _priced_now(
     used: e.RequestRecorded | e.RequestSettled,
     was_at: Instant,
 ) -> "tuple[Cost, Lines, tuple[ModelLines, ...]] | None":
-    """Price what of an event had no price; None: nothing of it has one yet.
+    """Price what an event has unpriced; None: nothing of it has a price yet.
 
-    Of no usage at all the model's price is enough.
+    Without any usage, a price of the model is enough.
     """
     # By all that was used: tiers look at the whole context.
     cost = cost_of(book, used.model, used.usage, uses_of(used.others), used.condition, was_at)

@@ -23,16 +23,16 @@ OTHERS_MAX = 16
 
 
 class Observed(NamedTuple):
-    """What is known of a request beside what is reported."""
+    """What is known of a request besides its report: what was seen to pass."""
 
     input: Callable[[], int]
-    """Estimates the tokens that were read, where nobody tells them."""
+    """Estimates the tokens that were read, where no report says."""
     output: int
     """Estimate of the tokens that were made."""
     least: int
     """A count of the same that is too small rather than too large; 0: nothing passed."""
     input_most: int
-    """A larger number is one gone wrong, and nobody's bill."""
+    """A larger number is an error, and nobody's bill."""
     output_most: int
 
 
@@ -53,14 +53,14 @@ class Reading(NamedTuple):
 
 
 class Evidence:
-    """Takes in what a reply says, once or again and again, and tells what was used."""
+    """Takes in what a reply says, once or repeatedly, and works out what was used."""
 
     __slots__ = ("_counts", "_doubts", "_format", "_most", "_raws", "_said", "_searches")
 
     def __init__(self, format_: str = "", *, most: tuple[int, int] | None = None) -> None:
         """Begin with nothing. ``format_``: one of ``shapes.FORMATS``, where it is known.
 
-        ``most``: tokens read and made that a report may tell; None: any number of them.
+        ``most``: tokens read and made that a report may state; None: any number of them.
         """
         self._format = format_
         self._most = most
@@ -71,7 +71,7 @@ class Evidence:
         self._raws: list[Fields] = []
 
     def take(self, said: Said) -> bool:
-        """Take in what is said; tell whether that holds a report.
+        """Take in what is said; return whether that holds a report.
 
         Raises:
             InvalidUsage: The format is unknown.
@@ -106,13 +106,13 @@ class Evidence:
         self._doubts |= dict.fromkeys(names)
 
     def _later(self, known: Counts, found: Counts) -> Counts:
-        """Return what stands of what was known and what is said now."""
+        """Combine what was known with what is said now."""
         into, made = (
             _unless_lower(known.input, found.input),
             _unless_lower(known.output, found.output),
         )
         if not all((into.total, made.total, known.input.total, known.output.total)):
-            # What one of them tells stands beside what the other does, the larger of each.
+            # What either of them states counts, the larger of each.
             sides = _larger(known.input, into), _larger(known.output, made)
         elif _total(into, made) >= _total(known.input, known.output):
             sides = into, made
@@ -135,11 +135,11 @@ class Evidence:
 
     @property
     def output(self) -> int | None:
-        """Return the output tokens that are told so far; None: none are."""
+        """Return the output tokens that are reported so far; None: none are."""
         return None if self._counts is None else self._counts.output.total
 
     def reading(self, passed: Observed | None = None, *, final: bool = True) -> Reading:
-        """Tell what was used.
+        """Work out what was used.
 
         ``passed`` None: nothing is known but what is reported. ``final`` False: more passed after
         the last report than it can know of.
@@ -171,30 +171,30 @@ class Evidence:
         )
 
     def _as_told(self) -> Usage:
-        """Read what is told, and nothing else.
+        """Read what is reported, and nothing else.
 
         Raises:
-            InvalidUsage: A side is missing and cannot be told from the rest.
+            InvalidUsage: A side is missing and cannot be derived from the rest.
         """
         found = self._counts
         if found is None:
-            raise InvalidUsage("usage", "holds no field of a usage report that is known here")
+            raise InvalidUsage("usage", "holds no known field of a usage report")
         for side in (found.input, found.output):
             if side.total is None:
                 is_lone = side is found.output and side.field == "completion_tokens"
                 if side.told_badly:
-                    wrong = "is no whole quantity, and the other numbers do not tell it"
+                    wrong = "is not a whole quantity, and cannot be derived from the other numbers"
                     raise InvalidUsage(side.field, wrong)
                 if not is_lone or found.total is not None:
                     raise InvalidUsage(
-                        side.field, "is missing, and the other numbers do not tell it"
+                        side.field, "is missing, and cannot be derived from the other numbers"
                     )
         return shapes.usage_of(found)
 
     def _weighed(
         self, passed: Observed, doubts: dict[str, None], *, final: bool
     ) -> tuple[Usage, bool]:
-        """Read what is told against what passed; tell whether anything had to be estimated."""
+        """Weigh what is reported against what passed; return whether anything was estimated."""
         found = self._counts
         if found is None:
             return Usage(input=passed.input(), output=passed.output), True
@@ -269,7 +269,7 @@ def _all_tokens(steps: tuple[shapes.Step, ...]) -> int:
 
 
 def _with_parts(side: Side, *sources: Side) -> Side:
-    """Keep parts that were told once and are not now, where they fit into what was told."""
+    """Keep parts that were reported once and are missing now, where they fit the total."""
     parts, total = dict(side.parts), side.total or 0
     most = max(source.total or 0 for source in sources)
     for source in sources:
@@ -284,7 +284,7 @@ def _with_parts(side: Side, *sources: Side) -> Side:
 
 
 def _split_as(source: Side, parts: dict[str, int]) -> None:
-    """Keep how cached tokens were split, where what is said now tells them in one number."""
+    """Keep how cached tokens were split, where what is said now gives them in one number."""
     for whole, finer in _SPLITS:
         for name in finer:
             moved = 0 if name in parts else min(source.parts.get(name, 0), parts.get(whole, 0))
@@ -300,7 +300,7 @@ _SPLITS = (
 
 
 def _plausible(side: Side, most: int, doubts: dict[str, None]) -> Side:
-    """Leave out what is beyond all that was asked for; of parts that stand apart those alone."""
+    """Leave out what exceeds all that was asked for; where parts stand apart, only those."""
     if (side.total or 0) <= most and sum(side.parts.values()) <= most:
         return side
     doubts[side.field] = None
@@ -329,5 +329,5 @@ def read(report: Fields, format_: str = "") -> Reading:
     """
     evidence = Evidence(format_)
     if not evidence.take(said_by(report)):
-        raise InvalidUsage("usage", "holds no field of a usage report that is known here")
+        raise InvalidUsage("usage", "holds no known field of a usage report")
     return evidence.reading()

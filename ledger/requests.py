@@ -74,10 +74,10 @@ class OtherUse(NamedTuple):
 
 
 class ProviderReport(NamedTuple):
-    """What a provider reported, as it did: evidence for who reconciles."""
+    """What a provider reported, unchanged: evidence for anyone who reconciles."""
 
     text: str
-    """Bounded, and no message's."""
+    """Bounded, and without text of any message."""
     provider_request_id: str = ""
 
     @property
@@ -104,7 +104,7 @@ def report_of(used: Reading) -> ProviderReport | None:
 
 
 class Notes(NamedTuple):
-    """What the caller notes of a request. Text that may be a person's: events hold digests."""
+    """What the caller notes about a request. Text that may be a person's: events hold digests."""
 
     salt: bytes
     metadata: str = ""
@@ -206,7 +206,7 @@ def service_at(told: Instant | None, at: Instant) -> Instant:
 
 
 def told_at(told: Instant | None, was_at: Instant) -> Instant | None:
-    """Return the service instant as it was told, where another one counts."""
+    """Return the service instant as reported, where another one counts."""
     return None if told is None or told == was_at else told
 
 
@@ -220,7 +220,7 @@ def require_writable(command: Record | Reserve) -> None:
         raise InvalidField("request_id", f"1 to {REQUEST_ID_MAX} characters")
     if not 1 <= len(command.model) <= MODEL_MAX:
         raise InvalidField("model", f"1 to {MODEL_MAX} characters")
-    # Of secrets what enters the event is searched as a whole; these stand beside it.
+    # What enters the event is searched for secrets as a whole; these stand beside it.
     if command.notes is not None:
         require_no_secret("metadata", command.notes.metadata)
         require_no_secret("end_user", command.notes.end_user)
@@ -244,7 +244,7 @@ def tokens_asked(command: Record | Reserve) -> int:
 
 
 def flags_of(command: Record, at: Instant, *, after_end: bool = False) -> tuple[str, ...]:
-    """Return what an event has to say of how and when a request was reported."""
+    """Return what an event says about how and when a request was reported."""
     told = command.occurred_at
     if told is None and not (command.delivered or command.estimated or command.served_model):
         return ()
@@ -260,5 +260,5 @@ def flags_of(command: Record, at: Instant, *, after_end: bool = False) -> tuple[
 
 
 def uses_of(others: Sequence[ModelLines]) -> tuple[OtherUse, ...]:
-    """Return what other models used, of an event."""
+    """Return what other models used, from an event."""
     return tuple(OtherUse(other.model, usage_of(other.lines)) for other in others)

@@ -23,15 +23,15 @@ class Said(NamedTuple):
     report: Fields | None = None
     """Its usage report, wherever that stands in it."""
     model: str = ""
-    """Which model answered; empty: not told."""
+    """Which model answered; empty: not stated."""
     condition: str | None = None
-    """Price condition under which it was served, such as ``priority``; None: not told."""
+    """Price condition under which it was served, such as ``priority``; None: not stated."""
     searches: int = 0
     """Searches that stand in the whole answer."""
     searched: bool = False
     """Whether this is one search more, in a stream."""
     announces: bool = False
-    """Whether it comes before the answer: of output it only tells a cursor."""
+    """Whether it comes before the answer: its output is only a running count."""
     provider_id: str = ""
     """The provider's own id of the answer."""
     doubts: tuple[str, ...] = ()
@@ -77,7 +77,7 @@ def _report_in(reply: Fields, inner: Fields) -> Fields | None:
         for found in _places(reply, inner)
         if isinstance(found, Mapping) and shapes.is_known(found)
     ]
-    # One of zeros says nothing beside another that tells numbers.
+    # One of zeros says nothing where another has numbers.
     return next((found for found in known if _tells(found)), known[0] if known else None)
 
 
@@ -154,7 +154,7 @@ def _searches(inner: Fields) -> int:
 
 
 def _is_search(item: object) -> bool:
-    """Return whether an item is a search that is billed: opening a page that was found is none."""
+    """Return whether an item is a search that is billed: opening a page that was found is not."""
     if not isinstance(item, Mapping) or item.get("type") != "web_search_call":
         return False
     action = item.get("action")

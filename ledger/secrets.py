@@ -1,7 +1,8 @@
 """Key secrets: their formats, their checksum, and the keyed hash that is stored.
 
-A secret exists in the reply that shows it once and in the caller's hands. Stored is only
-HMAC-SHA-256 under a versioned pepper (ASVS 11.5.1 asks for 128 random bits; each has them).
+A secret exists in the reply that shows it once and in the caller's hands. Only its
+HMAC-SHA-256 under a versioned pepper is stored (ASVS 11.5.1 asks for 128 random bits; each has
+them).
 """
 
 import hashlib
@@ -41,7 +42,7 @@ _OURS = (
     r"|eyJ[0-9A-Za-z_-]{8,}\.[0-9A-Za-z_-]{8,}\.[0-9A-Za-z_-]{16,}"
 )
 TRUNCATED_MIN = 36
-"""So many characters of a longer secret are found too."""
+"""A longer secret is found even where only so many of its characters are."""
 REDACTED = "[redacted]"
 PERHAPS_LENGTH = 32
 """Characters that follow the prefix of any key's secret, at least."""
@@ -56,9 +57,9 @@ class _Watch:
         self.pattern: re.Pattern[str]
         """Finds whatever has the form of a secret: of a key, of the operator, of a login, a JWT."""
         self.perhaps: re.Pattern[str]
-        """What each whose prefix ends in ``_`` holds. A literal comes first: it is found fast."""
+        """Finds each whose prefix ends in ``_``, and more. A literal comes first, which is fast."""
         self.marks: tuple[str, ...]
-        """Texts of which one is in whatever holds a secret that ``perhaps`` does not tell."""
+        """Texts of which one is in whatever holds a secret that ``perhaps`` does not find."""
         self.known: tuple[str, ...] = ()
         """Those without a form of their own, as they are and as JSON writes them."""
         self.compile()
@@ -148,7 +149,7 @@ def checksum(body: str) -> str:
 
 
 def recognise(secret: str) -> Format | None:
-    """Tell a well-formed secret's format; None: mistyped or none of ours, no look-up needed."""
+    """Return a well-formed secret's format; None: mistyped or not ours, no look-up needed."""
     for form in FORMATS:
         if secret.startswith(form.prefix):
             return form if _well_formed(form, secret[len(form.prefix) :]) else None
@@ -187,7 +188,7 @@ def new_salt() -> bytes:
 def hint_of(secret: str) -> str:
     """Return what a list may show: the prefix with four characters, and the last six.
 
-    Nothing of what is no secret of ours: it may be short, or a password.
+    Nothing of what is not a secret of ours: it may be short, or a password.
     """
     form = recognise(secret)
     return f"{secret[: len(form.prefix) + 4]}…{secret[-6:]}" if form else "…"

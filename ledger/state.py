@@ -283,7 +283,7 @@ def change(  # noqa: C901, PLR0912, PLR0915
     envelope: e.Envelope,
     body: e.AnyEvent,
 ) -> None:
-    """Do what ``evolve`` does, for who knows the account and the key that the event is about.
+    """Do what ``evolve`` does, for a caller who knows the event's account and key.
 
     Raises:
         LedgerCorrupt: The event contradicts the state.
@@ -358,7 +358,7 @@ def change(  # noqa: C901, PLR0912, PLR0915
 def change_together(
     account: Account, key: Key | None, bodies: Sequence[e.RequestRecorded], at: Instant
 ) -> dict[str, int]:
-    """Do what ``evolve`` does, for requests of one key that are alike; give what each asset paid.
+    """Do what ``evolve`` does, for requests of one key that are alike; return what each asset paid.
 
     Of one model and category, paid in one asset by the same lots, counted in the same buckets: so
     that their sums change the state as they do one after another. ``at`` is the last one's.
@@ -397,7 +397,7 @@ def change_by_sums(
     tokens: int,
     at: Instant,
 ) -> dict[str, int]:
-    """Do what ``change_together`` does, for who has summed charges and usage already."""
+    """Do what ``change_together`` does, for a caller who has summed charges and usage already."""
     spent = _spend_sum(account, lots, asset, pico)
     _count(account, key, category, model, requests=requests, tokens=tokens, spent=spent, at=at)
     return spent
@@ -409,7 +409,7 @@ def advance(state: LaneState, recorded: Recorded) -> None:
 
 
 def advance_over(state: LaneState, account: Account, recorded: Recorded) -> None:
-    """Do what ``advance`` does, for who knows the account."""
+    """Do what ``advance`` does, for a caller who knows the account."""
     envelope = recorded.envelope
     account.version = envelope.version
     account.hash = recorded.hash
@@ -585,7 +585,7 @@ def replica(account: Account) -> Account:
 def move_credit(
     account: Account, body: e.Repaying, reservation: Reservation | None, at: Instant
 ) -> None:
-    """Do to lots and overdraft what an event does that may repay.
+    """Apply an event that may repay to lots and overdraft.
 
     ``reservation``: the open one that the event ends.
     """
@@ -708,7 +708,7 @@ def _add_used(
         counter = counters[name] = Counter()
     bucket = limit.window.bucket(at)
     if bucket in counter.used:
-        # Only a new bucket makes room for itself, so only then is it asked which are past.
+        # Only a new bucket makes room for itself, so past ones are looked for only then.
         counter.used[bucket] += quantity
     else:
         counter.add_used(bucket, quantity, limit.window.first(at))
@@ -753,7 +753,7 @@ def _count_rated(
 
 
 def _count_failures(account: Account, key: Key | None, body: e.RequestRefused, at: Instant) -> None:
-    # Else a client that keeps trying would stay locked out for ever (B6).
+    # Otherwise a client that keeps trying would stay locked out for ever (B6).
     named = LimitId.parse(body.limit_id)
     if named is None or named.kind != "failures":
         _add_failures(account, key, body, body.count, at)
@@ -836,7 +836,7 @@ def _hold(
 def models_counted(limit: Limit, category: str, models: Sequence[str]) -> Sequence[str]:
     """Return those among the models that may serve a request by which a limit counts it.
 
-    Each in its own counter where the limit is of each model; else the first stands for all.
+    Each in its own counter where the limit is per model; otherwise the first stands for all.
     """
     found = [model for model in models if limit.covers(category, model)]
     return found if limit.each_model else found[:1]

@@ -36,7 +36,7 @@ def alike(one: Record) -> tuple[str | int | None, ...]:
 
 
 def is_special(command: Record) -> bool:
-    """Return whether a request has to be decided by itself, whatever is asked beside it."""
+    """Return whether a request has to be decided by itself, whatever else is asked."""
     served = command.served_condition
     return bool(
         command.delivered

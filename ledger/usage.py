@@ -1,7 +1,7 @@
 """What one request used, as disjoint quantities.
 
-Every unit is counted in exactly one class, so that a charge is a plain sum. How providers' reports
-become that is told in ``shapes`` and ``reports``.
+Every unit is counted in exactly one class, so that a charge is a plain sum. ``shapes`` and
+``reports`` make it from providers' reports.
 """
 
 from typing import Annotated
@@ -98,7 +98,7 @@ _OUTPUTS = slice(len(INPUT_TOKENS), len(INPUT_TOKENS) + len(OUTPUT_TOKENS))
 
 
 def column_of(usage_class: str) -> str:
-    """Name the column that sums a class: its own name, but beside a number of requests."""
+    """Name the column that sums a class: its own name, unless that is the number of requests."""
     return "units" if usage_class == "requests" else usage_class
 
 
@@ -152,7 +152,7 @@ def _whole(field: str, value: object) -> int:
     if type(value) is not int:
         raise InvalidUsage(field, f"is {value!r:.40}, not a whole number")
     if not 0 <= value <= QUANTITY_MAX:
-        raise InvalidUsage(field, f"is {value!r:.40}, not within 0 and {QUANTITY_MAX}")
+        raise InvalidUsage(field, f"is {value!r:.40}, not between 0 and {QUANTITY_MAX}")
     return value
 
 

@@ -244,7 +244,7 @@ async def _apply(
 async def catch_up_fully(
     connection: AsyncConnection, projection: CatchingUp, lane: int, limit: int = CHUNK
 ) -> Progress:
-    """Take everything there is in a lane now; give where it ended."""
+    """Take everything there is in a lane now; return where it ended."""
     progress = await catch_up(connection, projection, lane, limit)
     while progress.goes_on:
         progress = await catch_up(connection, projection, lane, limit)
@@ -252,7 +252,7 @@ async def catch_up_fully(
 
 
 async def catch_up_all(url: str, lanes: int) -> str:
-    """Bring every projection of every lane up to now; tell in a few words what was done."""
+    """Bring every projection of every lane up to now; return in a few words what was done."""
     info = database.lane_conninfo(url)
     said: list[str] = []
     async with await AsyncConnection.connect(info, autocommit=True) as connection:
@@ -273,6 +273,6 @@ async def is_behind(connection: AsyncConnection) -> bool:
 
 
 async def resume(connection: AsyncConnection, projection: CatchingUp, lane: int) -> bool:
-    """Let a stopped projection try again; tell whether it was stopped."""
+    """Let a stopped projection try again; return whether it was stopped."""
     cursor = await connection.execute(checkpoints.RESUME, _own(projection, lane))
     return cursor.rowcount == 1

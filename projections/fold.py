@@ -2,7 +2,7 @@
 
 By the rules that decide live: requests of a key that are alike are folded together by
 ``state.change_by_sums``, as a batch does it, every other event by ``state.change``. Nothing here
-reads or writes a table; statements are given to whoever does.
+reads or writes a table; statements are returned to the caller, which does.
 """
 
 import struct
@@ -279,7 +279,7 @@ class Fold:
             self._settle(own)
         key = self._key_of(about[0])
         if _makes(own.account, key, about):
-            # Which counters are forgotten then hangs on what came before, and on nothing later.
+            # Which counters are forgotten then depends on what came before, and on nothing later.
             self._settle(own)
             own.makes = True
         if not own.runs:
@@ -342,7 +342,7 @@ class Fold:
         own.makes = False
 
     def _sum(self, own: _Own, sums: dict[spend.SpendGroup, spend.Sums]) -> None:
-        """Sum what was noted as spent. Not before the chunk ends: one line is many runs by then."""
+        """Sum what was noted as spent. When the chunk ends: many runs make one line."""
         account_id = own.account.account_id
         for (key_id, day, integration, model, _, asset, _), noted in own.lines.items():
             key, date = self._id(key_id), _date(day)
@@ -366,7 +366,7 @@ class Fold:
     def _remember(self, changes: BatchChanges) -> None:
         """Keep of a chunk what the state's projections are told at the next save.
 
-        Of alike events about one account and key the newest does, and none of requests: so
+        Of alike events about one account and key the newest is enough, and none of requests: so
         memory grows with accounts and keys, not with events.
         """
         kept = self._changes

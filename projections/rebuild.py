@@ -237,7 +237,7 @@ def _lock(connection: _CONNECTION, task: _Task, lane: int) -> None:
 def _tell(
     connection: _CONNECTION, task: _Task, lane: int, compared: list[Compared], seq: int
 ) -> None:
-    """Let those who move the rows know that they are others now."""
+    """Let those who move the rows know that these were replaced."""
     if (own := task.checkpoint(lane)) is not None:
         connection.execute(checkpoints.SAVE, own | {"seq": seq})
     elif any(result.replaced for result in compared):
@@ -334,7 +334,7 @@ def _compare(connection: _CONNECTION, lane: int, table: Table) -> Compared:
 
 
 def _as_text(table: Table) -> ColumnElement[str]:
-    # By name: of a table that got a column later it is the last.
+    # By name: a column that was added later comes last in the live table.
     return cast(func.row(*table.c), Text)
 
 

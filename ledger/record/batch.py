@@ -240,11 +240,11 @@ class Command:
         """Say what to decide.
 
         ``closes``: ends a reservation. ``metered``: its refusals are recorded, with ``request``, or
-        with ``model``, ``by`` and ``secret`` where it is none. A ``Record`` may be decided together
-        with others of its key. ``also``: further rows for side tables, written with the events.
-        ``everywhere``: every lane decides by what it changes, so it waits for all lanes, and is
-        recorded later than what any of them has.
-        ``waits``: it is asked again where only what ``is_under_way`` refuses it, unrecorded.
+        with ``model``, ``by`` and ``secret`` where there is none. A ``Record`` may be decided
+        together with others of its key. ``also``: further rows for side tables, written with the
+        events. ``everywhere``: every lane decides by what it changes, so it waits for all lanes,
+        and is recorded later than what any of them has.
+        ``waits``: a refusal that ``is_under_way`` is not recorded, because it is asked again.
         """
         self.account_id = account_id
         self.decide = decide
@@ -323,7 +323,7 @@ class RefusalLog:
         return False
 
     def due(self, at: Instant | None) -> list[Suppressed]:
-        """Take out what a second has passed over; None: everything, because the process ends."""
+        """Take out what is older than a second; None: everything, because the process ends."""
         ended = [
             slot
             for slot, note in self._open.items()
@@ -371,7 +371,7 @@ class Batch:
         """What stands beside requests, by their hashes."""
 
     def decide_run(self, run: list[Command], refusals: RefusalLog) -> None:
-        """Decide one of ``runs``: by the sums where that says the same as one after another.
+        """Decide one of ``runs``: by the sums where that decides the same as one by one.
 
         A refusal is an outcome like any other.
         """
@@ -418,9 +418,9 @@ class Batch:
     def _alikes(
         self, run: list[Command], instants: list[Instant]
     ) -> tuple[list[list[int]], list[together.Alikes]]:
-        """Sort requests by key and by what is alike: their places in the run, and they.
+        """Group requests by key and by what is alike: their places in the run, and themselves.
 
-        Nothing where one of the keys is none of the account's.
+        Nothing where one of the keys is not the account's.
         """
         found: dict[tuple[object, ...], list[int]] = {}
         for place, command in enumerate(run):
@@ -444,7 +444,7 @@ class Batch:
         decided: Mapping[int, tuple[e.RequestRecorded, bytes]],
         instants: list[Instant],
     ) -> None:
-        """Give events their places one after another; the caller changes what they count in."""
+        """Assign events their places one after another; the caller changes what they count in."""
         state, lane, account_id = self.state, self.lane, account.account_id
         seq, version, hashed, chain = state.seq, account.version, account.hash, state.chain
         gap = seq + 1 - account.last_seq
@@ -552,7 +552,7 @@ class Batch:
     def append(
         self, account_id: AccountId, key_id: KeyId | None, body: e.AnyEvent, at: Instant
     ) -> Recorded:
-        """Give an event its place in the lane and the account, and evolve the state by it."""
+        """Assign an event its place in the lane and the account, and evolve the state by it."""
         account, key = self._about(account_id, key_id)
         return self._place(account_id, key_id, account, key, body, at, at)
 
@@ -623,7 +623,7 @@ class Batch:
         self.also.append(row)
 
     def _noted(self, command: Command, refusal: Refused, log: RefusalLog) -> Refused:
-        """Write a refusal down; give it, or that by a limit on failures which leaves no more."""
+        """Record a refusal; return it, or that of a limit on failures without room for it."""
         key, account = self._own_key(command), self.state.accounts.get(command.account_id)
         if not command.metered or key is None or account is None:
             return refusal
@@ -688,7 +688,7 @@ class Batch:
         return not self.changes.events and not self.also
 
     def statement(self, projections: Sequence[Projection]) -> Statement | None:
-        """Return everything to write beside ``also``, as one statement."""
+        """Return everything to write besides ``also``, as one statement."""
         state, lane, events = self.state, self.lane, self.changes.events
         made: list[Statement] = []
         if events:
@@ -791,11 +791,11 @@ _EXPLAINED = (
     NoSuchKey,
     SecretIsRetired,
 )
-"""Refusals that are told although too many failed before: they come first, or tell more."""
+"""Refusals that are answered although too many failed before: they come first, or say more."""
 
 
 def is_under_way(refusal: Refused) -> bool:
-    """Return whether a limit on failures refuses only because requests under way may fail yet."""
+    """Return whether a limit on failures refuses only because requests under way may still fail."""
     return (
         isinstance(refusal, LimitIsReached)
         and refusal.kind == "failures"

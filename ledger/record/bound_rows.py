@@ -2,7 +2,7 @@
 
 None may stand in an event, so the event that makes or changes one binds it, mostly by a digest
 (``secrets.digest``). A row is written in the transaction of its event, by the statements here and
-by no others; ``side_rows`` checks it. Whoever reads one says how beside the reading.
+by no others; ``side_rows`` checks it. The statements that read one stand beside their readers.
 
 These four tables are owned here and not in ``api``, because the checker reads what the service
 writes and each column is named once.

@@ -1,4 +1,4 @@
-"""What runs out by itself: each projection says which of its rows do, and here a lane asks for it.
+"""What runs out by itself: each projection names such rows of its own, and a lane asks here.
 
 The questions are put together once, when a writer starts, from what its projections say; the lane
 itself knows none of their tables.
@@ -42,7 +42,7 @@ class Due(NamedTuple):
 
 
 class Questions(NamedTuple):
-    """By which a lane asks what it has to know before it decides."""
+    """What a lane asks to know before it decides."""
 
     past: LiteralString
     """Request ids that were used before; what ran out; how many rate cards and withdrawals of them;

@@ -69,20 +69,20 @@ BACKOFF_SECONDS = 0.01
 OWNED_AFTER = 20
 """Batches without a foreign append after which a lane loads only what its copy lacks."""
 DUE_MAX = 500
-"""Of each kind that ran out written down in one batch for accounts that nobody asks about."""
+"""How many of each kind that ran out one batch records for accounts that nobody asks about."""
 
 BEHIND_MAX = timedelta(seconds=5)
-"""By which the database's clock may stand behind a lane's head: one that was set right a little, or
+"""How far the database's clock may be behind a lane's head: it was corrected a little, or is
 another server's after a failover. Events go on a microsecond apart meanwhile."""
 APART_MAX = timedelta(minutes=5)
-"""By which the clocks of database and host may differ: as much as usage may be early."""
+"""How far the clocks of database and host may differ: as much as usage may be early."""
 
 BEGIN: LiteralString = "BEGIN"
 COMMIT: LiteralString = "COMMIT"
 
 Connect = Callable[[], Awaitable[AsyncConnection]]
 Constraints = Mapping[str, type[Refused]]
-"""Constraints of rows written beside events that a caller may break, and what each is told then."""
+"""Constraints of rows written beside events that a caller may break, and the refusal for each."""
 
 
 class Lane:
@@ -348,7 +348,7 @@ class Lane:
         """Return what ran out: some of all, and all of the accounts asked about."""
         if len(asked.due) < DUE_MAX:
             return asked.due
-        # There may be more: it is gone on with, command or none.
+        # There may be more: the lane goes on with it, with a command or without.
         self.nudge()
         terms = {
             "lane": self.lane,
@@ -415,7 +415,7 @@ class Lane:
         raise ClockIsOff
 
     def _fenced(self, copy: LaneState | None, head: Head) -> LaneState:
-        """Return the copy if it stands where the head stands, else a blank state."""
+        """Return the copy if it stands where the head stands, otherwise a blank state."""
         moved = (
             copy is None
             or (copy.seq, copy.chain) != (head.seq, head.chain)
@@ -433,7 +433,7 @@ class Lane:
         return LaneState(seq=head.seq, chain=head.chain, last_recorded_at=head.last_recorded_at)
 
     async def _know(self, connection: AsyncConnection, batch: Batch, rows: list[TupleRow]) -> None:
-        """Bring what is stored about request ids that were used before."""
+        """Load what is stored about request ids that were used before."""
         if not rows:
             return
         state = batch.state
@@ -453,7 +453,7 @@ class Lane:
         await self._know_ratings(connection, batch)
 
     async def _know_ratings(self, connection: AsyncConnection, batch: Batch) -> None:
-        """Bring what gave known requests the prices they lacked: a rating may lack some too."""
+        """Load what gave known requests the prices they lacked: a rating may lack some too."""
         ask = [(hashed, known.last or known.first) for hashed, known in batch.known.items()]
         while lacking := {
             request_hash(event.envelope.account_id, rating_id(event.envelope.lane_seq)): hashed
@@ -566,7 +566,7 @@ def _lacking(state: LaneState, wanted: Wanted) -> Wanted:
 
 
 def _as_recorded(lane: int, reservation: Reservation) -> Recorded:
-    """Give an open reservation's event back; its version and hash are not asked for."""
+    """Rebuild an open reservation's event; nobody asks for its version and hash."""
     at = reservation.reserved_at
     envelope = e.Envelope(
         lane, reservation.seq, reservation.account_id, 0, at, at, reservation.key_id
@@ -587,7 +587,7 @@ class Writer:
     ) -> None:
         """Take the number of lanes the database was created with.
 
-        ``constraints``: of rows beside the events, and what whoever breaks one is told.
+        ``constraints``: of rows beside the events, and the refusal for whoever breaks one.
         """
         self.clock = DatabaseClock()
         """Heard with each batch."""
@@ -631,7 +631,7 @@ class Writer:
                 raise QueueIsFull
 
     def hand_in(self, commands: Sequence[Command]) -> "asyncio.Future[list[Outcome | Exception]]":
-        """Accept commands; the future gives the outcomes in their order, after commit.
+        """Accept commands; the future holds the outcomes in their order, after commit.
 
         Raises:
             QueueIsFull: Refused before anything was accepted.
@@ -652,7 +652,7 @@ class Writer:
         return ticket.future
 
     async def submit(self, commands: Sequence[Command]) -> list[Outcome | Exception]:
-        """Decide and append; give the outcomes in the commands' order, after commit.
+        """Decide and append; return the outcomes in the commands' order, after commit.
 
         Raises:
             QueueIsFull: Refused before anything was accepted.

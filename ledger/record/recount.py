@@ -50,7 +50,7 @@ class Recount:
         """Accounts of which an event could not be read: their state is not known any more."""
 
     def lose(self, account_id: AccountId) -> None:
-        """Say that an event of an account cannot be read."""
+        """Note that an event of an account cannot be read."""
         self._lost.add(account_id)
 
     def take(self, envelope: e.Envelope, body: e.AnyEvent) -> Iterator[Difference]:

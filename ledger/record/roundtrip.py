@@ -23,13 +23,13 @@ from ledger.record.arrays import Array, instant_bytes
 from ledger.record.store import Statement, numbered
 
 PREPARED_MAX = 200
-"""Statements kept prepared on a connection; beyond, the one that was used least lately goes."""
+"""Statements kept prepared on a connection; beyond, the least recently used one goes."""
 
 _BYTEA, _INT8, _TIMESTAMPTZ = 17, 20, 1184
 
 
 class Pipeline:
-    """A connection with what is prepared on it. After an error it is of no more use."""
+    """A connection with what is prepared on it. After an error it is of no further use."""
 
     def __init__(self, connection: AsyncConnection) -> None:
         """Take a connection that nobody else uses."""
@@ -39,7 +39,7 @@ class Pipeline:
         self._numbers = 0
 
     async def exchange(self, statements: Sequence[Statement]) -> list[list[TupleRow]]:
-        """Send statements; give the rows of each.
+        """Send statements; return the rows of each.
 
         Raises:
             psycopg.Error: The first that failed; those after it were not executed.
@@ -71,7 +71,7 @@ class Pipeline:
         return answers
 
     def _send(self, sql: LiteralString, parameters: Sequence[Any]) -> int:
-        """Send a statement; give how many answers come before its own."""
+        """Send a statement; return how many answers come before its own."""
         values, oids = [], []
         for parameter in parameters:
             value, oid = _encoded(parameter)
@@ -98,7 +98,7 @@ class Pipeline:
         return 1
 
     def _flush(self) -> PQGen[None]:
-        """Send what is left to send; take in meanwhile what comes, or neither side goes on."""
+        """Send what is left; read what arrives meanwhile, or neither side goes on."""
         while self._pgconn.flush():
             ready = yield Wait.RW
             if ready & Ready.R:

@@ -139,7 +139,7 @@ class SideRows:
 
 
 def day_of(body: e.CreditGranted) -> date | None:
-    """Return the day of UTC whose allowance a grant is; None: it is no daily allowance."""
+    """Return the day of UTC whose allowance a grant is; None: it is not a daily allowance's."""
     begins, ends = body.effective_at, body.expires_at
     if body.by != "system" or begins is None or ends != begins + _DAY:
         return None

@@ -39,8 +39,8 @@ READER: Final = "keyledger_ro"
 POSTGRES_MIN: Final = 150_000
 LANES_DEFAULT: Final = 2
 LANES_PER_MIGRATION_LOCK: Final = 7_310_582_461_973_140_225
-"""Advisory lock under which one process migrates while others wait. Correctness of the ledger
-itself never rests on it."""
+"""Advisory lock under which one process migrates while others wait. The ledger's correctness
+never depends on it."""
 LANES_FACT: Final = "lanes"
 """Fact of how many lanes there are, fixed when the database is made."""
 TESTS_FACT: Final = "made_for_tests"
@@ -65,7 +65,7 @@ UNREACHABLE = (
 class Watched(psycopg.AsyncConnection[Any]):
     """A connection that ends when the server says nothing for too long.
 
-    A server that is gone without a word, or hangs, would else be waited for without end; the
+    A server that is gone without a word, or hangs, would otherwise be waited for without end; the
     server's own time-outs do not reach that far.
     """
 
@@ -263,7 +263,7 @@ def _migrate(url: str) -> str:
 
 
 def _add_usage_classes(connection: "sqlalchemy.Connection") -> None:
-    """Return the sums of usage a column for each class that they have none for yet.
+    """Add a column to the sums of usage for each class that they have none for yet.
 
     So that a class which is added to ``usage.Usage`` needs nothing else.
     """

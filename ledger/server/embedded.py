@@ -67,7 +67,7 @@ SETTINGS: Mapping[str, str] = {
     "log_rotation_age": "1d",
     "log_rotation_size": "0",
     "log_truncate_on_rotation": "on",
-    # Else the log repeats rows that a constraint refuses, and with them what people said.
+    # Otherwise the log repeats rows that a constraint refuses, and with them what people said.
     "log_error_verbosity": "terse",
 }
 """For two cores and little memory; a caller may override any of them."""
@@ -139,7 +139,7 @@ def _binaries() -> Path:
 
 
 def _environment() -> dict[str, str]:
-    """Give PostgreSQL nothing of ours: no secrets, no PG* variables, no locale."""
+    """Return an environment without anything of ours: no secrets, no PG* variables, no locale."""
     return {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"}
 
 
@@ -235,7 +235,7 @@ class _Runner:
             f"--regid={self.gid}",
             "--clear-groups",
             "--no-new-privs",
-            # Else access(2), by which initdb finds its programs, ignores the capability.
+            # Otherwise access(2), by which initdb finds its programs, ignores the capability.
             "--securebits=+no_setuid_fixup",
             "--inh-caps=+dac_read_search",
             "--ambient-caps=+dac_read_search",

@@ -1,4 +1,4 @@
-"""The shapes in which providers report usage, told by what is in them.
+"""The shapes in which providers report usage, recognised by their fields.
 
 Providers count inclusively, each in its own way: OpenAI's ``prompt_tokens`` hold the cached ones,
 Anthropic's ``input_tokens`` do not, xAI's reasoning stands beside ``completion_tokens``. Of the
@@ -35,7 +35,7 @@ def counts(report: Fields, format_: str = "") -> Counts:
     """
     hint = FORMATS.get(format_) if format_ else NO_HINT
     if hint is None:
-        raise InvalidUsage("format", f"is none of {', '.join(FORMATS)}")
+        raise InvalidUsage("format", f"must be one of {', '.join(FORMATS)}")
     if hint.apart is not True and (found := plain(report)) is not None:
         return found
     doubts: list[str] = []
@@ -43,7 +43,7 @@ def counts(report: Fields, format_: str = "") -> Counts:
     for field, reader in _SHAPES:
         if field in report:
             return reader(node, hint)._replace(doubts=tuple(doubts))
-    raise InvalidUsage("usage", "holds no field of a usage report that is known here")
+    raise InvalidUsage("usage", "holds no known field of a usage report")
 
 
 def is_known(report: object) -> bool:

@@ -19,9 +19,9 @@ class Side(NamedTuple):
     field: str
     """Where its number stands, or would."""
     total: int | None = None
-    """All of it, parts included; None: not told."""
+    """All of it, parts included; None: not stated."""
     parts: Mapping[str, int] = {}
-    """Units of the classes told apart; what is left of the total is text."""
+    """Units of the classes that are distinguished; what is left of the total is text."""
     apart: bool = False
     """Whether the parts stand beside the reported number, so that one more makes it larger."""
     told_badly: bool = False
@@ -45,7 +45,7 @@ class Counts(NamedTuple):
     more: Mapping[str, int] = {}
     """Units of the classes that are no tokens."""
     total: int | None = None
-    """All tokens, where only that is told."""
+    """All tokens, where only that is stated."""
     steps: tuple[Step, ...] = ()
     doubts: tuple[str, ...] = ()
 
@@ -79,7 +79,7 @@ class ReportObject:
         return number
 
     def count(self, field: str) -> int:
-        """Read a whole quantity that is 0 where it is not told."""
+        """Read a whole quantity that is 0 where it is not stated."""
         return self.number(field) or 0
 
     def child(self, *fields: str) -> "ReportObject":
@@ -124,7 +124,7 @@ NONE: frozenset[str] = frozenset()
 def agreed(*places: Place, right: int | None = None) -> int:
     """Read one number that providers send under several names.
 
-    Zero says nothing beside another number. Of others that differ ``right`` holds where it is
+    Zero says nothing next to another number. Of others that differ ``right`` holds where it is
     among them, else the smallest: so much nobody disputes.
     """
     said = [
@@ -161,7 +161,7 @@ def side(
 
 
 def usage_of(read: Counts) -> Usage:
-    """Return counts as disjoint quantities; a side that is not told is what its parts say."""
+    """Return counts as disjoint quantities; a side that is not stated is the sum of its parts."""
     quantities = dict(read.more)
     for side, rest in ((read.input, "input"), (read.output, "output")):
         parts = sum(side.parts.values())

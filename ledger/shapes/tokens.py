@@ -54,7 +54,7 @@ _RARE_DETAILS = frozenset(
 
 
 def plain(report: Fields) -> Counts | None:
-    """Read a report as OpenAI writes it, in a tenth of the time; None: it is another, or wrong."""
+    """Read a report as OpenAI writes it, in a tenth of the time; None: not so, or wrong."""
     newer = "prompt_tokens" not in report
     if not report.keys() <= _PLAIN_FIELDS[newer]:
         return None
@@ -97,7 +97,7 @@ class _Way(NamedTuple):
     """Reasoning stands beside the output."""
     reasoning: int
     total: int | None = None
-    """All tokens, where nothing else is told."""
+    """All tokens, where nothing else is stated."""
 
 
 def tokens(node: ReportObject, hint: Hint) -> Counts:
@@ -151,7 +151,7 @@ def _way(node: ReportObject, told: _Told, hint: Hint, output_name: str) -> _Way:
 def _completed(  # noqa: PLR0917 (one caller)
     node: ReportObject, way: _Way, told: _Told, total: int, hint: Hint, output_name: str
 ) -> _Way:
-    """Tell the number that is missing from the total."""
+    """Derive the number that is missing from the total."""
     into, made = way.input, way.output
     if made is not None:
         rest = total - made - told.reasoning * way.beside
@@ -161,7 +161,7 @@ def _completed(  # noqa: PLR0917 (one caller)
     rest = total - into - told.cached * told.apart
     if rest < 0:
         return way
-    # Where no output is told there may be none; then a total that is larger is wrong.
+    # Where no output is stated there may be none; then a total that is larger is wrong.
     if hint.input_only or (rest < _FIRST_EXCESS and output_name not in node.fields):
         if rest:
             node.doubt("total_tokens")
@@ -238,7 +238,7 @@ def _cache(node: ReportObject, details: ReportObject, into: int | None) -> Parts
         if written and node.fields.get("cache_creation_input_tokens") is not None:
             node.doubt("cache_creation_input_tokens")
     elif by_life.fields and hour + short != written:
-        # What its parts leave is of the usual life; parts beyond it are none.
+        # What its parts leave has the usual life; parts that exceed it do not count.
         node.doubt("cache_creation")
         hour = hour if hour + short < written else 0
     read_at = _told_at((details, "cached_tokens"), *((node, name) for name in _READ_NAMES))
@@ -272,7 +272,7 @@ def _media(details: ReportObject) -> Parts:
 
 
 def _input_parts(details: ReportObject, cache: Parts) -> Parts:
-    """Tell media from text, and among them what was cached, where details of it are told."""
+    """Separate media from text, and in each what was cached, where details say so."""
     if not details.fields:
         return cache
     of_cached = details.child("cached_tokens_details")

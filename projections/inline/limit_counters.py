@@ -58,7 +58,7 @@ def load(lane: int, wanted: Wanted) -> list[StateQuery]:
 
 
 def save(lane: int, state: LaneState, changes: BatchChanges) -> list[Statement]:
-    """Write the counters of everyone a batch touched who has any; who lost the last has no row."""
+    """Write the counters of everyone a batch touched who has any; nobody without one has a row."""
     accounts = [state.accounts[found] for found in changes.accounts]
     keys = [state.keys[found] for found in changes.keys]
     counted = [account for account in accounts if account.counters]
@@ -82,7 +82,7 @@ def save(lane: int, state: LaneState, changes: BatchChanges) -> list[Statement]:
 
 
 def _emptied(state: LaneState, changes: BatchChanges) -> list[UUID]:
-    """Tell whose row goes. A counter is only ever forgotten for another, or with its limit."""
+    """Return whose row goes. A counter is only ever forgotten for another, or with its limit."""
     found: set[UUID] = set()
     for envelope, *_ in changes.of(e.AccountLimitsSet):
         if not state.accounts[envelope.account_id].counters:

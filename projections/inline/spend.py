@@ -2,7 +2,7 @@
 
 The day is the UTC day of ``occurred_at``. A request whose lots are of several assets counts once,
 with its tokens, in the asset its price is in, and adds amounts to each asset that paid. What other
-models used inside a request stands in lines of theirs, which no request is counted in.
+models used inside a request stands in lines of their own, in which no request is counted.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -174,7 +174,7 @@ def _add_rated(
     line = _line(event, body, day, body.asset)
     found = _at(sums, line)
     if body.rest:
-        # Its quantities stand there already, beside what was priced at once.
+        # Its quantities stand there already, next to what was priced at once.
         found.unpriced -= not is_unpriced(body)
     else:
         waited = line._replace(asset=UNPRICED)
@@ -418,7 +418,7 @@ def _usage_by(period: ColumnElement[date]) -> bytes:
     """Sum what each key of a dialect used by a period, newest first, keys found by primary key.
 
     More keys than there may be rows are left out before anything is summed: each of those kept has
-    a row that comes before any of theirs.
+    a row that comes before any row of those.
     """
     most, key = bindparam("most", type_=Integer), bindparam("key", type_=Uuid)
     newest = (

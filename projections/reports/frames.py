@@ -45,7 +45,7 @@ def spend(
     """Sum spend by any of ``GROUPS``, the dearest first; one row per asset.
 
     An amount is missing where nothing has a price yet; with ``unpriced`` requests beside it, it is
-    the least that they come to. ``start`` is inclusive, ``end`` exclusive, both days of UTC. Usage
+    the least that they cost. ``start`` is inclusive, ``end`` exclusive, both days of UTC. Usage
     classes that nobody used are left out.
     """
     assert set(by) <= set(GROUPS), by
