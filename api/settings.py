@@ -69,6 +69,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     tool_uses: int = 8
     hosts: str = ""
     trusted_proxies: str = ""
+    origins: str = "*"
     signups_per_hour: int = 20
     raw_report_days: int = 400
     retention_days: int = 30
@@ -92,6 +93,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def dialects_of_hosts(self) -> Mapping[str, str]:
         """Return the hosts that speak one dialect only."""
         return _hosts(self.hosts)
+
+    @property
+    def allowed_origins(self) -> Sequence[str]:
+        """Return the origins whose pages may call from a browser; ``*``: any."""
+        return _origins(self.origins)
 
     @property
     def trusted_networks(self) -> Sequence[str]:
@@ -135,6 +141,8 @@ VARIABLES: Mapping[str, str] = {
     "KEYLEDGER_HOSTS": "Hosts that speak one dialect only: api.example.com=ryvion,…",
     "KEYLEDGER_TRUSTED_PROXIES": "Reverse proxies, such as 10.0.0.7,10.1.0.0/16, whose"
     " X-Forwarded-For is believed; unset: nobody's, and all behind one count as one client.",
+    "KEYLEDGER_ORIGINS": "Origins whose pages may call from a browser, such as"
+    " https://app.example.com,http://localhost:3000; default *: any.",
     "KEYLEDGER_UPSTREAM_KEY": "What the gateway shows to them as Bearer: one, or one for each.",
     "KEYLEDGER_UPSTREAM_MODEL": "Their model behind characters; unset: keyledger-small.",
     "KEYLEDGER_UPSTREAM_CONNECT_SECONDS": "For a connection to them; default 5.",
@@ -199,6 +207,7 @@ def from_environment(environment: Mapping[str, str]) -> Settings:
         tool_uses=_whole(environment, "KEYLEDGER_TOOL_USES", 8, 1, TOOL_USES_MAX),
         hosts=get("KEYLEDGER_HOSTS", ""),
         trusted_proxies=get("KEYLEDGER_TRUSTED_PROXIES", ""),
+        origins=get("KEYLEDGER_ORIGINS", "*"),
         signups_per_hour=_signups(environment),
         raw_report_days=_whole(
             environment, "KEYLEDGER_RAW_REPORT_DAYS", 400, 0, RETENTION_MAX_DAYS
@@ -233,6 +242,7 @@ def from_environment(environment: Mapping[str, str]) -> Settings:
             raise InvalidSetting(message)
     _ = settings.dialects_of_hosts
     _ = settings.trusted_networks
+    _ = settings.allowed_origins
     _ = settings.upstreams
     _ = settings.offset
     if settings.jwt_secret and len(settings.jwt_secret) < PEPPER_BYTES:
@@ -267,6 +277,17 @@ def _hosts(text: str) -> dict[str, str]:
             message = f"KEYLEDGER_HOSTS: host=dialect, of {', '.join(dialects())}."
             raise InvalidSetting(message)
         found[host.strip().lower()] = dialect
+    return found
+
+
+def _origins(text: str) -> list[str]:
+    found = [part.strip().lower() for part in text.split(",") if part.strip()]
+    for part in found:
+        split = urlsplit(part)
+        whole = f"{split.scheme}://{split.netloc}"
+        if part != "*" and (split.scheme not in {"http", "https"} or "*" in part or whole != part):
+            message = "KEYLEDGER_ORIGINS: https://host or http://host:port, commas between; or *."
+            raise InvalidSetting(message)
     return found
 
 

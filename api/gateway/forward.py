@@ -278,7 +278,6 @@ class Streaming:
         self.status = got.incoming.status
         self.headers: list[tuple[bytes, bytes]] = [
             (b"content-type", got.incoming.content_type.encode("latin-1")),
-            (b"cache-control", b"no-cache"),
             *_headers(exchange, got.incoming),
         ]
         self._exchange = exchange

@@ -5,8 +5,7 @@ import contextlib
 import io
 import re
 import ssl
-import zlib
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from urllib.parse import quote, urlsplit
 from weakref import WeakSet
 
@@ -21,6 +20,7 @@ from api.gateway.upstream import (
     UpstreamFailed,
     UpstreamTimedOut,
 )
+from api.http.unzip import ZIPPED, NotZipped, Unzip
 from ledger.ids import format_id
 
 ACCOUNT_HEADER = "Keyledger-Account"
@@ -46,9 +46,6 @@ _UNSAFE = re.compile(r"[^!-~]")
 _VALUE = re.compile(rb"[\t -~]*")
 """What a field may say, either way: nothing that ends a line, and no bytes of unknown meaning."""
 _FIRST_FINAL = 200
-_ZIPPED = frozenset({b"gzip", b"x-gzip", b"deflate"})
-_EITHER_HEAD = 32 + zlib.MAX_WBITS
-"""Tells zlib to read the head of gzip or its own, whichever is there."""
 
 
 class Connections:
@@ -216,7 +213,7 @@ class Answer:
 
     def _take_encoding(self, name: bytes) -> None:
         """Read what is encoded although we asked for none: else it could not be metered."""
-        if name in _ZIPPED and self._zip is None:
+        if name in ZIPPED and self._zip is None:
             self._zip = Unzip()
         elif name != b"identity":
             raise self._refused("encoded")
@@ -231,10 +228,13 @@ class Answer:
             async for chunk in self._chunks():
                 yield chunk
             return
-        async for chunk in self._chunks():
-            for piece in self._zip.feed(chunk):
-                yield piece
-        self._zip.end()
+        try:
+            async for chunk in self._chunks():
+                for piece in self._zip.feed(chunk):
+                    yield piece
+            self._zip.end()
+        except NotZipped as error:
+            raise UpstreamBroke(str(error)) from error
 
     async def _chunks(self) -> AsyncIterator[bytes]:
         content = self._response.content
@@ -268,43 +268,6 @@ class Answer:
     def close(self) -> None:
         """Let go of it, and of the connection where the body is not at its end."""
         self._response.close()
-
-
-class Unzip:
-    """Decodes gzip and zlib piece by piece, however much a few bytes come to."""
-
-    def __init__(self) -> None:
-        """Begin."""
-        self._inner = zlib.decompressobj(_EITHER_HEAD)
-
-    def feed(self, chunk: bytes) -> Iterator[bytes]:
-        """Take a chunk; give what it says, in pieces of ``PIECE_BYTES`` at most.
-
-        Raises:
-            UpstreamBroke: It is not encoded so.
-        """
-        while chunk:
-            if self._inner.eof:
-                # One may follow another: together they are one body (RFC 1952, 2.2).
-                self._inner = zlib.decompressobj(_EITHER_HEAD)
-            try:
-                piece = self._inner.decompress(chunk, PIECE_BYTES)
-                while piece:
-                    yield piece
-                    rest = self._inner.unconsumed_tail
-                    piece = self._inner.decompress(rest, PIECE_BYTES)
-            except zlib.error as error:
-                raise UpstreamBroke("encoded wrongly") from error
-            chunk = self._inner.unused_data if self._inner.eof else b""
-
-    def end(self) -> None:
-        """Take note that nothing follows.
-
-        Raises:
-            UpstreamBroke: Something was to follow.
-        """
-        if not self._inner.eof:
-            raise UpstreamBroke("encoded, and cut")
 
 
 class HttpUpstream:

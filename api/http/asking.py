@@ -4,6 +4,7 @@ Litestar's own reading is lax (``"5"`` for 5, the last of two equal keys, an unk
 handlers read header, path, query and body by the methods here, and ``Strict`` decodes ``data``.
 """
 
+import asyncio
 import re
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -22,6 +23,7 @@ from api.http import reading
 from api.http.answers import Answer
 from api.http.failure import Failure, Kind, invalid
 from api.http.reading import require_text
+from api.http.unzip import ZIPPED, NotZipped, Unzip
 from ledger.errors import VersionIsOutdated
 from ledger.ids import new_request_id
 
@@ -242,6 +244,33 @@ class Ask(Request[C, Any, State], Generic[C]):
 
     async def _read(self) -> bytes:
         most: int = self.route_handler.opt["contract"].body_max
+        found = await self._received(most)
+        return found if b"content-encoding" not in self._fields else await self._plain(found, most)
+
+    async def _plain(self, body: bytes, most: int) -> bytes:
+        """Decode a compressed body within the bound that it has as it is."""
+        coding = (self.header(b"content-encoding") or "").strip().lower().encode()
+        if coding in {b"identity", b""} or not body:
+            return body
+        if coding not in ZIPPED:
+            detail = "Send the body as it is, or as gzip or deflate."
+            accepted = {"Accept-Encoding": "gzip, deflate"}
+            raise Failure(Kind.UNSUPPORTED_MEDIA_TYPE, detail, headers=accepted)
+        zipped, parts, size = Unzip(), [], 0
+        try:
+            for piece in zipped.feed(body):
+                size += len(piece)
+                if size > most:
+                    raise _too_large(most)
+                parts.append(piece)
+                await asyncio.sleep(0)  # others get their turn
+            zipped.end()
+        except NotZipped as error:
+            detail = f"The body is {error}."
+            raise Failure(Kind.INVALID_JSON, detail, code="malformed_encoding") from error
+        return b"".join(parts)
+
+    async def _received(self, most: int) -> bytes:
         told = self._fields.get(b"content-length", b"0")
         # The server has read it as a number already.
         if len(told) > len(str(most)) or int(told) > most:

@@ -211,9 +211,14 @@ class _Answers:
         metrics.note(name, reply.status, time.perf_counter() - began)
 
 
+_NOSNIFF = (b"x-content-type-options", b"nosniff")
+_NO_STORE = (b"cache-control", b"no-store")
+
+
 def headers_of(surface: Surfaced, scope: Scope) -> Sequence[tuple[bytes, bytes]]:
-    """Return what every reply of a surface shows."""
-    return () if surface.headers is None else surface.headers(request_id_of(scope))
+    """Return what every reply of a surface shows: that it is what it says, and is kept nowhere."""
+    own = () if surface.headers is None else surface.headers(request_id_of(scope))
+    return (_NOSNIFF, _NO_STORE, *own)
 
 
 async def ending(surface: Surfaced, scope: Scope, send: Send) -> None:

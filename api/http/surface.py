@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import msgspec
 import structlog
 from litestar import Litestar, Request, Response
-from litestar.config.cors import CORSConfig
 from litestar.datastructures import State
 from litestar.exceptions import (
     HTTPException,
@@ -28,6 +27,7 @@ from litestar.types import (
 from api.http import metrics
 from api.http.answers import Answer
 from api.http.asking import SURFACE, Ask, Strict, request_id_of
+from api.http.cors import WithOrigin, shared_with
 from api.http.failure import Failure, Kind, of_error
 from api.http.handlers import Handler, Rendered, ending, headers_of, sending
 from ledger.errors import LedgerCorrupt, LedgerError, LedgerUnavailable
@@ -64,8 +64,8 @@ class Surface(NamedTuple):
     """Adds to an operation of the document what only this surface says; given its path."""
     components: Mapping[str, Any] = MappingProxyType({})
     """Further components of the document."""
-    cors: CORSConfig | None = None
-    """None: ``OPTIONS`` is refused."""
+    shares: bool = True
+    """Whether pages of other origins may call. Not where a cookie is read."""
     failed: Callable[[Any, Failure], Awaitable[Failure]] | None = None
     """Is told of each failure, and returns the one to answer; None: nobody asks."""
 
@@ -75,11 +75,16 @@ def request_id_header(request_id: str) -> Sequence[tuple[bytes, bytes]]:
     return ((b"x-request-id", request_id.encode()),)
 
 
-def application(surface: Surface, request_class: type[Ask[Any]]) -> Litestar:
-    """Put a surface together. Its ``state`` has yet to be given what its handlers work with."""
+def application(
+    surface: Surface, request_class: type[Ask[Any]], *, origins: Sequence[str] = ("*",)
+) -> Litestar:
+    """Put a surface together. Its ``state`` has yet to be given what its handlers work with.
+
+    ``origins``: whose pages may call, where the surface shares.
+    """
     refuse = _refusing(surface)
     hooks: list[Any] = [] if surface.failed is None else [_telling(surface)]
-    return Litestar(
+    app = Litestar(
         list(surface.handlers),
         request_class=request_class,
         response_class=Rendered,
@@ -87,12 +92,16 @@ def application(surface: Surface, request_class: type[Ask[Any]]) -> Litestar:
         return_dto=None,
         exception_handlers={Exception: refuse, HTTPException: refuse},
         after_exception=hooks,
-        cors_config=surface.cors,
+        cors_config=shared_with(origins) if surface.shares else None,
         openapi_config=None,
         state=State({SURFACE: surface}),
         logging_config=None,
         debug=False,
     )
+    if surface.shares:
+        cors: Any = app.asgi_handler
+        app.asgi_handler = WithOrigin(cors, cors.app)
+    return app
 
 
 def failure_of(error: BaseException, scope: Scope | None = None) -> Failure:
@@ -248,7 +257,7 @@ class Door:
         began, sent = time.perf_counter(), _Sent(send, head=method == "HEAD", shown=shown)
         if method == "HEAD":
             scope = _as("GET", scope)
-        elif method == "OPTIONS" and self.surface.cors is None:
+        elif method == "OPTIONS" and not self.surface.shares:
             # Litestar would answer; of a method by this name it knows nothing.
             scope = _as("options", scope)
         try:

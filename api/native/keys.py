@@ -78,7 +78,6 @@ def _issued_answer(issued: Issued, *, status: int = 200) -> Passed[views.KeyView
         shown = views.key_view(issued.key, done.at)
         body = encode(msgspec.structs.replace(shown, secret=issued.secret))
     made = decided_answer(body, done.position, replayed=done.replayed, status=status)
-    made.headers.append((b"cache-control", b"no-store"))
     return Passed(made)
 
 

@@ -28,7 +28,7 @@ def _answer(tokens: Tokens) -> Rendered[TokensView]:
         expires_in=tokens.expires_in,
         refresh_token=tokens.refresh_token,
     )
-    return Rendered(view, headers={"Cache-Control": "no-store"})
+    return Rendered(view)
 
 
 @post(

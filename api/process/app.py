@@ -36,7 +36,7 @@ class Application:
         self._started = started
         self.services: Services
         """What handlers work with, from start-up on."""
-        self._front = Front(own_paths(lambda: self.services, documents()))
+        self._front = Front(own_paths(lambda: self.services, documents()), settings.allowed_origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or live from the first to the last."""

@@ -1,6 +1,6 @@
 """Who answers: a path of the service itself, the native API, or a dialect by host, path or key."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from litestar.types import ASGIApp, Receive, Scope, Send
@@ -37,11 +37,13 @@ _OF_TOKENS = next((name for name, each in DIALECTS.items() if each.takes_tokens)
 class Front:
     """Hands each request to its surface."""
 
-    def __init__(self, own: Mapping[str, ASGIApp]) -> None:
-        """Take what answers the service's own paths, such as ``/health``."""
+    def __init__(self, own: Mapping[str, ASGIApp], origins: Sequence[str]) -> None:
+        """Take what answers the service's own paths, such as ``/health``; whose pages may call."""
         self._own = own
-        self._native = _door(native.SURFACE, NativeAsk)
-        self._doors = {name: _door(dialect.surface, Ask) for name, dialect in DIALECTS.items()}
+        self._native = _door(native.SURFACE, NativeAsk, origins)
+        self._doors = {
+            name: _door(dialect.surface, Ask, origins) for name, dialect in DIALECTS.items()
+        }
         self._hosts: Mapping[str, str] = {}
 
     def open(self, services: Services) -> None:
@@ -87,8 +89,8 @@ class Front:
         scope[FAILURE] = failure  # type: ignore[literal-required]
 
 
-def _door(surface: Surface, request_class: type[Ask[Any]]) -> Door:
-    return Door(surface, application(surface, request_class))
+def _door(surface: Surface, request_class: type[Ask[Any]], origins: Sequence[str]) -> Door:
+    return Door(surface, application(surface, request_class, origins=origins))
 
 
 async def _nothing() -> Any:  # noqa: ANN401 - an ASGI message

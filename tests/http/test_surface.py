@@ -1,12 +1,14 @@
 """A surface of its own routes, asked as a server asks: paths, methods, bodies, words."""
 
 import asyncio
+import gzip
 import json
+import zlib
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import msgspec
 import pytest
-from litestar.config.cors import CORSConfig
 from litestar.params import JSONBody
 
 from api.http.answers import Answer
@@ -147,7 +149,7 @@ TOY = Surface(
     headers=lambda request_id: [(b"x-toy", request_id.encode())],
     error=dict,
 )
-SHARING = TOY._replace(cors=CORSConfig(allow_origins=["*"], allow_headers=["*"]))
+CLOSED = TOY._replace(shares=False)
 
 
 def ask(
@@ -156,11 +158,12 @@ def ask(
     body: bytes = b"",
     *,
     surface: Surface = TOY,
+    origins: Sequence[str] = ("*",),
     cancel: bool = False,
     **headers: str,
 ) -> Reply:
     """Ask as a server does, and read everything that comes back."""
-    door = Door(surface, application(surface, Ask))
+    door = Door(surface, application(surface, Ask, origins=origins))
     door.app.state[ONCE] = None
     sent: list[Any] = []
     raw, _, query = path.partition("?")
@@ -233,7 +236,7 @@ def test_another_method_says_which_there_are() -> None:
     """405 names what is served, HEAD with GET; OPTIONS is refused where nothing is shared."""
     found = ask("PATCH", "/things")
     assert (found.status, found.headers[b"allow"]) == (405, b"GET, HEAD, POST")
-    assert ask("OPTIONS", "/things").status == 405
+    assert ask("OPTIONS", "/things", surface=CLOSED).status == 405
 
 
 def test_head_is_get_without_a_body() -> None:
@@ -287,6 +290,53 @@ def test_a_body_has_the_type_and_size_that_its_route_takes() -> None:
     assert (large.status, large.headers[b"connection"]) == (413, b"close")
 
 
+THING = b'{"name":"a","n":3}'
+
+
+@pytest.mark.parametrize(
+    ("coding", "body"),
+    [
+        ("gzip", gzip.compress(THING, mtime=0)),
+        ("x-gzip", gzip.compress(THING[:4], mtime=0) + gzip.compress(THING[4:], mtime=0)),
+        ("Deflate", zlib.compress(THING)),
+        ("identity", THING),
+    ],
+)
+def test_a_compressed_body_is_the_body_that_it_says(coding: str, body: bytes) -> None:
+    """Gzip and deflate (RFC 9110, 8.4.1), by ordinary routes and hot ones."""
+    found = ask("POST", "/things", body, x_name="ada", content_encoding=coding)
+    assert (found.status, found.json) == (201, {"name": "a", "n": 3})
+    assert ask("POST", "/fast", body, x_name="ada", content_encoding=coding).status == 202
+
+
+@pytest.mark.parametrize(
+    ("coding", "body", "status"),
+    [
+        ("br", b"\x0b", 415),
+        ("gzip, gzip", b"", 415),
+        ("gzip", THING, 400),
+        ("gzip", gzip.compress(THING, mtime=0)[:-4], 400),
+        ("deflate", zlib.compress(bytes(200 * 2**20)), 413),
+    ],
+    ids=["other", "twice", "plain", "cut", "bomb"],
+)
+def test_another_coding_a_false_one_and_a_bomb_are_refused(
+    coding: str, body: bytes, status: int
+) -> None:
+    """The bound of a body holds for what it comes to; what accepts codings says which."""
+    found = ask("POST", "/things", body or b"x", x_name="ada", content_encoding=coding)
+    assert found.status == status
+    assert (b"accept-encoding" in found.headers) == (status == 415)
+
+
+def test_replies_are_kept_nowhere_and_are_what_they_say() -> None:
+    """``no-store`` and ``nosniff``, on answers of either kind and on refusals."""
+    asked = (ask("GET", "/things"), ask("POST", "/fast", b"!", x_name="a"), ask("GET", "/none"))
+    for found in asked:
+        assert found.headers[b"cache-control"] == b"no-store"
+        assert found.headers[b"x-content-type-options"] == b"nosniff"
+
+
 def test_a_query_holds_what_the_route_documents() -> None:
     """Another parameter, or one twice, is refused."""
     assert ask("GET", "/things/7?y=1").status == 400
@@ -320,21 +370,52 @@ def test_who_waits_as_the_process_ends_is_told_so() -> None:
     assert (found.status, found.json["said"]) == (503, ENDING)
 
 
-def test_a_browser_is_let_in_where_the_surface_says_so() -> None:
-    """A preflight is answered; replies and refusals carry the header where there is an origin."""
+ELSEWHERE = "https://a.example"
+
+
+def test_a_page_of_elsewhere_may_call() -> None:
+    """A preflight is answered, whatever the client sends; replies and refusals carry the header."""
     preflight = ask(
         "OPTIONS",
         "/things",
-        surface=SHARING,
-        origin="https://a.example",
+        origin=ELSEWHERE,
         access_control_request_method="POST",
-        access_control_request_headers="x-name, x-stainless-os",
+        access_control_request_headers="authorization, idempotency-key, x-stainless-os",
     )
     assert preflight.status == 204
-    for path in ("/things", "/nothing"):
-        found = ask("GET", path, surface=SHARING, origin="https://a.example")
-        assert found.headers[b"access-control-allow-origin"] == b"*"
-    assert b"access-control-allow-origin" not in ask("GET", "/things", surface=SHARING).headers
+    allowed = preflight.headers[b"access-control-allow-headers"].split(b", ")
+    assert {b"idempotency-key", b"x-stainless-os"} <= set(allowed)
+    for path, name, status in (("/things", "a", 200), ("/nothing", "a", 404)):
+        found = ask("GET", path, origin=ELSEWHERE, x_name=name)
+        assert (found.status, found.headers[b"access-control-allow-origin"]) == (status, b"*")
+        exposed = found.headers[b"access-control-expose-headers"].lower()
+        assert b"retry-after" in exposed
+        assert b"x-ratelimit-remaining-requests" in exposed
+    fast = ask("POST", "/fast", b"!", origin=ELSEWHERE, x_name="ada")
+    assert fast.headers[b"access-control-allow-origin"] == b"*"
+    assert b"access-control-allow-origin" not in ask("GET", "/things").headers
+
+
+def test_only_the_origins_of_the_setting_may_call() -> None:
+    """Another page is told nothing that its browser would let it read."""
+    ours = ("https://app.example",)
+    for origin, allowed in (("https://app.example", True), ("https://app.example.evil", False)):
+        found = ask("GET", "/things", origins=ours, origin=origin)
+        assert (b"access-control-allow-origin" in found.headers) == allowed
+
+
+def test_where_a_cookie_is_read_no_page_of_elsewhere_calls() -> None:
+    """A surface that does not share says nothing to a preflight, and lets nobody read."""
+    preflight = ask(
+        "OPTIONS",
+        "/things",
+        surface=CLOSED,
+        origin=ELSEWHERE,
+        access_control_request_method="POST",
+    )
+    assert preflight.status == 405
+    found = ask("GET", "/things", surface=CLOSED, origin=ELSEWHERE)
+    assert b"access-control-allow-origin" not in found.headers
 
 
 def test_every_handler_is_ours() -> None:

@@ -1,7 +1,5 @@
 """All that others know of bve: its record."""
 
-from litestar.config.cors import CORSConfig
-
 from api.dialects.bve import routes_admin, routes_inference
 from api.dialects.bve.errors import word
 from api.dialects.dialect import Dialect
@@ -24,12 +22,6 @@ DIALECT = Dialect(
         word=word,
         headers=_headers,
         error=OpenAIEnvelope,
-        cors=CORSConfig(
-            allow_origins=["*"],
-            allow_headers=["*"],
-            allow_methods=["GET", "POST", "OPTIONS"],
-            expose_headers=["X-Request-Id"],
-        ),
     ),
     paths=("/admin/",),
     key_prefix="sk-bve-",

@@ -53,7 +53,7 @@ async def create_key(
         allowed_models=body.allowed_models,
         created_at=format_milliseconds(key.created_at),
     )
-    return Rendered(view, headers={"Cache-Control": "no-store"})
+    return Rendered(view)
 
 
 def _limits(body: bodies.CreateKey) -> tuple[e.LimitRule, ...]:

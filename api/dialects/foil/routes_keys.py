@@ -30,7 +30,7 @@ async def create_key(
     terms = e.KeyIssued(by=caller.actor, name=data.name, dialect="foil")
     issuer = Issuer(caller.member_id, bool(caller.only_own_keys))
     key, secret = await account_keys.issue(request.services, caller.account_id, terms, issuer)
-    return Rendered(views.created(key, secret), headers={"Cache-Control": "no-store"})
+    return Rendered(views.created(key, secret))
 
 
 @get("/api/v1/sdk/api-keys", guards=[credentials.login], permission="list_keys")

@@ -8,8 +8,6 @@ from api.http.handlers import Rendered, delete, get, post, put
 from api.services import Ask
 from ledger.ids import format_id
 
-SECRET = {"Cache-Control": "no-store"}
-
 
 @post(
     "/api/v1/auth/signup",
@@ -33,7 +31,7 @@ async def sign_up(request: Ask[None], data: JSONBody[bodies.SignUp]) -> Rendered
         email=opened.email,
         name=opened.name,
     )
-    return Rendered(view, headers=SECRET)
+    return Rendered(view)
 
 
 @post(
@@ -53,7 +51,7 @@ async def log_in(request: Ask[None], data: JSONBody[bodies.LogIn]) -> Rendered[v
         email=found.email,
         name=found.name,
     )
-    return Rendered(view, headers=SECRET)
+    return Rendered(view)
 
 
 @get("/api/v1/auth/me", guards=[credentials.allowed("me")])
@@ -76,7 +74,7 @@ async def create_key(
     request: Ask[Client], data: JSONBody[bodies.CreateKey]
 ) -> Rendered[views.CreatedKey]:
     """Create a key; its secret is in this answer and nowhere else."""
-    return Rendered(await keys.create(request.services, request.caller, data), headers=SECRET)
+    return Rendered(await keys.create(request.services, request.caller, data))
 
 
 @get("/api/v1/auth/api-keys", guards=[credentials.allowed("keys:list")])

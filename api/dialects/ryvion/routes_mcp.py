@@ -23,7 +23,7 @@ class Exchange:
     def __init__(self, ask: Ask[Client], body: bytes, speak: Any) -> None:  # noqa: ANN401
         """Take what was read already."""
         self.status = 200
-        self.headers: list[tuple[bytes, bytes]] = [(b"cache-control", b"no-store")]
+        self.headers: list[tuple[bytes, bytes]] = []
         self._ask = ask
         self._body: bytes | None = body
         self._speak = speak

@@ -77,7 +77,7 @@ async def create_api_key(
     issuer = Issuer(caller.member_id, bool(caller.only_own_keys))
     made = terms.issued(data, issuer, by=caller.actor)
     key, secret = await account_keys.issue(request.services, caller.account_id, made, issuer)
-    return Rendered(views.created(key, secret), headers={"Cache-Control": "no-store"})
+    return Rendered(views.created(key, secret))
 
 
 @patch(

@@ -28,7 +28,7 @@ async def get_web3_token(request: Ask[None]) -> Rendered[TokenReply]:
     """Return a token for a wallet to sign: it holds for 15 minutes, and once."""
     request.parameters()
     view = TokenReply(data=Token(token=request.services.wallets.challenge()))
-    return Rendered(view, headers={"Cache-Control": "no-store"})
+    return Rendered(view)
 
 
 @post("/api/v1/api_keys/generate_web3_key", guards=[], refusals=(429,))
@@ -42,7 +42,7 @@ async def create_web3_key(
     address = await wallets.prove(data.address, data.signature, data.token)
     account_id = await wallets.account_for(address)
     key, secret = await account_keys.issue(request.services, account_id, made, Issuer())
-    return Rendered(views.created(key, secret), headers={"Cache-Control": "no-store"})
+    return Rendered(views.created(key, secret))
 
 
 HANDLERS = (
