@@ -35,7 +35,6 @@ SUB_BUCKETS = 30
 DAY_SECONDS = 86_400
 RULES_MAX = 64
 ROLLING_SECONDS_MAX = 366 * DAY_SECONDS
-COUNT_MAX = 10**15
 
 _ROLLING = re.compile(r"rolling:([1-9]\d{0,8})", re.ASCII)
 _COUNT = re.compile(r"\d{1,15}", re.ASCII)

@@ -113,16 +113,6 @@ class InvalidUsage(ValueError):
         """What is wrong with it."""
 
 
-def check(usage: Usage) -> None:
-    """Hold each quantity to an int of 0 to 10¹²; msgspec checks only what it decodes.
-
-    Raises:
-        InvalidUsage: A quantity is a bool, a float, negative or too large.
-    """
-    for name, quantity in zip(CLASSES, msgspec.structs.astuple(usage), strict=True):
-        _whole(name, quantity)
-
-
 def context_tokens(usage: Usage) -> int:
     """Count the input tokens of every kind: what context tiers look at."""
     return sum(msgspec.structs.astuple(usage)[_INPUTS])

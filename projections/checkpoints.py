@@ -69,9 +69,6 @@ SAVE = compiled(
 MOVE = compiled(
     update(CHECKPOINTS).where(*_OWN).values(seq=bindparam("upto"), stopped=bindparam("reason"))
 )
-RESUME = compiled(
-    update(CHECKPOINTS).where(*_OWN, CHECKPOINTS.c.stopped.is_not(None)).values(stopped=null())
-)
 _EACH = (
     func.unnest(bindparam("names", type_=TEXTS), bindparam("versions", type_=ARRAY(Integer)))
     .table_valued("projection", "version")

@@ -1,8 +1,9 @@
 """Catching-up projections: rows that follow the events of a lane, some moments behind.
 
 Rows and the checkpoint move in one transaction. A reader of a lane counts its positions one by one:
-at a gap, or at an event it cannot take, it stops, writes down where and why, and waits for a
-person; nothing is skipped and nothing waits on a time-out. It never appends.
+at a gap, or at an event it cannot take, it stops, writes down where and why, and waits for a person
+who mends the cause and runs ``keyledger audit rebuild --switch``. Nothing is skipped and
+nothing waits on a time-out. It never appends.
 
 Only what a projection looks at is sent here. An event of an unknown type always is, and stops it.
 """
@@ -116,7 +117,7 @@ async def catch_up(
         mark = _own(projection, lane) | {"upto": reached, "reason": reason}
         await connection.execute(checkpoints.MOVE, mark)
     if reason is not None:
-        # Once: a stopped projection is not tried again until somebody resumes it.
+        # Once: a stopped projection is not tried again until it is rebuilt.
         log.error("projection_stopped", projection=projection.name, lane=lane, reason=reason)
     return Progress(lane, reached, head[0], reason)
 
@@ -270,9 +271,3 @@ async def is_behind(connection: AsyncConnection) -> bool:
     versions = [projection.version for projection in CATCHING_UP]
     row = await _one(connection, checkpoints.BEHIND, {"names": names, "versions": versions})
     return row is not None and bool(row[0])
-
-
-async def resume(connection: AsyncConnection, projection: CatchingUp, lane: int) -> bool:
-    """Let a stopped projection try again; return whether it was stopped."""
-    cursor = await connection.execute(checkpoints.RESUME, _own(projection, lane))
-    return cursor.rowcount == 1

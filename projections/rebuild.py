@@ -33,7 +33,7 @@ from sqlalchemy.schema import CreateTable
 from ledger.errors import LedgerCorrupt
 from ledger.record import arrays, store, verify
 from ledger.record.store import Statement
-from ledger.record.verify import Progress
+from ledger.record.verify import ReportProgress
 from ledger.server import database
 from ledger.server.tables import compiled
 from projections import checkpoints
@@ -106,7 +106,7 @@ def rebuild(
     replace: bool = False,
     role: str | None = None,
     processes: int | None = None,
-    progress: Progress | None = None,
+    progress: ReportProgress | None = None,
 ) -> RebuildReport:
     """Make inline projections anew, checking the chains, and compare them with the live ones.
 
@@ -128,7 +128,7 @@ def rebuild_catching_up(
     replace: bool = False,
     role: str | None = None,
     processes: int | None = None,
-    progress: Progress | None = None,
+    progress: ReportProgress | None = None,
 ) -> RebuildReport:
     """Make a catching-up projection anew up to its checkpoint, and compare.
 
@@ -179,7 +179,7 @@ class _Task(NamedTuple):
         return {"lane": lane, "projection": name, "version": version}
 
 
-def _run(task: _Task, processes: int | None, progress: Progress | None) -> RebuildReport:
+def _run(task: _Task, processes: int | None, progress: ReportProgress | None) -> RebuildReport:
     with psycopg.connect(database.conninfo(task.url, task.role)) as connection:
         lanes = verify.lanes_with_seq(connection)
     if processes is None:
@@ -192,7 +192,7 @@ def _run(task: _Task, processes: int | None, progress: Progress | None) -> Rebui
 # One lane.
 
 
-def _rebuild_lane(task: _Task, lane: int, progress: Progress) -> LaneRebuilt:
+def _rebuild_lane(task: _Task, lane: int, progress: ReportProgress) -> LaneRebuilt:
     with _session(task.url, task.role) as connection:
         for table in task.tables:
             _make_shadow(connection, table)
@@ -277,7 +277,7 @@ def _no_collector() -> Iterator[None]:
             gc.enable()
 
 
-def _fold_to(connection: _CONNECTION, fold: Fold, seq: int, progress: Progress) -> None:
+def _fold_to(connection: _CONNECTION, fold: Fold, seq: int, progress: ReportProgress) -> None:
     with _no_collector():
         for rows in verify.read(connection, fold.lane, fold.seq, seq):
             # An event that cannot be folded leaves the rest of its chunk unread.

@@ -12,7 +12,7 @@ from api.cli.service import settings
 from api.cli.storage import database_url
 from api.cli.terminal import Cell, json_option, out, progress, show, table
 from ledger.errors import LedgerCorrupt
-from ledger.record.verify import Progress, VerifyReport, verify
+from ledger.record.verify import ReportProgress, VerifyReport, verify
 from projections import rebuild as rebuilding
 from projections.rebuild import Compared
 from projections.registry import CATCHING_UP, INLINE
@@ -47,7 +47,7 @@ def verified(url: str, processes: int | None = None) -> VerifyReport:
 
 
 @contextmanager
-def _watched(what: str) -> Iterator[Progress]:
+def _watched(what: str) -> Iterator[ReportProgress]:
     """Return what is called with a lane, events done and events to do, and show it."""
     with progress() as bar:
         tasks: dict[int, TaskID] = {}

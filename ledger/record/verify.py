@@ -116,7 +116,7 @@ _POSTGRES_EPOCH = 946_684_800_000_000
 _Result = TypeVar("_Result")
 _Job = TypeVar("_Job")
 
-Progress = Callable[[int, int, int], None]
+ReportProgress = Callable[[int, int, int], None]
 """Called with lane, events done, events to do."""
 
 
@@ -696,7 +696,7 @@ def _cards(connection: psycopg.Connection[Any]) -> RateCards:
     return cards
 
 
-def verify_lane(url: str, role: str, lane: int, report: Progress) -> LaneReport:
+def verify_lane(url: str, role: str, lane: int, report: ReportProgress) -> LaneReport:
     """Walk one lane in one snapshot."""
     info = database.conninfo(url, role, **SESSION)
     with psycopg.connect(info, autocommit=True) as connection:
@@ -735,7 +735,7 @@ def verify(
     *,
     role: str = database.READER,
     processes: int | None = None,
-    progress: Progress | None = None,
+    progress: ReportProgress | None = None,
 ) -> VerifyReport:
     """Walk every lane and report what is not what it must be.
 
@@ -760,10 +760,10 @@ def processes_for(events: int) -> int:
 
 
 def side_by_side(
-    work: Callable[[_Job, Progress], _Result],
+    work: Callable[[_Job, ReportProgress], _Result],
     jobs: Sequence[_Job],
     processes: int,
-    progress: Progress | None,
+    progress: ReportProgress | None,
 ) -> list[_Result]:
     """Run ``work`` for each lane's job, in as many processes; give the results in order."""
     report = progress or _silent
@@ -794,7 +794,7 @@ def _listen(queue: "SimpleQueue[tuple[int, int, int]]") -> None:
     _reports[:] = [queue]
 
 
-def _remote(work: Callable[[_Job, Progress], _Result], job: _Job) -> _Result:
+def _remote(work: Callable[[_Job, ReportProgress], _Result], job: _Job) -> _Result:
     return work(job, _send)
 
 

@@ -296,11 +296,6 @@ class EmbeddedPostgres:
         host = quote(str(self._sockets), safe="")
         return f"postgresql://{SUPERUSER}@/{DATABASE}?host={host}&port={PORT}"
 
-    @property
-    def binaries(self) -> Path:
-        """The directory of the PostgreSQL programs."""
-        return _binaries()
-
     def start(self, *, timeout_seconds: float = 60) -> str:
         """Join the users of the server, make and start it where needed, return its URL.
 
