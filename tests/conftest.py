@@ -36,11 +36,13 @@ import msgspec
 import psycopg
 import pytest
 import uvicorn
+from argon2 import PasswordHasher
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from api import services as wiring
 from api.gateway import sample
+from api.identity import auth
 from api.operations import Asked
 from api.process import furnishing
 from api.process.app import Application
@@ -55,6 +57,10 @@ from ledger.server.embedded import EmbeddedPostgres
 # No test is a timed one: a busy machine would fail it.
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
+
+HASHER = auth.HASHER
+"""The real one. It was half of the tests' time; they hash passwords of people they make up."""
+auth.HASHER = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
 
 RECURSION_LIMIT = sys.getrecursionlimit()
 OPERATOR_SECRET = "operator-secret-of-tests"

@@ -1,6 +1,8 @@
 """The ASGI application of a process: its lifespan, and a front that hands each request on."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import cache
+from types import MappingProxyType
 from typing import Any
 
 from litestar.types import Receive, Scope, Send
@@ -70,10 +72,11 @@ class Application:
         await send({"type": "lifespan.shutdown.complete"})
 
 
-def documents() -> dict[str, bytes]:
+@cache
+def documents() -> Mapping[str, bytes]:
     """Write the OpenAPI document of every surface, each by its path."""
     of_dialects = {
         f"/openapi/{name}.json": document(dialect.surface, Ask)
         for name, dialect in DIALECTS.items()
     }
-    return {"/openapi.json": document(native.SURFACE, NativeAsk), **of_dialects}
+    return MappingProxyType({"/openapi.json": document(native.SURFACE, NativeAsk), **of_dialects})

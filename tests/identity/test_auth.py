@@ -12,6 +12,7 @@ import pytest
 from api import native
 from api.identity import auth
 from ledger import clock
+from tests.conftest import HASHER
 
 PASSWORD = "correct horse battery"
 JWT_SECRET = "jwt-secret-of-tests, long enough for SHA-512 too: 64 characters.."
@@ -272,6 +273,12 @@ def test_a_refresh_token_works_once_and_its_reuse_ends_the_family(
     assert second.status_code == 200
     assert refresh(first["refresh_token"]).status_code == 401
     assert refresh(second.json()["refresh_token"]).status_code == 401
+
+
+def test_passwords_are_kept_as_argon2id_at_its_full_cost() -> None:
+    """ASVS 11.4.2: 19 MiB, twice through. Only the tests' own people have it cheaper."""
+    assert HASHER.hash("a password").startswith("$argon2id$v=19$m=19456,t=2,p=1$")
+    assert HASHER is not auth.HASHER
 
 
 def test_an_unknown_address_and_a_wrong_password_are_told_alike(
