@@ -69,10 +69,10 @@ def _segment(ask: Ask[Any], name: str) -> str:
     """Return a path parameter; an upstream that tidies paths would read dots as another path.
 
     Raises:
-        Failure: It is one or two dots.
+        Failure: A part of it is one or two dots.
     """
     text = ask.path(name)
-    if text in {".", ".."}:
+    if {".", ".."} & set(text.split("/")):
         raise Failure(Kind.NOT_FOUND, "There is nothing here")
     return text
 

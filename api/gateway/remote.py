@@ -24,7 +24,7 @@ from api.http.unzip import ZIPPED, NotZipped, Unzip
 from ledger.ids import format_id
 
 ACCOUNT_HEADER = "Keyledger-Account"
-"""Tells an upstream whose knowledge bases, agents and memories are meant."""
+"""Says to an upstream who asks, and so whose knowledge bases, agents and memories are meant."""
 CONNECTIONS_MAX = 1_000
 """To each upstream: one that hangs takes no other's place."""
 KEEP_SECONDS = 15
@@ -295,8 +295,7 @@ class HttpUpstream:
         for name, value in outgoing.headers:
             if name in _REQUEST_HEADERS and _VALUE.fullmatch(value):
                 headers.append((name.decode(), value.decode()))
-        if outgoing.entry.of_account:
-            headers.append((ACCOUNT_HEADER, format_id("acct", outgoing.account_id)))
+        headers.append((ACCOUNT_HEADER, format_id("acct", outgoing.account_id)))
         if outgoing.body:
             kind = outgoing.content_type or "application/json"
             kind = "application/octet-stream" if _UNSAFE.search(kind.replace(" ", "")) else kind

@@ -302,6 +302,15 @@ def test_promise_15_the_upstream_is_told_whose_things_are_meant(
         assert reply.json()["account"] == other.account_id
 
 
+@pytest.mark.parametrize("way", ["%2e%2e", "a%2F..%2Fb", "..%2Fchat", "%2E"])
+def test_no_path_leads_elsewhere(keeper: Keeper, tenant: Tenant, way: str) -> None:
+    """A part of a path that an upstream may read as a way up reaches none."""
+    before = len(keeper.told)
+    reply = tenant.ask("buyer", "GET", f"/agents/{way}")
+    assert reply.status_code == 404
+    assert len(keeper.told) == before
+
+
 @pytest.mark.parametrize("thing", ["knowledge-bases", "agents", "memories"])
 def test_what_the_upstream_does_not_have_is_not_found(tenant: Tenant, thing: str) -> None:
     """Its refusals are said in ryvion's words."""

@@ -562,7 +562,7 @@ def test_an_upstream_is_told_these_things_and_no_others() -> None:
     assert names == sorted(
         [
             *(b"host", b"user-agent", b"accept-encoding", b"authorization", b"x-request-id"),
-            *(b"content-type", b"content-length"),
+            *(b"content-type", b"content-length", b"keyledger-account"),
         ]
     )
     assert request.startswith(b"POST /v1/chat/completions HTTP/1.1\r\n")
