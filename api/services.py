@@ -306,7 +306,7 @@ async def schema_of(pool: AsyncConnectionPool) -> str:
 
 
 async def settle_fact(pool: AsyncConnectionPool, name: str, value: str) -> str:
-    """Enter a fact unless there is one; give the one that holds."""
+    """Enter a fact unless there is one; return the one that holds."""
     async with pool.connection() as connection:
         await connection.execute(database_facts.SETTLE, {"name": name, "value": value})
         rows = await connection.execute(database_facts.FIND, {"name": name})

@@ -1,9 +1,9 @@
 """The one place that reads a clock, and the forms an instant takes.
 
 An ``Instant`` is an aware ``datetime`` in UTC with microseconds. Decisions take time as an
-argument, so that any past can be replayed. What they are given is the database's clock, which
-comes with the lane's lock; what only reads has a ``DatabaseClock``. The host's own clock times
-input and output, and is held against the database's.
+argument, so that any past can be replayed. They get it from the database's clock, with the lane's
+lock; reads get it from a ``DatabaseClock``. The host's own clock times input and output, and is
+compared with the database's.
 """
 
 import re

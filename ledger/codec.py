@@ -107,7 +107,7 @@ def decode(labelled: str, payload: bytes | str) -> AnyEvent:
     """Read a payload of any schema version ever written as today's struct.
 
     Raises:
-        LedgerCorrupt: An unknown label, or bytes that are no such event.
+        LedgerCorrupt: An unknown label, or bytes that are not such an event.
     """
     decoder = _DECODERS.get(labelled)
     try:
@@ -115,7 +115,7 @@ def decode(labelled: str, payload: bytes | str) -> AnyEvent:
             return cast("AnyEvent", decoder.decode(payload))
         return _upcast(labelled, payload)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        message = f"The payload is no {labelled}: {error}"
+        message = f"The payload is not a {labelled}: {error}"
         raise LedgerCorrupt(message) from error
 
 

@@ -289,7 +289,7 @@ class LimitIsReached(Refused):
         self.window = window
         """As the rule names it: ``day``, ``rolling:60``."""
         self.assets = assets
-        """Those whose spending it counts; empty: all, or it is no limit on spending."""
+        """Those whose spending it counts; empty: all, or it does not limit spending."""
         self.category = category
         """Of the requests that it counts; empty: all."""
         self.model = model

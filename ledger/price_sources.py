@@ -423,7 +423,7 @@ def from_litellm(
     whose prices are zero is left out, because the table writes zero for unknown too.
 
     Raises:
-        InvalidRateCard: The text is no JSON object.
+        InvalidRateCard: The text is not a JSON object.
     """
     models: dict[str, ModelPrice] = {}
     skipped: list[Skipped] = []
@@ -519,7 +519,7 @@ def _litellm_searches(by_size: object) -> Iterator[_Cell]:
 
 def _litellm_pico(key: str, value: object) -> Fraction:
     if isinstance(value, bool) or not isinstance(value, int | Decimal):
-        raise _Unusable(f"{key} is no number.")
+        raise _Unusable(f"{key} is not a number.")
     if value < 0:
         raise _Unusable(f"{key} is negative.")
     return Fraction(value) * _MILLION

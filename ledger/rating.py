@@ -29,7 +29,7 @@ from ledger.state import (
 def rate(
     facts: Facts, unpriced: Recorded, request: Recorded, *, by: str, at: Instant
 ) -> list[e.AnyEvent]:
-    """Price what a request has unpriced; quiet while nothing has a price, or once it is rated.
+    """Price the unpriced part of a request; quiet while nothing has a price, or once it is rated.
 
     ``unpriced`` is the event that lacks a price: that of ``request``, or an earlier rating of it.
     What still has none waits in the rating's own lines. By the card in force at the service
@@ -83,7 +83,7 @@ def _priced_now(
     used: e.RequestRecorded | e.RequestSettled,
     was_at: Instant,
 ) -> "tuple[Cost, Lines, tuple[ModelLines, ...]] | None":
-    """Price what an event has unpriced; None: nothing of it has a price yet.
+    """Price the unpriced part of an event; None: nothing of it has a price yet.
 
     Without any usage, a price of the model is enough.
     """

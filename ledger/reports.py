@@ -3,7 +3,7 @@
 A report is evidence. Of several the last complete one stands where none before it tells a larger
 total; zeros, nulls and partial reports never lower a number, and cumulative ones are not added up.
 What passed can contradict a report: then its undisputed numbers are kept and the rest is estimated.
-Nothing here raises but for a report of which no reading can be defended, where nothing is known of
+Nothing here raises, except for a report that allows no defensible reading where nothing is known of
 what passed.
 """
 
@@ -19,7 +19,7 @@ from ledger.usage import CLASSES, InvalidUsage, Usage, add, context_tokens
 from ledger.usage import output_tokens as made_by
 
 OTHERS_MAX = 16
-"""Other models inside one answer that are told apart."""
+"""Other models inside one answer that are kept apart."""
 
 
 class Observed(NamedTuple):
@@ -145,7 +145,7 @@ class Evidence:
         the last report than it can know of.
 
         Raises:
-            InvalidUsage: Of what is reported no reading can be defended; never where ``passed``
+            InvalidUsage: What is reported allows no defensible reading; never where ``passed``
                 is given.
         """
         doubts = dict(self._doubts)
@@ -325,7 +325,7 @@ def read(report: Fields, format_: str = "") -> Reading:
     """Read a report, or a whole reply that holds one, of which nothing else is known.
 
     Raises:
-        InvalidUsage: The format is unknown, or no reading can be defended; it names the field.
+        InvalidUsage: The format is unknown, or no reading is defensible; it names the field.
     """
     evidence = Evidence(format_)
     if not evidence.take(said_by(report)):

@@ -39,7 +39,7 @@ KEY = "key"
 OPERATOR = "operator"
 SYSTEM = "system"
 BATCH = "batch"
-"""The condition that is no tier: replies to a batch name the usual one."""
+"""The condition that is not a service tier: replies to a batch name the usual tier."""
 TTL_SECONDS_DEFAULT = 600
 TTL_SECONDS_MAX = 86_400
 MODEL_MAX = 255
@@ -130,7 +130,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     secret: int | None = None
     """Number of the secret that proved the key; None: ``by`` vouches for it."""
     occurred_at: Instant | None = None
-    """The service instant, as told; None: now."""
+    """The service instant, as reported; None: now."""
     delivered: bool = False
     """The service was rendered already: record it whatever limits and credit say."""
     estimated: bool = False
@@ -200,7 +200,7 @@ Made = tuple[list[e.AnyEvent], Recorded | None]
 def service_at(told: Instant | None, at: Instant) -> Instant:
     """Return the instant whose prices and day count for a request recorded at ``at``.
 
-    What is told too far ahead of time counts as of now.
+    What is reported too far ahead of time counts as of now.
     """
     return at if told is None or told > at + OCCURRED_AFTER_MAX else told
 

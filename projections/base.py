@@ -22,7 +22,7 @@ def read_nothing(lane: int, wanted: Wanted) -> list[StateQuery]:  # noqa: ARG001
 
 
 class Inline(NamedTuple):
-    """Tables that are written with the events they follow from: what a batch calls ``Inline``."""
+    """Tables that are written with the events they follow from: a ``Projection`` of a batch."""
 
     name: str
     tables: tuple[Table, ...]

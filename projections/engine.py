@@ -38,7 +38,7 @@ _BETWEEN = (
     EVENTS.c.lane_seq > bindparam("after"),
     EVENTS.c.lane_seq <= bindparam("upto"),
 )
-# Twice the same position is no second event: its neighbour may be missing all the same.
+# The same position twice is not a second event: its neighbour may be missing all the same.
 COUNT = compiled(
     select(func.count(), func.count(EVENTS.c.lane_seq.distinct()))
     .select_from(EVENTS)

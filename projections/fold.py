@@ -157,7 +157,7 @@ class Fold:
         return self.state.seq
 
     def take(self, rows: Iterable[bytes]) -> list[Statement]:
-        """Fold a chunk of ``verify.read``; give what projections that want every event make of it.
+        """Fold a chunk of ``verify.read``; return what projections of every event make of it.
 
         Raises:
             LedgerCorrupt: A gap, a broken chain, an unreadable event or one that cannot be.

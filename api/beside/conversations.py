@@ -227,7 +227,7 @@ class Conversations:
         ]
 
     async def add(self, session: Session, turn: Turn) -> Session | None:
-        """Add what was said and answered, both or neither; give the session as it is then.
+        """Add what was said and answered, both or neither; return the session as it is then.
 
         None: the session was begun afresh or reset since ``session`` was read, and has no place
         for the turn.
@@ -256,7 +256,7 @@ class Conversations:
         )
 
     async def forget(self) -> tuple[int, int]:
-        """Delete messages older than they are kept, and idle sessions; give how many of each."""
+        """Delete messages older than they are kept, and idle sessions; return how many of each."""
         at = self._clock.now()
         messages = await self._forget(rows.FORGET_MESSAGES, at - self._retention)
         return messages, await self._forget(rows.FORGET_SESSIONS, at - IDLE)

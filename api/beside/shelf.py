@@ -307,7 +307,7 @@ class Characters:
             return await rows.find(connection, character=character_id)
 
     async def delete(self, account_id: AccountId | None, character_id: UUID) -> Character:
-        """Delete a draft; give what it was.
+        """Delete a draft; return what it was.
 
         Raises:
             NoSuchCharacter: There is none, or it is another's.

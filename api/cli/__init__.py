@@ -78,7 +78,7 @@ def cli() -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; give 0, or 1 for a failure, 2 for a usage error, 130 for Ctrl-C."""
+    """Run a command; return 0, or 1 for a failure, 2 for a usage error, 130 for Ctrl-C."""
     given = None if arguments is None else list(arguments)
     try:
         cli.main(given, "keyledger", standalone_mode=False)
@@ -94,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _said(error: BaseException) -> int:
-    """Say in one line what went wrong; give the exit code."""
+    """Say in one line what went wrong; return the exit code."""
     code, line = 130, "keyledger: stopped."
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
         click.echo(error.format_message())

@@ -64,7 +64,7 @@ async def key_of(
 
 
 async def revoke(services: Services, key: Key, *, by: str) -> Instant:
-    """Withdraw a key for good; give since when it is refused. Again, it is quiet."""
+    """Withdraw a key for good; return since when it is refused. Again, it is quiet."""
     try:
         done = await services.ledger.keys.revoke(Asked(by), key.key_id)
     except KeyIsExpired:

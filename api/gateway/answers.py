@@ -294,7 +294,7 @@ class Answers:
                     return None
 
     async def forget(self) -> int:
-        """Delete what was kept for long enough, and what is too much; give how many rows."""
+        """Delete what was kept for long enough, and what is too much; return how many rows."""
         async with self._pool.connection() as connection:
             old = await connection.execute(rows.FORGET, {"claims": CLAIM_KEPT})
             much = await connection.execute(rows.TRIM, {"bytes_most": ALL_MAX})

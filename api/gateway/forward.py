@@ -339,7 +339,7 @@ class Streaming:
             await self._exchange.release("upstream")
 
     async def _pump(self, send: Send) -> bytes:
-        """Pass on what comes; give what is to follow the settlement."""
+        """Pass on what comes; return what is to follow the settlement."""
         exchange, upstream, chunks = self._exchange, self._got.upstream, self._got.chunks
         assert chunks is not None
         seen, splitter = self._tally, sse.Splitter()
@@ -448,7 +448,7 @@ class Gateway:
         wording: Wording,
         decorate: Decorate | None = None,
     ) -> "Answer | Streaming":
-        """Hold the worst case, forward, settle; give the reply, or the stream that becomes it.
+        """Hold the worst case, forward, settle; return the reply, or the stream that becomes it.
 
         Raises:
             LedgerError: The ledger says no, or cannot say.
@@ -649,7 +649,7 @@ class Gateway:
 
 
 async def _begun(meter: Meter, chunks: AsyncIterator[bytes]) -> tuple[bytes, AsyncIterator[bytes]]:
-    """Wait for the first that a stream says of its answer; give it, and what follows.
+    """Wait for the first that a stream says of its answer; return it, and what follows.
 
     Until then nothing has gone out, so that another upstream can be asked. A stream that only
     says that it works goes on after a while, so that the client sees that too.

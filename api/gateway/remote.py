@@ -64,7 +64,7 @@ class Connections:
     async def send(
         self, method: str, url: URL, headers: Sequence[tuple[str, str]], body: bytes
     ) -> aiohttp.ClientResponse:
-        """Send a request; give the answer once its head is there.
+        """Send a request; return the answer once its head is there.
 
         Raises:
             UpstreamFailed: No connection, or it ended before there was an answer.

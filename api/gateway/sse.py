@@ -32,7 +32,7 @@ class Splitter:
         self._held = bytearray()
 
     def feed(self, chunk: bytes) -> bytes:
-        """Take a chunk; give the bytes of all events that are whole now, as they came.
+        """Take a chunk; return the bytes of all events that are whole now, as they came.
 
         Raises:
             EventIsTooLarge: What is held back has no end.

@@ -68,7 +68,7 @@ class Tally:
         return self._concludes and self._told_at == self.pieces
 
     def take(self, block: bytes) -> tuple[bytes, bytes]:
-        """Take whole events; give what goes on now, and what only once the request is settled."""
+        """Take whole events; return what goes on now, and what only once the request is settled."""
         meter = self._meter
         if not self._begun:
             self._begin(block)
@@ -108,7 +108,7 @@ class Tally:
         self._weight = tokens.weight_of(found)
 
     def _look(self, event: bytes, *, hides: bool) -> bytes:
-        """Take note of what an event reports; give what the client is to see of it."""
+        """Take note of what an event reports; return what the client is to see of it."""
         if self._meter.marks.search(event) is None:
             return event
         said = sse.data(event)

@@ -143,7 +143,7 @@ class Upstream(Protocol):
     """For logs."""
 
     async def ask(self, outgoing: Outgoing) -> Incoming:
-        """Send a request; give the answer once its head is there.
+        """Send a request; return the answer once its head is there.
 
         Raises:
             UpstreamFailed: No connection, or it ended before there was an answer.

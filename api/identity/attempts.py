@@ -142,7 +142,7 @@ class Attempts:
         return {"subject": hashed, "at": at, "since": at - bound.window, "most": bound.most}
 
     async def forget(self, at: Instant) -> int:
-        """Delete what counts no more; give how many rows."""
+        """Delete what counts no more; return how many rows."""
         async with self._pool.connection() as connection:
             done = await connection.execute(FORGET, {"before": at - KEPT})
         return done.rowcount

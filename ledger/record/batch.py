@@ -749,7 +749,7 @@ class Batch:
 def runs(commands: Iterable[Command]) -> list[list[Command]]:
     """Bring requests of one account together that may be decided by their sums; all else is alone.
 
-    An account's stay in their order, and none is moved over a command that is no such request.
+    An account's stay in their order, and none is moved over a command that is not such a request.
     """
     found: list[list[Command]] = []
     unfinished: dict[int, list[Command]] = {}

@@ -233,7 +233,7 @@ class Lane:
         self._refusals.undo()
         pipeline, batch = await self._begun(commands)
         while batch.more_is_due:
-            # What ran out of those who ask comes first, in as many transactions as it takes.
+            # What ran out for those who ask comes first, in as many transactions as it takes.
             await self._commit(pipeline, batch)
             pipeline, batch = await self._begun(commands)
         decided = 0

@@ -1,8 +1,8 @@
 """Checks the rows beside the events that decide: those of ``bound_rows``.
 
-None is a fold of events, because none of it may stand in one; each is bound by the newest event
-about it. The checker takes in the events of a lane and then compares the rows. It sees digests
-alone: the database makes them, in the view ``side_rows``.
+They are not a fold of events, because nothing in them may stand in one; each is bound by the newest
+event about it. The checker takes in the events of a lane and then compares the rows. It sees
+digests alone: the database makes them, in the view ``side_rows``.
 """
 
 from collections.abc import Callable, Iterable

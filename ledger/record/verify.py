@@ -335,7 +335,7 @@ class _Walk:
         )
 
     def take(self, rows: Sequence[EventRow]) -> list[tuple[EventRow, e.AnyEvent]]:
-        """Check a chunk; give its events that can be read."""
+        """Check a chunk; return its events that can be read."""
         readable: list[tuple[EventRow, e.AnyEvent]] = []
         for row in rows:
             self._check_position(row)
@@ -765,7 +765,7 @@ def side_by_side(
     processes: int,
     progress: ReportProgress | None,
 ) -> list[_Result]:
-    """Run ``work`` for each lane's job, in as many processes; give the results in order."""
+    """Run ``work`` for each lane's job, in as many processes; return the results in order."""
     report = progress or _silent
     if min(processes, len(jobs)) <= 1:
         return [work(job, report) for job in jobs]

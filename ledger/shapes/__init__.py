@@ -67,7 +67,7 @@ _SHAPES: tuple[tuple[str, _Reader], ...] = (
     ("total_tokens", tokens),
     ("seconds", own.seconds),
 )
-"""A field that tells a shape, and what reads it."""
+"""A field that identifies a shape, and what reads it."""
 _SHAPE_FIELDS = frozenset(field for field, _ in _SHAPES)
 
 __all__ = [

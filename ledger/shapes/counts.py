@@ -25,7 +25,7 @@ class Side(NamedTuple):
     apart: bool = False
     """Whether the parts stand beside the reported number, so that one more makes it larger."""
     told_badly: bool = False
-    """Whether something stands in the field that is no quantity."""
+    """Whether something stands in the field that is not a quantity."""
 
 
 class Step(NamedTuple):
@@ -43,7 +43,7 @@ class Counts(NamedTuple):
     input: Side
     output: Side
     more: Mapping[str, int] = {}
-    """Units of the classes that are no tokens."""
+    """Units of the classes that are not tokens."""
     total: int | None = None
     """All tokens, where only that is stated."""
     steps: tuple[Step, ...] = ()

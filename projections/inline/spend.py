@@ -486,7 +486,7 @@ ACCOUNTS_THAT_USED = compiled(
     .select_from(_WITH_CARD)
     .where(*_LATELY_BY_CARD, _S.model == any_(bindparam("models")))
 )
-"""How many accounts used any of some models so."""
+"""How many accounts used any of some models since a day, at prices of a rate card."""
 
 
 def _spent_by(

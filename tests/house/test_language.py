@@ -31,6 +31,7 @@ PHRASES = {
     r"\bhangs? on\b": "depends on",
     r"\bof each model\b": "per model",
     r"\bas it came\b": "unchanged, as received",
+    r"; gives? (?!up\b|back\b)": "; return",
     r"\bof (its|theirs?)(?=[.;,)]|$)": "of its own, of their own",
     r"\bin (its|their) stead\b": "instead",
     r"\bof late\b": "recently",

@@ -63,8 +63,8 @@ def test_tiers_and_conditions_are_written_out_in_full():
     ("entry", "reason"),
     [
         ('{"input_cost_per_token": -1e-06}', "negative"),
-        ('{"input_cost_per_token": "1e-06"}', "no number"),
-        ('{"input_cost_per_token": true}', "no number"),
+        ('{"input_cost_per_token": "1e-06"}', "not a number"),
+        ('{"input_cost_per_token": true}', "not a number"),
         ('{"input_cost_per_token": 2.9999900000000002e-06}', "fits no card"),
         ('{"input_cost_per_token": 5000}', "fits no card"),
         ('{"input_cost_per_token": 0.0, "output_cost_per_token": 0}', "zero"),

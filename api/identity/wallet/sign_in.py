@@ -115,7 +115,7 @@ class Wallets:
             raise TokenIsUsed
 
     async def forget(self, at: Instant) -> int:
-        """Delete used tokens that no clock takes for valid any more; give how many."""
+        """Delete used tokens that no clock takes for valid any more; return how many."""
         async with self._pool.connection() as connection:
             done = await connection.execute(FORGET_USED, {"before": at - SKEW})
         return done.rowcount

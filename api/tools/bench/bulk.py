@@ -28,7 +28,7 @@ def batches_of(keys: Sequence[str], first: int, batch: int, batches: int) -> lis
 
 
 def post_all(service: Service, batches: Sequence[bytes], at_once: int) -> float:
-    """Post batches, some at once; give how many seconds it took until all were recorded.
+    """Post batches, some at once; return how many seconds it took until all were recorded.
 
     Raises:
         BatchFailed: A batch was refused, or one of its requests.

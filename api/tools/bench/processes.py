@@ -49,7 +49,7 @@ def module(name: str, *arguments: str) -> list[str]:
 def running(
     command: Sequence[str], *, ready: str, more: Mapping[str, str], log: Path
 ) -> Iterator[int]:
-    """Run a command until the end of the block; give its pid once ``ready`` answers.
+    """Run a command until the end of the block; return its pid once ``ready`` answers.
 
     Raises:
         ServerDidNotStart: Not in time, or it ended.
