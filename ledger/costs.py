@@ -53,8 +53,8 @@ def settled_by(
 def served_by(book: PriceBook | None, named: Sequence[str], served: str) -> tuple[str, str]:
     """Return the model whose price counts, and what was served where that is another.
 
-    The served model's price counts where the client named it among its choices, else that of the
-    one it asked for: the first that is ``named``.
+    The served model's price counts where the client named it among its choices, otherwise the
+    price of the one it asked for, the first of ``named``.
     """
     if served in {"", named[0]}:
         return named[0], ""

@@ -1,8 +1,8 @@
 """Decisions about credit: which lots pay, what is left, grants and what becomes of them.
 
-Spent first: assets in the account's order, then lots by priority, expiry, age. What lots do not
-cover is drawn from the declared overdraft of the asset the price is in. Free lots that may pay for
-what is overdrawn repay it, in the event that brings the two together.
+Spending order: assets as the account orders them, then lots by priority, expiry, age. What lots do
+not cover is drawn from the declared overdraft of the asset the price is in. Free lots that may pay
+for what is overdrawn repay it, in the event that brings the two together.
 """
 
 from collections.abc import Sequence

@@ -51,8 +51,8 @@ class Fitted(NamedTuple, Generic[Held]):
 def fit(hold: Callable[[int], Held], most: int, least: int) -> Fitted[Held]:
     """Hold an answer of ``most`` tokens, or the longest that fits, ``least`` at least.
 
-    ``hold`` decides about an answer of so many tokens without changing anything; of what it holds
-    it must hold every shorter answer too.
+    ``hold`` decides about an answer of so many tokens without changing anything; where it
+    holds one, it must hold every shorter one too.
 
     Raises:
         CreditIsExhausted, LimitIsReached: Not even ``least`` fits; ``room`` says what would.

@@ -101,8 +101,8 @@ class RateCards:
     def current(self, name: str, at: Instant, known_at: Instant | None = None) -> PriceBook | None:
         """Return the version in force at an instant, among those known at another.
 
-        Of those whose start is not later it is the one with the latest start, of equal starts the
-        last version. ``known_at`` None: all that is known by now. None: there is none.
+        Among those that have started by then, the latest start wins, and of equal starts the last
+        version. ``known_at`` None: all that is known by now. None: there is none.
         """
         known = LATEST if known_at is None else known_at
         found = self._in_force.get(name)

@@ -1,6 +1,6 @@
 """What a provider's reply proves of what was used: one set of rules for whole replies and streams.
 
-A report is evidence. Of several the last complete one stands where none before it tells a larger
+A report is evidence. Of several the last complete one stands where none before it states a larger
 total; zeros, nulls and partial reports never lower a number, and cumulative ones are not added up.
 What passed can contradict a report: then its undisputed numbers are kept and the rest is estimated.
 Nothing here raises, except for a report that allows no defensible reading where nothing is known of

@@ -67,7 +67,7 @@ class _Recorded(msgspec.Struct, gc=False):
 _head_of = verify.HEAD.unpack_from
 _recorded_of = msgspec.json.Decoder(_Recorded).decode
 
-_About = tuple[bytes, int, str, str, str, str, tuple[int, ...]]
+_AlikeKey = tuple[bytes, int, str, str, str, str, tuple[int, ...]]
 """Key, day since 2000, integration, model, category, asset, lots: what alike requests share."""
 
 
@@ -103,8 +103,8 @@ class _Noted:
         self.spent: dict[str, int] = {}
 
 
-class _Own:
-    """An account, and requests of it that were checked but not yet folded."""
+class _Gathered:
+    """Requests of an account that were gathered: checked, but not yet folded."""
 
     __slots__ = ("account", "lines", "makes", "runs")
 
@@ -112,8 +112,8 @@ class _Own:
         self.account = account
         self.makes = False
         """Whether folding the run may make a counter of one model: then there is but that run."""
-        self.runs: dict[_About, _Run] = {}
-        self.lines: dict[_About, _Noted] = {}
+        self.runs: dict[_AlikeKey, _Run] = {}
+        self.lines: dict[_AlikeKey, _Noted] = {}
         """What folded requests spent that is not yet summed."""
 
 
@@ -137,12 +137,12 @@ class Fold:
         self._changes = BatchChanges()
         self._kept: dict[tuple[type[e.Event], bytes, bytes], Recorded] = {}
         self._ids: dict[bytes, UUID] = {store.NO_KEY.bytes: store.NO_KEY}
-        self._owns: dict[bytes, _Own] = {}
+        self._by_account: dict[bytes, _Gathered] = {}
         self._keys: dict[bytes, Key] = {}
         self._counted: set[bytes] = set()
         """Accounts, and below keys, whose gathered requests were folded since the last save."""
         self._used: set[bytes] = set()
-        self._unsettled: list[_Own] = []
+        self._unsettled: list[_Gathered] = []
         """Those for whom something was gathered since the chunk began, some of them twice."""
         self._ends: dict[Window, int] = {}
         """When the bucket ends that a window is in."""
@@ -167,10 +167,10 @@ class Fold:
             self._walk(rows, changes)
         except struct.error as error:
             self._stop(self.seq + 1, "is not what its hash says", error)
-        for own in self._unsettled:
-            self._settle(own)
+        for gathered in self._unsettled:
+            self._settle(gathered)
             if self._sums is not None:
-                self._sum(own, self._sums)
+                self._sum(gathered, self._sums)
         self._unsettled.clear()
         if self.seq:
             self.state.last_recorded_at = _instant(self._last)
@@ -189,9 +189,9 @@ class Fold:
     def _walk(self, rows: Iterable[bytes], changes: BatchChanges) -> None:  # noqa: C901, PLR0915
         """Check the place and the hash of each event; fold it, or gather it with those alike.
 
-        Nearly all are gathered: what these need is done in place, for calls would cost as much.
+        Nearly all are gathered: what these need is done in place, because calls cost as much.
         """
-        lane, state, owns, start = self.lane, self.state, self._owns, verify.HEAD.size
+        lane, state, by_account, start = self.lane, self.state, self._by_account, verify.HEAD.size
         gathers = self._projection is None
         for raw in rows:
             # fmt: off
@@ -199,10 +199,10 @@ class Fold:
              length) = _head_of(raw)
             # fmt: on
             tag, payload = raw[start : start + length], raw[start + length + _SIZE :]
-            own = owns.get(account_id)
+            gathered = by_account.get(account_id)
             before, previous = 0, codec.GENESIS
-            if own is not None:
-                before, previous = own.account.version, own.account.hash
+            if gathered is not None:
+                before, previous = gathered.account.version, gathered.account.hash
             if seq != state.seq + 1 or version != before + 1 or at <= self._last:
                 self._stop(state.seq + 1, f"is not in its place: version {version} stands at {seq}")
             packed = codec.pack_envelope(
@@ -211,7 +211,7 @@ class Fold:
             if codec.event_hash(previous, packed, payload) != hashed:
                 self._stop(seq, "is not what its hash says")
             self._last = at
-            if gathers and own is not None and tag == _RECORDED:
+            if gathers and gathered is not None and tag == _RECORDED:
                 try:
                     body = _recorded_of(payload)
                 except msgspec.MsgspecError as error:
@@ -221,21 +221,21 @@ class Fold:
                         key_id, occurred_at // _DAY,
                         body.integration, body.model, body.category, body.asset, body.lots,
                     )  # fmt: skip
-                    run = own.runs.get(about)
+                    run = gathered.runs.get(about)
                     if run is None or at >= run.until:
-                        run = self._begin(own, about, seq, at)
+                        run = self._begin(gathered, about, seq, at)
                     run.last = at
                     run.requests += 1
                     run.pico += parse_pico(body.charge)
                     used = run.usage
                     for name, (units, _) in body.lines.items():
                         used[name] = used.get(name, 0) + units
-                    account = own.account
+                    account = gathered.account
                     account.version, account.hash, account.last_seq = version, hashed, seq
                     state.seq, state.chain = seq, codec.chain(state.chain, hashed)
                     continue
-            if own is not None:
-                self._settle(own)
+            if gathered is not None:
+                self._settle(gathered)
             about_key = self._id(key_id)
             envelope = e.Envelope(
                 lane,
@@ -246,12 +246,12 @@ class Fold:
                 _instant(occurred_at),
                 None if about_key is store.NO_KEY else KeyId(about_key),
             )
-            folded = self._fold(own, envelope, tag, payload=payload, hashed=hashed)
+            folded = self._fold(gathered, envelope, tag, payload=payload, hashed=hashed)
             changes.note(folded)
 
     def _fold(
         self,
-        own: _Own | None,
+        gathered: _Gathered | None,
         envelope: e.Envelope,
         tag: bytes,
         *,
@@ -260,31 +260,31 @@ class Fold:
     ) -> Recorded:
         """Fold one event by itself."""
         state, account_id, key_id = self.state, envelope.account_id, envelope.key_id
-        account = own.account if own is not None else None
+        account = gathered.account if gathered is not None else None
         key = state.keys.get(key_id) if key_id is not None else None
         try:
             body = codec.decode(tag.decode(), payload)
             change(state, account, key, envelope, body)
         except (LedgerCorrupt, LookupError, AssertionError, ValueError) as error:
             self._cannot_be(envelope.lane_seq, error)
-        if own is None:
-            own = self._owns[account_id.bytes] = _Own(state.accounts[account_id])
+        if gathered is None:
+            gathered = self._by_account[account_id.bytes] = _Gathered(state.accounts[account_id])
         recorded = Recorded(envelope, body, payload, hashed)
-        advance_over(state, own.account, recorded)
+        advance_over(state, gathered.account, recorded)
         return recorded
 
-    def _begin(self, own: _Own, about: _About, seq: int, at: int) -> _Run:
+    def _begin(self, gathered: _Gathered, about: _AlikeKey, seq: int, at: int) -> _Run:
         """Begin a run; what was gathered of the account before it is folded before it."""
-        if about in own.runs or own.makes:
-            self._settle(own)
+        if about in gathered.runs or gathered.makes:
+            self._settle(gathered)
         key = self._key_of(about[0])
-        if _makes(own.account, key, about):
+        if _makes(gathered.account, key, about):
             # Which counters are forgotten then depends on what came before, and on nothing later.
-            self._settle(own)
-            own.makes = True
-        if not own.runs:
-            self._unsettled.append(own)
-        run = own.runs[about] = _Run(key, seq, self._until(own.account, key, at))
+            self._settle(gathered)
+            gathered.makes = True
+        if not gathered.runs:
+            self._unsettled.append(gathered)
+        run = gathered.runs[about] = _Run(key, seq, self._until(gathered.account, key, at))
         return run
 
     def _key_of(self, key_id: bytes) -> Key | None:
@@ -311,13 +311,13 @@ class Fold:
                 until = min(until, end)
         return until
 
-    def _settle(self, own: _Own) -> None:
+    def _settle(self, gathered: _Gathered) -> None:
         """Fold what was gathered of an account, each run where its last request stands."""
-        if not own.runs:
+        if not gathered.runs:
             return
-        account = own.account
+        account = gathered.account
         self._counted.add(account.account_id.bytes)
-        for about, run in sorted(own.runs.items(), key=lambda item: item[1].last):
+        for about, run in sorted(gathered.runs.items(), key=lambda item: item[1].last):
             _, _, _, model, category, asset, lots = about
             try:
                 spent = change_by_sums(
@@ -337,18 +337,18 @@ class Fold:
             if run.key is not None:
                 self._used.add(about[0])
             if self._sums is not None:
-                _note_spent(own, about, run, spent)
-        own.runs = {}
-        own.makes = False
+                _note_spent(gathered, about, run, spent)
+        gathered.runs = {}
+        gathered.makes = False
 
-    def _sum(self, own: _Own, sums: dict[spend.SpendGroup, spend.Sums]) -> None:
+    def _sum(self, gathered: _Gathered, sums: dict[spend.SpendGroup, spend.Sums]) -> None:
         """Sum what was noted as spent. When the chunk ends: many runs make one line."""
-        account_id = own.account.account_id
-        for (key_id, day, integration, model, _, asset, _), noted in own.lines.items():
+        account_id = gathered.account.account_id
+        for (key_id, day, integration, model, _, asset, _), noted in gathered.lines.items():
             key, date = self._id(key_id), _date(day)
             line = spend.SpendGroup(account_id, key, date, integration, model, asset)
             spend.add_together(sums, line, noted.requests, noted.usage, noted.spent)
-        own.lines = {}
+        gathered.lines = {}
 
     def _cannot_be(self, seq: int, error: Exception) -> NoReturn:
         self._stop(seq, f"cannot follow those before it: {error!r}", error)
@@ -409,7 +409,7 @@ class Fold:
         return spend.written(self.lane, sums) if sums else []
 
 
-def _makes(account: Account, key: Key | None, about: _About) -> bool:
+def _makes(account: Account, key: Key | None, about: _AlikeKey) -> bool:
     """Return whether requests may make a counter of their model."""
     _, _, _, model, category, _, _ = about
     for subject in (account, key):
@@ -425,10 +425,10 @@ def _makes(account: Account, key: Key | None, about: _About) -> bool:
     return False
 
 
-def _note_spent(own: _Own, about: _About, run: _Run, spent: dict[str, int]) -> None:
-    noted = own.lines.get(about)
+def _note_spent(gathered: _Gathered, about: _AlikeKey, run: _Run, spent: dict[str, int]) -> None:
+    noted = gathered.lines.get(about)
     if noted is None:
-        noted = own.lines[about] = _Noted()
+        noted = gathered.lines[about] = _Noted()
     noted.requests += run.requests
     _add(noted.usage, run.usage)
     _add(noted.spent, spent)

@@ -1,6 +1,6 @@
 """One transaction's worth of decisions: commands in, events and rows to write out.
 
-Pure but for the state it is handed: no connection, and no clock: all is decided at one instant,
+Pure except for the state it is handed: no connection, and no clock: all is decided at one instant,
 which is the database's when it gave the lane's lock.
 """
 
@@ -519,9 +519,9 @@ class Batch:
         return at if last is None or at > last else last + TICK
 
     def _due_until(self, account: Account | None) -> Instant:
-        """Return the next instant, once it is recorded which grants took effect until then.
+        """Record the grants that take effect until the next instant, and return that instant.
 
-        What is decided about the account then finds repaid what they repay.
+        What is decided about the account then sees what they repaid.
         """
         at = self._next_instant()
         while account is not None and account.waiting:

@@ -48,7 +48,7 @@ class Questions(NamedTuple):
     """Request ids that were used before; what ran out; how many rate cards and withdrawals of them;
     what the clock says, the ledger's and the server's own, in microseconds since 1970.
 
-    Asked once the head is locked, in a statement of its own: what waited for the lock sees only
+    Asked once the head is locked, in a statement of its own: one that waited for the lock sees only
     what was committed before it began to wait, and its clock may have been read before, too.
     """
     of_accounts: bytes

@@ -2,7 +2,7 @@
 
 The checker walks a lane with this beside it. The events themselves make the state, by ``state``;
 what the rules of ``metering`` and ``credits`` make of each is compared with what was written down,
-so that a wrong price or a wrong lot is found although its hash is right.
+so that a wrong price or a wrong lot is found even if its hash is right.
 """
 
 from collections.abc import Iterator, Sequence

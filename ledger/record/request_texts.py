@@ -1,7 +1,7 @@
 """Texts beside the events of requests: providers' reports, and what callers noted.
 
 The event holds digests of them. A text may go, by age or because a person is erased; one that is
-there must be the one that its event was made with. The checker sees digests alone: the database
+left must be the one that its event was made with. The checker sees digests alone: the database
 makes them, in the view ``request_texts``.
 """
 

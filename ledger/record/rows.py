@@ -57,9 +57,9 @@ _CAST = (Boolean, JSON, Numeric, ARRAY)
 class InsertRows:
     """The statement that adds rows to a table of a lane, from one array for each column.
 
-    Columns that are not named in ``columns`` keep their defaults. Of a row that stands already,
-    ``replaces`` are set anew and ``sums`` are added to; without either it is an error, or with
-    ``ignores`` left as it is.
+    Columns that are not named in ``columns`` keep their defaults. Where a row exists already,
+    the columns in ``replaces`` are overwritten and those in ``sums`` added to; without either it is
+    an error, or with ``ignores`` the row stays as it is.
     """
 
     def __init__(

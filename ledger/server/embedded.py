@@ -6,7 +6,7 @@ the server, the last one to leave stops it, and a server whose users were killed
 adopted by the next. This module knows nothing of Keyledger's tables.
 
 Layout of a home: `data` (the database), `run` (the socket), `start.lock` and `users.lock`
-(never deleted, for a lock belongs to the file), `start.log` (the words of the last start).
+(never deleted, because a lock belongs to the file), `start.log` (the words of the last start).
 """
 
 import contextlib

@@ -2,8 +2,8 @@
 
 Providers count inclusively, each in its own way: OpenAI's ``prompt_tokens`` hold the cached ones,
 Anthropic's ``input_tokens`` do not, xAI's reasoning stands beside ``completion_tokens``. Of the
-ways to read a report the one that keeps the provider's own totals is taken. A number that fits
-nowhere costs only itself: it is left out, and its field is named among the doubts.
+ways to read a report the one that keeps the provider's own totals is taken. Only a number
+that fits nowhere is lost: it is left out, and its field is named among the doubts.
 """
 
 from collections.abc import Callable, Mapping
