@@ -138,24 +138,24 @@ class Evidence:
         """Return the output tokens that are reported so far; None: none are."""
         return None if self._counts is None else self._counts.output.total
 
-    def reading(self, passed: Observed | None = None, *, final: bool = True) -> Reading:
+    def reading(self, observed: Observed | None = None, *, final: bool = True) -> Reading:
         """Work out what was used.
 
-        ``passed`` None: nothing is known but what is reported. ``final`` False: more passed after
+        ``observed`` None: nothing is known but what is reported. ``final`` False: more passed after
         the last report than it can know of.
 
         Raises:
-            InvalidUsage: What is reported allows no defensible reading; never where ``passed``
+            InvalidUsage: What is reported allows no defensible reading; never where ``observed``
                 is given.
         """
         doubts = dict(self._doubts)
-        if passed is None:
+        if observed is None:
             usage, estimated = self._as_told(), False
         else:
-            usage, estimated = self._weighed(passed, doubts, final=final)
+            usage, estimated = self._weighed(observed, doubts, final=final)
         others: dict[str, Usage] = {}
         if self._counts is not None:
-            usage = self._steps(self._counts, usage, others, passed, doubts)
+            usage = self._steps(self._counts, usage, others, observed, doubts)
         if self._searches > usage.searches:
             usage = msgspec.structs.replace(usage, searches=self._searches)
         said = self._said
@@ -192,33 +192,37 @@ class Evidence:
         return shapes.usage_of(found)
 
     def _weighed(
-        self, passed: Observed, doubts: dict[str, None], *, final: bool
+        self, observed: Observed, doubts: dict[str, None], *, final: bool
     ) -> tuple[Usage, bool]:
         """Weigh what is reported against what passed; return whether anything was estimated."""
         found = self._counts
         if found is None:
-            return Usage(input=passed.input(), output=passed.output), True
-        into = _plausible(found.input, passed.input_most, doubts)
-        made = _plausible(found.output, passed.output_most, doubts)
+            return Usage(input=observed.input(), output=observed.output), True
+        into = _plausible(found.input, observed.input_most, doubts)
+        made = _plausible(found.output, observed.output_most, doubts)
         if found.total is not None and into.total is made.total is None:
-            output = min(passed.output, found.total)
-            if found.total - output <= passed.input_most:
+            output = min(observed.output, found.total)
+            if found.total - output <= observed.input_most:
                 split = Usage(input=found.total - output, output=output)
-                return split, passed.least > 0
+                return split, observed.least > 0
             doubts["total_tokens"] = None
         estimated = False
         told = made.total or 0
-        if made.total is None or told * 4 < passed.least or (not final and told < passed.output):
-            contradicted = made.total is not None and told * 4 < passed.least
+        if (
+            made.total is None
+            or told * 4 < observed.least
+            or (not final and told < observed.output)
+        ):
+            contradicted = made.total is not None and told * 4 < observed.least
             if contradicted:
                 doubts[made.field] = None
-            estimated = made.total is None or told < passed.output
-            made = made._replace(total=max(told, passed.output))
+            estimated = made.total is None or told < observed.output
+            made = made._replace(total=max(told, observed.output))
             if contradicted and not into.total:
                 into = into._replace(total=None)
         if into.total is None:
             estimated = True
-            into = into._replace(total=max(passed.input(), sum(into.parts.values())))
+            into = into._replace(total=max(observed.input(), sum(into.parts.values())))
         return shapes.usage_of(found._replace(input=into, output=made)), estimated
 
     def _steps(
@@ -226,14 +230,14 @@ class Evidence:
         found: Counts,
         own: Usage,
         others: dict[str, Usage],
-        passed: Observed | None,
+        observed: Observed | None,
         doubts: dict[str, None],
     ) -> Usage:
         """Take the steps of other models apart, and add those that no total holds."""
         for step in found.steps:
-            beyond = passed is not None and (
-                context_tokens(step.usage) > passed.input_most
-                or made_by(step.usage) > passed.output_most
+            beyond = observed is not None and (
+                context_tokens(step.usage) > observed.input_most
+                or made_by(step.usage) > observed.output_most
             )
             is_other = bool(step.model) and step.model != self._said.model
             is_inside = step.kind in {"", "message"}

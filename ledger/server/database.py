@@ -368,8 +368,8 @@ def _require_made_for_tests(connection: psycopg.Connection) -> None:
     found = connection.execute(database_facts.FIND, {"name": TESTS_FACT}).fetchone()
     if found is None:
         message = (
-            "The database was not made for tests, so its clock has no offset. One that may have it"
-            " is made by: keyledger db upgrade --for-tests"
+            "The database was not made for tests, so its clock has no offset. Make one that may"
+            " have it by: keyledger db upgrade --for-tests"
         )
         raise IncompatibleDatabase(message)
 
