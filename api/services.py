@@ -17,7 +17,7 @@ from api.beside.conversations import Conversations
 from api.beside.resources import Resources
 from api.beside.shelf import Characters
 from api.gateway.answers import Answers
-from api.gateway.bounds import Figures
+from api.gateway.bounds import BoundDefaults
 from api.gateway.forward import Bounds, Gateway
 from api.gateway.once import Once
 from api.gateway.sample import SMALL
@@ -49,19 +49,19 @@ POOL_MAX = 8
 """Connections for reads per process; each lane has one more for writing."""
 POOL_WAITING_MAX = 200
 START_ATTEMPTS = 3
-"""At a first connection, five seconds each."""
+"""Attempts at a first connection, five seconds each."""
 RECONNECT_SECONDS = 5
-"""After so long a connection is given up; the next read tries anew, without a growing pause."""
+"""After this long a connection is given up; the next read tries again, without back-off."""
 CHECK_SILENCE_SECONDS = 2
 BATCH_SILENCE_SECONDS = 15
-"""Longer than ``lock_timeout``: a batch that hears nothing for so long is given up."""
+"""Longer than ``lock_timeout``: a batch that hears nothing for this long is given up."""
 
 
 class OfDialects(NamedTuple):
-    """What the dialects say and others decide by. Whoever opens ``Services`` hands it in."""
+    """What the dialects say and others decide by; passed in by whoever opens ``Services``."""
 
     key_limits: Mapping[str, tuple[LimitRule, ...]] = MappingProxyType({})
-    """Dialect → limits of its keys that are issued without any."""
+    """Dialect → limits of keys that are issued without any."""
     opening: Opening = Opening()
     """Terms of new accounts."""
     with_characters: frozenset[str] = frozenset()
@@ -98,7 +98,7 @@ class Services:
     answers: Answers
     once: Once
     schema: str
-    """Revision this version was written for."""
+    """Schema revision this version was written for."""
     stopping: bool = False
 
     @property
@@ -108,15 +108,16 @@ class Services:
 
     @property
     def clock(self) -> DatabaseClock:
-        """Return the ledger's clock, for what no lane decides."""
+        """Return the ledger's clock, for decisions that no lane takes."""
         return self.writer.clock
 
     @classmethod
     async def open(cls, settings: Settings, url: str, dialects: OfDialects = NO_DIALECTS) -> Self:
-        """Connect, check that settings and database belong together, begin to write.
+        """Connect, check that settings and database belong together, start the writer.
 
         Raises:
-            IncompatibleDatabase: Schema or pepper do not fit; the message says what to do.
+            IncompatibleDatabase: The schema or the pepper does not fit; the message says what to
+                do.
         """
         info = database.conninfo(url, database.APP)
         pool: AsyncConnectionPool = AsyncConnectionPool(
@@ -211,9 +212,9 @@ class Services:
         )
 
     async def close(self) -> None:
-        """Answer everything accepted, then let go of the database."""
+        """Answer everything accepted, then close the database connections."""
         self.stopping = True
-        # First: what was delivered has yet to be settled.
+        # First, because what was delivered has yet to be settled.
         await self.gateway.close()
         await self.writer.stop()
         await self.answers.close()
@@ -223,7 +224,7 @@ class Services:
 
 C = TypeVar("C")
 SERVICES = "services"
-"""Where an application's state holds them."""
+"""Name under which an application's state holds them."""
 
 
 class Ask(asking.Ask[C], Generic[C]):
@@ -233,16 +234,16 @@ class Ask(asking.Ask[C], Generic[C]):
 
     @property
     def services(self) -> Services:
-        """Return what handlers use."""
+        """Return the services that handlers use."""
         found: Services = self.app.state[SERVICES]
         return found
 
 
 def _gateway(settings: Settings, calls: Calls, resources: Resources) -> Gateway:
-    """Open the gateway to the upstreams of the settings, or to the built-in one."""
+    """Open the gateway to the upstreams in the settings, or to the built-in one."""
     upstreams = _remote(settings) if settings.upstreams else [BuiltIn(resources)]
     bounds = Bounds(total_seconds=settings.upstream_total_seconds)
-    figures = Figures(
+    figures = BoundDefaults(
         output_tokens=settings.max_output_tokens,
         context_tokens=settings.context_tokens,
         tool_uses=settings.tool_uses,
@@ -252,7 +253,7 @@ def _gateway(settings: Settings, calls: Calls, resources: Resources) -> Gateway:
 
 
 def _remote(settings: Settings) -> list[Upstream]:
-    # Only where there is one: the HTTP client takes memory that others need not pay for.
+    # Imported only if needed: the HTTP client takes memory that others need not pay for.
     from api.gateway.remote import Connections, HttpUpstream  # noqa: PLC0415
 
     connections = Connections(
@@ -271,11 +272,11 @@ async def _reach(pool: AsyncConnectionPool) -> None:
         with contextlib.suppress(PoolTimeout):
             async with pool.connection():
                 return
-    raise IncompatibleDatabase("The database is out of reach.")
+    raise IncompatibleDatabase("The database cannot be reached; check KEYLEDGER_DATABASE_URL.")
 
 
 async def _check(connection: AsyncConnection) -> None:
-    """See soon whether a connection that was idle still works."""
+    """Find out quickly whether a connection that was idle still works."""
     assert isinstance(connection, Watched)
     usual, connection.silence_seconds = connection.silence_seconds, CHECK_SILENCE_SECONDS
     await AsyncConnectionPool.check_connection(connection)
@@ -283,21 +284,21 @@ async def _check(connection: AsyncConnection) -> None:
 
 
 async def hear(clock: DatabaseClock, connection: AsyncConnection) -> None:
-    """Ask the database what its clock says."""
+    """Ask the database for its time."""
     row = await (await connection.execute(database_facts.CLOCK)).fetchone()
     assert row is not None
     clock.hear(row[0])
 
 
 async def facts_of(pool: AsyncConnectionPool) -> dict[str, str]:
-    """Read what the database says about itself."""
+    """Read the facts that the database holds about itself."""
     async with pool.connection() as connection:
         rows = await connection.execute(database_facts.LIST)
         return dict(await rows.fetchall())
 
 
 async def schema_of(pool: AsyncConnectionPool) -> str:
-    """Read which revision the database has."""
+    """Read which schema revision the database has."""
     async with pool.connection() as connection:
         row = await (await connection.execute(database_facts.SCHEMA_VERSION)).fetchone()
     assert row is not None
@@ -306,7 +307,7 @@ async def schema_of(pool: AsyncConnectionPool) -> str:
 
 
 async def settle_fact(pool: AsyncConnectionPool, name: str, value: str) -> str:
-    """Enter a fact unless there is one; return the one that holds."""
+    """Insert a fact unless there is one; return the one that holds."""
     async with pool.connection() as connection:
         await connection.execute(database_facts.SETTLE, {"name": name, "value": value})
         rows = await connection.execute(database_facts.FIND, {"name": name})
@@ -317,10 +318,10 @@ async def settle_fact(pool: AsyncConnectionPool, name: str, value: str) -> str:
 
 
 async def check_peppers(pool: AsyncConnectionPool, peppers: Peppers) -> None:
-    """Refuse to start with another pepper than the database's keys were hashed under.
+    """Refuse to start with a pepper other than the one that the database's keys were hashed under.
 
     Raises:
-        IncompatibleDatabase: It is another.
+        IncompatibleDatabase: It is another one.
     """
     prints = {f"pepper:{v}": made.hex() for v, made in peppers.fingerprints().items()}
     facts = await facts_of(pool)
@@ -337,7 +338,7 @@ async def check_peppers(pool: AsyncConnectionPool, peppers: Peppers) -> None:
                 " used once or rotated."
             )
             raise IncompatibleDatabase(message)
-    # All are compared before a new one is entered: a start that is refused changes nothing.
+    # All are compared before a new one is inserted: a start that is refused changes nothing.
     for name, found in sorted(prints.items(), key=lambda each: each[0] not in known):
         settled = known.get(name) or await settle_fact(pool, name, found)
         if not hmac.compare_digest(settled, found):
@@ -359,13 +360,13 @@ async def operator_digest(pool: AsyncConnectionPool, settings: Settings) -> byte
         return configured.digest(settings.admin_secret)
     known = (await facts_of(pool)).get(OPERATOR_FACT)
     if known is None:
-        message = "There is no operator's secret: set KEYLEDGER_ADMIN_SECRET, or start by `serve`."
+        message = "There is no operator's secret: set KEYLEDGER_ADMIN_SECRET, or run `serve` first."
         raise IncompatibleDatabase(message)
     return bytes.fromhex(known)
 
 
 async def make_operator_secret(pool: AsyncConnectionPool) -> str | None:
-    """Make the operator's secret at the first start; None: it was made before."""
+    """Make the operator's secret at the first start; None: it exists already."""
     secret = OPERATOR_PREFIX + random.token_urlsafe(32)
     value = configured.digest(secret).hex()
     return secret if await settle_fact(pool, OPERATOR_FACT, value) == value else None

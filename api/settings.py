@@ -1,8 +1,8 @@
-"""Settings from the environment, and the secrets that a data directory keeps for itself.
+"""Settings from the environment, and the secrets that a data directory holds.
 
-Several hosts on one database share pepper and signing secret through the environment; where they
-are unset, the first start makes them and keeps them in the data directory, readable by its owner
-only. Nothing here connects to anything.
+Several hosts on one database share the pepper and the signing secret through the environment; where
+they are unset, the first start makes them and keeps them in the data directory, readable by its
+owner only. Nothing here connects to anything.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ from ledger.secrets import Peppers, dialects
 PORT_MAX = 65_535
 WORKERS_MAX = 64
 SIGNUPS_MAX = 1_000
-"""More an hour is no limit."""
+"""A larger number an hour would be no limit at all."""
 RETENTION_MAX_DAYS = 36_500
 OFFSET_MAX = timedelta(days=36_500)
 IDEMPOTENCY_SECONDS_MAX = 86_400
@@ -35,7 +35,7 @@ TOOL_USES_MAX = 1_000
 CHAIN_ID_MAX = 2**63 - 1
 BASE_CHAIN_ID = 8453
 STAKED_VVV = "0x321b7ff75154472B18EDb199033fF4D116F340Ff"
-"""Where VVV is staked on Base; it tells balances as an ERC-20 token does."""
+"""Where VVV is staked on Base; it reports balances as an ERC-20 token does."""
 WELCOME = "5 USD, 5 CAD, 100000 CREDIT"
 """Enough to try every dialect."""
 
@@ -81,12 +81,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def answer_seconds(self) -> int:
-        """Return how long an answer is kept for a retry; 0: not at all, as all that is said."""
+        """Return how long an answer is kept for a retry; 0: not at all, like all message text."""
         return self.idempotency_seconds if self.retention_days else 0
 
     @property
     def upstreams(self) -> Sequence[tuple[str, str]]:
-        """Return the services behind the gateway, each with what is shown to it."""
+        """Return the services behind the gateway, each with the key to show to it."""
         return _upstreams(self.upstream_url, self.upstream_key)
 
     @property
@@ -101,17 +101,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def trusted_networks(self) -> Sequence[str]:
-        """Return the networks whose word on a client's address is taken; empty: nobody's."""
+        """Return the networks of proxies trusted to say a client's address; empty: none."""
         return _proxies(self.trusted_proxies)
 
     @property
     def offset(self) -> timedelta | None:
-        """Return how far the ledger's clock is to be ahead; None: as it is."""
+        """Return how far the ledger's clock is to be ahead; None: leave it as it is."""
         return _offset(self.clock_offset) if self.clock_offset else None
 
     @property
     def known_assets(self) -> frozenset[str]:
-        """Return what there may be amounts of: the built-in ones, and those declared."""
+        """Return the assets that amounts may be of: the built-in ones, and those declared."""
         declared = filter(None, (part.strip() for part in self.assets.split(",")))
         return KNOWN_ASSETS | set(map(parse_asset, declared))
 
@@ -129,42 +129,42 @@ VARIABLES: Mapping[str, str] = {
     "KEYLEDGER_ADMIN_SECRET": "The operator's secret; unset: made at first start, printed once.",
     "KEYLEDGER_PEPPER": "Key-hash pepper; several as 1:<text>,2:<text>; unset: made and kept.",
     "KEYLEDGER_JWT_SECRET": "Signs members' tokens, 32 characters or more; unset: made and kept.",
-    "KEYLEDGER_ASSETS": "Assets beside currencies and the dialects' own: POINTS,TOKENS.",
+    "KEYLEDGER_ASSETS": "Assets besides currencies and the dialects' own: POINTS,TOKENS.",
     "KEYLEDGER_WELCOME_GRANT": f'Credit of a new account; default "{WELCOME}"; 0: none.',
     "KEYLEDGER_LANES": "Lanes of a database about to be created; fixed from then on; default 2.",
     "KEYLEDGER_HOST": "Address to listen on; default 127.0.0.1.",
     "KEYLEDGER_PORT": "Port to listen on; default 8321; 0: any that is free.",
-    "KEYLEDGER_WORKERS": "Worker processes; default 1. More pay where there are more processors.",
+    "KEYLEDGER_WORKERS": "Worker processes; default 1. More help where there are more processors.",
     "KEYLEDGER_UPSTREAM_URL": "OpenAI-compatible services, such as http://host/v1, asked in this"
     " order; unset: a sample.",
-    "KEYLEDGER_SIGNUP": "Accounts that people at one address may open an hour; default 20; or off.",
+    "KEYLEDGER_SIGNUP": "Accounts that one network address may open per hour; default 20; or off.",
     "KEYLEDGER_HOSTS": "Hosts that speak one dialect only: api.example.com=ryvion,…",
     "KEYLEDGER_TRUSTED_PROXIES": "Reverse proxies, such as 10.0.0.7,10.1.0.0/16, whose"
-    " X-Forwarded-For is believed; unset: nobody's, and all behind one count as one client.",
-    "KEYLEDGER_ORIGINS": "Origins whose pages may call from a browser, such as"
-    " https://app.example.com,http://localhost:3000; default *: any.",
-    "KEYLEDGER_UPSTREAM_KEY": "What the gateway shows to them as Bearer: one, or one for each.",
-    "KEYLEDGER_UPSTREAM_MODEL": "Their model behind characters; unset: keyledger-small.",
-    "KEYLEDGER_UPSTREAM_CONNECT_SECONDS": "For a connection to them; default 5.",
-    "KEYLEDGER_UPSTREAM_READ_SECONDS": "They may be silent for so long; default 120.",
-    "KEYLEDGER_UPSTREAM_TOTAL_SECONDS": "For a whole request, retries included; default 600.",
-    "KEYLEDGER_RAW_REPORT_DAYS": "How long providers' usage reports are kept; default 400.",
-    "KEYLEDGER_MAX_OUTPUT_TOKENS": "Longest answer that an upstream is asked for; default 0: as"
-    " long as the model answers at most.",
-    "KEYLEDGER_CONTEXT_TOKENS": "Held for context that an upstream keeps, where the rate card does"
-    " not know the model's window; default 131072.",
-    "KEYLEDGER_TOOL_USES": "Held for a tool that an upstream runs, where the request does not say"
-    " how often; default 8.",
-    "KEYLEDGER_RETENTION_DAYS": "How long message text is kept; default 30; 0: not at all.",
+    " X-Forwarded-For is believed; unset: none, and all clients behind a proxy count as one.",
+    "KEYLEDGER_ORIGINS": "Origins whose pages may call from a browser, with commas"
+    " between, such as https://app.example.com; default *: any.",
+    "KEYLEDGER_UPSTREAM_KEY": "Bearer token for the upstreams: one for all, or one for each.",
+    "KEYLEDGER_UPSTREAM_MODEL": "The upstreams' model behind characters; unset: keyledger-small.",
+    "KEYLEDGER_UPSTREAM_CONNECT_SECONDS": "How long connecting to an upstream may take; default 5.",
+    "KEYLEDGER_UPSTREAM_READ_SECONDS": "How long an upstream may be silent; default 120.",
+    "KEYLEDGER_UPSTREAM_TOTAL_SECONDS": "How long a request may take, with retries; default 600.",
+    "KEYLEDGER_RAW_REPORT_DAYS": "How many days providers' usage reports are kept; default 400.",
+    "KEYLEDGER_MAX_OUTPUT_TOKENS": "Longest answer, in tokens, asked of an upstream; default 0: as"
+    " long as the model's answers can be.",
+    "KEYLEDGER_CONTEXT_TOKENS": "Tokens held for context that an upstream keeps, if the rate card"
+    " does not know the model's window; default 131072.",
+    "KEYLEDGER_TOOL_USES": "Uses held for a tool that an upstream runs, where the request does not"
+    " say how often; default 8.",
+    "KEYLEDGER_RETENTION_DAYS": "How many days message text is kept; default 30; 0: not at all.",
     "KEYLEDGER_CLOCK_OFFSET": "How far the ledger's clock is ahead of the database's: seconds, or"
-    " as P40D, -PT90M. Only of a database made by keyledger db upgrade --for-tests; kept there.",
-    "KEYLEDGER_IDEMPOTENCY_SECONDS": "How long an answer under an Idempotency-Key is kept for its"
-    " retry; default 600; 0: not at all, as where no message text is kept.",
+    " P40D, -PT90M. Only for a database made by keyledger db upgrade --for-tests; kept there.",
+    "KEYLEDGER_IDEMPOTENCY_SECONDS": "Seconds that an answer to an Idempotency-Key is kept for a"
+    " retry; default 600; 0: not at all, as when no message text is kept.",
     "KEYLEDGER_WEB3_RPC_URL": "JSON-RPC node for wallet sign-in (extra: wallet); unset: off.",
     "KEYLEDGER_WEB3_CONTRACT": "Where a wallet must hold a stake; default: staked VVV on Base.",
-    "KEYLEDGER_WEB3_CHAIN_ID": "Chain of that node and contract; default 8453, which is Base.",
+    "KEYLEDGER_WEB3_CHAIN_ID": "Chain of the node and the contract; default 8453, which is Base.",
 }
-"""Every variable there is; ``keyledger serve --help`` lists them."""
+"""Every variable; ``keyledger serve --help`` lists them."""
 
 
 def from_environment(environment: Mapping[str, str]) -> Settings:
@@ -238,7 +238,7 @@ def from_environment(environment: Mapping[str, str]) -> Settings:
             message = f"KEYLEDGER_WELCOME_GRANT: {amount.asset} is not in KEYLEDGER_ASSETS."
             raise InvalidSetting(message)
         if not amount.pico:
-            message = f"KEYLEDGER_WELCOME_GRANT: {amount} is nothing to grant."
+            message = f"KEYLEDGER_WELCOME_GRANT: {amount} is not above zero."
             raise InvalidSetting(message)
     _ = settings.dialects_of_hosts
     _ = settings.trusted_networks
@@ -257,14 +257,18 @@ def _upstreams(urls: str, keys: str) -> list[tuple[str, str]]:
     for address in addresses:
         split = urlsplit(address)
         if split.scheme not in {"http", "https"} or not split.hostname or split.query:
-            message = "KEYLEDGER_UPSTREAM_URL: http://host/v1 or https://host/v1, commas between."
+            message = (
+                "KEYLEDGER_UPSTREAM_URL must be URLs such as https://host/v1, with commas between."
+            )
             raise InvalidSetting(message)
         if split.username is not None:
-            raise InvalidSetting("KEYLEDGER_UPSTREAM_URL: the key is KEYLEDGER_UPSTREAM_KEY.")
+            raise InvalidSetting("KEYLEDGER_UPSTREAM_URL holds a key: set KEYLEDGER_UPSTREAM_KEY.")
     if len(shown) not in {1, len(addresses)}:
-        raise InvalidSetting("KEYLEDGER_UPSTREAM_KEY: one for all upstreams, or one for each.")
+        raise InvalidSetting(
+            "KEYLEDGER_UPSTREAM_KEY must be one for all upstreams, or one for each."
+        )
     if any(not (key.isascii() and key.isprintable()) for key in shown):
-        raise InvalidSetting("KEYLEDGER_UPSTREAM_KEY: printable ASCII.")
+        raise InvalidSetting("KEYLEDGER_UPSTREAM_KEY must be printable ASCII.")
     of_each = shown if len(shown) == len(addresses) else shown * len(addresses)
     return list(zip(addresses, of_each, strict=True))
 
@@ -274,7 +278,7 @@ def _hosts(text: str) -> dict[str, str]:
     for part in filter(None, (part.strip() for part in text.split(","))):
         host, _, dialect = part.partition("=")
         if not host or dialect not in dialects():
-            message = f"KEYLEDGER_HOSTS: host=dialect, of {', '.join(dialects())}."
+            message = f"KEYLEDGER_HOSTS must be host=dialect, with one of {', '.join(dialects())}."
             raise InvalidSetting(message)
         found[host.strip().lower()] = dialect
     return found
@@ -286,7 +290,9 @@ def _origins(text: str) -> list[str]:
         split = urlsplit(part)
         whole = f"{split.scheme}://{split.netloc}"
         if part != "*" and (split.scheme not in {"http", "https"} or "*" in part or whole != part):
-            message = "KEYLEDGER_ORIGINS: https://host or http://host:port, commas between; or *."
+            message = (
+                "KEYLEDGER_ORIGINS must be https://host or http://host:port, with commas, or *."
+            )
             raise InvalidSetting(message)
     return found
 
@@ -306,17 +312,17 @@ def _network(text: str) -> IPv4Network | IPv6Network:
     try:
         network = ip_network(text)
     except ValueError as error:
-        message = f"KEYLEDGER_TRUSTED_PROXIES: as in 10.0.0.7,10.1.0.0/16; {error}."
+        message = f"KEYLEDGER_TRUSTED_PROXIES: write them as 10.0.0.7,10.1.0.0/16; {error}."
         raise InvalidSetting(message) from error
     if not network.prefixlen:
         raise InvalidSetting(
-            f"KEYLEDGER_TRUSTED_PROXIES: {text!r} is everybody, and anybody can write a header."
+            f"KEYLEDGER_TRUSTED_PROXIES: {text!r} is everybody, and anybody can send that header."
         )
     return network
 
 
 def _offset(text: str) -> timedelta:
-    """Read seconds, or a duration of ISO 8601 without the months that differ in length."""
+    """Read seconds, or an ISO 8601 duration without months, which differ in length."""
     match = _DURATION.fullmatch(text)
     if match is None or text.endswith(("P", "T")):
         message = "KEYLEDGER_CLOCK_OFFSET must be seconds, or a duration such as P40D or -PT90M."
@@ -378,16 +384,16 @@ def _whole(environment: Mapping[str, str], name: str, default: int, low: int, hi
 
 
 def secrets(settings: Settings) -> list[str]:
-    """Return the secrets that nobody may write down, beside the peppers."""
+    """Return the secrets, besides the peppers, that must never be logged or stored."""
     keys = [key for _, key in settings.upstreams]
     return [settings.admin_secret, jwt_secret(settings), settings.web3_rpc_url, *keys]
 
 
 def peppers(settings: Settings) -> Peppers:
-    """Return the peppers, making and keeping one where the environment names none.
+    """Return the peppers; make and keep one where the environment names none.
 
     Raises:
-        InvalidSetting: A version is no number, or a pepper is empty.
+        InvalidSetting: A version is not a number, or a pepper is empty.
     """
     if not settings.pepper:
         return Peppers({1: kept(settings.home, "pepper").encode()})
@@ -397,20 +403,20 @@ def peppers(settings: Settings) -> Peppers:
     for part in settings.pepper.split(","):
         version, _, text = part.strip().partition(":")
         if not version.isdecimal() or not 1 <= int(version) <= 999 or not text:  # noqa: PLR2004
-            raise InvalidSetting("KEYLEDGER_PEPPER: several are written 1:<text>,2:<text>.")
+            raise InvalidSetting("KEYLEDGER_PEPPER must be one text, or 1:<text>,2:<text>.")
         found[int(version)] = text.encode()
     return Peppers(found)
 
 
 def jwt_secret(settings: Settings) -> str:
-    """Return what members' tokens are signed with, making and keeping one where none is set."""
+    """Return the secret that signs members' tokens; make and keep one where none is set."""
     return settings.jwt_secret or kept(settings.home, "jwt-secret")
 
 
 def kept(home: Path, name: str) -> str:
-    """Read a secret of the data directory, or make it: 32 random bytes, mode 0600.
+    """Read a secret from the data directory, or make it: 32 random bytes, mode 0600.
 
-    Safe when several processes start at once: one file wins, all read it.
+    Safe when several processes start at once: one file wins, and all read it.
     """
     home.mkdir(mode=0o711, parents=True, exist_ok=True)
     place = home / name
@@ -431,5 +437,5 @@ def kept(home: Path, name: str) -> str:
 
 
 def digest(secret: str) -> bytes:
-    """Return what the operator's secret is compared by."""
+    """Return the digest by which the operator's secret is compared."""
     return hashlib.sha256(secret.encode()).digest()

@@ -1,5 +1,5 @@
-"""Rows that are no fold of events: characters, conversations, stored resources.
+"""Rows that are not derived from events: characters, conversations, stored resources.
 
-Rules stand in ``characters`` (what one may say of itself), ``shelf`` and ``conversations``; tables
-and their statements beside them in ``*_rows``.
+The rules are in ``characters`` (what its texts may hold), ``shelf`` and ``conversations``; tables
+and their statements are next to them in ``*_rows``.
 """

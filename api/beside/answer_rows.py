@@ -1,6 +1,6 @@
-"""Rows of answers kept for a retry: an unlogged table beside the ledger, no fold of its events.
+"""Rows of answers kept for a retry: an unlogged table beside the ledger, not derived from events.
 
-A row is claimed by who makes the answer and then holds the answer. The database's clock alone
+A row is claimed by whoever makes the answer, and then holds the answer. Only the database's clock
 decides how long either counts, because holders are in many processes on many hosts.
 """
 
@@ -36,7 +36,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from ledger.server.tables import INSTANT, compiled, metadata
 
-# Unlogged: message text belongs into no WAL, and so into no archive or backup of it.
+# Unlogged: message text belongs in no WAL, and so in no archive or backup of it.
 GATEWAY_ANSWERS = Table(
     "gateway_answers",
     metadata,
@@ -46,8 +46,8 @@ GATEWAY_ANSWERS = Table(
         "until",
         INSTANT,
         nullable=False,
-        comment="Without a head: the holder lives that long unless it says so again; with one:"
-        " kept that long",
+        comment="Without a head: the holder counts as alive until then unless it renews; with one:"
+        " kept until then",
     ),
     Column("size", Integer, nullable=False, server_default=text("0")),
     Column("lane", SmallInteger, nullable=False),
@@ -55,7 +55,7 @@ GATEWAY_ANSWERS = Table(
         "once_hash",
         LargeBinary,
         nullable=False,
-        comment="Hash of key, route and Idempotency-Key, never the last itself",
+        comment="Hash of key, route and Idempotency-Key, never that key itself",
     ),
     Column("fingerprint", LargeBinary, nullable=False),
     Column("request_id", Text, nullable=False, server_default=text("''")),
@@ -102,7 +102,7 @@ TAKE_OVER = compiled(
     .values(holder=_holder, until=_until)
     .returning(true())
 )
-"""Only the row that was looked at: whoever comes second finds another holder."""
+"""Only the row that was looked at: a second process finds another holder."""
 LOOK = compiled(
     select(_answer.fingerprint, _answer.holder, _answer.head.is_not(None), _is_over).where(_named)
 )
@@ -154,7 +154,7 @@ KEEP = compiled(
         where=and_(_answer.holder == _keeping.excluded.holder, _is_made),
     ).returning(true())
 )
-"""An insert as well: an unlogged table is empty after the server crashed. No row comes back where
+"""It inserts as well, because an unlogged table is empty after a crash. No row comes back if
 the account keeps as much as it may, or somebody else holds the claim by now."""
 DROP = compiled(delete(GATEWAY_ANSWERS).where(_named, _answer.holder == _holder, _is_made))
 DROP_OVER = compiled(delete(GATEWAY_ANSWERS).where(_named, _answer.head.is_not(None), _is_over))
@@ -176,4 +176,4 @@ TRIM = compiled(
         _answer.once_hash == _sized.c.once_hash,
     )
 )
-"""The oldest of all accounts go first."""
+"""The oldest go first, over all accounts."""

@@ -1,7 +1,7 @@
-"""Rows of characters: their scenarios, how many an account has, whom it chatted with last.
+"""Rows of characters: their scenarios, how many an account has, its latest chats.
 
-Whether an account is closed is asked of the projection ``accounts``, so that what a closed account
-had published is public no more from that event on.
+The projection ``accounts`` says whether an account is closed, so that what a closed account
+had published is no longer public from that event on.
 """
 
 import secrets as random
@@ -161,8 +161,8 @@ def _owned(characters: FromClause, accounts: FromClause) -> Any:  # noqa: ANN401
     )
 
 
-# Whoever creates or changes a character of an account holds its shelf: so the count is exact, and
-# a slug that was found free stays so.
+# Whoever creates or changes an account's character locks its shelf: so the count is exact, and
+# a slug that was found free stays free.
 ADD_TO_SHELF = compiled(
     insert(CHARACTER_SHELVES)
     .values(account_id=_account, characters=1)
@@ -173,7 +173,7 @@ ADD_TO_SHELF = compiled(
     )
     .returning(_shelf.characters)
 )
-"""The shelf is held from here on; no row comes back where there is no room on it."""
+"""The shelf is locked from here on; no row comes back if there is no room on it."""
 HOLD_SHELF = compiled(
     select(_shelf.characters).where(_shelf.account_id == _account).with_for_update()
 )
@@ -219,7 +219,7 @@ INSERT = compiled(
 _changing = update(CHARACTERS).values(updated_at=_at, version=_its.version + 1)
 CHANGE = compiled(_changing.where(_is_it).values(**_said))
 SET_STATUS = compiled(_changing.where(_is_it).values(status=bindparam("status")))
-# A closed account would else keep a slug for ever.
+# Otherwise a closed account would keep a slug for ever.
 FREE_SLUG = compiled(
     _changing.where(
         _its.slug == _slug,
@@ -237,7 +237,7 @@ OWNER = compiled(
 
 
 def _scenarios(*names: str) -> ScalarSelect[str]:
-    """Select a character's scenarios as a JSON text, each with these fields."""
+    """Select a character's scenarios as JSON text, each with these fields."""
     fields = [each for name in names for each in (name, _scene[name])]
     listed = func.json_agg(aggregate_order_by(func.json_build_object(*fields), _scene.place))
     return (
@@ -279,9 +279,9 @@ FIND = compiled(
     .select_from(CHARACTERS.outerjoin(ACCOUNTS, _owned(CHARACTERS, ACCOUNTS)))
     .where(_its.character_id == func.coalesce(_character, _by_slug))
 )
-"""Columns as ``Character`` has fields. By id, or by slug."""
+"""Selects the fields of ``Character``, by id or by slug."""
 
-# Newest first; each side reads no more rows than it gives.
+# Newest first; each side reads no more rows than it returns.
 _line = select(_its.character_id).where(_its.character_id < bindparam("before", type_=Uuid))
 _newest = _line.order_by(_its.character_id.desc()).limit(_most)
 _found = union(
@@ -311,9 +311,9 @@ PAGE = compiled(
     .order_by(_its.character_id.desc())
     .limit(_most)
 )
-"""Columns as ``CharacterLine`` has fields."""
+"""Selects the fields of ``CharacterLine``."""
 
-# Of two at a time the later one stays, whichever is written first.
+# If two come at a time, the later one stays, whichever is written first.
 _noting = insert(CHARACTER_CHATS).values(
     account_id=_account,
     character_id=_character,
@@ -328,7 +328,7 @@ NOTE_CHAT = compiled(
         where=_chat.last_at <= _noting.excluded.last_at,
     ).returning(column("xmax") == text("0"))
 )
-"""Returns whether it is the first with this character."""
+"""Returns whether it is the first chat with this character."""
 _older = CHARACTER_CHATS.alias("older")
 TRIM_CHATS = compiled(
     delete(CHARACTER_CHATS).where(
@@ -352,7 +352,7 @@ RECENT_CHAT = compiled(
     .order_by(_chat.last_at.desc(), _chat.character_id.desc())
     .limit(1)
 )
-"""Of those that the account may still talk to."""
+"""The latest with a character that the account may still talk to."""
 
 _decode_scenarios = msgspec.json.Decoder(tuple[Scenario, ...]).decode
 _decode_names = msgspec.json.Decoder(tuple[ScenarioName, ...]).decode
@@ -370,8 +370,8 @@ async def find(
     Raises:
         NoSuchCharacter: There is none.
     """
-    terms = {"character": character, "slug": slug, "account": account}
-    row = await (await connection.execute(FIND, terms)).fetchone()
+    parameters = {"character": character, "slug": slug, "account": account}
+    row = await (await connection.execute(FIND, parameters)).fetchone()
     if row is None:
         raise NoSuchCharacter
     fields = dict(zip(Character.__struct_fields__, row, strict=True))
@@ -387,13 +387,13 @@ def line(row: Sequence[Any]) -> CharacterLine:
 async def hold(
     connection: AsyncConnection, account_id: AccountId | None, character_id: UUID
 ) -> Character:
-    """Return a character of the account that nobody else changes until the transaction ends.
+    """Lock a character of the account until the transaction ends, and return it.
 
     Raises:
         NoSuchCharacter: There is none, or it is another's.
     """
-    terms = {"character": character_id, "account": account_id}
-    row = await (await connection.execute(OWNER, terms)).fetchone()
+    parameters = {"character": character_id, "account": account_id}
+    row = await (await connection.execute(OWNER, parameters)).fetchone()
     if row is None:
         raise NoSuchCharacter
     await connection.execute(HOLD_SHELF, {"account": row[0]})
@@ -401,7 +401,7 @@ async def hold(
 
 
 async def free_slug(connection: AsyncConnection, account_id: AccountId, name: str) -> str:
-    """Make a slug that neither the account has nor the public; the shelf is held."""
+    """Make a slug that is free in the account and among public characters; the shelf is locked."""
     wanted = numbered(slug_of(name))
     rows = await connection.execute(SLUGS_TAKEN, {"slugs": wanted, "account": account_id})
     taken = {row[0] for row in await rows.fetchall()}
@@ -409,14 +409,14 @@ async def free_slug(connection: AsyncConnection, account_id: AccountId, name: st
     return next((slug for slug in wanted if slug not in taken), last)
 
 
-async def write(connection: AsyncConnection, statement: bytes, terms: dict[str, Any]) -> None:
+async def write(connection: AsyncConnection, statement: bytes, parameters: dict[str, Any]) -> None:
     """Write a character.
 
     Raises:
         SlugIsTaken: Another one has its slug.
     """
     try:
-        await connection.execute(statement, terms)
+        await connection.execute(statement, parameters)
     except UniqueViolation as error:
         raise SlugIsTaken from error
 

@@ -1,7 +1,7 @@
-"""Conversations held with characters: sessions of players, and what is said in them.
+"""Conversations with characters: players' sessions, and what is said in them.
 
-What is said is here and nowhere else: in no event, no log line, no error. Its text is kept for as
-many days as the settings say; with none of them it is never written.
+What is said is only here: in no event, log line or error. Its text is kept for as
+many days as the settings say; with 0 days it is never written.
 """
 
 from datetime import datetime, timedelta
@@ -22,18 +22,18 @@ from ledger.ids import AccountId, new_row_id
 from ledger.secrets import redacted
 
 MESSAGES_MAX = 1_000
-"""Per session; then the oldest go."""
+"""Per session; after that the oldest go."""
 HISTORY_MAX_BYTES = 4 * 1024 * 1024
 MESSAGE_MAX = 32 * 1024
 REPLY_MAX = 64 * 1024
-"""Characters of a reply that are kept."""
+"""Characters kept of a reply."""
 IDLE = timedelta(days=365)
-"""A session that nobody spoke in for so long is forgotten."""
+"""A session that has been idle for this long is deleted."""
 FORGET_AT_ONCE = 1_000
 FORGET_ROUNDS = 100
 
 STATE = "conversation"
-"""The one state of a persona's one machine."""
+"""The only state of a persona's only machine."""
 MACHINE_KEY = "main"
 GENDERS = ("female", "male", "non-binary")
 
@@ -45,11 +45,11 @@ class NoSuchSession(Failure):
         super().__init__(Kind.NOT_FOUND, "No such session.", code="no_such_session")
 
 
-class Session(msgspec.Struct, frozen=True, kw_only=True):
+class PlayerSession(msgspec.Struct, frozen=True, kw_only=True):
     """A player's conversation with a persona."""
 
     number: int
-    """Of its row; for nobody outside."""
+    """Number of its row; not shown outside."""
     session_id: UUID
     account_id: AccountId
     character_id: UUID
@@ -63,18 +63,18 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
     """Raised by a reset."""
     started_at: datetime
     last_message_at: datetime
-    """Of the greeting, where nobody has said anything yet."""
+    """Time of the greeting, if nobody has said anything yet."""
 
 
-class Begun(NamedTuple):
-    """A session that begins, and its first words."""
+class BegunSession(NamedTuple):
+    """A session that begins, and its greeting."""
 
-    session: Session
+    session: PlayerSession
     greeting: str
 
 
 class Turn(msgspec.Struct, frozen=True, kw_only=True):
-    """What was said to a persona, and what it answered."""
+    """What was said to a persona, and its answer."""
 
     user: str
     assistant: str
@@ -99,7 +99,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
     created_at: datetime
 
 
-class Machine(msgspec.Struct, frozen=True, kw_only=True):
+class PersonaMachine(msgspec.Struct, frozen=True, kw_only=True):
     """What drives a persona."""
 
     machine_id: UUID
@@ -112,25 +112,25 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Conversations:
-    """Everything that is asked and written of conversations."""
+    """Reads and writes conversations."""
 
     def __init__(
         self, pool: AsyncConnectionPool, retention_days: int, clock: DatabaseClock
     ) -> None:
-        """Take where they are kept, how long text is (0 days: it is not), what tells the time."""
+        """Take where they are kept, how many days text is kept (0: not at all), and the clock."""
         self._pool = pool
         self._clock = clock
         self._retention = timedelta(days=retention_days)
 
     async def begin(
         self, persona: Character, *, user_session_id: str, player_name: str, player_gender: str
-    ) -> Begun:
-        """Begin a session, afresh where there is one: its messages go.
+    ) -> BegunSession:
+        """Begin a session; one that exists begins again, without its messages.
 
         Raises:
-            InvalidField: A text is empty or too long, or the gender is none of ``GENDERS``.
+            InvalidField: A text is empty or too long, or the gender is not in ``GENDERS``.
         """
-        terms = {
+        parameters = {
             "session": new_row_id(),
             "account": persona.account_id,
             "character": persona.character_id,
@@ -147,13 +147,13 @@ class Conversations:
         if player_gender not in GENDERS:
             raise InvalidField("player_gender", "must be one of " + ", ".join(GENDERS))
         async with self._pool.connection() as connection, connection.transaction():
-            await connection.execute(rows.BEGIN, terms)
+            await connection.execute(rows.BEGIN, parameters)
             session = await _session(connection, persona, user_session_id)
             greeting = persona.greet(session.player_name)
             await self._start(connection, session, greeting)
-        return Begun(session, greeting)
+        return BegunSession(session, greeting)
 
-    async def session(self, persona: Character, user_session_id: str) -> Session:
+    async def session(self, persona: Character, user_session_id: str) -> PlayerSession:
         """Return a player's session with a persona.
 
         Raises:
@@ -162,13 +162,13 @@ class Conversations:
         async with self._pool.connection() as connection:
             return await _session(connection, persona, user_session_id)
 
-    async def reset(self, persona: Character, user_session_id: str) -> Begun:
-        """Let a session begin again under the same id; its messages go.
+    async def reset(self, persona: Character, user_session_id: str) -> BegunSession:
+        """Begin a session again under the same id, without its messages.
 
         Raises:
             NoSuchSession: There is none.
         """
-        terms = {
+        parameters = {
             "account": persona.account_id,
             "character": persona.character_id,
             "user_session": _known(user_session_id),
@@ -176,13 +176,15 @@ class Conversations:
             "at": self._clock.now(),
         }
         async with self._pool.connection() as connection, connection.transaction():
-            await connection.execute(rows.RESET, terms)
+            await connection.execute(rows.RESET, parameters)
             session = await _session(connection, persona, user_session_id)
             greeting = persona.greet(session.player_name)
             await self._start(connection, session, greeting)
-        return Begun(session, greeting)
+        return BegunSession(session, greeting)
 
-    async def _start(self, connection: AsyncConnection, session: Session, greeting: str) -> None:
+    async def _start(
+        self, connection: AsyncConnection, session: PlayerSession, greeting: str
+    ) -> None:
         await connection.execute(rows.DELETE_MESSAGES, {"session": session.number})
         if self._retention:
             first = _message(
@@ -195,27 +197,27 @@ class Conversations:
             )
             await rows.write_messages(connection, [first])
 
-    async def history(self, session: Session, *, most: int = MESSAGES_MAX) -> list[Message]:
+    async def history(self, session: PlayerSession, *, most: int = MESSAGES_MAX) -> list[Message]:
         """Return the newest messages of a session that are still kept, oldest first."""
-        terms = {
+        parameters = {
             "session": session.number,
             "since": self._clock.now() - self._retention,
             "most": most,
             "bytes": HISTORY_MAX_BYTES,
         }
         async with self._pool.connection() as connection:
-            found = await (await connection.execute(rows.HISTORY, terms)).fetchall()
+            found = await (await connection.execute(rows.HISTORY, parameters)).fetchall()
         names = Message.__struct_fields__
         return [Message(**dict(zip(names, row, strict=True))) for row in found]
 
-    async def machines(self, persona: Character, user_session_id: str) -> list[Machine]:
-        """List a persona's machines, of which there is one."""
+    async def machines(self, persona: Character, user_session_id: str) -> list[PersonaMachine]:
+        """List a persona's machines; there is only one."""
         try:
             session = await self.session(persona, user_session_id)
         except NoSuchSession:
             session = None
         return [
-            Machine(
+            PersonaMachine(
                 machine_id=persona.machine_id,
                 machine_key=MACHINE_KEY,
                 name=persona.name,
@@ -226,14 +228,14 @@ class Conversations:
             )
         ]
 
-    async def add(self, session: Session, turn: Turn) -> Session | None:
-        """Add what was said and answered, both or neither; return the session as it is then.
+    async def add(self, session: PlayerSession, turn: Turn) -> PlayerSession | None:
+        """Add what was said and answered, both or neither; return the session afterwards.
 
-        None: the session was begun afresh or reset since ``session`` was read, and has no place
+        None: the session was begun again or reset since ``session`` was read, and has no place
         for the turn.
         """
         at = self._clock.now()
-        terms = {
+        parameters = {
             "of_session": session.session_id,
             "of_round": session.round,
             "at": at,
@@ -242,7 +244,7 @@ class Conversations:
             "outcome": turn.outcome,
         }
         async with self._pool.connection() as connection, connection.transaction():
-            row = await (await connection.execute(rows.ADD_TURN, terms)).fetchone()
+            row = await (await connection.execute(rows.ADD_TURN, parameters)).fetchone()
             if row is None:
                 return None
             if self._retention:
@@ -256,7 +258,7 @@ class Conversations:
         )
 
     async def forget(self) -> tuple[int, int]:
-        """Delete messages older than they are kept, and idle sessions; return how many of each."""
+        """Delete messages past retention, and idle sessions; return how many of each."""
         at = self._clock.now()
         messages = await self._forget(rows.FORGET_MESSAGES, at - self._retention)
         return messages, await self._forget(rows.FORGET_SESSIONS, at - IDLE)
@@ -265,9 +267,9 @@ class Conversations:
         """Delete a bounded number of rows, a few at a time, so that nobody waits for long."""
         gone = 0
         for _ in range(FORGET_ROUNDS):
-            terms = {"before": before, "most": FORGET_AT_ONCE}
+            parameters = {"before": before, "most": FORGET_AT_ONCE}
             async with self._pool.connection() as connection:
-                done = await connection.execute(statement, terms)
+                done = await connection.execute(statement, parameters)
             gone += done.rowcount
             if done.rowcount < FORGET_AT_ONCE:
                 break
@@ -275,21 +277,21 @@ class Conversations:
 
 
 def require_message(text: str) -> str:
-    """Refuse what cannot be a player's message, before anything is metered.
+    """Refuse a text that cannot be a player's message, before anything is metered.
 
     Raises:
         InvalidField: It is blank or too long.
     """
     if not text.strip() or len(text) > MESSAGE_MAX:
-        raise InvalidField("message", f"1 to {MESSAGE_MAX} characters")
+        raise InvalidField("message", f"must have 1 to {MESSAGE_MAX} characters")
     return text
 
 
 def _known(user_session_id: str) -> str:
-    """Return the name of a session that there can be.
+    """Return a session's name, if a session can have it.
 
     Raises:
-        NoSuchSession: No session has such a name.
+        NoSuchSession: No session can.
     """
     try:
         return characters.require_text("", user_session_id, characters.NAME_MAX, least=1)
@@ -299,16 +301,16 @@ def _known(user_session_id: str) -> str:
 
 async def _session(
     connection: AsyncConnection, persona: Character, user_session_id: str
-) -> Session:
-    terms = {
+) -> PlayerSession:
+    parameters = {
         "account": persona.account_id,
         "character": persona.character_id,
         "user_session": _known(user_session_id),
     }
-    row = await (await connection.execute(rows.FIND, terms)).fetchone()
+    row = await (await connection.execute(rows.FIND, parameters)).fetchone()
     if row is None:
         raise NoSuchSession
-    return Session(**dict(zip(Session.__struct_fields__, row, strict=True)))
+    return PlayerSession(**dict(zip(PlayerSession.__struct_fields__, row, strict=True)))
 
 
 async def _write_turn(
@@ -331,16 +333,16 @@ async def _write_turn(
     )
     await rows.write_messages(connection, [said, answered])
     if last > MESSAGES_MAX:
-        terms = {"session": session, "last": last - MESSAGES_MAX}
-        await connection.execute(rows.TRIM_MESSAGES, terms)
+        parameters = {"session": session, "last": last - MESSAGES_MAX}
+        await connection.execute(rows.TRIM_MESSAGES, parameters)
 
 
 def _message(session: int, number: int, **said: Any) -> dict[str, Any]:  # noqa: ANN401
-    """Return a row of messages, by the fields of ``Message``."""
+    """Return a row for a message, by the fields of ``Message``."""
     made = {"decision": None, "follow_up_triggered": False, "score_at_time": 0, **said}
     return {"session": session, "number": number, "message_id": new_row_id(), **made}
 
 
 def _kept(text: str, most: int) -> str:
-    """Return a text as it is kept: no secret at rest (promise 11), nothing that no table takes."""
+    """Return a text as it is stored: without secrets (promise 11) or characters no table takes."""
     return redacted(characters.storable(text))[:most]

@@ -1,6 +1,6 @@
-"""Rows of people who log in: how logins are found, and their refresh tokens.
+"""Rows of logins: how they are found, and their refresh tokens.
 
-Of a token its SHA-256 alone is kept. Logins themselves are written with events, by `ledger`.
+Only a token's SHA-256 is kept. Logins themselves are written with events, by ``ledger``.
 """
 
 from sqlalchemy import (
@@ -61,7 +61,7 @@ USE_REFRESH = compiled(
     .values(used_at=bindparam("at"))
     .returning(_token.family, _token.email, _token.expires_at)
 )
-"""Used once: of two at a time one updates the row, the other finds it used."""
+"""Used once: if two come at a time, one updates the row and the other finds it used."""
 FIND_REFRESH = compiled(select(_token.family).where(_is_shown))
 REVOKE_FAMILY = compiled(delete(REFRESH_TOKENS).where(_token.family == bindparam("family")))
 FORGET_REFRESH = compiled(delete(REFRESH_TOKENS).where(_token.expires_at < bindparam("at")))

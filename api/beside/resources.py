@@ -1,7 +1,7 @@
-"""What accounts keep behind the gateway where no upstream is set: rows of theirs and nobody else's.
+"""What accounts keep behind the gateway if no upstream is set: rows that only they see.
 
-What they hold is text of customers: it is here and in no event, no log line, no error. Whoever adds
-or takes away holds the account's shelf first, so that the count is exact and nothing is put into
+What they hold is customers' text: it is only here, in no event, log line or error. Whoever adds
+or deletes locks the account's shelf first, so that the count is exact and nothing is put into
 what is being deleted.
 """
 
@@ -33,7 +33,7 @@ from ledger.ids import AccountId, lane_of_account, new_row_id
 from ledger.server.tables import INSTANT, compiled, metadata
 
 KEPT_MAX = 1_000
-"""Resources of all kinds that an account may keep."""
+"""Resources that an account may keep, over all kinds."""
 
 GATEWAY_RESOURCES = Table(
     "gateway_resources",
@@ -58,7 +58,7 @@ GATEWAY_SHELVES = Table(
     Column("resources", Integer, nullable=False),
     PrimaryKeyConstraint("lane", "account_id", name="account_has_one_gateway_shelf"),
     CheckConstraint("resources >= 0", name="gateway_shelf_is_not_negative"),
-    comment="How much an account keeps; locked by whoever adds to it or takes away",
+    comment="How many resources an account keeps; locked by whoever adds or deletes one",
     postgresql_with={"fillfactor": 50},
 )
 _kept, _shelf = GATEWAY_RESOURCES.c, GATEWAY_SHELVES.c
@@ -113,7 +113,7 @@ DELETE = compiled(
 
 
 class TooMany(Exception):
-    """The account keeps as much as it may."""
+    """The account keeps as many resources as it may."""
 
 
 class NoSuchResource(Exception):
@@ -121,7 +121,7 @@ class NoSuchResource(Exception):
 
 
 class Resource(NamedTuple):
-    """One thing that an account keeps."""
+    """A resource that an account keeps."""
 
     resource_id: UUID
     created_at: Instant
@@ -133,7 +133,7 @@ class Resources:
     """Keeps them."""
 
     def __init__(self, pool: AsyncConnectionPool, lanes: int, clock: DatabaseClock) -> None:
-        """Take where to keep them, and what tells the time."""
+        """Take where to keep them, and the clock."""
         self._pool = pool
         self._clock = clock
         self._lanes = lanes
@@ -151,21 +151,21 @@ class Resources:
         after: UUID | None,
         most: int,
     ) -> list[Resource]:
-        """List some, oldest first; one more than ``most`` where there are more."""
-        terms = self._place(account_id, kind=kind, parent=parent, after=after, most=most + 1)
+        """List some, oldest first; one more than ``most`` if there are more."""
+        parameters = self._place(account_id, kind=kind, parent=parent, after=after, most=most + 1)
         async with self._pool.connection() as connection:
-            rows = await connection.execute(PAGE, terms)
+            rows = await connection.execute(PAGE, parameters)
             return [Resource(*row) for row in await rows.fetchall()]
 
     async def find(self, account_id: AccountId, kind: str, resource_id: UUID) -> Resource:
-        """Return one.
+        """Find one.
 
         Raises:
             NoSuchResource: There is none of this kind.
         """
-        terms = self._place(account_id, kind=kind, id=resource_id)
+        parameters = self._place(account_id, kind=kind, id=resource_id)
         async with self._pool.connection() as connection:
-            row = await (await connection.execute(FIND, terms)).fetchone()
+            row = await (await connection.execute(FIND, parameters)).fetchone()
         if row is None:
             raise NoSuchResource
         return Resource(*row)
@@ -179,11 +179,11 @@ class Resources:
         parent: UUID | None = None,
         parent_kind: str = "",
     ) -> Resource:
-        """Keep one more.
+        """Add one.
 
         Raises:
-            NoSuchResource: It belongs to one that there is not.
-            TooMany: The account keeps as much as it may.
+            NoSuchResource: The one that it belongs to does not exist.
+            TooMany: The account keeps as many as it may.
         """
         made = Resource(new_row_id(), self._clock.now(), body)
         at_most = self._place(account_id, most=KEPT_MAX)
@@ -208,10 +208,10 @@ class Resources:
         Raises:
             NoSuchResource: There is none of this kind.
         """
-        terms = self._place(account_id, kind=kind, id=resource_id)
+        parameters = self._place(account_id, kind=kind, id=resource_id)
         async with self._pool.connection() as connection, connection.transaction():
-            await connection.execute(HOLD_SHELF, terms)
-            if await (await connection.execute(FIND, terms)).fetchone() is None:
+            await connection.execute(HOLD_SHELF, parameters)
+            if await (await connection.execute(FIND, parameters)).fetchone() is None:
                 raise NoSuchResource
-            gone = await connection.execute(DELETE, terms)
-            await connection.execute(TAKE_FROM_SHELF, {**terms, "count": gone.rowcount})
+            gone = await connection.execute(DELETE, parameters)
+            await connection.execute(TAKE_FROM_SHELF, {**parameters, "count": gone.rowcount})

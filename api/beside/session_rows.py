@@ -1,4 +1,4 @@
-"""Rows of sessions and of what is said in them: message text stands in no other table."""
+"""Rows of sessions and of their messages: no other table holds message text."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -30,7 +30,7 @@ from sqlalchemy.dialects.postgresql import insert
 from api.beside.character_rows import CHARACTERS
 from ledger.server.tables import INSTANT, compiled, metadata
 
-# No CHECK where a player's or a model's words are: its error would repeat the row to a log.
+# No CHECK on a table with a player's or a model's words: its error would copy the row to a log.
 CHARACTER_SESSIONS = Table(
     "character_sessions",
     metadata,
@@ -109,7 +109,7 @@ _begun = insert(CHARACTER_SESSIONS).values(
     **_afresh,
 )
 _anew = ("session_id", "round", "player_name", "player_gender", *_afresh)
-# Its row is locked until the old messages are gone: of two at a time one is the session.
+# Its row is locked until the old messages are gone: of two at a time, one becomes the session.
 BEGIN = compiled(
     _begun.on_conflict_do_update(
         constraint="player_has_one_session",
@@ -139,7 +139,7 @@ FIND = compiled(
         _session.last_message_at,
     ).where(_of_player)
 )
-"""Columns as ``Session`` has fields."""
+"""Selects the fields of ``PlayerSession``."""
 ADD_TURN = compiled(
     update(CHARACTER_SESSIONS)
     .where(_session.session_id == bindparam("of_session"), _session.round == bindparam("of_round"))
@@ -152,7 +152,7 @@ ADD_TURN = compiled(
     )
     .returning(_session.id, _session.messages)
 )
-"""Nothing is updated where the session was begun afresh or reset since the turn began."""
+"""Updates nothing if the session was begun again or reset since the turn began."""
 
 _INSERT_MESSAGE = compiled(insert(CHARACTER_MESSAGES))
 _of_session = _message.session == bindparam("session")
@@ -186,9 +186,9 @@ HISTORY = compiled(
     .where(_newest.c.bytes <= bindparam("bytes", type_=BigInteger))
     .order_by(_newest.c.number)
 )
-"""Columns as ``Message`` has fields: the newest that fit into so many bytes, oldest first."""
+"""Selects the fields of ``Message``: the newest that fit into this many bytes, oldest first."""
 
-# Rows that a session is deleting just now are left to it, so neither waits.
+# Rows that a session is deleting now are left to it, so that neither waits.
 _outdated = (
     select(_message.session, _message.number)
     .where(_message.created_at <= _before)
@@ -217,17 +217,17 @@ FORGET_SESSIONS = compiled(
 
 
 class MessageIsNotKept(Exception):
-    """The table of messages refused one, by this SQLSTATE. What was said is not told."""
+    """The table of messages refused one, with this SQLSTATE. The error does not repeat its text."""
 
 
 async def write_messages(connection: AsyncConnection, rows: Iterable[Mapping[str, Any]]) -> None:
     """Add messages to a session.
 
     Raises:
-        MessageIsNotKept: The table takes one of them not.
+        MessageIsNotKept: The table refuses one of them.
     """
     try:
         await connection.cursor().executemany(_INSERT_MESSAGE, rows)
     except (DataError, IntegrityError) as error:
-        # PostgreSQL repeats a row that it refuses, and an error ends up in a log.
+        # PostgreSQL's error repeats a row that it refuses, and errors end up in logs.
         raise MessageIsNotKept(error.sqlstate) from None

@@ -1,4 +1,4 @@
-"""Characters as accounts keep them: written, published, taken back, found, chatted with."""
+"""Accounts' characters: written, published, withdrawn, found, chatted with."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -19,8 +19,8 @@ from api.beside.characters import (
     STATUSES,
     WITHDRAWN,
     Character,
+    CharacterDraft,
     CharacterLine,
-    Draft,
     NoSuchCharacter,
     Scenario,
 )
@@ -35,18 +35,18 @@ from ledger.ids import AccountId, lane_of_account, new_row_id, request_hash
 
 PAGE_MAX = 100
 CHATS_MAX = 1_000
-"""Characters per account whose last chat is remembered."""
+"""Characters per account whose latest chat is remembered."""
 VIAS = ("web", "api")
 
 _LAST_ID = UUID(int=2**128 - 1)
 
 
-class Changes(msgspec.Struct, frozen=True, kw_only=True):
-    """What to change of a character; what is left out stays."""
+class CharacterEdit(msgspec.Struct, frozen=True, kw_only=True):
+    """What to change about a character; whatever is left out stays."""
 
     name: str | UnsetType = UNSET
     slug: str | UnsetType = UNSET
-    """Empty: as it is."""
+    """Empty: unchanged."""
     description: str | UnsetType = UNSET
     greeting: str | UnsetType = UNSET
     system_prompt: str | UnsetType = UNSET
@@ -61,22 +61,22 @@ class Created(NamedTuple):
     replayed: bool
 
 
-class Once(NamedTuple):
+class IdempotencyKey(NamedTuple):
     """An idempotency key and the fingerprint of the request that came with it."""
 
     key: str
     fingerprint: bytes
 
 
-class Page(NamedTuple):
+class CharacterPage(NamedTuple):
     """Some characters, newest first."""
 
     lines: list[CharacterLine]
     has_more: bool
 
 
-class Chat(msgspec.Struct, frozen=True, kw_only=True):
-    """The last chat of an account with a character."""
+class LastChat(msgspec.Struct, frozen=True, kw_only=True):
+    """An account's latest chat with a character."""
 
     character: Character
     scenario: Scenario | None
@@ -86,22 +86,22 @@ class Chat(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Characters:
-    """Everything that is asked and written of characters."""
+    """Reads and writes characters."""
 
     def __init__(self, pool: AsyncConnectionPool, lanes: int, clock: DatabaseClock) -> None:
-        """Take where they are kept, and what tells the time."""
+        """Take where they are kept, and the clock."""
         self._pool = pool
         self._clock = clock
         self._lanes = lanes
 
     async def create(
-        self, account_id: AccountId, draft: Draft, *, once: Once | None = None
+        self, account_id: AccountId, draft: CharacterDraft, *, once: IdempotencyKey | None = None
     ) -> Created:
-        """Make a character, a draft at first; with ``once``, one for all repetitions.
+        """Make a character, a draft at first; with ``once``, repeats return the same one.
 
         Raises:
             InvalidField: A text is out of bounds.
-            SlugIsTaken: The account has another character of the slug that was asked for.
+            SlugIsTaken: The account has another character with the requested slug.
             TooManyCharacters: The account has as many as it may.
             NoSuchAccount, AccountIsClosed: Nobody can own it.
             IdempotencyKeyIsTaken: The key came with another request.
@@ -110,11 +110,11 @@ class Characters:
         hashed = None if once is None else request_hash(account_id, once.key)
         async with self._pool.connection() as connection, connection.transaction():
             await self._require_open(connection, account_id)
-            # Counted first: whoever waits here sees what the one before it has made.
+            # Counted first: whoever waits here sees what its predecessor made.
             counted = await self._has_room(connection, account_id)
             if once is not None and hashed is not None:
-                terms = {"account": account_id, "request_hash": hashed}
-                found = await connection.execute(rows.FIND_CREATED, terms)
+                parameters = {"account": account_id, "request_hash": hashed}
+                found = await connection.execute(rows.FIND_CREATED, parameters)
                 row = await found.fetchone()
                 if row is not None:
                     if row[1] != once.fingerprint:
@@ -125,7 +125,7 @@ class Characters:
             if not counted:
                 raise characters.TooManyCharacters
             character_id = new_row_id()
-            terms = {
+            parameters = {
                 **_columns(draft),
                 "character": character_id,
                 "account": account_id,
@@ -136,27 +136,29 @@ class Characters:
                 "request_hash": hashed,
                 "request_fingerprint": None if once is None else once.fingerprint,
             }
-            await rows.write(connection, rows.INSERT, terms)
+            await rows.write(connection, rows.INSERT, parameters)
             await rows.write_scenarios(connection, character_id, draft.scenarios)
             return Created(await rows.find(connection, character=character_id), replayed=False)
 
     @staticmethod
     async def _has_room(connection: AsyncConnection, account_id: AccountId) -> bool:
-        terms = {"account": account_id, "most": characters.CHARACTERS_MAX}
-        # The shelf is held from here on, whether or not there is room on it.
-        return await (await connection.execute(rows.ADD_TO_SHELF, terms)).fetchone() is not None
+        parameters = {"account": account_id, "most": characters.CHARACTERS_MAX}
+        # The shelf is locked from here on, whether or not there is room on it.
+        return (
+            await (await connection.execute(rows.ADD_TO_SHELF, parameters)).fetchone() is not None
+        )
 
     async def _require_open(self, connection: AsyncConnection, account_id: AccountId) -> None:
         lane = lane_of_account(account_id, self._lanes)
-        terms = {"lane": lane, "account": account_id}
-        row = await (await connection.execute(rows.ACCOUNT_STATUS, terms)).fetchone()
+        parameters = {"lane": lane, "account": account_id}
+        row = await (await connection.execute(rows.ACCOUNT_STATUS, parameters)).fetchone()
         if row is None:
             raise NoSuchAccount
         if row[0] == "closed":
             raise AccountIsClosed
 
     async def character(self, character_id: UUID) -> Character:
-        """Return a character, whoever asks.
+        """Return a character, whoever owns it.
 
         Raises:
             NoSuchCharacter: There is none.
@@ -176,10 +178,10 @@ class Characters:
         return found
 
     async def persona(self, account_id: AccountId, character_id: UUID) -> Character:
-        """Return a published character of the account, telling apart why there is none (foil, FO4).
+        """Return a published character of the account; errors say why there is none (foil, FO4).
 
         Raises:
-            NoSuchCharacter: There never was one.
+            NoSuchCharacter: It never existed.
             CharacterIsDenied: It is another's, or not published.
         """
         found = await self.character(character_id)
@@ -188,7 +190,7 @@ class Characters:
         return found
 
     async def by_slug(self, account_id: AccountId | None, slug: str) -> Character:
-        """Return the account's own character of a slug, or else the public one.
+        """Return the account's own character with this slug, or else the public one.
 
         Raises:
             NoSuchCharacter: There is neither.
@@ -204,7 +206,7 @@ class Characters:
         """Return the character and scenario that a ``model`` names: ``slug`` or ``slug/scenario``.
 
         Raises:
-            NoSuchCharacter: It names none that the account may talk to.
+            NoSuchCharacter: The account may talk to no such character.
         """
         slug, slash, scenario_slug = model.partition("/")
         found = await self.by_slug(account_id, slug)
@@ -223,13 +225,14 @@ class Characters:
         public: bool = False,
         after: UUID | None = None,
         most: int = PAGE_MAX,
-    ) -> Page:
-        """List the account's characters of some statuses and, if asked, everybody's public ones.
+    ) -> CharacterPage:
+        """List the account's characters in some statuses and, if asked, everybody's public ones.
 
-        Newest first; ``after`` is the last id of the page before. Of no account: public ones only.
+        Newest first; ``after`` is the last id of the previous page. Without an account: public ones
+        only.
         """
         most = min(most, PAGE_MAX)
-        terms = {
+        parameters = {
             "account": account_id,
             "statuses": list(statuses),
             "public": public,
@@ -237,22 +240,22 @@ class Characters:
             "most": most + 1,
         }
         async with self._pool.connection() as connection:
-            found = await (await connection.execute(rows.PAGE, terms)).fetchall()
-        return Page([rows.line(row) for row in found[:most]], len(found) > most)
+            found = await (await connection.execute(rows.PAGE, parameters)).fetchall()
+        return CharacterPage([rows.line(row) for row in found[:most]], len(found) > most)
 
     async def change(
         self,
         account_id: AccountId | None,
         character_id: UUID,
-        changes: Changes,
+        changes: CharacterEdit,
         *,
         expected_version: int | None = None,
     ) -> Character:
-        """Change what an author says of a character; of None, any account's.
+        """Change what an author wrote about a character; with no account, any account's.
 
         Raises:
             NoSuchCharacter: There is none, or it is another's.
-            InvalidField, SlugIsTaken: The changes cannot be.
+            InvalidField, SlugIsTaken: The changes are not possible.
             VersionIsOutdated: It changed since it was read.
         """
         async with self._pool.connection() as connection, connection.transaction():
@@ -263,20 +266,20 @@ class Characters:
             slug, at = draft.slug or held.slug, self._clock.now()
             if held.status == PUBLISHED and slug != held.slug:
                 await connection.execute(rows.FREE_SLUG, {"slug": slug, "at": at})
-            terms = {**_columns(draft), "character": character_id, "slug": slug, "at": at}
-            await rows.write(connection, rows.CHANGE, terms)
+            parameters = {**_columns(draft), "character": character_id, "slug": slug, "at": at}
+            await rows.write(connection, rows.CHANGE, parameters)
             if not isinstance(changes.scenarios, UnsetType):
                 await connection.execute(rows.DELETE_SCENARIOS, {"character": character_id})
                 await rows.write_scenarios(connection, character_id, draft.scenarios)
             return await rows.find(connection, character=character_id)
 
     async def publish(self, account_id: AccountId | None, character_id: UUID) -> Character:
-        """Let everybody have a character; quiet where everybody has.
+        """Publish a character for everybody; do nothing if it is published.
 
         Raises:
             NoSuchCharacter: There is none, or it is another's.
             SlugIsTaken: Another public character has its slug.
-            AccountIsClosed: Its owner is gone.
+            AccountIsClosed: Its owner's account is closed.
         """
         async with self._pool.connection() as connection, connection.transaction():
             held = await rows.hold(connection, account_id, character_id)
@@ -285,12 +288,12 @@ class Characters:
                 return held
             at = self._clock.now()
             await connection.execute(rows.FREE_SLUG, {"slug": held.slug, "at": at})
-            terms = {"character": character_id, "status": PUBLISHED, "at": at}
-            await rows.write(connection, rows.SET_STATUS, terms)
+            parameters = {"character": character_id, "status": PUBLISHED, "at": at}
+            await rows.write(connection, rows.SET_STATUS, parameters)
             return await rows.find(connection, character=character_id)
 
     async def withdraw(self, account_id: AccountId | None, character_id: UUID) -> Character:
-        """Take a character back; quiet where it is taken back.
+        """Withdraw a character; do nothing if it is withdrawn.
 
         Raises:
             NoSuchCharacter: There is none, or it is another's.
@@ -302,8 +305,8 @@ class Characters:
                 raise characters.CharacterIsNotPublished
             if held.status == WITHDRAWN:
                 return held
-            terms = {"character": character_id, "status": WITHDRAWN, "at": self._clock.now()}
-            await rows.write(connection, rows.SET_STATUS, terms)
+            parameters = {"character": character_id, "status": WITHDRAWN, "at": self._clock.now()}
+            await rows.write(connection, rows.SET_STATUS, parameters)
             return await rows.find(connection, character=character_id)
 
     async def delete(self, account_id: AccountId | None, character_id: UUID) -> Character:
@@ -324,16 +327,17 @@ class Characters:
     async def note_chat(
         self, account_id: AccountId, character_id: UUID, *, via: str, scenario: str = ""
     ) -> None:
-        """Note that the account chats with a character now.
+        """Note that the account is chatting with a character now.
 
         Raises:
-            NoSuchCharacter: There is none that it may talk to, or no such scenario of it.
+            NoSuchCharacter: It may talk to no such character, or the character has no such
+                scenario.
         """
         assert via in VIAS
         found = await self.visible(account_id, character_id)
         if scenario and found.scenario(scenario) is None:
             raise NoSuchCharacter
-        terms = {
+        parameters = {
             "account": account_id,
             "character": character_id,
             "at": self._clock.now(),
@@ -342,14 +346,14 @@ class Characters:
         }
         async with self._pool.connection() as connection:
             try:
-                row = await (await connection.execute(rows.NOTE_CHAT, terms)).fetchone()
+                row = await (await connection.execute(rows.NOTE_CHAT, parameters)).fetchone()
             except ForeignKeyViolation as error:  # deleted meanwhile
                 raise NoSuchCharacter from error
             if row is not None and row[0]:
                 trimmed = {"account": account_id, "most": CHATS_MAX}
                 await connection.execute(rows.TRIM_CHATS, trimmed)
 
-    async def most_recent(self, account_id: AccountId) -> Chat | None:
+    async def most_recent(self, account_id: AccountId) -> LastChat | None:
         """Return the account's latest chat with a character it may still talk to; None: no chat."""
         async with self._pool.connection() as connection:
             chats = await connection.execute(rows.RECENT_CHAT, {"account": account_id})
@@ -357,15 +361,17 @@ class Characters:
             if row is None:
                 return None
             found = await rows.find(connection, character=row[0])
-        return Chat(character=found, scenario=found.scenario(row[1]), via=row[2], last_at=row[3])
+        return LastChat(
+            character=found, scenario=found.scenario(row[1]), via=row[2], last_at=row[3]
+        )
 
 
-def _columns(draft: Draft) -> dict[str, Any]:
+def _columns(draft: CharacterDraft) -> dict[str, Any]:
     names = ("name", "description", "greeting", "system_prompt", "multiplier")
     return {name: getattr(draft, name) for name in names}
 
 
-def _changed(draft: Draft, changes: Changes) -> Draft:
+def _changed(draft: CharacterDraft, changes: CharacterEdit) -> CharacterDraft:
     named = msgspec.structs.asdict(changes)
     given = {name: value for name, value in named.items() if value is not UNSET}
     return msgspec.structs.replace(draft, **given)

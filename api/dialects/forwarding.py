@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from api.gateway import headers, table, wishes
-from api.gateway.forward import Admission, Decorate, Work
+from api.gateway.forward import Admission, Decorate, GatewayRequest
 from api.http.failure import Failure, Kind, of_error
 from api.http.handlers import Reply
 from api.identity.credentials import KeyCaller
@@ -37,7 +37,7 @@ async def forward(
     caller = ask.caller
     if document is None and entry.meter.format:
         document = await document_of(ask)
-    work = Work(
+    work = GatewayRequest(
         ask.request_id,
         entry,
         document=document,

@@ -1,7 +1,8 @@
-"""The most that a request comes to, with a certain rate card, account and key. Pure.
+"""The most that a request comes to under a given rate card, account and key. Pure.
 
-Asked in the lane, by the command that holds it: only there are card, account and key known as they
-are. What the client left open is bounded here, and the upstream is told exactly that bound.
+Worked out in the lane, by the command that holds it: only there are card, account and key known as
+they are now. What the client left open is bounded here, and the upstream is told exactly that
+bound.
 """
 
 import re
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from api.gateway.wishes import Tool, Wish, undated
+from api.gateway.wishes import ServerTool, Wish, undated
 from api.operations import SETTING_OUTPUT
 from ledger.errors import ModelIsUnpriced
 from ledger.fitting import Alike, Fitted, Open
@@ -21,17 +22,17 @@ from ledger.state import Account, Key
 from ledger.usage import Usage
 
 OUTPUT_DEFAULT = 16_384
-"""Tokens of an answer that neither the client nor anybody else bounds."""
+"""Tokens of an answer that nobody else bounds."""
 OUTPUT_LEAST = 16
-"""A shorter answer is refused instead: nobody can use it, and OpenAI's responses take no smaller
+"""A shorter answer is refused: nobody can use it, and OpenAI's responses take no smaller
 bound."""
 CONTEXT_DEFAULT = 131_072
 """Tokens of context that the upstream keeps, where the card does not know the model's window."""
 USES_DEFAULT = 8
 """Uses of a server tool whose number the request leaves open."""
 TOOL_TOKENS = 16_384
-"""What one use of a server tool brings for the model to read."""
-HEADER = "Keyledger-Output-Bound"
+"""Tokens that one use of a server tool brings for the model to read."""
+HEADER = "Keyledger-Output-AnswerBound"
 
 _WRITES: tuple[tuple[re.Pattern[str], int], ...] = tuple(
     (re.compile(name, re.ASCII), tokens)
@@ -53,27 +54,27 @@ _WRITES: tuple[tuple[re.Pattern[str], int], ...] = tuple(
         (r"deepseek-", 8_192),
     )
 )
-"""How many tokens models write at most, by how their names begin: the first that fits counts.
+"""How many tokens models write at most, by the beginning of their names: the first match counts.
 Providers refuse a bound above it. It is asked only where the rate card does not say."""
 
 
 @lru_cache(maxsize=1_024)
 def writes(model: str) -> int:
-    """Return how many tokens a model writes at most, as far as its name tells."""
+    """Return how many tokens a model writes at most, judged by its name."""
     name = model.lower().rpartition("/")[2]
     return next((tokens for begins, tokens in _WRITES if begins.match(name)), OUTPUT_DEFAULT)
 
 
-class Figures(NamedTuple):
-    """What the operator says where neither the request nor the rate card does."""
+class BoundDefaults(NamedTuple):
+    """What the operator sets for requests and rate cards that leave it open."""
 
     output_tokens: int = 0
-    """Longest answer that anybody is given; 0: as the model's own maximum."""
+    """Longest answer that anybody is given, in tokens; 0: the model's own maximum."""
     context_tokens: int = CONTEXT_DEFAULT
     tool_uses: int = USES_DEFAULT
 
 
-class Bound(NamedTuple):
+class AnswerBound(NamedTuple):
     """How long an answer may be."""
 
     tokens: int
@@ -81,18 +82,18 @@ class Bound(NamedTuple):
     """Who says so: ``client``, ``model``, ``operator``, ``credit`` or ``limit``."""
 
 
-class Asked(NamedTuple):
-    """What is to be held of a request, before it is asked what fits."""
+class WorstCase(NamedTuple):
+    """What is to be held for a request, before it is made to fit credit and limits."""
 
-    bound: Bound
+    bound: AnswerBound
     usage: Usage
     elsewhere: int
-    """Input held for what does not stand in the body."""
-    tools: tuple[tuple[Tool, int], ...]
+    """Input tokens held for what is not in the body."""
+    tools: tuple[tuple[ServerTool, int], ...]
     """The server tools that the request allows, and how often each is used at most."""
     alike: Alike
     answers: int
-    """How many are charged, each as long as the bound at most."""
+    """How many answers are charged, each at most as long as the bound."""
 
 
 def ask(
@@ -101,12 +102,12 @@ def ask(
     known: ModelPrice,
     *,
     may_be_unpriced: bool,
-    figures: Figures,
+    figures: BoundDefaults,
     most: tuple[int, ...] = (),
-) -> Asked:
-    """Work out the most that a request comes to. ``known`` is what the card says of the model.
+) -> WorstCase:
+    """Work out the most that a request comes to. ``known`` is what the card says about the model.
 
-    ``most``: how long the operator lets answers be, for account and key; 0 says nothing.
+    ``most``: the operator's bounds on an answer, for the account and the key; 0: no bound.
 
     Raises:
         ModelIsUnpriced: It allows a tool that has neither a bound nor a price, and the account
@@ -131,29 +132,29 @@ def ask(
         **units,
     )
     alike = _alike(allows.makes, writes_cache=allows.writes_cache)
-    return Asked(bound, usage, elsewhere, tools, alike, answers)
+    return WorstCase(bound, usage, elsewhere, tools, alike, answers)
 
 
-def _bound(wish: Wish, model: str, known: ModelPrice, most: tuple[int, ...]) -> Bound:
+def _bound(wish: Wish, model: str, known: ModelPrice, most: tuple[int, ...]) -> AnswerBound:
     if wish.most is not None:
-        bound = Bound(wish.most, "client")
+        bound = AnswerBound(wish.most, "client")
     else:
-        bound = Bound(_own_maximum(wish, model, known), "model")
+        bound = AnswerBound(_own_maximum(wish, model, known), "model")
     for tokens in most:
         if tokens and tokens < bound.tokens:
-            bound = Bound(tokens, "operator")
+            bound = AnswerBound(tokens, "operator")
     return bound
 
 
 def _own_maximum(wish: Wish, model: str, known: ModelPrice) -> int:
-    """Return the longest answer that the model gives to what stands in the body."""
+    """Return the longest answer that the model gives to what is in the body."""
     most = known.max_output_tokens or writes(model)
     if wish.default:
         most = min(most, wish.default)
     if not known.context_window:
         return most
-    # Question and answer share the window, and servers refuse a bound that cannot be kept. How long
-    # the question is only they know: not longer than its bytes, and not twice the estimate.
+    # Question and answer share the window, and servers refuse a bound that cannot be kept. Only
+    # they know how long the question is: not longer than its bytes, and not twice the estimate.
     window, content = known.context_window, wish.content
     left = max(window - content.text_bound, (window - content.estimate) // 2, OUTPUT_LEAST)
     return min(most, left)
@@ -163,10 +164,10 @@ def _reads(
     wish: Wish,
     said: int,
     known: ModelPrice,
-    tools: tuple[tuple[Tool, int], ...],
-    figures: Figures,
+    tools: tuple[tuple[ServerTool, int], ...],
+    figures: BoundDefaults,
 ) -> int:
-    """Return the input of all runs together: each use of a tool has the model read all again."""
+    """Return the input of all runs together: each use of a tool makes the model read all again."""
     if wish.content.is_kept:
         said = max(said, known.context_window or figures.context_tokens)
     uses = sum(uses for _, uses in tools)
@@ -179,7 +180,9 @@ def _reads(
     return min(every, (uses + 1) * max(said, known.context_window))
 
 
-def _uses(tool: Tool, prices: Prices, figures: Figures, *, may_be_unpriced: bool) -> int:
+def _uses(
+    tool: ServerTool, prices: Prices, figures: BoundDefaults, *, may_be_unpriced: bool
+) -> int:
     if tool.uses is not None:
         return tool.uses
     priced = bool(tool.usage_class) and unit_price(prices, tool.usage_class) is not None
@@ -191,9 +194,9 @@ def _uses(tool: Tool, prices: Prices, figures: Figures, *, may_be_unpriced: bool
 
 
 def _units(
-    tools: tuple[tuple[Tool, int], ...], prices: Prices, *, may_be_unpriced: bool
+    tools: tuple[tuple[ServerTool, int], ...], prices: Prices, *, may_be_unpriced: bool
 ) -> dict[str, int]:
-    """Count what tools are charged as beside tokens: what may be used need not have a price."""
+    """Count the units of tools charged by use; a tool that may be used need not have a price."""
     found: dict[str, int] = {}
     for tool, uses in tools:
         name = tool.usage_class
@@ -205,7 +208,7 @@ def _units(
 
 @lru_cache(maxsize=16)
 def _alike(makes: tuple[str, ...], *, writes_cache: bool) -> Alike:
-    """Say as which classes the same tokens may be charged."""
+    """Return the classes that the same tokens may be charged as."""
     written = ("cache_write", "cache_write_1h") if writes_cache else ()
     media = ("audio_input", "image_input", "video_input")
     return {
@@ -216,22 +219,22 @@ def _alike(makes: tuple[str, ...], *, writes_cache: bool) -> Alike:
 
 
 class Asking:
-    """One request's hold: asked in the lane, told afterwards."""
+    """One request's hold: worked out in the lane, then told to upstream and client."""
 
     __slots__ = ("_asked", "_figures", "_name", "_reserve", "_wish")
 
     def __init__(
-        self, wish: Wish, reserve: Reserve, figures: Figures, *, upstream_model: str = ""
+        self, wish: Wish, reserve: Reserve, figures: BoundDefaults, *, upstream_model: str = ""
     ) -> None:
-        """Take what is wanted. ``reserve`` lacks what only the lane knows.
+        """Take what the request wishes for. ``reserve`` lacks what only the lane knows.
 
-        ``upstream_model``: as the upstream knows it; empty: as it is booked.
+        ``upstream_model``: the upstream's name for it; empty: the name it is booked under.
         """
         self._name = upstream_model or reserve.model
         self._wish = wish
         self._figures = figures
         self._reserve = reserve
-        self._asked: Asked
+        self._asked: WorstCase
 
     def in_lane(
         self, book: PriceBook | None, account: Account, key: Key
@@ -267,42 +270,42 @@ class Asking:
         return held, Open(asked.bound.tokens, OUTPUT_LEAST, asked.answers)
 
     def told(self, fitted: Fitted[Any] | None) -> "Told":
-        """Return what was held in the end, for the upstream and the client to be told."""
+        """Return what was held in the end, to tell the upstream and the client."""
         asked, wish = self._asked, self._wish
         bound = asked.bound
         if fitted is not None and fitted.why:
-            bound = Bound(fitted.tokens, fitted.why)
+            bound = AnswerBound(fitted.tokens, fitted.why)
         wish.content.elsewhere = asked.elsewhere
         output = bound.tokens * asked.answers + wish.allows.extra_output if wish.field else 0
         return Told(wish._replace(output=output), bound, asked.tools)
 
 
 class Told(NamedTuple):
-    """A request as it is held."""
+    """A request as it was held."""
 
     wish: Wish
-    bound: Bound
-    tools: tuple[tuple[Tool, int], ...]
+    bound: AnswerBound
+    tools: tuple[tuple[ServerTool, int], ...]
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """Return what a reply says of a bound that is not the client's."""
+        """Return the header by which a reply shows a bound that is not the client's."""
         if not self.wish.field or self.bound.why == "client":
             return {}
         return {HEADER: f"{self.bound.tokens}; reason={self.bound.why}"}
 
     def elsewise(self) -> "Told":
-        """Return the same, told in the other field that chats have."""
+        """Return the same with the bound in the other field that chats have."""
         field = _OTHER[self.wish.field]
         return self._replace(wish=self.wish._replace(field=field))
 
     def refused_by(self, status: int, field: str) -> bool:
-        """Return whether an upstream refuses the field, where the client has not chosen it."""
+        """Return whether an upstream refuses the field that we chose for the bound."""
         mine = self.wish.most is None and self.wish.field in _OTHER
         return mine and status == _BAD_REQUEST and field == self.wish.field
 
     def document(self, document: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return the body with the bounds that are held and that the client did not set."""
+        """Return the body with those of the held bounds that the client did not set."""
         changed: dict[str, Any] = {}
         if self.wish.field and self.bound.why != "client":
             changed[self.wish.field] = self.bound.tokens
@@ -335,7 +338,7 @@ def _bounded(tool: Any, opened: Mapping[str, int]) -> Any:  # noqa: ANN401 - a p
 def _conditions(named: tuple[str, ...], terms: list[ModelPrice]) -> tuple[str, tuple[str, ...]]:
     """Return the condition that is asked for, and others that may come to hold."""
     if len(named) == 1:
-        # As the operator books it: where the card lacks it, the request is unpriced.
+        # The operator's name for it: where the card lacks it, the request is unpriced.
         return named[0], ()
     asked = next(name for name in named if not name or name in terms[0].conditions)
     others = {

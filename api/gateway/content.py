@@ -1,9 +1,9 @@
-"""What a model is asked to read, in whatever form it is sent: texts, messages, media.
+"""What a model is asked to read, in any form: texts, messages, media.
 
-From it come the bound that is reserved and the estimate that is charged where nobody reports usage.
+It yields the bound that is reserved and the estimate that is charged where nobody reports usage.
 A byte-level tokenizer never makes more tokens of a text than the text has bytes; what a message
-costs beside its text is bounded by a few tokens. Media are bounded by estimate: more is overage.
-What is only pointed to has no bound here: a file or an answer that the upstream keeps.
+costs besides its text is bounded by a few tokens. Media are bounded by estimate: more is overage.
+What is only referred to, such as a file that the upstream keeps, has no bound here.
 """
 
 from collections.abc import Iterator, Mapping
@@ -14,13 +14,13 @@ import msgspec
 from api.gateway import tokens
 
 MESSAGE_TOKENS_MAX = 16
-"""What a message costs at most beside its text: role, separators."""
+"""What a message costs at most besides its text: role, separators."""
 MESSAGE_TOKENS = 4
 """What it costs as a rule (OpenAI Cookbook: three, and one for a name)."""
 MEDIA_TOKENS_MIN = 2_048
-"""Bound of a picture, a sound or a file, however short its address."""
+"""Bound on a picture, a sound or a file, however short its address."""
 MEDIA_TOKENS = 512
-"""Estimate of the same."""
+"""Estimate for the same."""
 MEDIA_BYTES_PER_TOKEN = 64
 """Bytes of encoded media that make a token at most."""
 
@@ -30,19 +30,19 @@ _MEDIA: Mapping[str, str] = {
     **dict.fromkeys(("video_url", "input_video"), "video_input"),
     **dict.fromkeys(("file", "input_file", "document"), "image_input"),
 }
-"""Part of a message to the usage class that it may be counted in, beside ``input``."""
+"""Part of a message → the usage class that it may be counted in, besides ``input``."""
 _POINTERS = frozenset({"file_id", "file_url"})
 _DOCUMENTS = frozenset({"document", "file", "input_file"})
 _KEPT_TYPES = frozenset({"item_reference", "container_upload", "compaction"})
-"""Parts that stand for something which the upstream has, however short they are."""
+"""Parts that refer to something the upstream has, however short they are."""
 _FRAME = frozenset({"role", "content", "type", "id", "status", "cache_control"})
-"""Members of a message that are no text of their own."""
+"""Members of a message that hold no text."""
 
 _encode = msgspec.json.Encoder().encode
 
 
 class Content:
-    """What a request holds for the model to read."""
+    """What a request gives the model to read."""
 
     __slots__ = ("elsewhere", "is_kept", "made", "media", "messages", "texts")
 
@@ -51,13 +51,13 @@ class Content:
         self.texts: list[str] = []
         self.messages = 0
         self.media: list[tuple[str, int]] = []
-        """Of each picture, sound or file its usage class and its bytes as it was sent."""
+        """Usage class of each picture, sound or file, and its bytes as sent."""
         self.made = 0
-        """Tokens that came as numbers."""
+        """Tokens that were sent as numbers."""
         self.is_kept = False
-        """Whether it points to something that the upstream has and we cannot measure."""
+        """Whether it refers to something that the upstream has and we cannot measure."""
         self.elsewhere = 0
-        """Tokens held for what is not in the body: kept by the upstream, brought by its tools."""
+        """Tokens held for what is not in the body: kept by the upstream or brought by its tools."""
 
     def add(self, value: Any) -> None:  # noqa: ANN401 - any part of a body
         """Take in a text, a message, a part, or a list of them."""
@@ -116,12 +116,12 @@ class Content:
 
     @property
     def bound(self) -> int:
-        """Return what it comes to at most, in tokens, what stands elsewhere included."""
+        """Return what it comes to at most, in tokens, including what is kept elsewhere."""
         return self.text_bound + sum(self.media_bounds().values()) + self.elsewhere
 
     @property
     def estimate(self) -> int:
-        """Return what it comes to, about, in tokens."""
+        """Return about what it comes to, in tokens."""
         held = sum(map(tokens.count, self.texts)) + self.messages * MESSAGE_TOKENS + self.made
         return held + len(self.media) * MEDIA_TOKENS
 
@@ -138,10 +138,10 @@ def objects(value: Any) -> Iterator[Mapping[str, Any]]:  # noqa: ANN401
 
 
 def _points(kind: str, part: Mapping[str, Any]) -> bool:
-    """Return whether a part of media stands for what is not in the body, of whatever length."""
+    """Return whether a media part refers to something of unknown length outside the body."""
     if any(part.get(name) for name in _POINTERS) or str(part.get("file_data")).startswith("http"):
         return True
-    # A picture by address is bounded like one that came along; a document may have any length.
+    # A picture by address is bounded like one in the body; a document may have any length.
     return kind in _DOCUMENTS and part.get("type") == "url"
 
 

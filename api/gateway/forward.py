@@ -1,6 +1,6 @@
 """The way of a request through the gateway: hold, ask upstream, pass on, settle.
 
-Two commands of a lane for each request, and none per chunk. How each kind of ending is settled is
+Each request takes two commands of a lane, and a chunk none. How each kind of ending is settled is
 the table in README.md; every row of it is a branch here and a test.
 """
 
@@ -17,11 +17,11 @@ import structlog
 from litestar.types import Receive, Send
 
 from api.gateway import replies, sse, tally, wishes
-from api.gateway.bounds import Asking, Figures, Told
+from api.gateway.bounds import Asking, BoundDefaults, Told
 from api.gateway.meters import Meter
 from api.gateway.settlement import Ending, Settlements
-from api.gateway.table import Entry
-from api.gateway.tally import Tally
+from api.gateway.table import RouteEntry
+from api.gateway.tally import StreamTally
 from api.gateway.upstream import (
     Incoming,
     Outgoing,
@@ -49,21 +49,21 @@ log = structlog.get_logger("keyledger.gateway")
 
 ATTEMPTS_MAX = 3
 PAUSE_SECONDS = 0.1
-"""Before the same upstream is asked once more."""
+"""Pause before the same upstream is asked again."""
 REST_SECONDS = 5
-"""An upstream that failed is asked last for so long."""
+"""For this long an upstream that failed is asked last."""
 REPLY_MAX = 64 * 1024 * 1024
 REFUSAL_MAX = 1024 * 1024
 EXPIRY_SECONDS = 60
-"""A reservation lives so much longer than its request may."""
+"""A reservation outlives its request's time limit by this much."""
 RUN_OUT_SECONDS = 1
-"""For the end of a connection whose stream has said its last."""
+"""For the end of a connection whose stream is complete."""
 STOP_SECONDS = 5
 HOLD_SECONDS = 1
-"""A stream is held back so long at most while it has said nothing of its answer."""
+"""For this long at most a stream is held back while nothing of its answer has come."""
 
 FIRST_OTHER = 300
-"""From this status on an answer is none: a redirect, a refusal, a failure."""
+"""A status from this on is no answer: a redirect, a refusal, a failure."""
 
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 _MODEL = re.compile(rb'"model"\s*:\s*"(?:[^"\\]|\\.)*"')
@@ -71,7 +71,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 class Admission(NamedTuple):
-    """Who asks, and what the lane is to hold them to."""
+    """Who asks, and what the lane is to check."""
 
     account_id: AccountId
     key_id: KeyId
@@ -81,37 +81,37 @@ class Admission(NamedTuple):
     scope: str = ""
     """Scope the key must name; empty: any."""
     permits: Permits | None = None
-    """Asked in the lane whether the key may do this; raises a refusal where it may not."""
+    """Called in the lane to check that the key may do this; raises a refusal where it may not."""
 
 
-class Work(NamedTuple):
-    """What is to be done."""
+class GatewayRequest(NamedTuple):
+    """A request to forward, and how to book it."""
 
     request_id: str
-    """Made by us, unique."""
-    entry: Entry
+    """Unique; made by us."""
+    entry: RouteEntry
     document: Mapping[str, Any] | None = None
     """Body of an inference request, decoded by ``wishes.decode``."""
     model: str = ""
-    """As it is booked; empty: the one that the document names."""
+    """Name it is booked under; empty: the one that the document names."""
     upstream_model: str = ""
-    """As the upstream knows it; empty: the one that the document names."""
+    """The upstream's name for it; empty: the one that the document names."""
     shown_model: str = ""
-    """As the reply names it; empty: as the upstream does."""
+    """Name that the reply shows; empty: the upstream's."""
     condition: str = ""
-    """Of the rate card, such as ``batch``."""
+    """Price condition of the rate card, such as ``batch``."""
     category: str = ""
-    """Which limits of a category count it; empty: the entry's."""
+    """Category whose limits count it; empty: the entry's."""
     body: bytes = b""
-    """Of other requests, passed on as it is."""
+    """Body of other requests, passed on unchanged."""
     content_type: str = ""
     parameters: Mapping[str, str] = _NOTHING
-    """Of the path."""
+    """Parameters of the path."""
     query: str = ""
     headers: Sequence[tuple[bytes, bytes]] = ()
-    """The client's; an allow-list of them goes on."""
+    """The client's; only those on an allow-list are passed on."""
     own_errors: bool = False
-    """Whether an upstream's refusal is raised as a failure: the dialect has words of its own."""
+    """Whether an upstream's refusal is raised as a failure, for the dialect to word."""
 
 
 Wording = Callable[[Failure], bytes]
@@ -125,11 +125,11 @@ class Bounds(NamedTuple):
 
     total_seconds: int = 600
     drain_seconds: int = 5
-    """An upstream whose client is gone may still say for so long what it used."""
+    """For this long an upstream whose client is gone may still report what it used."""
 
 
 class Exchange:
-    """A request that is admitted, until it is settled."""
+    """An admitted request, until it is settled."""
 
     __slots__ = (
         "_ended",
@@ -147,7 +147,7 @@ class Exchange:
     def __init__(  # noqa: PLR0917 (one caller)
         self,
         admission: Admission,
-        work: Work,
+        work: GatewayRequest,
         wish: Wish,
         wording: Wording,
         headers: Mapping[str, str],
@@ -156,7 +156,7 @@ class Exchange:
         told: Told | None,
         held: bool,
     ) -> None:
-        """Begin. ``told``: what a request to a model is held to; None: it is a call."""
+        """Begin. ``told``: what a request to a model is held to; None: it is a metered call."""
         self.admission = admission
         self.work = work
         self.wish = wish
@@ -165,7 +165,7 @@ class Exchange:
         self.headers = headers
         self._settlements = settlements
         self.failed = False
-        """Whether it ended as a failure in the ledger."""
+        """Whether the ledger counts it as a failure."""
         self._held = held
         self._ended = False
 
@@ -187,13 +187,13 @@ class Exchange:
             await self._settlements.end(ending)
 
     def settle_later(self, used: Reading) -> None:
-        """Charge what was used although there is no time to wait for it."""
+        """Charge what was used, without waiting for the ledger."""
         ending = self._settle(used, interrupted=True)
         if ending is not None:
             self._settlements.later(ending)
 
     async def release(self, reason: str) -> None:
-        """Give back what was held: it failed, and nothing was delivered."""
+        """Release what was held: it failed, and nothing was delivered."""
         how = Release(request_id=self.work.request_id, reason=reason, failed=True)
         ending = self._ending(how)
         if ending is not None:
@@ -202,7 +202,7 @@ class Exchange:
 
     @property
     def unseen(self) -> Reading:
-        """Return the estimate of a request that was sent and whose answer nobody saw."""
+        """Return the estimate for a request that was sent and whose answer nobody saw."""
         if not self.work.entry.meter.format:
             return Reading(Usage(requests=1), estimated=True)
         return Reading(Usage(input=self.wish.content.estimate), estimated=True)
@@ -215,8 +215,8 @@ class Exchange:
         return upstream.scrub(text)
 
 
-def _settle_of(work: Work, used: Reading, *, interrupted: bool) -> Settle:
-    """Say in the ledger's words what was used."""
+def _settle_of(work: GatewayRequest, used: Reading, *, interrupted: bool) -> Settle:
+    """Make the ledger's command from what was used."""
     return Settle(
         request_id=work.request_id,
         usage=used.usage,
@@ -230,8 +230,8 @@ def _settle_of(work: Work, used: Reading, *, interrupted: bool) -> Settle:
     )
 
 
-def _served(work: Work, model: str) -> str:
-    """Name the model that was served, where it is not the one that the upstream was asked for.
+def _served(work: GatewayRequest, model: str) -> str:
+    """Return the model that was served, where it is not the one that the upstream was asked for.
 
     Where the dialect books another name than it sends upstream, the rate card does not know that
     a longer name, such as one with a date, is the same model.
@@ -250,8 +250,8 @@ def _name_of(how: Settle | Release) -> str:
     return "estimated" if how.estimated else "reported"
 
 
-class Got(NamedTuple):
-    """An upstream's answer that counts."""
+class UpstreamAnswer(NamedTuple):
+    """An answer of an upstream that counts."""
 
     upstream: Upstream
     incoming: Incoming
@@ -268,7 +268,7 @@ class Streaming:
     def __init__(
         self,
         exchange: Exchange,
-        got: Got,
+        got: UpstreamAnswer,
         *,
         deadline: float,
         bounds: Bounds,
@@ -285,12 +285,12 @@ class Streaming:
         self._deadline = deadline
         self._bounds = bounds
         self._open = open_
-        self._tally = Tally(exchange.work.entry.meter, exchange.wish)
+        self._tally = StreamTally(exchange.work.entry.meter, exchange.wish)
         self._limit: asyncio.Timeout | None = None
         self._gone = False
         """Whether the client is gone."""
         self._stopping = False
-        """Whether the process is about to end."""
+        """Whether the process is ending."""
         self.finished = asyncio.Event()
         open_.add(self)
 
@@ -318,7 +318,7 @@ class Streaming:
         except (UpstreamBroke, UpstreamTimedOut, TimeoutError, sse.EventIsTooLarge) as error:
             await self._broken(send, error)
         except asyncio.CancelledError:
-            # The server takes its tasks away: say so while there is somebody to hear it.
+            # The server cancels its tasks: say so while the client can still hear it.
             self._exchange.settle_later(self._tally.reading(whole=False))
             await self._say(send, Failure(Kind.UNAVAILABLE))
             raise
@@ -329,7 +329,7 @@ class Streaming:
             await self._run_out()
 
     async def _settle_ended(self) -> None:
-        """Settle a stream that came to its end: what it said last may be that it failed."""
+        """Settle a stream that came to its end: the last thing it said may be that it failed."""
         seen = self._tally
         if not seen.failed:
             await self._exchange.settle(seen.reading(whole=True), interrupted=self._gone)
@@ -370,14 +370,14 @@ class Streaming:
                     pass
 
     async def _watch(self, receive: Receive) -> None:
-        """Notice that the client is gone; then hear the upstream out, for a short while."""
+        """Wait until the client is gone; then hear the upstream out for a short while."""
         while (await receive())["type"] != "http.disconnect":
             pass
         self._gone = True
         self._end_within(0 if self._tally.final else self._bounds.drain_seconds)
 
     def stop(self) -> None:
-        """End now, because the process does."""
+        """End now, because the process is ending."""
         self._stopping = True
         self._end_within(0)
 
@@ -411,14 +411,14 @@ class Streaming:
             return
         name = self._exchange.work.entry.meter.error_event
         event = sse.event(self._exchange.wording(failure), name)
-        # A client that reads no more would hold us for ever.
+        # A client that no longer reads would hold us for ever.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(RUN_OUT_SECONDS):
                 await send({"type": "http.response.body", "body": event, "more_body": False})
 
 
 class Gateway:
-    """Forwards what is asked of the routes in the table."""
+    """Forwards requests to the routes in the table."""
 
     def __init__(
         self,
@@ -426,13 +426,13 @@ class Gateway:
         upstreams: Sequence[Upstream],
         *,
         bounds: Bounds = Bounds(),  # noqa: B008 - immutable
-        figures: Figures = Figures(),  # noqa: B008 - immutable
+        figures: BoundDefaults = BoundDefaults(),  # noqa: B008 - immutable
         default_model: str = "",
     ) -> None:
-        """Take the upstreams in the order in which they are asked."""
+        """Take the upstreams in the order in which to ask them."""
         self.settlements = Settlements(calls)
         self.default_model = default_model
-        """What stands behind characters: a model that the upstream knows."""
+        """The upstream's model behind characters."""
         self._calls = calls
         self._upstreams = list(upstreams)
         self._bounds = bounds
@@ -443,15 +443,15 @@ class Gateway:
     async def serve(
         self,
         admission: Admission,
-        work: Work,
+        work: GatewayRequest,
         *,
         wording: Wording,
         decorate: Decorate | None = None,
     ) -> "Answer | Streaming":
-        """Hold the worst case, forward, settle; return the reply, or the stream that becomes it.
+        """Hold the worst case, forward, settle; return the reply, or the stream of it.
 
         Raises:
-            LedgerError: The ledger says no, or cannot say.
+            LedgerError: The ledger refuses, or cannot decide.
             Failure: The request is wrong, or no upstream answered.
         """
         exchange = await self._admit(admission, work, wording, decorate)
@@ -465,13 +465,17 @@ class Gateway:
             failure.counted = exchange.failed
             raise
         except BaseException:
-            # Asked, and the answer seen by nobody: the process ends, or something is broken here.
+            # It was sent and nobody saw the answer: the process is ending, or something broke here.
             exchange.settle_later(exchange.unseen)
             raise
         return Streaming(exchange, got, deadline=deadline, bounds=self._bounds, open_=self._open)
 
     async def _admit(
-        self, admission: Admission, work: Work, wording: Wording, decorate: Decorate | None
+        self,
+        admission: Admission,
+        work: GatewayRequest,
+        wording: Wording,
+        decorate: Decorate | None,
     ) -> Exchange:
         entry = work.entry
         document = work.document or _NOTHING
@@ -512,7 +516,7 @@ class Gateway:
                 if_priced=is_call,
             )
         except asyncio.CancelledError:
-            # It may be on its way into the ledger: what comes after it gives it back.
+            # The hold may be on its way into the ledger: the release that follows gives it back.
             how = Release(request_id=work.request_id, reason="interrupted")
             self.settlements.later(Ending(admission.account_id, admission.key_id, how))
             raise
@@ -532,7 +536,7 @@ class Gateway:
             held=held is not None,
         )
 
-    async def _answer(self, exchange: Exchange, got: Got) -> Answer:
+    async def _answer(self, exchange: Exchange, got: UpstreamAnswer) -> Answer:
         incoming, work = got.incoming, exchange.work
         if incoming.status >= FIRST_OTHER:
             await exchange.release(f"upstream {incoming.status}")
@@ -546,7 +550,7 @@ class Gateway:
         reply.headers.extend(_headers(exchange, incoming))
         return reply
 
-    async def _ask(self, exchange: Exchange, deadline: float) -> Got:
+    async def _ask(self, exchange: Exchange, deadline: float) -> UpstreamAnswer:
         """Ask one upstream after the other until one answers, bounded in number and time.
 
         Raises:
@@ -554,7 +558,7 @@ class Gateway:
         """
         outgoing = _outgoing(exchange)
         timed_out = False
-        busy: Got | None = None
+        busy: UpstreamAnswer | None = None
         try:
             async with asyncio.timeout_at(deadline):
                 turns = self._turns()
@@ -597,7 +601,9 @@ class Gateway:
             error=str(error) or type(error).__name__,
         )
 
-    async def _measured(self, upstream: Upstream, outgoing: Outgoing, exchange: Exchange) -> Got:
+    async def _measured(
+        self, upstream: Upstream, outgoing: Outgoing, exchange: Exchange
+    ) -> UpstreamAnswer:
         """Make an attempt, and count it."""
         began = time.perf_counter()
         outcome = "failed"
@@ -605,15 +611,17 @@ class Gateway:
             got = await self._attempt(upstream, outgoing, exchange)
             outcome = "answered" if got.incoming.status < FIRST_OTHER else "refused"
         except (UpstreamTimedOut, asyncio.CancelledError):
-            # Cancelled: all of the request's time is up, or the process ends.
+            # Cancelled: the request's time is up, or the process is ending.
             outcome = "timed_out"
             raise
         finally:
             metrics.note_attempt(upstream.name, outcome, time.perf_counter() - began)
         return got
 
-    async def _attempt(self, upstream: Upstream, outgoing: Outgoing, exchange: Exchange) -> Got:
-        """Ask one upstream, and wait for the first that it says.
+    async def _attempt(
+        self, upstream: Upstream, outgoing: Outgoing, exchange: Exchange
+    ) -> UpstreamAnswer:
+        """Ask one upstream, and wait for the beginning of its answer.
 
         Raises:
             UpstreamFailed: It gave no answer that counts.
@@ -624,19 +632,19 @@ class Gateway:
             if incoming.status >= FIRST_OTHER:
                 body = await incoming.read(REFUSAL_MAX)
                 _require_refusal(incoming, body, exchange)
-                return Got(upstream, incoming, body)
+                return UpstreamAnswer(upstream, incoming, body)
             if not replies.is_stream(incoming.content_type):
                 body = await incoming.read(REPLY_MAX)
                 _require_answer(incoming, body, exchange)
-                return Got(upstream, incoming, body)
+                return UpstreamAnswer(upstream, incoming, body)
             first, chunks = await _begun(exchange.work.entry.meter, incoming.chunks())
         except BaseException:
             incoming.close()
             raise
-        return Got(upstream, incoming, chunks=chunks, first=first)
+        return UpstreamAnswer(upstream, incoming, chunks=chunks, first=first)
 
     async def close(self) -> None:
-        """End every stream, write down what is owed, let go of the upstreams."""
+        """End every stream, settle what is owed, close the upstreams."""
         for stream in list(self._open):
             stream.stop()
         with contextlib.suppress(TimeoutError):
@@ -649,10 +657,10 @@ class Gateway:
 
 
 async def _begun(meter: Meter, chunks: AsyncIterator[bytes]) -> tuple[bytes, AsyncIterator[bytes]]:
-    """Wait for the first that a stream says of its answer; return it, and what follows.
+    """Wait for the first chunk of a stream's answer; return it, and what follows.
 
     Until then nothing has gone out, so that another upstream can be asked. A stream that only
-    says that it works goes on after a while, so that the client sees that too.
+    says that it is working is passed on after a while, so that the client sees that too.
 
     Raises:
         UpstreamFailed: It says that it failed.
@@ -683,7 +691,7 @@ async def _begun(meter: Meter, chunks: AsyncIterator[bytes]) -> tuple[bytes, Asy
 
 
 def _seen(task: "asyncio.Future[bytes]") -> None:
-    """Take note of how it ended, although nobody may ask."""
+    """Retrieve how it ended, so that asyncio does not warn."""
     if not task.cancelled():
         task.exception()
 
@@ -691,7 +699,7 @@ def _seen(task: "asyncio.Future[bytes]") -> None:
 async def _resumed(
     following: "asyncio.Future[bytes]", chunks: AsyncIterator[bytes]
 ) -> AsyncIterator[bytes]:
-    """Go on with a chunk that is waited for already."""
+    """Continue with a chunk that is being waited for already."""
     chunk = await following
     while chunk:
         yield chunk
@@ -699,7 +707,7 @@ async def _resumed(
 
 
 class _Look:
-    """Looks at where the key stands, from inside the lane."""
+    """Reads the key's standing from inside the lane."""
 
     def __init__(self, permits: Permits | None, reserve: Reserve) -> None:
         self._permits = permits
@@ -720,10 +728,10 @@ class _Look:
         self.standing = Standing(at, tuple(limits), self._balances)
 
 
-def _refuses_bound(got: Got, exchange: Exchange) -> bool:
+def _refuses_bound(got: UpstreamAnswer, exchange: Exchange) -> bool:
     """Return whether an upstream refuses the field of a bound that we added; rename it then.
 
-    Behind a name of the operator's may stand any model, and OpenAI's differ.
+    The operator's name may stand for any model, and OpenAI's models differ in this.
     """
     told = exchange.told
     if told is None or got.incoming.status < FIRST_OTHER:
@@ -771,15 +779,15 @@ _TOO_MANY = 429
 _WAITING_HELPS = frozenset({_TOO_MANY, 503})
 _ONCE_MORE = frozenset({408, 425})
 _NOT_THE_CLIENTS = frozenset({401, 402, 403, 407})
-"""What an upstream holds against the operator, whose key it saw."""
+"""Statuses by which an upstream refuses the operator, whose key it saw."""
 _OPERATOR_OWES = frozenset(
     {"billing_hard_limit_reached", "billing_not_active", "insufficient_quota"}
 )
-"""Codes of OpenAI's that say the same under a status that else is the client's."""
+"""OpenAI's codes that say the same under a status that otherwise concerns the client."""
 
 
 def _require_refusal(incoming: Incoming, body: bytes, exchange: Exchange) -> None:
-    """Tell a refusal of what the client asked from a failure of the upstream.
+    """Require that an upstream's error refuses what the client asked, and is not its own failure.
 
     Raises:
         UpstreamFailed: It is no answer to the client.
@@ -795,10 +803,10 @@ def _require_refusal(incoming: Incoming, body: bytes, exchange: Exchange) -> Non
 
 
 def _require_answer(incoming: Incoming, body: bytes, exchange: Exchange) -> None:
-    """Tell an answer from a failure under a status of success.
+    """Require that what came under a status of success is an answer.
 
     Raises:
-        UpstreamFailed: It is none.
+        UpstreamFailed: It is not.
     """
     why = replies.failure_of(exchange.work.entry.meter, incoming.content_type, body)
     if why:
@@ -807,7 +815,7 @@ def _require_answer(incoming: Incoming, body: bytes, exchange: Exchange) -> None
 
 
 def _log_usage(incoming: Incoming, body: bytes, exchange: Exchange) -> None:
-    """Log what a failed attempt says it used, for anyone who reconciles.
+    """Log the usage that a failed attempt reports, for reconciling with the provider's bill.
 
     It is charged to nobody: the caller got nothing for it.
     """
@@ -846,7 +854,7 @@ _envelope = msgspec.json.Decoder(_Envelope)
 
 
 def _error_of(text: str) -> _Error:
-    """Read what an upstream says of an error, where it says so as OpenAI does."""
+    """Read an upstream's error, if it is in OpenAI's form."""
     try:
         said = _envelope.decode(text).error
     except UNREADABLE:
@@ -857,7 +865,7 @@ def _error_of(text: str) -> _Error:
     return _Error(**{name: text for name, text in found.items() if isinstance(text, str)})
 
 
-def _refusal(exchange: Exchange, got: Got) -> Answer:
+def _refusal(exchange: Exchange, got: UpstreamAnswer) -> Answer:
     """Pass a refusal of the upstream on, without what only the operator may know.
 
     Raises:
@@ -877,7 +885,7 @@ def _refusal(exchange: Exchange, got: Got) -> Answer:
     return reply
 
 
-def _failure(entry: Entry, incoming: Incoming, text: str) -> Failure:
+def _failure(entry: RouteEntry, incoming: Incoming, text: str) -> Failure:
     error = _error_of(text)
     kind = _KINDS.get(incoming.status, Kind.INVALID_FIELD)
     if kind is Kind.NOT_FOUND and not entry.of_account:

@@ -1,7 +1,7 @@
 """Limits as headers of a reply: OpenAI's own, and the IETF's ``RateLimit`` (draft 11).
 
-OpenAI's resets are durations as Go writes them. The IETF has no registered unit for tokens, so its
-fields speak of requests only. ``Retry-After`` stands on refusals where waiting helps, not here.
+OpenAI's resets are durations in Go's notation. The IETF has no registered unit for tokens, so its
+fields cover requests only. ``Retry-After`` goes on refusals where waiting helps, not here.
 """
 
 from datetime import timedelta
@@ -20,7 +20,7 @@ _NAMES = tuple(
 
 
 def openai(standing: Standing) -> dict[str, str]:
-    """Return ``x-ratelimit-*`` of the tightest limit on requests, and of the one on tokens."""
+    """Return ``x-ratelimit-*`` for the tightest limit on requests, and for the one on tokens."""
     found = {}
     for kind, most, left, reset in _NAMES:
         limit = standing.tightest(kind)
@@ -47,7 +47,7 @@ def duration(span: timedelta) -> str:
 
 
 def ietf(standing: Standing) -> dict[str, str]:
-    """Return ``RateLimit-Policy`` and ``RateLimit`` of every limit on requests."""
+    """Return ``RateLimit-Policy`` and ``RateLimit`` for every limit on requests."""
     limits = [limit for limit in standing.limits if limit.kind == "requests"]
     if not limits:
         return {}
@@ -73,7 +73,7 @@ def _left(limit: Measured, at: Instant) -> str:
 
 
 def seconds_until(later: Instant, at: Instant) -> int:
-    """Return whole seconds, rounded up, so that waiting them is enough."""
+    """Return whole seconds, rounded up, so that waiting that long is enough."""
     return max(-(-(later - at) // SECOND), 0)
 
 
@@ -86,7 +86,7 @@ def _name(scope: str, limit_id: str) -> str:
 
 
 def refused(limit: LimitIsReached) -> dict[str, str]:
-    """Return what a refusal by a limit on requests says of it: nothing is left until it fits."""
+    """Return the header of a refusal by a limit on requests: what is left, and when it resets."""
     if limit.kind != "requests":
         return {}
     left = max(limit.left, 0)

@@ -1,4 +1,4 @@
-"""How each kind of request is metered: its worst case, and where its answer says what was made."""
+"""How each kind of request is metered: its worst case, and where its answer holds its output."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -11,25 +11,26 @@ from api.gateway.wishes import Reader
 
 
 class Meter(NamedTuple):
-    """One way to meter."""
+    """A way to meter one kind of request."""
 
     name: str
     read: Reader
-    """Reads the body."""
+    """Reads what a request's body asks for."""
     format: str
-    """What a provider reports: tokens, or nothing but input; empty: the call itself is metered."""
+    """Form of the provider's usage report; empty: the call itself is metered."""
     made: Callable[[Any], Iterator[str]]
-    """Returns the texts that a whole reply holds; an empty one for what is none, such as sound."""
+    """Returns the texts that a whole reply holds; an empty one for output that is no text, such as
+    sound."""
     pieces: Callable[[bytes], list[bytes]]
-    """Finds the pieces of text in a stream's events, escaped as they stand there."""
+    """Finds the pieces of text in a stream's events, still escaped."""
     hints: tuple[bytes, ...]
-    """What stands in events that have to be looked into; others pass untouched."""
+    """Bytes found in events that have to be looked into; others pass untouched."""
     marks: re.Pattern[bytes]
     """Finds those events exactly."""
     hides_usage: bool = False
-    """Whether usage is only sent in a stream to who asks for it."""
+    """Whether a stream's usage is only sent to clients that ask for it."""
     error_event: str = ""
-    """Name of the event that tells an error."""
+    """Name of the event that reports an error."""
 
 
 TOKENS = "tokens"
@@ -48,17 +49,17 @@ _ASIDE = frozenset(
         *("signature", "encrypted_content", "results", "outputs", "tools"),
     }
 )
-"""What repeats or adorns what was made, and what tools of the upstream's brought."""
+"""Members that repeat or annotate the output, or hold what the upstream's tools brought."""
 _BROUGHT = ("_tool_result", "_call_output")
-"""Ends of the types of what came from a tool, and was not made."""
+"""Type suffixes of what came from a tool and is no output."""
 _MADE = ("_call", "tool_use", "redacted_thinking")
-"""Ends of the types of what was made although no text may tell it."""
+"""Type suffixes of output that may hold no text."""
 _ARGUMENTS = frozenset({"arguments", "input"})
 _encode = msgspec.json.Encoder().encode
 
 
 def _texts(value: Any) -> Iterator[str]:  # noqa: ANN401
-    """Return every text that a model made, however deep."""
+    """Return every text that a model made, at any depth."""
     if isinstance(value, list):
         for each in value:
             yield from _texts(each)
@@ -76,7 +77,7 @@ def _part_texts(value: dict[str, Any]) -> Iterator[str]:
         yield ""
         yield from _texts(thought)
     for name, each in value.items():
-        # Some say the same thought under two names.
+        # Some providers send the same thought under two names.
         if name != "reasoning" or each != value.get("reasoning_content"):
             yield from _member_texts(name, each)
 
@@ -106,7 +107,7 @@ def _nothing(document: Any) -> Iterator[str]:  # noqa: ANN401, ARG001
 
 
 def _members(*names: bytes) -> re.Pattern[bytes]:
-    """Find the texts of members by name. A quote inside a text is escaped, so none is mistaken."""
+    """Match the texts of members by name. Quotes inside a text are escaped, so it ends right."""
     return re.compile(rb'"(?:%b)"\s*:\s*"((?:[^"\\]|\\.)+)"' % b"|".join(names), re.DOTALL)
 
 
@@ -118,13 +119,13 @@ _PLAIN = _members(*_CHAT, b"text")
 _WITH_REASONING_CONTENT = _members(*_CHAT, b"reasoning_content")
 _WITH_REASONING = _members(*_CHAT, b"reasoning")
 _THOUGHT_APART = _members(b"text", b"summary", b"data")
-"""Of a thought that is told in details alone."""
+"""Members of a thought that comes in details only."""
 _SOUND = re.compile(rb'"data"\s*:\s*"[^"]')
 _PICTURE = re.compile(rb'"image_url"\s*:')
 
 
 def _chat_pieces(block: bytes) -> list[bytes]:
-    # Some say the same thought under two names, and again in details.
+    # Some providers send the same thought under two names, and again in details.
     if b'"reasoning' not in block:
         found = _PLAIN.findall(block)
     elif b'"reasoning_content"' in block:
@@ -144,7 +145,7 @@ _DELTA = _members(b"delta")
 def _response_pieces(block: bytes) -> list[bytes]:
     found = _DELTA.findall(block)
     if b'audio.delta"' in block:
-        # Sound is no text, however long it is.
+        # Sound is not text, however long it is.
         found = [b""] * len(found)
     return found + [b""] * block.count(b'"partial_image_b64"')
 
@@ -154,7 +155,7 @@ _MESSAGE = _members(b"text", b"partial_json", b"thinking", b"name")
 
 def _message_pieces(block: bytes) -> list[bytes]:
     if b'_tool_result"' in block:
-        # What a tool of the upstream's brought comes in one event, and was not made.
+        # What the upstream's tool brought comes in one event, and is no output.
         block = b"".join(each for each in sse.events(block) if b'_tool_result"' not in each)
     return _MESSAGE.findall(block)
 
@@ -217,4 +218,4 @@ MESSAGES = Meter(
     error_event="error",
 )
 CALL = Meter("call", wishes.of_call, "", _nothing, _members(b"text").findall, (), _CHAT_MARKS)
-"""The call itself, where the rate card has a price for it; else it is only admitted."""
+"""Meters the call itself, where the rate card has a price for it; otherwise it is only admitted."""

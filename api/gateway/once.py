@@ -1,7 +1,7 @@
 """An ``Idempotency-Key`` is answered once: one request, one charge, the same answer to every retry.
 
 The request's id is derived from key, route and ``Idempotency-Key``, so that the ledger's own rule
-(a request id charges once, for ever) holds in any process and after any restart. The answer stands
+(a request id charges once, for ever) holds in any process and after any restart. The answer is kept
 beside the ledger for minutes (``api.gateway.answers``). README.md has the table of cases.
 """
 
@@ -16,12 +16,12 @@ from litestar.types import Receive, Send
 from api.gateway.answers import (
     ANSWER_MAX,
     WAIT_SECONDS,
+    AnswerHead,
+    AnswerPlace,
     Answers,
     Claimed,
-    Head,
     Kept,
     Other,
-    Place,
     TooManyWait,
     UnderWay,
     place_of,
@@ -37,28 +37,28 @@ from ledger.errors import LedgerError, NoSuchRequest, RequestIdIsTaken
 from ledger.requests import KnownRequest, Release
 
 ATTEMPTS_MAX = 1_000
-"""Requests under one ``Idempotency-Key``, of which all but the last ended without charge."""
+"""Requests made under one ``Idempotency-Key``, all but the last of which ended without charge."""
 RETRY_AFTER_SECONDS = 2
 FIRST_OTHER = 300
-"""From this status on an answer is none: nothing is kept of it."""
+"""A status from this on is no answer: nothing of it is kept."""
 PIECE = 64 * 1024
-"""Bytes that a stream given again is sent in at a time."""
+"""Bytes per message when a kept stream is sent again."""
 LAST_SECONDS = 1
-"""For the last words to a client where the process ends."""
+"""For the last message to a client when the process ends."""
 
 _BOUNDARY = re.compile(r'(?i)\bboundary="?([^";,]+)')
 
 _OF_THE_MOMENT = re.compile(rb"(?:x-)?ratelimit|x-[a-z]+-balance-", re.IGNORECASE)
-"""Headers that say where limits and balances stand: minutes later they would mislead."""
+"""Headers about limits and balances: minutes later they would mislead."""
 
 Answering = Callable[[Ask[KeyCaller]], Awaitable[Reply]]
 
 
 class Once:
-    """Answers a request of one ``Idempotency-Key`` once."""
+    """Answers requests under one ``Idempotency-Key`` once."""
 
     def __init__(self, answers: Answers, ledger: Ledger, *, seconds: float) -> None:
-        """Take where answers are kept, what knows requests, and how long an answer may take."""
+        """Take where answers are kept, the ledger, and how long an answer may take."""
         self.answers = answers
         self.ledger = ledger
         self.seconds = seconds
@@ -78,7 +78,7 @@ class Once:
         until = asyncio.get_running_loop().time() + WAIT_SECONDS
         while not isinstance(found := await answers.claim(place), Claimed):
             kept = await self._waited(ask, place, until) if isinstance(found, UnderWay) else found
-            # Nothing is asked of the lane below, and what is kept is for a key that may still act.
+            # The lane is not asked below, and a kept answer is only for a key that may still act.
             await self._require_usable(ask)
             if isinstance(kept, Kept):
                 ask.request_id = kept.request_id
@@ -89,7 +89,7 @@ class Once:
             ask.request_id = await self._request_id(ask, place, after_death=found.after_death)
             reply = await answer(ask)
         except RequestIdIsTaken as error:
-            # Another process began under the same id, and the row that would have said so is lost.
+            # Another process began under the same id, and the row that said so is lost.
             await answers.drop(place)
             raise _in_progress() from error
         except BaseException:
@@ -105,11 +105,11 @@ class Once:
             await answers.drop(place)
         return reply
 
-    async def _place(self, ask: Ask[KeyCaller], key: str) -> Place:
+    async def _place(self, ask: Ask[KeyCaller], key: str) -> AnswerPlace:
         caller, body = ask.caller, await ask.body()
         boundary = _BOUNDARY.search(ask.header(b"content-type") or "")
         if boundary is not None:
-            # A client makes up another one when it sends the same form again.
+            # A client makes up another boundary when it sends the same form again.
             body = body.replace(boundary[1].encode("latin-1"), b"")
         path = "\0".join(f"{name}={ask.segment(name)}" for name in sorted(ask.path_params))
         asked = (ask.method.encode(), path.encode(), ask.scope["query_string"], body)
@@ -122,8 +122,8 @@ class Once:
             caller.account_id, caller.key_id, by=caller.by, secret=caller.secret
         )
 
-    async def _waited(self, ask: Ask[KeyCaller], place: Place, until: float) -> Kept | None:
-        """Wait for the first request; None: it came to nothing that is kept.
+    async def _waited(self, ask: Ask[KeyCaller], place: AnswerPlace, until: float) -> Kept | None:
+        """Wait for the first request; None: nothing of it is kept.
 
         Raises:
             Failure: It takes too long, or too many wait.
@@ -134,11 +134,13 @@ class Once:
             await self._require_usable(ask)
             raise _in_progress() from error
 
-    async def _request_id(self, ask: Ask[KeyCaller], place: Place, *, after_death: bool) -> str:
-        """Return the id under which the request may be made: no other was charged or can be.
+    async def _request_id(
+        self, ask: Ask[KeyCaller], place: AnswerPlace, *, after_death: bool
+    ) -> str:
+        """Return the id under which the request may be made: no earlier one was charged or can be.
 
         Raises:
-            Failure: One was, or may be yet.
+            Failure: One was, or still may be.
         """
         attempt, known = await self._last_attempt(place)
         if known is None:
@@ -146,7 +148,7 @@ class Once:
         await self._require_usable(ask)
         last = known.last or known.first
         if isinstance(last.body, e.RequestReserved) and after_death:
-            # From here on the lane refuses whatever the dead might still send.
+            # From here on the lane refuses whatever the dead process might still send.
             release = Release(request_id=place.request_id(attempt), reason="abandoned")
             with contextlib.suppress(RequestIdIsTaken):
                 caller = ask.caller
@@ -161,8 +163,8 @@ class Once:
             f"This Idempotency-Key was used by request {ask.request_id}, {_became(last.body)}"
         )
 
-    async def _last_attempt(self, place: Place) -> tuple[int, KnownRequest | None]:
-        """Find the last request that was begun; the first attempt and None: none was.
+    async def _last_attempt(self, place: AnswerPlace) -> tuple[int, KnownRequest | None]:
+        """Find the last request that was begun; none yet: the first attempt's number and None.
 
         The ids follow each other without a gap, so their number is found by doubling and halving.
         """
@@ -179,7 +181,7 @@ class Once:
                 found, low = more, middle
         return low, found
 
-    async def _known(self, place: Place, attempt: int) -> KnownRequest | None:
+    async def _known(self, place: AnswerPlace, attempt: int) -> KnownRequest | None:
         request_id = place.request_id(attempt)
         try:
             known, _ = await self.ledger.requests.find(place.account_id, request_id)
@@ -195,34 +197,34 @@ def _became(body: e.AnyEvent) -> str:
         case e.RequestRecorded() | e.RequestSettled():
             return "charged nothing so far, having no price; its answer is not kept any more"
         case e.RequestExpired():
-            return "which ran out of time and was charged nothing; ask with another one"
+            return "which ran out of time and was charged nothing; send a new key"
         case _:
-            return (
-                f"which failed {ATTEMPTS_MAX} times and was charged nothing; ask with another one"
-            )
+            return f"which failed {ATTEMPTS_MAX} times and was charged nothing; send a new key"
 
 
 def _in_progress() -> Failure:
-    detail = "A request with this Idempotency-Key is in progress; ask again"
+    detail = "A request with this Idempotency-Key is in progress; try again later"
     return Failure(Kind.IN_PROGRESS, detail, headers={"Retry-After": str(RETRY_AFTER_SECONDS)})
 
 
 def _conflict(detail: str) -> Failure:
-    # OpenAI's and Anthropic's clients try again after a 409, unless this header says not to.
+    # OpenAI's and Anthropic's clients retry after a 409, unless this header says not to.
     return Failure(Kind.CONFLICT, detail, headers={"X-Should-Retry": "false"})
 
 
-def _head(reply: Reply, *, streamed: bool, content_type: str = "") -> Head:
+def _head(reply: Reply, *, streamed: bool, content_type: str = "") -> AnswerHead:
     headers = [
         (name.decode("latin-1"), text.decode("latin-1"))
         for name, text in reply.headers
         if _OF_THE_MOMENT.match(name) is None
     ]
-    return Head(status=reply.status, streamed=streamed, content_type=content_type, headers=headers)
+    return AnswerHead(
+        status=reply.status, streamed=streamed, content_type=content_type, headers=headers
+    )
 
 
 def _again(kept: Kept) -> Reply:
-    """Return an answer once more, as the first time."""
+    """Return a kept answer as it was the first time."""
     head = kept.head
     headers = [(name.encode("latin-1"), text.encode("latin-1")) for name, text in head.headers]
     headers.append((b"idempotent-replayed", b"true"))
@@ -235,7 +237,7 @@ def _again(kept: Kept) -> Reply:
 
 
 class _Again:
-    """A stream that was made before."""
+    """A stream that is sent again."""
 
     def __init__(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
         self.status = status
@@ -252,14 +254,14 @@ class _Again:
 
 
 async def _stays() -> Any:  # noqa: ANN401 - an ASGI message
-    """Be a client that never leaves."""
+    """Act as a client that never leaves."""
     await asyncio.get_running_loop().create_future()
 
 
 class _Making:
-    """A stream that is made to its end and kept, whoever listens."""
+    """A stream that is made to its end and kept, even if nobody listens."""
 
-    def __init__(self, once: Once, request_id: str, place: Place, inner: Streamed) -> None:
+    def __init__(self, once: Once, request_id: str, place: AnswerPlace, inner: Streamed) -> None:
         self.status = inner.status
         self.headers = list(inner.headers)
         self._once = once
@@ -280,14 +282,14 @@ class _Making:
         making = asyncio.create_task(self._make(), name="gateway-once")
         seconds = self._once.seconds
         try:
-            # A client that reads nothing would hold us for ever; one that is gone may raise.
+            # A client that does not read would hold us for ever; one that is gone may raise.
             with contextlib.suppress(TimeoutError, OSError):
                 async with asyncio.timeout(seconds):
                     await self._pass_on(send)
             self._listen_no_more()
             await asyncio.shield(making)
         except asyncio.CancelledError:
-            # The server takes its tasks away: what is made ends here, and says so.
+            # The server cancels its tasks: the stream ends here, and says so.
             making.cancel()
             await asyncio.gather(making, return_exceptions=True)
             with contextlib.suppress(TimeoutError, OSError):
@@ -316,7 +318,7 @@ class _Making:
             self._unsent.put_nowait(None)
 
     async def _take(self, message: Any) -> None:  # noqa: ANN401 - an ASGI message
-        """Take what is sent: for whoever retries, and for the client while it is there."""
+        """Take a message: for a retry, and for the client while it is there."""
         body = message.get("body", b"")
         self._size += len(body)
         if self._size > ANSWER_MAX:
@@ -345,7 +347,7 @@ class _Making:
             await answers.keep(place, request_id, head, b"".join(self._made))
 
     async def _was_free(self) -> bool:
-        """Return whether it ended without charge, so that a retry may ask anew."""
+        """Return whether it ended without charge, so that a retry may make it again."""
         account_id, request_id = self._place.account_id, self._request_id
         try:
             known, _ = await self._once.ledger.requests.find(account_id, request_id)

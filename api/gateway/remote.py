@@ -1,4 +1,4 @@
-"""A service over HTTP behind the gateway: what it is told, and how. aiohttp carries it."""
+"""A service over HTTP behind the gateway: what is sent to it, and how. It uses aiohttp."""
 
 import asyncio
 import contextlib
@@ -24,37 +24,37 @@ from api.http.unzip import ZIPPED, NotZipped, Unzip
 from ledger.ids import format_id
 
 ACCOUNT_HEADER = "Keyledger-Account"
-"""Says to an upstream who asks, and so whose knowledge bases, agents and memories are meant."""
+"""Header that says who asks, and so whose knowledge bases, agents and memories are meant."""
 CONNECTIONS_MAX = 1_000
-"""To each upstream: one that hangs takes no other's place."""
+"""Per upstream, so that one that hangs takes no other's connections."""
 KEEP_SECONDS = 15
-"""A connection that nobody uses is kept so long: less than most servers keep it."""
+"""How long an idle connection is kept: shorter than most servers keep it."""
 KEPT_MAX = 8
-"""Kept connections that may end without a word before a request has failed."""
+"""Kept connections that may end without an answer before a request fails."""
 BUFFER_BYTES = 128 * 1024
-"""At twice as many that nobody has read, the upstream is made to wait."""
+"""At twice as many unread bytes the upstream is made to wait."""
 FIELD_BYTES_MAX = 8 * 1024
-"""Of a header field of an answer, and of its first line."""
+"""Bound on a header field of an answer, and on its first line."""
 FIELDS_MAX = 128
 PIECE_BYTES = 1024 * 1024
-"""A longer body is written piece by piece."""
+"""Longer bodies are written piece by piece."""
 
 _REQUEST_HEADERS = frozenset(name.encode() for name in REQUEST_HEADERS)
 _HEARD = frozenset({*(name.encode() for name in REPLY_HEADERS), b"content-type", b"retry-after"})
 _ESCAPED = re.compile(r"[^!-~]|#")
 _UNSAFE = re.compile(r"[^!-~]")
 _VALUE = re.compile(rb"[\t -~]*")
-"""What a field may say, either way: nothing that ends a line, and no bytes of unknown meaning."""
+"""What a header may hold, either way: nothing that ends a line, and no bytes of unknown meaning."""
 _FIRST_FINAL = 200
 
 
 class Connections:
-    """What a process has open to all of its upstreams."""
+    """A process's connections to its upstreams."""
 
     def __init__(self, *, connect_seconds: int, read_seconds: int) -> None:
         """Take how long a connection and each word of an answer may take; open nothing yet."""
         self.read_seconds = read_seconds
-        # All of a request is bounded by who asks.
+        # The caller bounds the request as a whole.
         self._timeout = aiohttp.ClientTimeout(
             connect=connect_seconds, sock_connect=connect_seconds, sock_read=read_seconds
         )
@@ -64,7 +64,7 @@ class Connections:
     async def send(
         self, method: str, url: URL, headers: Sequence[tuple[str, str]], body: bytes
     ) -> aiohttp.ClientResponse:
-        """Send a request; return the answer once its head is there.
+        """Send a request; return the answer once its head has come.
 
         Raises:
             UpstreamFailed: No connection, or it ended before there was an answer.
@@ -72,7 +72,7 @@ class Connections:
         """
         try:
             for _ in range(KEPT_MAX):
-                # The other end may have closed it just now, and others with it; a fresh one tells.
+                # The other end may have just closed it, and others with it; a fresh one will show.
                 with contextlib.suppress(_KeptConnectionEnded):
                     return await self._send(method, url, headers, body)
             return await self._send(method, url, headers, body)
@@ -98,7 +98,7 @@ class Connections:
         if self._is_closed:
             raise UpstreamFailed("closed")
         if self._made is None:
-            # Here and not at the start: it belongs to the loop that runs.
+            # Made here and not at the start: it belongs to the running loop.
             self._made = _session(self._timeout)
         return self._made
 
@@ -135,13 +135,13 @@ def _session(timeout: aiohttp.ClientTimeout) -> aiohttp.ClientSession:
 
 
 class _Request(aiohttp.ClientRequest):
-    """A request that takes no connection on which something came unasked."""
+    """A request that refuses a connection on which something came unasked."""
 
     async def send(self, conn: aiohttp.connector.Connection) -> aiohttp.ClientResponse:
         """Send it.
 
         Raises:
-            _KeptConnectionEnded: What lies there already would pass for the answer, and might
+            _KeptConnectionEnded: What is there already would pass for the answer, and might
                 be another account's.
         """
         assert conn.protocol is not None
@@ -151,13 +151,13 @@ class _Request(aiohttp.ClientRequest):
 
 
 class _Response(aiohttp.ClientResponse):
-    """An answer that says whether the connection it failed to come on had been kept."""
+    """An answer that, if it fails to come, says whether its connection had been kept."""
 
     async def start(self, connection: aiohttp.connector.Connection) -> aiohttp.ClientResponse:
         """Read the head.
 
         Raises:
-            _KeptConnectionEnded: It ended without a word. aiohttp itself asks anew then, but not
+            _KeptConnectionEnded: It ended without an answer. aiohttp itself retries then, but not
                 where the request is a POST.
         """
         protocol = connection.protocol
@@ -174,23 +174,23 @@ class _Response(aiohttp.ClientResponse):
 
 
 class _KeptConnectionEnded(aiohttp.ServerDisconnectedError):
-    """A connection that had been kept ended without a word."""
+    """A connection that had been kept ended without an answer."""
 
 
 _used: "WeakSet[object]" = WeakSet()
-"""Connections on which an answer came."""
+"""Connections on which an answer has come."""
 
 
-class Answer:
+class RemoteAnswer:
     """An answer whose body may still be on its way."""
 
     __slots__ = ("_read_seconds", "_response", "_zip", "content_type", "headers", "status")
 
     def __init__(self, response: aiohttp.ClientResponse, *, read_seconds: int) -> None:
-        """Take an answer whose head is there.
+        """Take an answer whose head has come.
 
         Raises:
-            UpstreamFailed: It is none that could be passed on.
+            UpstreamFailed: It cannot be passed on.
         """
         self._response = response
         self._read_seconds = read_seconds
@@ -212,7 +212,7 @@ class Answer:
         return heard
 
     def _take_encoding(self, name: bytes) -> None:
-        """Read what is encoded although we asked for none: else it could not be metered."""
+        """Decode an answer although we asked for no encoding: otherwise it could not be metered."""
         if name in ZIPPED and self._zip is None:
             self._zip = Unzip()
         elif name != b"identity":
@@ -244,7 +244,7 @@ class Answer:
                 if not chunk:
                     if content.at_eof():
                         return
-                    # aiohttp says nothing of a body that stops being HTTP, and waits on.
+                    # aiohttp does not report a body that stops being HTTP, and keeps waiting.
                     async with asyncio.timeout(self._read_seconds):
                         chunk = await content.readany()
                 if chunk:
@@ -266,7 +266,7 @@ class Answer:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def close(self) -> None:
-        """Let go of it, and of the connection where the body is not at its end."""
+        """Let go of it, and end the connection where the body is not at its end."""
         self._response.close()
 
 
@@ -274,21 +274,21 @@ class HttpUpstream:
     """A service that speaks OpenAI's protocol."""
 
     def __init__(self, base: str, key: str, connections: Connections, *, number: int = 0) -> None:
-        """Take where it is, such as ``https://host/v1``, and what to show to it; empty: nothing."""
+        """Take its base URL, such as ``https://host/v1``, and the key to send; empty: none."""
         self.name = f"upstream-{number}"
         self._base = str(URL(base).origin()) + _escaped(urlsplit(base).path.rstrip("/"))
         self._key = key.encode()
         self._fixed = [("Authorization", f"Bearer {key}")] if key else []
         self._connections = connections
 
-    async def ask(self, outgoing: Outgoing) -> Answer:
+    async def ask(self, outgoing: Outgoing) -> RemoteAnswer:
         """Send a request."""
-        # Escaped already: yarl would read a name such as `..` as a way up.
+        # Escaped already: yarl would resolve a name such as `..` to the parent.
         url = URL(self._base + _escaped(outgoing.path), encoded=True)
         headers = self._headers(outgoing)
         connections = self._connections
         response = await connections.send(outgoing.entry.method, url, headers, outgoing.body)
-        return Answer(response, read_seconds=connections.read_seconds)
+        return RemoteAnswer(response, read_seconds=connections.read_seconds)
 
     def _headers(self, outgoing: Outgoing) -> list[tuple[str, str]]:
         headers = [*self._fixed, ("X-Request-Id", outgoing.request_id)]
@@ -303,7 +303,7 @@ class HttpUpstream:
         return headers
 
     def scrub(self, text: bytes) -> bytes:
-        """Take the operator's key out of a text."""
+        """Remove the operator's key from a text."""
         return text.replace(self._key, b"***") if self._key and self._key in text else text
 
     async def close(self) -> None:

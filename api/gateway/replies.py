@@ -1,6 +1,6 @@
-"""What a whole reply says it used, and whether it is a reply at all.
+"""What a whole reply reports that it used, and whether it is a reply at all.
 
-Only what may hold usage is decoded; the text of an answer only where nothing else tells its size.
+Only what may hold usage is decoded; an answer's text only where nothing else shows its size.
 """
 
 import json
@@ -20,14 +20,14 @@ from ledger.usage import Usage
 
 BEYOND_FACTOR = 16
 BEYOND_TOKENS = 1_000_000
-"""A report may exceed what was reserved, by so much: media, thought, a provider's own prompts. More
-is a number gone wrong, and nobody's bill."""
+"""A report may exceed what was reserved by this much: media, thought, a provider's own prompts.
+More is a wrong number, and nobody is billed for it."""
 BYTES_PER_TOKEN_MOST = 16
-"""Of text, wherever fewer tokens than that are reported for it, and then four times fewer."""
+"""Text is checked where fewer tokens than this are reported for it, and then four times fewer."""
 
 
 class _Loose(msgspec.Struct):
-    """A reply of which nothing is believed but that it is an object."""
+    """A reply about which nothing is assumed but that it is an object."""
 
     usage: msgspec.Raw = msgspec.Raw()
     usageMetadata: msgspec.Raw = msgspec.Raw()  # noqa: N815
@@ -49,7 +49,7 @@ class _Loose(msgspec.Struct):
     object: msgspec.Raw = msgspec.Raw()
     success: msgspec.Raw = msgspec.Raw()
     detail: msgspec.Raw = msgspec.Raw()
-    # Of a report that stands in the reply itself.
+    # Members of a report that is in the reply itself.
     prompt_tokens: msgspec.Raw = msgspec.Raw()
     completion_tokens: msgspec.Raw = msgspec.Raw()
     input_tokens: msgspec.Raw = msgspec.Raw()
@@ -70,7 +70,7 @@ _LARGE: Mapping[str, tuple[bytes, ...]] = {
     "choices": (b'"usage"', b'"error"'),
     "output": (b'"web_search_call"',),
 }
-"""What may be large, and what it is decoded for."""
+"""Members that may be large, and what they are decoded for."""
 _NOTHING = frozenset({b"null", b"[]", b"{}", b'""'})
 
 
@@ -79,17 +79,17 @@ _DIGITS_MAX = 18
 
 
 def decoded(body: bytes) -> Any:  # noqa: ANN401 - what somebody else made
-    """Decode a reply whole, numbers that JSON does not have included.
+    """Decode a whole reply, including numbers that JSON does not have.
 
     Raises:
-        ValueError: It is no JSON.
+        ValueError: It is not JSON.
     """
     try:
         return _any.decode(body)
     except UNREADABLE:
         pass
     try:
-        # Python writes NaN and Infinity, and so do servers that are written in it.
+        # Python writes NaN and Infinity, and so do servers written in it.
         return json.loads(body, parse_constant=lambda _: None, parse_int=_number)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
@@ -100,7 +100,7 @@ def _number(digits: str) -> int | None:
 
 
 def _strict(body: bytes | msgspec.Raw) -> bytes | msgspec.Raw:
-    """Write a reply anew that holds numbers that JSON does not have."""
+    """Rewrite a reply that holds numbers that JSON does not have."""
     try:
         return _encode(decoded(bytes(body)))
     except (ValueError, RecursionError):
@@ -108,7 +108,7 @@ def _strict(body: bytes | msgspec.Raw) -> bytes | msgspec.Raw:
 
 
 def looked(body: bytes | msgspec.Raw) -> dict[str, Any] | None:
-    """Decode of a reply what may tell its usage; None: it is no object."""
+    """Decode the parts of a reply that may show its usage; None: it is not an object."""
     found = _looked(body)
     return _looked(_strict(body)) if found is None else found
 
@@ -133,12 +133,12 @@ def _looked(body: bytes | msgspec.Raw) -> dict[str, Any] | None:
 
 
 def said_in(body: bytes) -> Said:
-    """Find what a body says of what was used, whatever else it is."""
+    """Find what a body reports as used, whatever else it is."""
     return said_by(looked(body) or {})
 
 
 def says_error(reply: Mapping[str, Any]) -> bool:
-    """Return whether a reply, or an event of a stream, tells a failure instead of an answer."""
+    """Return whether a reply, or an event of a stream, reports a failure instead of an answer."""
     if reply.get("type") in {"error", "response.failed"} or reply.get("status") == "failed":
         return True
     if reply.get("object") == "error":
@@ -159,9 +159,9 @@ def _is_error(part: object) -> bool:
 
 
 _ANSWERS = ("choices", "output", "usage", "response", "type")
-"""What stands in an answer, or in an event of one, and not in a mere excuse."""
+"""Members of an answer, or of an event of one, that an error message does not have."""
 _EXCUSES = ("detail", "message")
-"""Where servers say in words why there is no answer."""
+"""Members in which servers say why there is no answer."""
 
 
 def _is_text(reply: Mapping[str, Any], name: str) -> bool:
@@ -181,7 +181,7 @@ def failure_of(meter: Meter, content_type: str, body: bytes) -> str:
     if reply is not None:
         failed = says_error(reply)
         if failed and reply.get("status") != "failed":
-            # An error beside all of an answer is none of it.
+            # An error next to a whole answer does not undo it.
             failed = not any(meter.made(decoded(body)))
         return "an error under a status of success" if failed else ""
     try:
@@ -197,7 +197,7 @@ _PAGE = re.compile(rb"<(?:!doctype\s+html|html)\b", re.IGNORECASE)
 
 
 def evidence_for(meter: Meter, wish: Wish) -> Evidence:
-    """Begin to take in what is said of a request."""
+    """Begin to collect what is reported about a request."""
     form = INPUT_ONLY if meter.format == INPUT_ONLY else ""
     return Evidence(form, most=(_input_most(wish), _output_most(wish)))
 
@@ -211,7 +211,7 @@ def _output_most(wish: Wish) -> int:
 
 
 def passed(wish: Wish, output: int, least: int) -> Observed:
-    """Say what is known of a request and its answer beside what is reported."""
+    """Return what is known of a request and its answer besides what is reported."""
     content = wish.content
     return Observed(
         input=lambda: content.estimate,
@@ -223,7 +223,7 @@ def passed(wish: Wish, output: int, least: int) -> Observed:
 
 
 def of_reply(meter: Meter, wish: Wish, body: bytes) -> Reading:
-    """Tell what a whole reply used: as reported, as far as that holds; else by estimate."""
+    """Return what a whole reply used: as reported, where that is plausible; else an estimate."""
     if not meter.format:
         return Reading(Usage(requests=1))
     evidence = evidence_for(meter, wish)
@@ -231,7 +231,7 @@ def of_reply(meter: Meter, wish: Wish, body: bytes) -> Reading:
     told = evidence.output or 0
     known = passed(wish, 0, 0)
     if len(body) <= told * 4 * BYTES_PER_TOKEN_MOST and told <= known.output_most:
-        # All of the body would not contradict it.
+        # The whole body would not contradict it.
         return evidence.reading(known)
     made, least = _counted(_texts(meter, body))
     return evidence.reading(passed(wish, made, least))
@@ -241,12 +241,12 @@ def _texts(meter: Meter, body: bytes) -> Iterator[str]:
     try:
         return meter.made(decoded(body))
     except ValueError:
-        # No JSON, and yet a success: its text is all of it.
+        # A success that is not JSON: the body itself is its text.
         return iter([body.decode(errors="replace")])
 
 
 def _counted(texts: Iterator[str]) -> tuple[int, int]:
-    """Estimate the tokens of what was made, and count them as low as they can be."""
+    """Return an estimate of the output's tokens, and the fewest that they can be."""
     made = size = pieces = 0
     for text in texts:
         pieces += 1
@@ -257,5 +257,5 @@ def _counted(texts: Iterator[str]) -> tuple[int, int]:
 
 
 def is_stream(content_type: str) -> bool:
-    """Return whether a media type is that of a stream of events."""
+    """Return whether a media type is that of an event stream."""
     return content_type.lower().lstrip().startswith(sse.CONTENT_TYPE)

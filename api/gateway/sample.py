@@ -30,12 +30,12 @@ PRICES: Mapping[str, ModelPrice] = {
     LARGE: ModelPrice(prices={"input": "2", "cache_read": "1", "output": "8"}),
     EMBEDDING: ModelPrice(prices={"input": "0.02"}),
 }
-"""What they cost per million tokens in a new database: in USD, with ryvion in CAD."""
+"""The sample models' prices per million tokens in a new database: in USD, for ryvion in CAD."""
 
 DIMENSIONS_DEFAULT = 256
 DIMENSIONS_MAX = 3_072
 LENGTH_MIN, LENGTH_MAX = 16, 64
-"""Tokens of an answer that nothing cuts short."""
+"""Tokens in an answer that nothing cuts short."""
 STOPS_MAX = 4
 
 _WORDS = (
@@ -57,7 +57,7 @@ EVENT_STREAM = f"{sse.CONTENT_TYPE}; charset=utf-8"
 JSON = "application/json"
 
 
-class Refusal(Exception):
+class SampleRefusal(Exception):
     """The sample does not do what was asked."""
 
     def __init__(self, status: int, message: str, param: str | None, code: str | None) -> None:
@@ -68,7 +68,7 @@ class Refusal(Exception):
 
 
 class Made:
-    """An answer of ours, whole or streamed."""
+    """An answer of the sample, whole or streamed."""
 
     __slots__ = ("_body", "_stream", "content_type", "headers", "status")
 
@@ -87,7 +87,7 @@ class Made:
         self._stream = stream
 
     async def read(self, most: int) -> bytes:  # noqa: ARG002 - ours are small
-        """Return the whole body."""
+        """Return the body."""
         return self._body if self._stream is None else b"".join(self._stream)
 
     async def chunks(self) -> AsyncIterator[bytes]:
@@ -96,7 +96,7 @@ class Made:
             yield event
 
     def close(self) -> None:
-        """Forget what was not asked for."""
+        """Drop the events not yet read."""
         self._stream = None
 
 
@@ -116,14 +116,14 @@ class Text(NamedTuple):
 
 
 class Question(NamedTuple):
-    """What an answer is made for."""
+    """What an answer is made from."""
 
     model: str
     seed: bytes
     """Hash of model and input."""
     input_tokens: int
     length: int | None
-    """Tokens that an answer may have; None: as many as it likes."""
+    """Tokens that an answer may have; None: unbounded."""
     stops: Sequence[str]
     choices: int = 1
 
@@ -168,7 +168,7 @@ def _stopped(text: Text, stops: Sequence[str]) -> Text:
 def _question(
     document: Mapping[str, Any], reader: Reader, read: Sequence[str], most: Sequence[str]
 ) -> Question:
-    """Read what is asked: ``read`` names what makes the answer, ``most`` what bounds it."""
+    """Read what is asked: fields in ``read`` make the answer, those in ``most`` bound it."""
     model = _model(document, CHAT_MODELS)
     asked = {name: document[name] for name in read if document.get(name) is not None}
     stops = document.get("stop") or document.get("stop_sequences") or []
@@ -186,8 +186,8 @@ def _question(
 def _stops(stops: Any) -> Sequence[str]:  # noqa: ANN401
     good = isinstance(stops, list) and len(stops) <= STOPS_MAX
     if not good or any(not isinstance(stop, str) or not stop for stop in stops):
-        message = f"stop must be a text or at most {STOPS_MAX} of them"
-        raise Refusal(400, message, "stop", "invalid_value")
+        message = f"stop must be a string or at most {STOPS_MAX} of them"
+        raise SampleRefusal(400, message, "stop", "invalid_value")
     return list(stops)
 
 
@@ -195,8 +195,8 @@ def _model(document: Mapping[str, Any], allowed: Sequence[str]) -> str:
     model = document.get("model")
     if model in allowed:
         return str(model)
-    message = f"The model `{str(model)[:255]}` does not exist here"
-    raise Refusal(404, message, "model", "model_not_found")
+    message = f"The model `{str(model)[:255]}` does not exist"
+    raise SampleRefusal(404, message, "model", "model_not_found")
 
 
 def _seconds() -> int:
@@ -282,8 +282,8 @@ def completion(outgoing: Outgoing) -> Made:
     document = outgoing.document
     for name in ("echo", "suffix"):
         if document.get(name):
-            message = f"The sample model does not do {name}"
-            raise Refusal(400, message, name, "unsupported_parameter")
+            message = f"The sample model does not support {name}"
+            raise SampleRefusal(400, message, name, "unsupported_parameter")
     question = _question(document, wishes.of_completion, ("prompt",), ("max_tokens",))
     prompts = document.get("prompt", "")
     many = isinstance(prompts, list) and bool(prompts) and not isinstance(prompts[0], int)
@@ -325,8 +325,8 @@ def response(outgoing: Outgoing) -> Made:
     assert outgoing.document is not None
     document = outgoing.document
     if document.get("previous_response_id"):
-        message = "The sample model keeps no responses"
-        raise Refusal(400, message, "previous_response_id", "unsupported_parameter")
+        message = "The sample model does not store responses; leave out previous_response_id"
+        raise SampleRefusal(400, message, "previous_response_id", "unsupported_parameter")
     read = ("instructions", "input", "tools", "text")
     question = _question(document, wishes.of_response, read, ("max_output_tokens",))
     text = question.text()
@@ -339,7 +339,7 @@ def response(outgoing: Outgoing) -> Made:
 def _response_view(
     question: Question, document: Mapping[str, Any], text: Text | None
 ) -> dict[str, Any]:
-    """Show a response; one that has only begun where there is no text."""
+    """Show a response; without text, one that has only begun."""
     cut = text is not None and text.why == "length"
     status = "in_progress" if text is None else "incomplete" if cut else "completed"
     return {
@@ -481,11 +481,11 @@ def embedding(outgoing: Outgoing) -> Made:
     dimensions = document.get("dimensions") or DIMENSIONS_DEFAULT
     if not isinstance(dimensions, int) or not 1 <= dimensions <= DIMENSIONS_MAX:
         message = f"dimensions must be 1 to {DIMENSIONS_MAX}"
-        raise Refusal(400, message, "dimensions", "invalid_value")
+        raise SampleRefusal(400, message, "dimensions", "invalid_value")
     form = document.get("encoding_format") or "float"
     if form not in {"float", "base64"}:
         message = "encoding_format must be float or base64"
-        raise Refusal(400, message, "encoding_format", "invalid_value")
+        raise SampleRefusal(400, message, "encoding_format", "invalid_value")
     counted = sum(map(_count, inputs))
     data = [
         {"object": "embedding", "index": number, "embedding": _shown(each, dimensions, form)}
@@ -517,7 +517,7 @@ def _vector(seed: bytes, dimensions: int) -> bytes:
 # Models.
 
 CREATED = 1_764_547_200
-"""2025-12-01 in seconds: models have an age, and this one never changes."""
+"""2025-12-01 in Unix seconds: models have an age, and this one never changes."""
 
 
 def _model_view(name: str) -> dict[str, Any]:
@@ -544,4 +544,4 @@ ANSWERS = {
     "list_models": list_models,
     "get_model": get_model,
 }
-"""By the name of the route's entry."""
+"""Answers by the name of the route's entry."""

@@ -1,7 +1,7 @@
 """How requests end in the ledger: at once as a rule, later where the ledger cannot take it now.
 
-An ending is decided by its request id, so it may be handed in again and again and counts once. What
-waits is bounded; where that is not enough, or the process ends, the numbers go to the log and the
+An ending is identified by its request id, so it may be submitted repeatedly and counts once. What
+waits is bounded; where the bound is reached, or the process ends, the numbers go to the log and the
 reservation's expiry is the backstop: it frees what was held, and a late settlement still counts.
 """
 
@@ -20,9 +20,9 @@ from ledger.requests import Release, Settle
 log = structlog.get_logger("keyledger.gateway")
 
 PATIENCE_SECONDS = 3
-"""A client waits so long for the ledger after its answer is there; then it has the answer."""
+"""How long a client waits for the ledger once its answer has come; then it gets the answer."""
 WAITING_MAX = 10_000
-"""Endings of a process that wait for the ledger."""
+"""Endings that may wait for the ledger, per process."""
 BACKOFF_SECONDS_MAX = 30
 
 
@@ -35,23 +35,23 @@ class Ending(NamedTuple):
 
 
 class Settlements:
-    """Writes endings down."""
+    """Records endings in the ledger."""
 
     def __init__(self, calls: Calls, *, waiting_most: int = WAITING_MAX) -> None:
-        """Take where to."""
+        """Take the operations that record endings."""
         self._calls = calls
         self._most = waiting_most
         self._waiting: dict[asyncio.Task[None], Ending] = {}
 
     def __len__(self) -> int:
-        """Count what waits."""
+        """Count the endings that wait."""
         return len(self._waiting)
 
     async def end(self, ending: Ending) -> None:
-        """Write an ending down, and come back once it is, or once waiting longer would not help.
+        """Record an ending; return once it is recorded, or once waiting longer would not help.
 
-        Whoever gives up on us does not undo it: it is in the lane's queue by then, and handed in
-        once more in case the lane could not take it.
+        A caller that gives up does not undo it: it is in the lane's queue by then, and submitted
+        again in case the lane could not take it.
         """
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
@@ -63,7 +63,7 @@ class Settlements:
             raise
 
     def later(self, ending: Ending) -> None:
-        """Write an ending down as soon as the ledger takes it."""
+        """Record an ending as soon as the ledger takes it."""
         if len(self._waiting) >= self._most:
             _give_up("settlement_has_no_room", ending)
             return
@@ -91,14 +91,14 @@ class Settlements:
         try:
             await self._calls.finish(ending.account_id, ending.key_id, ending.how)
         except NoSuchRequest:
-            # Nothing was held, so nothing is left: the reservation itself was given up on.
+            # Nothing was held, so there is nothing to end: the reservation itself was given up.
             if isinstance(ending.how, Settle):
                 _give_up("settlement_without_reservation", ending)
         except Refused as refused:
             _give_up("settlement_refused", ending, reason=refused.code)
 
     async def close(self, *, wait_seconds: int) -> None:
-        """Wait for what waits, then leave the rest to the log and the reservations' expiry."""
+        """Wait for pending endings, then leave the rest to the log and the reservations' expiry."""
         waiting = dict(self._waiting)
         if not waiting:
             return
@@ -110,7 +110,7 @@ class Settlements:
 
 
 def _give_up(what: str, ending: Ending, **more: str) -> None:
-    """Leave the numbers where an operator finds them; they are no secret and hold no text."""
+    """Log the numbers for the operator; they are not secret and hold no text."""
     numbers = {}
     if isinstance(ending.how, Settle):
         numbers = msgspec.to_builtins(ending.how.usage)

@@ -1,21 +1,21 @@
-"""Server-sent events as bytes: cut where events end, whatever the chunks are, never decoded twice.
+"""Server-sent events as bytes: split where events end, whatever the chunks, never decoded twice.
 
-Bytes go on as they came. An event is held back only until it is whole, because a client does not
-see it before either (HTML Standard §9.2.6: an event is dispatched at its blank line).
+Bytes are passed on unchanged. An event is held back only until it is whole, because a client does
+not see it before either (HTML Standard §9.2.6: an event is dispatched at its blank line).
 """
 
 import re
 from collections.abc import Iterator
 
 EVENT_MAX = 16 * 1024 * 1024
-"""Bytes of one event."""
+"""Bytes of the largest event."""
 CONTENT_TYPE = "text/event-stream"
 
-# Atomic: else the CR LF of one line's end would pass for two ends.
+# Atomic: otherwise the CR LF of one line's end would pass for two ends.
 _BLANK = re.compile(rb"(?>\r\n|\n|\r){2}")
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 _OVERLAP = 3
-"""Bytes before a chunk that may belong to a blank line which ends in it."""
+"""Bytes before a chunk that may belong to a blank line ending in it."""
 
 
 class EventIsTooLarge(ValueError):
@@ -23,7 +23,7 @@ class EventIsTooLarge(ValueError):
 
 
 class Splitter:
-    """Collects chunks and gives back whole events."""
+    """Collects chunks and returns whole events."""
 
     __slots__ = ("_held",)
 
@@ -32,14 +32,14 @@ class Splitter:
         self._held = bytearray()
 
     def feed(self, chunk: bytes) -> bytes:
-        """Take a chunk; return the bytes of all events that are whole now, as they came.
+        """Take a chunk; return the bytes of all events that are whole now, unchanged.
 
         Raises:
-            EventIsTooLarge: What is held back has no end.
+            EventIsTooLarge: The event held back has grown too large.
         """
         held = self._held
         if not held and chunk.endswith(b"\n\n"):
-            # What nearly every chunk is.
+            # Nearly every chunk is like this.
             return chunk
         start = max(len(held) - _OVERLAP, 0)
         held += chunk
@@ -62,7 +62,7 @@ class Splitter:
 
     @property
     def rest(self) -> bytes:
-        """Return what is held back: the beginning of an event that did not end."""
+        """Return what is held back: the beginning of an event without its end."""
         return bytes(self._held)
 
 
@@ -77,7 +77,7 @@ def events(block: bytes) -> Iterator[bytes]:
 
 
 def data(event: bytes) -> bytes:
-    """Return what the ``data`` lines of an event say; empty: it is a comment, or says nothing."""
+    """Return what the ``data`` lines of an event hold; empty: it is a comment, or has none."""
     found = []
     for line in _LINE_END.split(event):
         name, _, value = line.partition(b":")

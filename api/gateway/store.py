@@ -1,7 +1,7 @@
 """The built-in upstream: the sample model, and a small store of what accounts keep.
 
 Knowledge bases with their documents, agents and memories are ordinary rows of their account. Every
-look-up names the account, so another's are as absent as nothing (promise 15).
+look-up names the account, so another account's rows do not exist for it (promise 15).
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -13,7 +13,7 @@ import msgspec
 
 from api.beside.resources import KEPT_MAX, NoSuchResource, Resource, Resources, TooMany
 from api.gateway import sample
-from api.gateway.sample import Made, Refusal
+from api.gateway.sample import Made, SampleRefusal
 from api.gateway.upstream import Outgoing
 from api.http import reading
 from api.http.failure import Failure
@@ -31,8 +31,8 @@ METADATA_MAX = 16
 _encode = msgspec.json.Encoder().encode
 
 
-class Body(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
-    """What may be kept; each kind has some of it."""
+class ResourceBody(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
+    """Fields that a resource may have; each kind has some of them."""
 
     name: str = ""
     description: str = ""
@@ -42,34 +42,34 @@ class Body(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     metadata: dict[str, str] = {}
 
 
-_decoder = msgspec.json.Decoder(Body)
-_kept = msgspec.json.Decoder(Body)
+_decoder = msgspec.json.Decoder(ResourceBody)
+_kept = msgspec.json.Decoder(ResourceBody)
 
 
-class Kind(NamedTuple):
+class ResourceKind(NamedTuple):
     """A kind of resource."""
 
     name: str
     fields: Mapping[str, int]
-    """What it has, and of how many characters at most; the first is required."""
+    """Its fields, and how many characters each may have; the first is required."""
     parent: str = ""
 
 
 _META = {"description": DESCRIPTION_MAX, "metadata": METADATA_MAX}
-KNOWLEDGE_BASE = Kind("knowledge_base", {"name": NAME_MAX, **_META})
-DOCUMENT = Kind(
+KNOWLEDGE_BASE = ResourceKind("knowledge_base", {"name": NAME_MAX, **_META})
+DOCUMENT = ResourceKind(
     "document",
     {"text": TEXT_MAX, "name": NAME_MAX, "metadata": METADATA_MAX},
     parent=KNOWLEDGE_BASE.name,
 )
-AGENT = Kind(
+AGENT = ResourceKind(
     "agent", {"name": NAME_MAX, "instructions": INSTRUCTIONS_MAX, "model": NAME_MAX, **_META}
 )
-MEMORY = Kind("memory", {"text": MEMORY_MAX, "metadata": METADATA_MAX})
+MEMORY = ResourceKind("memory", {"text": MEMORY_MAX, "metadata": METADATA_MAX})
 
 
-def _view(kind: Kind, found: Resource) -> dict[str, Any]:
-    """Show a resource; of a document not its text, which may be long and was sent by the reader."""
+def _view(kind: ResourceKind, found: Resource) -> dict[str, Any]:
+    """Show a resource, but not a document's text, which may be long and which its owner sent."""
     body = _kept.decode(found.body)
     shown = {
         name: getattr(body, name) for name in kind.fields if kind is not DOCUMENT or name != "text"
@@ -83,16 +83,16 @@ def _view(kind: Kind, found: Resource) -> dict[str, Any]:
 
 
 def _refuse(param: str, problem: str) -> NoReturn:
-    raise Refusal(400, f"{param} {problem}", param, "invalid_value")
+    raise SampleRefusal(400, f"{param} {problem}", param, "invalid_value")
 
 
-def _read(kind: Kind, outgoing: Outgoing) -> str:
-    """Read the body of something to be kept, and give it as it is kept."""
+def _read(kind: ResourceKind, outgoing: Outgoing) -> str:
+    """Read the body of something to be kept, and return it in the form that is kept."""
     body = _body(outgoing)
-    for name in Body.__struct_fields__:
+    for name in ResourceBody.__struct_fields__:
         value = getattr(body, name)
         if value and name not in kind.fields:
-            _refuse(name, f"is no field of a {kind.name}")
+            _refuse(name, f"is not a field of a {kind.name}")
         if len(value) > kind.fields.get(name, 0):
             _refuse(name, "is too long")
     if any(len(name) > NAME_MAX or len(each) > NAME_MAX for name, each in body.metadata.items()):
@@ -103,47 +103,47 @@ def _read(kind: Kind, outgoing: Outgoing) -> str:
     return secrets.redacted(_encode(body).decode())
 
 
-def _body(outgoing: Outgoing) -> Body:
+def _body(outgoing: Outgoing) -> ResourceBody:
     kind = outgoing.content_type.partition(";")[0].strip().lower()
     if kind == "text/plain":
-        return Body(text=_plain(outgoing.body))
+        return ResourceBody(text=_plain(outgoing.body))
     if kind not in {"", "application/json"}:
-        message = "Send it as application/json, or a document as text/plain"
-        raise Refusal(415, message, None, "unsupported_media_type")
+        message = "Send the body as application/json, or a document as text/plain"
+        raise SampleRefusal(415, message, None, "unsupported_media_type")
     try:
         return reading.decode(_decoder, outgoing.body)
     except Failure as failure:
-        raise Refusal(400, failure.said, None, failure.code or failure.kind) from failure
+        raise SampleRefusal(400, failure.said, None, failure.code or failure.kind) from failure
 
 
 def _plain(body: bytes) -> str:
     try:
         text = body.decode()
     except UnicodeDecodeError:
-        _refuse("body", "is no UTF-8")
+        _refuse("body", "is not UTF-8")
     if "\0" in text:
         _refuse("body", "holds NUL")
     return text
 
 
-def _id(outgoing: Outgoing, kind: Kind) -> UUID:
+def _id(outgoing: Outgoing, kind: ResourceKind) -> UUID:
     try:
         return UUID(outgoing.parameters["id"])
     except ValueError:
         raise _absent(kind.name) from None
 
 
-def _absent(kind: str) -> Refusal:
-    return Refusal(404, f"No such {kind.replace('_', ' ')}", "id", "not_found")
+def _absent(kind: str) -> SampleRefusal:
+    return SampleRefusal(404, f"No such {kind.replace('_', ' ')}", "id", "not_found")
 
 
 class BuiltIn:
-    """Answers where no upstream is set."""
+    """The upstream where none is configured."""
 
     name = "built-in"
 
     def __init__(self, resources: Resources) -> None:
-        """Take where accounts' things are kept."""
+        """Take where accounts' resources are kept."""
         self._resources = resources
         self._answers: Mapping[str, Callable[[Outgoing], Awaitable[Made]]] = {
             **self._routes(KNOWLEDGE_BASE, "knowledge_base"),
@@ -154,7 +154,7 @@ class BuiltIn:
         }
 
     def _routes(
-        self, kind: Kind, one: str, many: str = ""
+        self, kind: ResourceKind, one: str, many: str = ""
     ) -> Mapping[str, Callable[[Outgoing], Awaitable[Made]]]:
         return {
             f"list_{many or one + 's'}": lambda outgoing: self._list(outgoing, kind),
@@ -170,17 +170,17 @@ class BuiltIn:
             if name in sample.ANSWERS:
                 return sample.ANSWERS[name](outgoing)
             return await self._answers[name](outgoing)
-        except Refusal as refusal:
+        except SampleRefusal as refusal:
             return Made(refusal.body, status=refusal.status)
 
     def scrub(self, text: bytes) -> bytes:
-        """Leave it: there is nothing to hide."""
+        """Return it unchanged: there is nothing to hide."""
         return text
 
     async def close(self) -> None:
-        """Let go of nothing: the pool is not ours."""
+        """Do nothing: the pool is not ours."""
 
-    async def _list(self, outgoing: Outgoing, kind: Kind) -> Made:
+    async def _list(self, outgoing: Outgoing, kind: ResourceKind) -> Made:
         most, after = _page(outgoing)
         account = outgoing.account_id
         parent = _id(outgoing, KNOWLEDGE_BASE) if kind.parent else None
@@ -202,13 +202,13 @@ class BuiltIn:
             )
         )
 
-    async def _find(self, outgoing: Outgoing, kind: Kind) -> Resource:
+    async def _find(self, outgoing: Outgoing, kind: ResourceKind) -> Resource:
         try:
             return await self._resources.find(outgoing.account_id, kind.name, _id(outgoing, kind))
         except NoSuchResource:
             raise _absent(kind.name) from None
 
-    async def _create(self, outgoing: Outgoing, kind: Kind) -> Made:
+    async def _create(self, outgoing: Outgoing, kind: ResourceKind) -> Made:
         body = _read(kind, outgoing)
         parent = _id(outgoing, KNOWLEDGE_BASE) if kind.parent else None
         try:
@@ -218,14 +218,14 @@ class BuiltIn:
         except NoSuchResource:
             raise _absent(kind.parent) from None
         except TooMany:
-            message = f"An account keeps at most {KEPT_MAX} things here"
-            raise Refusal(400, message, None, "too_many_resources") from None
+            message = f"An account keeps at most {KEPT_MAX} resources here; delete one first"
+            raise SampleRefusal(400, message, None, "too_many_resources") from None
         return Made(_encode(_view(kind, made)), status=201)
 
-    async def _get(self, outgoing: Outgoing, kind: Kind) -> Made:
+    async def _get(self, outgoing: Outgoing, kind: ResourceKind) -> Made:
         return Made(_encode(_view(kind, await self._find(outgoing, kind))))
 
-    async def _delete(self, outgoing: Outgoing, kind: Kind) -> Made:
+    async def _delete(self, outgoing: Outgoing, kind: ResourceKind) -> Made:
         resource_id = _id(outgoing, kind)
         try:
             await self._resources.delete(outgoing.account_id, kind.name, resource_id)
@@ -238,11 +238,11 @@ class BuiltIn:
 def _page(outgoing: Outgoing) -> tuple[int, UUID | None]:
     query = {name: values[-1] for name, values in parse_qs(outgoing.query).items()}
     for name in query.keys() - {"limit", "after"}:
-        _refuse(name, "is no query parameter of this")
+        _refuse(name, "is not a query parameter of this route")
     limit = query.get("limit", str(PAGE_DEFAULT))
     if not (limit.isascii() and limit.isdecimal()) or not 1 <= int(limit[:9]) <= PAGE_MAX:
         _refuse("limit", f"must be a whole number, 1 to {PAGE_MAX}")
     try:
         return int(limit), UUID(query["after"]) if "after" in query else None
     except ValueError:
-        _refuse("after", "is no id of this list")
+        _refuse("after", "is not an id from this list")

@@ -1,4 +1,4 @@
-"""The route table: what is forwarded, what that needs, what it counts for, how it is metered.
+"""The route table: what is forwarded, what scope it needs, what limits count it, how it is metered.
 
 A dialect serves the rows that its page names, on its own paths, and says which of its scopes allow
 which *operation*. Every row has a meter (A9): there is no other way through the gateway.
@@ -12,35 +12,36 @@ from api.gateway import meters
 from api.gateway.meters import Meter
 
 
-class Entry(NamedTuple):
+class RouteEntry(NamedTuple):
     """One gatewayed route."""
 
     name: str
     method: str
     path: str
-    """Below whatever base a dialect has; parameters in braces."""
+    """Below the dialect's base path; parameters in braces."""
     operation: str
-    """What a scope has to allow."""
+    """The operation that a scope has to allow."""
     category: str
-    """Which limits of a category count it; also what calls are booked as that name no model."""
+    """Category whose limits count it; calls that name no model are booked under it."""
     meter: Meter
     upstream_path: str
-    """Below the upstream's base."""
+    """Below the upstream's base URL."""
     of_account: bool = False
-    """Whether what it reads or changes is an account's own, so that the upstream is told whose."""
+    """Whether it reads or changes an account's own resources, so that the upstream is told
+    whose."""
 
 
-def _inference(name: str, path: str, category: str, meter: Meter) -> Entry:
-    return Entry(name, "POST", path, "inference", category, meter, path)
+def _inference(name: str, path: str, category: str, meter: Meter) -> RouteEntry:
+    return RouteEntry(name, "POST", path, "inference", category, meter, path)
 
 
-def _call(name: str, method: str, path: str, operation: str) -> Entry:
+def _call(name: str, method: str, path: str, operation: str) -> RouteEntry:
     category = path.split("/")[1]
     own = category != "models"
-    return Entry(name, method, path, operation, category, meters.CALL, path, of_account=own)
+    return RouteEntry(name, method, path, operation, category, meters.CALL, path, of_account=own)
 
 
-ENTRIES: tuple[Entry, ...] = (
+ENTRIES: tuple[RouteEntry, ...] = (
     _inference("chat", "/chat/completions", "chat", meters.CHAT),
     _inference("completions", "/completions", "chat", meters.COMPLETION),
     _inference("responses", "/responses", "chat", meters.RESPONSE),
@@ -64,9 +65,6 @@ ENTRIES: tuple[Entry, ...] = (
     _call("delete_memory", "DELETE", "/memories/{id}", "memories:manage"),
 )
 
-BY_NAME: Mapping[str, Entry] = {entry.name: entry for entry in ENTRIES}
-
-OPERATIONS: tuple[str, ...] = tuple(dict.fromkeys(entry.operation for entry in ENTRIES))
-"""Everything that a scope may allow or not."""
+BY_NAME: Mapping[str, RouteEntry] = {entry.name: entry for entry in ENTRIES}
 
 PARAMETER = re.compile(r"\{(\w+)\}")

@@ -1,4 +1,4 @@
-"""What a stream used, counted while it passes, and what of it the client is not to see."""
+"""What a stream used, counted while it passes, and which parts the client is not to see."""
 
 import re
 from typing import Any
@@ -13,7 +13,7 @@ from ledger.said import said_by
 
 DONE = b"[DONE]"
 HELD_MAX = 64 * 1024
-"""Bytes of a stream that may be held back before it has said anything that counts."""
+"""Bytes of a stream that may be held back before any of its answer has come."""
 _LAST_TYPES = frozenset(
     {"response.completed", "response.incomplete", "response.failed", "message_stop"}
 )
@@ -23,12 +23,12 @@ _encode = msgspec.json.Encoder().encode
 
 
 def _without_null_usage(block: bytes) -> bytes:
-    # As nearly everybody writes it: found in no time.
+    # The usual spelling, which is quick to find.
     block = block.replace(b',"usage":null', b"")
     return _USAGE_IS_NULL.sub(b"", block) if b'"usage"' in block else block
 
 
-class Tally:
+class StreamTally:
     """What a stream used, counted while it passes."""
 
     __slots__ = (
@@ -45,17 +45,17 @@ class Tally:
     )
 
     def __init__(self, meter: Meter, wish: Wish) -> None:
-        """Begin with nothing seen."""
+        """Begin with nothing counted."""
         self._meter = meter
         self._wish = wish
         self._evidence = replies.evidence_for(meter, wish)
         self._begun = False
         self._told_at = -1
-        """Pieces that had passed at the last report; −1: none was one of output."""
+        """Pieces that had passed at the last report of output; −1: there was none."""
         self._concludes = False
-        """Whether that report came by itself, as one of a whole answer does."""
+        """Whether that report came in an event of its own, as the final one does."""
         self.pieces = 0
-        """Pieces of an answer that passed."""
+        """Pieces of the answer that have passed."""
         self._weight = 0
         self.ended = False
         """Whether the stream said that nothing follows."""
@@ -87,7 +87,7 @@ class Tally:
         return b"".join(now), b"".join(last)
 
     def _begin(self, block: bytes) -> None:
-        """Take note of who answers, and how: the first event tells it, and the last may not."""
+        """Note the model and the tier: the first event names them, and the last may not."""
         said = next((said for event in sse.events(block) if (said := sse.data(event))), b"")
         looked = replies.looked(said) if said else None
         self._begun = bool(said)
@@ -101,14 +101,14 @@ class Tally:
             self._weight += tokens.weight_of(found)
 
     def _count_told(self, said: bytes) -> None:
-        """Count an answer that came in no pieces, but whole in the event that ends it."""
+        """Count an answer that came whole in the event that ends it, and not in pieces."""
         texts = self._meter.made(replies.decoded(said).get("response"))
         found = [_encode(text)[1:-1] for text in texts]
         self.pieces = len(found)
         self._weight = tokens.weight_of(found)
 
     def _look(self, event: bytes, *, hides: bool) -> bytes:
-        """Take note of what an event reports; return what the client is to see of it."""
+        """Note what an event reports; return what the client is to see of it."""
         if self._meter.marks.search(event) is None:
             return event
         said = sse.data(event)
@@ -127,19 +127,19 @@ class Tally:
         return _hidden(said) if hides and has_usage else event
 
     def _note(self, looked: dict[str, Any]) -> bool:
-        """Take note of an event; tell whether it reports usage."""
+        """Note an event; return whether it reports usage."""
         kind = looked.get("type")
         if kind in _LAST_TYPES:
             self.ended = True
         if not self._evidence.take(said_by(looked)):
             return False
-        if kind != "message_start":  # which tells the input, and a cursor where output will be
+        if kind != "message_start":  # which reports the input, and a placeholder for output
             self._told_at = self.pieces
             self._concludes = not looked.get("choices")
         return True
 
     def reading(self, *, whole: bool) -> Reading:
-        """Tell what was used. ``whole``: the stream came to its end."""
+        """Return what was used. ``whole``: the stream came to its end."""
         made = tokens.of_pieces(self.pieces, self._weight)
         passed = replies.passed(self._wish, made, self.pieces)
         found = self._evidence.reading(passed, final=self._told_at == self.pieces)
@@ -165,7 +165,7 @@ def begins(meter: Meter, held: bytes) -> bool | None:
 
 
 def _begins(event: bytes, *, says: bool) -> bool | None:
-    """Tell of one event; ``says``: whether another one before it said anything."""
+    """Decide by one event; ``says``: whether an earlier one said anything."""
     said = sse.data(event)
     if said.strip() == DONE:
         return says
@@ -176,9 +176,9 @@ def _begins(event: bytes, *, says: bool) -> bool | None:
 
 
 def says_nothing(held: bytes) -> bool:
-    """Return whether a stream that is over held no answer: comments, a role, one that only begins.
+    """Return whether a stream that is over held no answer: only comments, a role, a beginning.
 
-    An empty answer ends with a reason, or says what it used.
+    An empty answer still ends with a reason, or reports usage.
     """
     return _ENDS.search(b"".join(each for each in sse.events(held) if _START not in each)) is None
 
@@ -188,7 +188,7 @@ _ENDS = re.compile(rb'"(?:finish_reason|stop_reason)"\s*:\s*"|"usage(?:Metadata)
 
 
 def _hidden(said: bytes) -> bytes:
-    """Return an event without its usage; empty: it was only there for that."""
+    """Return an event without its usage; empty: there was nothing else in it."""
     document = replies.decoded(said)
     choices = document.get("choices")
     if not choices:

@@ -1,7 +1,7 @@
-"""What answers behind the gateway: an HTTP service, or the built-in sample. One face for both.
+"""What answers behind the gateway: an HTTP service or the built-in sample, by one interface.
 
-What a client may say to an upstream and hear from it are allow-lists. Never passed on: the client's
-credential and cookies, and who the operator is at the provider. Redirects are not followed, the
+Allow-lists say which headers pass in either direction. Never passed on: the client's
+credential and cookies, and the operator's identity at the provider. Redirects are not followed, the
 environment's proxies and the provider's cookies are not used.
 """
 
@@ -13,15 +13,15 @@ from urllib.parse import quote
 import msgspec
 
 from api.gateway import table
-from api.gateway.table import Entry
+from api.gateway.table import RouteEntry
 from ledger.ids import AccountId
 
 REQUEST_HEADERS = frozenset(
     {"accept", "anthropic-beta", "anthropic-version", "openai-beta", "traceparent", "tracestate"}
 )
-"""What a client may say to the upstream, beside the body and its type."""
+"""Headers passed from the client to the upstream, besides the body's type."""
 REPLY_HEADERS = frozenset({"anthropic-version", "openai-processing-ms", "openai-version"})
-"""What it may hear, beside the body and its type. ``Retry-After`` where the upstream refuses."""
+"""Headers passed back, besides the body's type; and ``Retry-After`` when the upstream refuses."""
 
 _encode = msgspec.json.Encoder().encode
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
@@ -61,7 +61,7 @@ class Outgoing:
 
     def __init__(
         self,
-        entry: Entry,
+        entry: RouteEntry,
         account_id: AccountId,
         request_id: str,
         *,
@@ -73,7 +73,7 @@ class Outgoing:
         headers: Sequence[tuple[bytes, bytes]] = (),
         stream: bool = False,
     ) -> None:
-        """Say what to ask. ``headers`` are the client's; ``document`` goes before ``body``."""
+        """Take what to ask. ``headers`` are the client's; ``document`` goes before ``body``."""
         self.entry = entry
         self.account_id = account_id
         self.request_id = request_id
@@ -114,7 +114,7 @@ class Incoming(Protocol):
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """Return those that a client may hear, in lower case, and ``retry-after``."""
+        """Return those that a client may see, in lower case, and ``retry-after``."""
 
     async def read(self, most: int) -> bytes:
         """Read the whole body.
@@ -133,7 +133,7 @@ class Incoming(Protocol):
         """
 
     def close(self) -> None:
-        """Let go of it, and of the connection where the body is not at its end."""
+        """Let go of it, and end the connection where the body is not at its end."""
 
 
 class Upstream(Protocol):
@@ -143,7 +143,7 @@ class Upstream(Protocol):
     """For logs."""
 
     async def ask(self, outgoing: Outgoing) -> Incoming:
-        """Send a request; return the answer once its head is there.
+        """Send a request; return the answer once its head has come.
 
         Raises:
             UpstreamFailed: No connection, or it ended before there was an answer.
@@ -151,7 +151,7 @@ class Upstream(Protocol):
         """
 
     def scrub(self, text: bytes) -> bytes:
-        """Take out of a text for the client what only upstream and operator may know."""
+        """Remove from a text for the client what only the upstream and the operator may know."""
 
     async def close(self) -> None:
         """Let go of everything."""

@@ -1,7 +1,7 @@
-"""What the body of a request asks for: model, stream or not, and the most that it allows.
+"""What a request's body asks for: model, stream or not, and the most that it allows.
 
 Only what metering needs is read and checked; everything else is the upstream's to judge. What it
-comes to with a certain model and account is ``bounds``.
+comes to under a given model and account is in ``bounds``.
 """
 
 import re
@@ -17,16 +17,16 @@ from api.http.failure import Failure, Kind, invalid
 from ledger.usage import Usage
 
 COMPLETION_DEFAULT = 16
-"""Tokens of a legacy completion whose length is left open: what OpenAI's page says of it."""
+"""Tokens of a legacy completion whose length is left open, as OpenAI's page says."""
 OUTPUT_MAX = 10_000_000
-"""Largest ``max_tokens`` taken."""
+"""Largest ``max_tokens`` accepted."""
 CHOICES_MAX = 128
 INPUTS_MAX = 2_048
 MODEL_MAX = 255
 MODELS_MAX = 16
-"""Further models that a request may name."""
+"""Fallback models that a request may name."""
 USES_MAX = 1_000
-"""Largest number of uses of a server tool taken."""
+"""Largest number of uses of a server tool accepted."""
 
 Tokens = Annotated[int, msgspec.Meta(ge=1, le=OUTPUT_MAX)] | None
 Choices = Annotated[int, msgspec.Meta(ge=1, le=CHOICES_MAX)] | None
@@ -35,40 +35,40 @@ Object = dict[str, Any]
 Document = Mapping[str, Any]
 
 
-class Tool(NamedTuple):
-    """Something that the upstream does by itself while it answers."""
+class ServerTool(NamedTuple):
+    """A tool that the upstream runs by itself while it answers."""
 
     name: str
     usage_class: str
-    """What a use is charged as; ``input``: as the tokens that it brings, and no more; empty: as
+    """Usage class of a use; ``input``: charged only as the tokens that it brings; empty: as
     something that no rate card has a price for."""
     uses: int | None
     """Most uses that the request allows; None: it does not say."""
     units: int = 1
-    """Of the class, for a use."""
+    """Units of the class per use."""
     answers: bool = False
-    """Whether a use is a run of a model whose answer is charged beside the others."""
+    """Whether a use is a run of a model whose answer is charged in addition."""
 
 
 class Allows(NamedTuple):
-    """What a request allows beside one answer of its model to what stands in it."""
+    """What a request allows besides one answer of its model to its own text."""
 
     models: tuple[str, ...] = ()
-    """Others that may answer instead."""
+    """Other models that may answer instead."""
     conditions: tuple[str, ...] = ()
     """Price conditions under which it may be served; the first is what it asks for. Empty text: the
     usual prices."""
-    tools: tuple[Tool, ...] = ()
+    tools: tuple[ServerTool, ...] = ()
     writes_cache: bool = True
     """Whether input may be charged as written to a cache."""
     makes: tuple[str, ...] = ()
-    """Usage classes beside text and thought that an answer may be made of."""
+    """Usage classes besides text and thought that an answer may consist of."""
     extra_output: int = 0
-    """Tokens of output that no bound of an answer holds: a prediction that does not come true."""
+    """Output tokens beyond the bound on an answer: a prediction that does not come true."""
 
 
 class Wish(NamedTuple):
-    """What metering needs to know of a request."""
+    """What metering needs to know about a request."""
 
     stream: bool
     usage_asked: bool
@@ -78,18 +78,18 @@ class Wish(NamedTuple):
     """Tokens that all answers may have at most; 0 where the request leaves that open, until it is
     held."""
     answers: int = 1
-    """As many are made, each as long as the others at most."""
+    """Number of answers, each under the same bound."""
     most: int | None = None
-    """Tokens of one answer as the client bounds it; None: it is left open."""
+    """The client's bound on one answer, in tokens; None: it is left open."""
     default: int = 0
-    """Tokens that the API's page says an answer left open has at most; 0: it says nothing."""
+    """Bound that the API's page sets on an answer left open, in tokens; 0: none."""
     field: str = ""
-    """Of the body, by which the upstream is told how long an answer may be."""
+    """Field of the body that tells the upstream how long an answer may be."""
     allows: Allows = Allows()
 
     @property
     def worst(self) -> Usage:
-        """Return the most that the body itself says: nothing of an answer that it leaves open."""
+        """Return the most that the body itself bounds, without an answer that it leaves open."""
         content = self.content
         read = content.text_bound + content.elsewhere
         return Usage(input=read, output=self.output, **content.media_bounds())
@@ -168,10 +168,10 @@ END_USER_MAX = 255
 
 
 def noted(document: Document) -> tuple[Mapping[str, str], str]:
-    """Return what a request notes of itself: its metadata, and whom it is made for.
+    """Return a request's notes about itself: its metadata, and the end user it is made for.
 
     In the fields of OpenAI (``metadata``, ``safety_identifier``, ``user``) and Anthropic
-    (``metadata.user_id``). What does not fit is the upstream's to judge, and not kept.
+    (``metadata.user_id``). What does not fit is not kept, and left to the upstream to judge.
     """
     metadata = document.get("metadata")
     notes = metadata if isinstance(metadata, dict) and len(metadata) <= NOTES_MAX else {}
@@ -189,13 +189,13 @@ def model_of(document: Document) -> str:
     """Return the model that a request names.
 
     Raises:
-        Failure: It names none, or not by a name.
+        Failure: It names none, or the name is not valid.
     """
     model = document.get("model")
     if model is None or model == "":
         raise Failure(Kind.MODEL_IS_MISSING, field="model")
     if not isinstance(model, str) or len(model) > MODEL_MAX:
-        raise invalid("model", f"must be a name of at most {MODEL_MAX} characters")
+        raise invalid("model", f"must be a model's name of at most {MODEL_MAX} characters")
     return model
 
 
@@ -206,7 +206,7 @@ def of_chat(document: Document) -> Wish:
     content.add(document["messages"])
     for more in (asked.tools, asked.functions, asked.response_format):
         content.add_json(more)
-    # Where both are given, an upstream may keep to either.
+    # Where both are given, an upstream may follow either.
     given = [most for most in (asked.max_completion_tokens, asked.max_tokens) if most is not None]
     field = "max_tokens"
     if asked.max_completion_tokens is not None or (not given and counts_thought(document)):
@@ -219,7 +219,7 @@ def of_chat(document: Document) -> Wish:
 
 
 def of_completion(document: Document) -> Wish:
-    """Read a legacy completion: each prompt has as many answers as are made of it."""
+    """Read a legacy completion: each prompt gets its own number of answers."""
     asked = _read(document, _Completion)
     prompts = _prompts("prompt", asked.prompt)
     content = Content()
@@ -235,7 +235,7 @@ def of_response(document: Document) -> Wish:
     """Read a response."""
     asked = _read(document, _Response)
     if asked.background:
-        raise invalid("background", "is not served here: nobody would meter what comes later")
+        raise invalid("background", "must be false: background responses cannot be metered")
     content = Content()
     for each in (asked.input, asked.instructions):
         content.add(each)
@@ -316,9 +316,9 @@ _COUNTS_THOUGHT = re.compile(r"(?:[\w.-]+/)*(?:o\d|gpt-[5-9]|gpt-\d\d|codex-)", 
 
 
 def counts_thought(document: Document) -> bool:
-    """Return whether a chat's model is one of OpenAI's that refuse ``max_tokens``.
+    """Return whether a chat's model is one of those by OpenAI that refuse ``max_tokens``.
 
-    All other servers take it, and many know nothing else: Ollama 0.32, llamafile and Mistral's API
+    All other servers accept it, and many nothing else: Ollama 0.32, llamafile and Mistral's API
     ignore or refuse ``max_completion_tokens``.
     """
     model = document.get("model")
@@ -331,7 +331,7 @@ def _thinks(model: str) -> bool:
 
 
 _KEPT_BY_UPSTREAM = ("previous_response_id", "conversation", "prompt")
-"""Members of a response that stand for context which the upstream has."""
+"""Members of a request for a response that refer to context the upstream has."""
 
 
 def _allows(document: Document, *, writes_cache: bool) -> Allows:
@@ -354,15 +354,15 @@ _ALLOWING = frozenset(
         "max_tool_calls",
     }
 )
-"""Members by which a request allows more than one answer to what stands in it."""
+"""Members by which a request allows more than one answer to its own text."""
 
 MODEL_LISTS = ("models", "fallbacks")
 CHOOSES_MODELS = frozenset({*MODEL_LISTS, "route", "provider"})
-"""Members by which a client chooses among models, in OpenRouter's words and LiteLLM's."""
+"""Members by which a client names fallback models, as in OpenRouter and LiteLLM."""
 
 
 def _models(document: Document) -> Iterator[str]:
-    """List the models that may answer instead, as OpenRouter's and LiteLLM's pages name them."""
+    """List the models that may answer instead, by OpenRouter's and LiteLLM's members."""
     for field in MODEL_LISTS:
         named = document.get(field)
         if named is None:
@@ -372,22 +372,22 @@ def _models(document: Document) -> Iterator[str]:
         for each in named:
             name = each.get("model") if isinstance(each, dict) else each
             if not isinstance(name, str) or not 1 <= len(name) <= MODEL_MAX:
-                raise invalid(field, f"must name models by at most {MODEL_MAX} characters")
+                raise invalid(field, f"must hold models' names of at most {MODEL_MAX} characters")
             yield name
     for _, tool in _listed(document):
-        # Anthropic's advisor is a model of its own, asked on the way.
+        # Anthropic's advisor is a second model, asked during the answer.
         if str(tool.get("type")).startswith("advisor_") and isinstance(tool.get("model"), str):
             yield tool["model"]
 
 
 _TIERS: Mapping[object, tuple[str, ...]] = {
-    # Left out, it means auto: whichever the operator's project with the provider is set to.
+    # Left out, it means auto: whatever the operator's project at the provider is set to.
     None: ("", "priority", "flex"),
     "auto": ("", "priority", "flex"),
     "default": ("",),
     "standard": ("",),
     "standard_only": ("",),
-    # A tier that has no room left is served as usual.
+    # When a tier is full, requests are served at the usual tier.
     "flex": ("flex", ""),
     "priority": ("priority", ""),
 }
@@ -415,45 +415,45 @@ _CLIENTS_OWN = frozenset(
         *("computer_use_preview", "apply_patch", "namespace"),
     }
 )
-"""Tools that the client runs: what they bring comes by another request."""
+"""Tools that the client runs: their results come in another request."""
 _OF_UPSTREAM: Mapping[str, str] = {
     **dict.fromkeys(("web_search", "web_search_preview", "x_search", "file_search"), "searches"),
     **dict.fromkeys(("web_fetch", "mcp", "mcp_toolset", "code_execution", "advisor"), "input"),
     **dict.fromkeys(("tool_search", "tool_search_tool_regex", "tool_search_tool_bm25"), "input"),
 }
-"""Tools that the upstream runs, and what a use is charged as. Of others nobody knows."""
+"""Tools that the upstream runs, and what a use is charged as. Others have no known price."""
 _DATE = re.compile(r"(?:_\d{8}|_\d{4}_\d\d_\d\d)$", re.ASCII)
 RESULTS_DEFAULT = 20
-"""Results that a search by xAI's ``search_parameters`` finds at most, if they do not say."""
+"""Results that a search by xAI's ``search_parameters`` returns at most, by default."""
 
 
-def _tools(document: Document) -> Iterator[Tool]:
-    """List what the upstream may do by itself, as OpenAI, Anthropic, xAI and OpenRouter name it."""
+def _tools(document: Document) -> Iterator[ServerTool]:
+    """List a request's server tools, in OpenAI's, Anthropic's, xAI's or OpenRouter's form."""
     in_all = _whole(document, "max_tool_calls", "max_tool_calls")
     for place, each in _listed(document):
         name = undated(str(each.get("type") or ""))
         if name not in _CLIENTS_OWN:
             uses = _whole(each, "max_uses", f"tools[{place}].max_uses")
             usage_class = _OF_UPSTREAM.get(name, "")
-            yield Tool(name, usage_class, uses or in_all, answers=name == "advisor")
+            yield ServerTool(name, usage_class, uses or in_all, answers=name == "advisor")
     if document.get("mcp_servers"):
-        yield Tool("mcp", "input", None)
+        yield ServerTool("mcp", "input", None)
     if document.get("web_search_options") is not None:
-        yield Tool("web_search", "searches", 1)
+        yield ServerTool("web_search", "searches", 1)
     search = document.get("search_parameters")
     if isinstance(search, dict) and search.get("mode") != "off":
         most = _whole(search, "max_search_results", "search_parameters.max_search_results")
-        yield Tool("web_search", "searches", 1, units=most or RESULTS_DEFAULT)
+        yield ServerTool("web_search", "searches", 1, units=most or RESULTS_DEFAULT)
     plugins = document.get("plugins")
     if isinstance(plugins, list) and any(_is(each, "id", "web") for each in plugins):
-        yield Tool("web_search", "searches", 1, units=RESULTS_DEFAULT)
+        yield ServerTool("web_search", "searches", 1, units=RESULTS_DEFAULT)
     if any(_is_compaction(each) for each in objects(document.get("context_management"))):
-        # One more run over the same context, whose summary is charged as an answer is.
-        yield Tool("compaction", "input", 1, answers=True)
+        # One more run over the same context, whose summary is charged like an answer.
+        yield ServerTool("compaction", "input", 1, answers=True)
 
 
 def undated(kind: str) -> str:
-    """Return the name of a tool without the date of its version."""
+    """Return a tool's type without its version date."""
     return _DATE.sub("", kind)
 
 
@@ -475,7 +475,7 @@ def _whole(value: Mapping[str, Any], name: str, field: str) -> int | None:
     """Read a number of uses.
 
     Raises:
-        Failure: It is none.
+        Failure: It is not one.
     """
     number = value.get(name)
     if number is None:
@@ -515,7 +515,7 @@ def decode(body: bytes) -> dict[str, Any]:
     """Decode the body of a gatewayed request strictly.
 
     Raises:
-        Failure: It is no JSON object, has a key twice, holds NUL, nests too deeply.
+        Failure: It is not a JSON object, has a key twice, holds NUL, or nests too deeply.
     """
     return reading.decode(_decoder, body)
 

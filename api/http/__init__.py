@@ -1,1 +1,1 @@
-"""The floor of all doors: strict reading, failures and their words, what goes in and out."""
+"""What all doors stand on: strict reading, failures and their wording, what goes in and out."""

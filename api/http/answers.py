@@ -1,4 +1,4 @@
-"""What goes out: a whole answer, encoded already."""
+"""Whole answers, encoded already."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,7 +13,7 @@ encode = msgspec.json.Encoder().encode
 
 
 class Answer:
-    """What goes out."""
+    """A whole answer."""
 
     __slots__ = ("body", "content_type", "headers", "status")
 
@@ -26,7 +26,7 @@ class Answer:
         position: Position | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        """Take a body that is encoded already."""
+        """Take an encoded body."""
         self.body = body
         self.status = status
         self.content_type = content_type

@@ -1,4 +1,4 @@
-"""What came in: Litestar's request, read strictly, and the one reader of every JSON body.
+"""Litestar's request, read strictly, and the one reader of every JSON body.
 
 Litestar's own reading is lax (``"5"`` for 5, the last of two equal keys, an unknown parameter), so
 handlers read header, path, query and body by the methods here, and ``Strict`` decodes ``data``.
@@ -32,28 +32,28 @@ IDEMPOTENCY_KEY_MAX = 255
 TEXT_MAX = 255
 CURSORS = frozenset({"after", "cursor"})
 CURSOR_MAX = 8_192
-"""Cursors may hold more than a place: filters, balances."""
+"""Cursors may hold more than a position: filters, balances."""
 REQUEST_ID = "keyledger.request_id"
-"""Where the scope holds the id that the reply shows."""
+"""Name under which the scope holds the id that the reply shows."""
 
 SURFACE = "keyledger.surface"
-"""Where an application's state holds its ``Surface``."""
+"""Name under which an application's state holds its ``Surface``."""
 ONCE = "keyledger.once"
-"""Where it holds what answers an ``Idempotency-Key`` once."""
+"""Name under which it holds what answers an ``Idempotency-Key`` once."""
 
 C = TypeVar("C")
 T = TypeVar("T")
 
 
 class Surfaced(Protocol):
-    """What a handler has to know of its surface."""
+    """What a handler has to know about its surface."""
 
     @property
     def name(self) -> str:
-        """Name it as metrics do."""
+        """Return its name in metrics."""
 
     def word(self, failure: Failure) -> Answer:
-        """Write a failure in its envelope."""
+        """Write a failure in the surface's envelope."""
 
     def encode(self, view: Any, /) -> bytes:  # noqa: ANN401 - whatever msgspec encodes
         """Write a view as JSON."""
@@ -72,7 +72,7 @@ def request_id_of(scope: Any) -> str:  # noqa: ANN401 - a Scope, which has no ro
 
 
 class Ask(Request[C, Any, State], Generic[C]):
-    """One request: what is asked, and by whom once a guard has found out."""
+    """One request: what is asked, and by whom, once a guard has found out."""
 
     __slots__ = ("_fields", "_query", "_raw", "_repeats")
 
@@ -80,9 +80,9 @@ class Ask(Request[C, Any, State], Generic[C]):
         """Take an ASGI request."""
         super().__init__(scope, receive, send)
         self._raw: bytes | None = None
-        """Kept where it is read twice, because the request is to be answered once."""
+        """The body, kept where an ``Idempotency-Key`` makes it read twice."""
         self._query: dict[str, str] | None = None
-        # Backwards, so that of several the first stays.
+        # Backwards, so that of several equal names the first stays.
         headers: Any = scope["headers"]
         self._fields: dict[bytes, bytes] = dict(reversed(headers))
         self._repeats = len(self._fields) != len(headers)
@@ -104,13 +104,13 @@ class Ask(Request[C, Any, State], Generic[C]):
 
     @property
     def surface(self) -> Surfaced:
-        """Return whose route it is."""
+        """Return the surface that the route belongs to."""
         found: Surfaced = self.app.state[SURFACE]
         return found
 
     @property
     def operation(self) -> str:
-        """Return the handler's name, as metrics and the document say it."""
+        """Return the handler's name, as used in metrics and the document."""
         found: str = self.scope["route_handler"].opt["operation"]
         return found
 
@@ -118,10 +118,10 @@ class Ask(Request[C, Any, State], Generic[C]):
         """Return a header by its lower-case name; None: it is not there.
 
         Raises:
-            Failure: It is there twice.
+            Failure: It is sent twice.
         """
         if self._repeats and [each for each, _ in self.scope["headers"]].count(name) > 1:
-            detail = f"{name.decode()} is there twice."
+            detail = f"{name.decode()} is sent twice."
             raise Failure(Kind.INVALID_FIELD, detail, code="header_is_repeated")
         found = self._fields.get(name)
         return None if found is None else found.decode("latin-1")
@@ -133,15 +133,16 @@ class Ask(Request[C, Any, State], Generic[C]):
 
     @property
     def client_address(self) -> str:
-        """Return the address of whoever connected, or of whom a trusted proxy says it stands for.
+        """Return the client's address: whoever connected, or whom a trusted proxy names.
 
-        Empty where it is no network's. uvicorn reads the proxy's header; ``serve`` says whose.
+        Empty where it is not a network address. uvicorn reads the header of proxies that ``serve``
+        names.
         """
         client = self.scope.get("client")
         return client[0] if client else ""
 
     def path(self, name: str) -> str:
-        """Return a path parameter. The path is routed as it was sent, so it may hold ``%2F``.
+        """Return a path parameter. The path is routed undecoded, so it may hold ``%2F``.
 
         Raises:
             Failure: It holds NUL or half a surrogate pair, or is too long.
@@ -149,7 +150,7 @@ class Ask(Request[C, Any, State], Generic[C]):
         return require_text(name, self.segment(name))
 
     def segment(self, name: str) -> str:
-        """Return a path parameter, whatever it holds; one of several segments begins with none."""
+        """Return a path parameter unchecked; one of several segments has no leading slash."""
         return unquote(self.scope["path_params"][name].removeprefix("/"))
 
     @property
@@ -157,17 +158,17 @@ class Ask(Request[C, Any, State], Generic[C]):
         """Return the query parameters.
 
         Raises:
-            Failure: One is there twice, or is not UTF-8.
+            Failure: One is sent twice, or is not UTF-8.
         """
         if self._query is None:
             try:
                 text = self.scope["query_string"].decode("ascii")
                 pairs = parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=32)
             except ValueError as error:
-                raise _bad_query("The query cannot be read.") from error
+                raise _bad_query("The query is not URL-encoded UTF-8.") from error
             self._query = dict(pairs)
             if len(self._query) != len(pairs):
-                raise _bad_query("A query parameter is there twice.")
+                raise _bad_query("A query parameter is sent twice.")
             for name, value in pairs:
                 require_text(name, value, CURSOR_MAX if name in CURSORS else TEXT_MAX)
         return self._query
@@ -181,14 +182,14 @@ class Ask(Request[C, Any, State], Generic[C]):
         query, known = self.query, self.route_handler.opt["contract"].query
         for name in query:
             if name not in known:
-                raise invalid(name, "is no query parameter of this")
+                raise invalid(name, "is not a query parameter of this route")
         return query
 
     def whole(self, field: str, text: str, low: int, high: int) -> int:
-        """Read a whole number of a query.
+        """Read a whole number in a query.
 
         Raises:
-            Failure: It is none, or out of bounds.
+            Failure: It is not one, or out of bounds.
         """
         if (
             not (text.isascii() and text.isdecimal())
@@ -203,7 +204,7 @@ class Ask(Request[C, Any, State], Generic[C]):
         """Return the ``Idempotency-Key``, quoted or bare; empty: none.
 
         Raises:
-            Failure: It is no text of 1 to 255 printable ASCII characters.
+            Failure: It is not 1 to 255 printable ASCII characters.
         """
         text = self.header(b"idempotency-key")
         if text is None:
@@ -211,7 +212,7 @@ class Ask(Request[C, Any, State], Generic[C]):
         match = _KEY.fullmatch(text)
         key = re.sub(r"\\(.)", r"\1", match[1]) if match else text
         if not 1 <= len(key) <= IDEMPOTENCY_KEY_MAX or not (key.isascii() and key.isprintable()):
-            problem = f"1 to {IDEMPOTENCY_KEY_MAX} printable ASCII characters"
+            problem = f"must be 1 to {IDEMPOTENCY_KEY_MAX} printable ASCII characters"
             raise invalid("Idempotency-Key", problem)
         return key
 
@@ -220,7 +221,7 @@ class Ask(Request[C, Any, State], Generic[C]):
         """Return the version that ``If-Match`` asks for; None: any.
 
         Raises:
-            VersionIsOutdated: It is no strong entity tag of ours.
+            VersionIsOutdated: It is not a strong entity tag of ours.
         """
         text = self.header(b"if-match")
         if text is None or text.strip() == "*":
@@ -231,7 +232,7 @@ class Ask(Request[C, Any, State], Generic[C]):
         return int(match[1])
 
     async def body(self) -> bytes:
-        """Read the body, counting while it comes; not at all if it says to be too large.
+        """Read the body, counting as it comes; not at all if its stated length is too large.
 
         Raises:
             Failure: It is larger than the route takes, or the client went away.
@@ -272,7 +273,7 @@ class Ask(Request[C, Any, State], Generic[C]):
 
     async def _received(self, most: int) -> bytes:
         told = self._fields.get(b"content-length", b"0")
-        # The server has read it as a number already.
+        # The server has checked that it is a number.
         if len(told) > len(str(most)) or int(told) > most:
             raise _too_large(most)
         message: Any = await self.receive()
@@ -296,19 +297,19 @@ class Ask(Request[C, Any, State], Generic[C]):
             message = await self.receive()
 
     async def decoded(self, decoder: msgspec.json.Decoder[T]) -> T:
-        """Read and decode a JSON body, where the handler is given the request alone.
+        """Read and decode a JSON body, for a handler that is given only the request.
 
         Raises:
-            Failure: It says to be something else than JSON, is none, too large, or not of the form.
+            Failure: Its media type is not JSON, or it is not JSON, too large, or of another form.
         """
         self.require_json()
         return reading.decode(decoder, await self.body())
 
     def require_json(self) -> None:
-        """Refuse a body that says to be something else than JSON.
+        """Refuse a body whose media type is not JSON.
 
         Raises:
-            Failure: It does.
+            Failure: It is another one.
         """
         kind = self.kind
         if kind not in {"", "application/json"} and not kind.endswith("+json"):
@@ -336,7 +337,7 @@ class Strict(AbstractDTO[Any]):
         """Decode a body.
 
         Raises:
-            Failure: It says to be something else than JSON, is none, or not of the form.
+            Failure: Its media type is not JSON, or it is not JSON, or of another form.
         """
         ask = cast("Ask[Any]", self.asgi_connection)
         ask.require_json()
@@ -355,12 +356,12 @@ class Strict(AbstractDTO[Any]):
 
     @classmethod
     def generate_field_definitions(cls, model_type: type[Any]) -> Any:  # noqa: ANN401
-        """Tell nothing: nothing is transferred field by field."""
+        """Yield nothing: nothing is transferred field by field."""
         raise NotImplementedError
 
     @classmethod
     def detect_nested_field(cls, field_definition: FieldDefinition) -> bool:
-        """Tell nothing: nothing is transferred field by field."""
+        """Find nothing: nothing is transferred field by field."""
         raise NotImplementedError
 
 
@@ -374,6 +375,6 @@ def _bad_query(detail: str) -> Failure:
 
 
 def _too_large(most: int) -> Failure:
-    # Closed, because what is left of the body would be read as the next request.
+    # Closed, because the rest of the body would be read as the next request.
     headers = {"Connection": "close"}
-    return Failure(Kind.TOO_LARGE, f"At most {most} bytes of body.", headers=headers)
+    return Failure(Kind.TOO_LARGE, f"The body may have at most {most} bytes.", headers=headers)

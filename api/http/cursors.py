@@ -1,4 +1,4 @@
-"""Cursors that hold more than a place: signed, so that what they hold can be believed."""
+"""Cursors that hold more than a position: signed, so that their contents can be trusted."""
 
 import base64
 import hashlib
@@ -15,19 +15,19 @@ Held = TypeVar("Held")
 
 
 def write(held: msgspec.Struct, purpose: str, secret: str) -> str:
-    """Write what a cursor is to hold."""
+    """Write a cursor with contents."""
     content = msgspec.json.encode(held)
     signed = _signature(content, purpose, secret) + content
     return base64.urlsafe_b64encode(signed).decode().rstrip("=")
 
 
 def read(text: str, form: type[Held], purpose: str, secret: str) -> Held:
-    """Return what a cursor of ours holds.
+    """Return the contents of a cursor of ours.
 
     Raises:
-        InvalidField: It is none of this purpose, about ``after``.
+        InvalidField: ``after`` is not a cursor for this purpose.
     """
-    problem = InvalidField("after", "is no cursor of this list")
+    problem = InvalidField("after", "is not a cursor of this list")
     try:
         found = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
     except ValueError as error:
@@ -39,6 +39,6 @@ def read(text: str, form: type[Held], purpose: str, secret: str) -> Held:
 
 
 def _signature(content: bytes, purpose: str, secret: str) -> bytes:
-    # Derived, so that what is signed here is a signature nowhere else.
+    # Derived, so that a signature made here is valid nowhere else.
     key = hashlib.sha256(f"cursor/{purpose}\0{secret}".encode()).digest()
     return hmac.new(key, content, hashlib.sha256).digest()[:_SIGNATURE_BYTES]

@@ -1,6 +1,6 @@
-"""Everything that can go wrong at a door, as one closed set that each surface words.
+"""Everything that can go wrong at a door: a closed set, worded by each surface.
 
-Refusals of the ledger, bodies that cannot be read and errors of an upstream become one of these
+The ledger's refusals, unreadable bodies and an upstream's errors become one of these
 kinds here and nowhere else; status, envelope and text are the surface's.
 """
 
@@ -13,38 +13,38 @@ from ledger.clock import Instant
 
 
 class Kind(StrEnum):
-    """What went wrong. A surface words every one; a test fails where one is missing."""
+    """What went wrong. Each surface words every kind; a test fails where one is missing."""
 
     CREDENTIAL_IS_MISSING = "credential_is_missing"
     CREDENTIAL_IS_MALFORMED = "credential_is_malformed"
-    """Another scheme, another dialect's prefix, a wrong checksum."""
+    """A wrong scheme, another dialect's prefix, or a wrong checksum."""
     CREDENTIAL_IS_UNKNOWN = "credential_is_unknown"
     CREDENTIALS_DISAGREE = "credentials_disagree"
-    """Two headers show different ones."""
+    """Two headers show different credentials."""
     KEY_IS_REVOKED = "key_is_revoked"
     KEY_IS_SUSPENDED = "key_is_suspended"
     KEY_IS_EXPIRED = "key_is_expired"
-    """The key, or the rotated secret that proved it."""
+    """The key has expired, or the rotated secret that proved it."""
     ACCOUNT_IS_BARRED = "account_is_barred"
-    """Suspended or closed."""
+    """The account is suspended or closed."""
     ROLE_IS_DENIED = "role_is_denied"
-    """The credential is good and not of the kind this route asks for."""
+    """The credential is valid but not of the kind this route asks for."""
     SCOPE_IS_DENIED = "scope_is_denied"
     MODEL_IS_DENIED = "model_is_denied"
     MODEL_IS_UNKNOWN = "model_is_unknown"
-    """No such model, or none with a price."""
+    """There is no such model, or it has no price."""
     MODEL_IS_MISSING = "model_is_missing"
-    """The request names none and nothing stands in for it."""
+    """The request names no model, and there is no default."""
     RATE_IS_LIMITED = "rate_is_limited"
     """A limit on requests, tokens, failures or key creations; waiting may help."""
     BUDGET_IS_EXHAUSTED = "budget_is_exhausted"
-    """A limit on spending; ``limit`` tells whose."""
+    """A limit on spending; ``limit`` says whose."""
     BALANCE_IS_EXHAUSTED = "balance_is_exhausted"
     TOO_MANY_KEYS = "too_many_keys"
     NOT_FOUND = "not_found"
-    """The route is there and the thing is not."""
+    """The route exists, but what the request names does not."""
     ACCESS_IS_DENIED = "access_is_denied"
-    """The thing is there and the caller may not have it."""
+    """It exists, but the caller may not have it."""
     ROUTE_IS_UNKNOWN = "route_is_unknown"
     METHOD_IS_UNKNOWN = "method_is_unknown"
     INVALID_FIELD = "invalid_field"
@@ -79,21 +79,21 @@ class Failure(Exception):
         super().__init__(detail or kind.value)
         self.kind = kind
         self.detail = detail
-        """For people, one sentence; empty: the surface has its own words."""
+        """One sentence for people; empty: the surface has its own words."""
         self.code = code
-        """A narrower name than the kind's, for programs; empty: there is none."""
+        """A name for programs, narrower than the kind's; empty: there is none."""
         self.members = dict(members or {})
-        """What a surface that has room for more says besides."""
+        """Further members, for surfaces that have room for them."""
         self.field = field
-        """Dotted name of the field that is wrong."""
+        """Dotted name of the wrong field."""
         self.headers = dict(headers or {})
         """``Retry-After`` where waiting helps, ``Allow`` on a wrong method."""
         self.limit = limit
         """The limit that refused, with its numbers."""
         self.error = error
-        """What it was made of."""
+        """The ledger's error that it was made from."""
         self.counted = False
-        """Whether the ledger has it among the key's failures already."""
+        """Whether the ledger has counted it among the key's failures already."""
 
     @property
     def said(self) -> str:
@@ -102,23 +102,23 @@ class Failure(Exception):
 
 
 FIELD_SHOWN_MAX, PROBLEM_SHOWN_MAX = 255, 1_000
-"""Characters: either may repeat what was sent, and what was sent may be megabytes."""
+"""Characters of a name or detail: either may repeat what was sent, which may be megabytes."""
 
 
 def invalid(field: str, detail: str) -> Failure:
-    """Say which field is wrong and why."""
+    """Make a failure that says which field is wrong and why."""
     shown = detail[:PROBLEM_SHOWN_MAX]
     return Failure(Kind.INVALID_FIELD, shown, field=field[:FIELD_SHOWN_MAX])
 
 
 def unauthenticated(detail: str = "", *, presented: bool = True) -> Failure:
-    """Say that nobody proved who asks."""
+    """Make a failure that says that nobody proved who asks."""
     kind = Kind.CREDENTIAL_IS_UNKNOWN if presented else Kind.CREDENTIAL_IS_MISSING
     return Failure(kind, detail)
 
 
 def forbidden(operation: str, role: str) -> Failure:
-    """Say that the role does not allow the operation."""
+    """Make a failure that says that the role does not allow the operation."""
     detail = f"The role {role} does not allow this."
     return Failure(Kind.ROLE_IS_DENIED, detail, members={"operation": operation})
 
@@ -168,14 +168,14 @@ KINDS: Mapping[type[errors.LedgerError], Kind] = {
     errors.OutcomeIsUnknown: Kind.UNAVAILABLE,
     errors.ClockIsOff: Kind.UNAVAILABLE,
 }
-"""Every error that an operation may answer. ``NoSuchKey`` is about the caller's own: a route about
-another key raises ``NOT_FOUND`` itself."""
+"""Every error that an operation may raise. ``NoSuchKey`` is about the caller's own key: a route
+about another key raises ``NOT_FOUND`` itself."""
 
 
 def of_error(error: errors.LedgerError, at: Instant | None = None) -> Failure:
-    """Make a failure of what the ledger says.
+    """Make a failure from the ledger's error.
 
-    ``at`` is now, for the ``Retry-After`` of what no lane decided.
+    ``at`` is now, for the ``Retry-After`` of refusals that no lane decided.
     """
     if isinstance(error, errors.LimitIsReached):
         return _of_limit(error, error.decided_at or at)

@@ -1,7 +1,7 @@
-"""What a route is: a Litestar handler, its guards, and what the document says of it.
+"""What a route is: a Litestar handler, its guards, and what the document says about it.
 
 ``get``, ``post`` … make ordinary handlers. ``hot`` makes one that is documented like any other and
-answered by a middleware, before Litestar reads anything: for the routes that carry the traffic.
+answered by a middleware before Litestar reads anything: for the routes with the most traffic.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ from api.http.failure import Failure, Kind
 
 T = TypeVar("T")
 _JSON = BodyKwarg(media_type=RequestEncodingType.JSON)
-ENDING = "The service ends before it could answer."
+ENDING = "The service is shutting down and could not answer."
 
 
 class Streamed(Protocol):
@@ -41,28 +41,28 @@ Reply = Answer | Streamed
 
 
 class Contract(NamedTuple):
-    """What a route promises beside its types."""
+    """What a route promises besides its types."""
 
     query: Sequence[str] = ()
     required: Sequence[str] = ()
-    """Those of ``query`` that must be there."""
+    """Those of ``query`` that must be sent."""
     refusals: Sequence[int] = ()
-    """Statuses it may answer beside those of every route."""
+    """Statuses it may answer besides those of every route."""
     example: Any = None
-    """A body that works."""
+    """An example of a valid body."""
     other_types: Sequence[str] = ()
-    """Media types it may answer beside JSON."""
+    """Media types it may answer besides JSON."""
     body_types: Sequence[str] = ("application/json",)
     body_max: int = reading.ORDINARY_BODY_MAX
-    """Bytes of body that it takes."""
+    """Bytes of the largest body that it takes."""
     permission: str = ""
-    """Operation whose roles may call it with a login's token."""
+    """Operation that the role behind a login's token has to allow."""
 
 
 class Handler(HTTPRouteHandler):
-    """A handler as Litestar's, which copies it for each guard and gathers what each error meets.
+    """Litestar's handler, with its exception handlers gathered and its guards copied only once.
 
-    Both are the same for every request, so they are found once.
+    Both are the same for every request.
     """
 
     _gathered: "ExceptionHandlersMap | None" = None
@@ -74,7 +74,7 @@ class Handler(HTTPRouteHandler):
         return self._gathered
 
     async def authorize_connection(self, connection: ASGIConnection[Any, Any, Any, Any]) -> None:
-        """Ask every guard, none of which runs in a thread."""
+        """Run every guard, none of them in a thread."""
         for guard in self.resolve_guards():
             await guard(connection, self)  # type: ignore[misc]
 
@@ -90,9 +90,9 @@ def route(
     middleware: Sequence[Any] = (),
     **terms: Any,  # noqa: ANN401 - fields of ``Contract``
 ) -> Callable[[Any], Handler]:
-    """Make a handler of a function. Its name is the operation, its docstring the summary.
+    """Make a handler from a function. Its name is the operation, its docstring the summary.
 
-    ``large``: the body may be as large as any. Without ``guards`` anybody may ask.
+    ``large``: the body may have the largest size. Without ``guards`` anybody may call it.
     """
     most = reading.body_max(large=large, public=not guards)
 
@@ -108,7 +108,7 @@ def route(
             include_in_schema=documented,
             summary=summary,
             response_description=summary,
-            # An empty name: nothing need be shown.
+            # An empty name: no credential is needed.
             security=[{scheme: []} if scheme else {} for scheme in schemes],
             opt={
                 "contract": Contract(body_max=most, **terms),
@@ -127,9 +127,9 @@ get, post, put, patch, delete = (
 
 
 def guard(*schemes: str) -> Callable[[Callable[[Any], Awaitable[Any]]], Guard]:
-    """Make a guard of a function that finds out who asks, or refuses.
+    """Make a guard from a function that finds out who asks, or refuses.
 
-    ``schemes``: names of security schemes, for the document; an empty one: nothing need be shown.
+    ``schemes``: names of security schemes, for the document; an empty one: no credential is needed.
     """
 
     def make(who: Callable[[Any], Awaitable[Any]]) -> Guard:
@@ -154,9 +154,9 @@ def hot(
     gives: Any = dict[str, Any],  # noqa: ANN401
     **terms: Any,  # noqa: ANN401 - as of ``route``
 ) -> Callable[[Answering], Handler]:
-    """Make a handler whose function is given the request alone and answers by itself.
+    """Make a handler whose function is given only the request and answers by itself.
 
-    ``takes`` and ``gives`` are what the document says; ``takes`` None: there is no body.
+    ``takes`` and ``gives`` are the types in the document; ``takes`` None: there is no body.
     """
 
     def make(answer: Answering) -> Handler:
@@ -184,11 +184,11 @@ class _Answers:
     """The middleware that answers a hot route."""
 
     def __init__(self, app: ASGIApp, answer: Answering) -> None:  # noqa: ARG002 - as Litestar calls
-        """Take what answers; ``app``, Litestar's own way, is never asked."""
+        """Take what answers; ``app``, Litestar's own way, is never called."""
         self._answer = answer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request. Errors go to the exception handlers, as everybody's do."""
+        """Answer a request. Errors go to the exception handlers, like those of any handler."""
         began = time.perf_counter()
         ask: Ask[Any] = scope["litestar_app"].request_class(scope, receive, send)  # type: ignore[assignment]
         surface: Surfaced = ask.app.state[SURFACE]
@@ -222,9 +222,9 @@ def headers_of(surface: Surfaced, scope: Scope) -> Sequence[tuple[bytes, bytes]]
 
 
 async def ending(surface: Surfaced, scope: Scope, send: Send) -> None:
-    """Say that the process ends and takes its tasks away, while there is somebody to hear.
+    """Answer that the process is ending, before the server cancels the task.
 
-    It may have been done and charged by now, so nobody is asked to do it again.
+    The request may have been done and charged by now, so the client is not asked to retry.
     """
     answer = surface.word(Failure(Kind.UNAVAILABLE, ENDING))
     answer.headers.extend(headers_of(surface, scope))
@@ -232,7 +232,7 @@ async def ending(surface: Surfaced, scope: Scope, send: Send) -> None:
 
 
 class Rendered(Response[T], Generic[T]):
-    """What a handler answers: a struct, or bytes that are JSON already; with headers of its own."""
+    """What a handler answers: a struct, or bytes that are JSON already, with its own headers."""
 
     def to_asgi_response(  # type: ignore[override]
         self,
@@ -242,7 +242,7 @@ class Rendered(Response[T], Generic[T]):
         status_code: int | None = None,
         **_: Any,  # noqa: ANN401
     ) -> ASGIApp:
-        """Encode it, nothing as nothing, and add what every reply of the surface carries."""
+        """Encode it, None as an empty body, and add the headers of every reply of the surface."""
         surface: Surfaced = request.app.state[SURFACE]
         body: Any = self.content
         if not isinstance(body, bytes):
@@ -253,7 +253,7 @@ class Rendered(Response[T], Generic[T]):
 
 
 class Passed(Rendered[T]):
-    """A reply that is made already: the gateway's, whole or streamed."""
+    """A reply that is made already, such as the gateway's, whole or streamed."""
 
     def __init__(self, reply: Reply) -> None:
         """Take it."""
@@ -266,7 +266,7 @@ class Passed(Rendered[T]):
         request: Request[Any, Any, Any],
         **_: Any,  # noqa: ANN401
     ) -> ASGIApp:
-        """Hand it on, with what every reply of the surface carries."""
+        """Pass it on, with the headers of every reply of the surface."""
         return sending(self._reply, request.app.state[SURFACE], request.scope)
 
 

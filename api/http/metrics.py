@@ -1,4 +1,4 @@
-"""What a scraper may count: by operation and outcome, never by key or account."""
+"""Metrics for a scraper: by operation and outcome, never by key or account."""
 
 import asyncio
 import os
@@ -15,7 +15,7 @@ from prometheus_client import (
 )
 
 DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
-"""Set by the supervisor, so that the workers' numbers add up whichever answers."""
+"""Set by the supervisor, so that the numbers are all workers' whichever worker answers."""
 
 _own = CollectorRegistry()
 _requests = Counter(
@@ -40,7 +40,7 @@ _asked = Counter(
 )
 _answered_in = Histogram(
     "keyledger_upstream_response_seconds",
-    "From an attempt's beginning to the first that counts: a whole answer, or a stream's first.",
+    "From an attempt's beginning to its answer: the whole one, or a stream's first chunk.",
     ("upstream",),
     buckets=("0.01", "0.05", "0.1", "0.25", "0.5", "1", "2.5", "5", "10", "30", "60"),
     registry=_own,
@@ -60,11 +60,11 @@ _settlements = Gauge(
 
 
 class _Tally:
-    """Answers of one kind that are not in the shared numbers yet.
+    """Answers of one kind that are not in the shared counters yet.
 
     A commit answers many requests in one turn of the loop. They are counted here and entered
-    together, because each entry into memory shared with other workers costs as much as all else
-    that is done to count.
+    together, because each write to memory shared with other workers costs as much as everything
+    else that counting takes.
     """
 
     __slots__ = ("_counter", "_histogram", "_seconds", "answers")
@@ -87,7 +87,7 @@ class _Tally:
         self._seconds.clear()
 
     def _observe(self, histogram: Histogram) -> None:
-        # The library enters one duration at a time; these two are what its ``observe`` moves.
+        # The library records one duration at a time; these two are what its ``observe`` increases.
         bounds, buckets = histogram._upper_bounds, histogram._buckets  # noqa: SLF001
         counts = [0] * len(buckets)
         for seconds in self._seconds:
@@ -123,18 +123,18 @@ def note_attempt(upstream: str, outcome: str, seconds: float) -> None:
 
 
 def note_ending(ending: str) -> None:
-    """Count how a gatewayed request ends, from inside the event loop; it is written down next."""
+    """Count how a gatewayed request ends, from inside the event loop, before it is recorded."""
     _wake()
     _ended[ending] += 1
 
 
 def note_waiting(settlements: int) -> None:
-    """Say how many endings wait in this process."""
+    """Set how many endings wait in this process."""
     _settlements.set(settlements)
 
 
 _ended: dict[str, int] = defaultdict(int)
-"""Endings that are not in the shared numbers yet."""
+"""Endings that are not in the shared counters yet."""
 
 
 def _add(tally: _Tally, seconds: float) -> None:
@@ -158,12 +158,12 @@ def _enter() -> None:
 
 
 def forget(pid: int, directory: str) -> None:
-    """Take out what a worker that is gone said of itself alone; what it counted stays."""
+    """Remove the gauges of a worker that is gone; its counters stay."""
     multiprocess.mark_process_dead(pid, directory)  # type: ignore[no-untyped-call]
 
 
 def text() -> bytes:
-    """Write all workers' numbers."""
+    """Return all workers' metrics in Prometheus' text format."""
     _enter()
     if os.environ.get(DIRECTORY):
         registry = CollectorRegistry()

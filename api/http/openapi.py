@@ -32,7 +32,7 @@ SCHEMES: Mapping[str, SecurityScheme] = {
         type="http",
         scheme="bearer",
         bearer_format="JWT",
-        description="A member's token, 15 minutes: the member's own account, by role.",
+        description="A member's token, valid for 15 minutes: for their own account, by role.",
     ),
     "key": SecurityScheme(type="http", scheme="bearer", description="A key's secret."),
     "api_key": SecurityScheme(
@@ -45,16 +45,17 @@ SCHEMES: Mapping[str, SecurityScheme] = {
         type="http", scheme="bearer", bearer_format="JWT", description="The token of a login."
     ),
 }
-"""What guards name as their ``schemes``."""
+"""Security schemes by the names that guards use."""
 WRITTEN_AS = "x-written-as"
-"""In a type's extra schema: the JSON type that it is written as where msgspec assumes another."""
+"""Member of a type's extra schema: the JSON type it is written as, where msgspec assumes
+another."""
 
 
 def document(surface: Surface, request_class: type[Ask[Any]]) -> bytes:
     """Write the document of a surface."""
     by_id: dict[str, Handler] = {}
     made = _by_litestar(surface, request_class, by_id)
-    # Sorted, because Litestar goes through the methods of a path in any order.
+    # Sorted, because Litestar visits the methods of a path in any order.
     types = [kind for name in sorted(by_id) for kind in _types(by_id[name])]
     known = list({repr(kind): kind for kind in (*types, surface.error)}.values())
     schemas, components = msgspec.json.schema_components(
@@ -75,7 +76,7 @@ def document(surface: Surface, request_class: type[Ask[Any]]) -> bytes:
 def _by_litestar(
     surface: Surface, request_class: type[Ask[Any]], by_id: dict[str, Handler]
 ) -> dict[str, Any]:
-    """Have Litestar write the document; ``by_id`` is told which operation is which handler."""
+    """Have Litestar write the document; ``by_id`` receives each operation's handler."""
     used: set[str] = set()
 
     def name(handler: Any, _method: Any, _components: Any) -> str:  # noqa: ANN401
@@ -119,7 +120,7 @@ def _types(handler: Handler) -> Iterator[Any]:
 
 
 def _gives(handler: Handler) -> Sequence[Any]:
-    """Return the type of a handler's answer; of several structs, each; of none, nothing."""
+    """Return the type of a handler's answer; for a union of structs, each of them."""
     found = handler.parsed_fn_signature.return_type.annotation
     origin = get_origin(found)
     if isinstance(origin, type) and issubclass(origin, Rendered):
@@ -137,7 +138,7 @@ def _anything(kind: type) -> dict[str, Any]:
 
 
 def _mend(schema: Any) -> None:  # noqa: ANN401 - any part of a schema
-    """Let what is written as another type say so, wherever it stands."""
+    """Correct the type of whatever is written as another type, throughout a schema."""
     if isinstance(schema, dict):
         if WRITTEN_AS in schema:
             schema["type"] = schema.pop(WRITTEN_AS)
@@ -155,7 +156,7 @@ def _complete(
     handler: Handler,
     schemas: Mapping[str, Any],
 ) -> None:
-    """Add what Litestar cannot know of an operation."""
+    """Add what Litestar cannot know about an operation."""
     contract: Contract = handler.opt["contract"]
     operation["parameters"] = [*_parameters(path, contract, once="once" in handler.opt)]
     data = handler.parsed_fn_signature.parameters.get("data")

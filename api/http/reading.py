@@ -1,9 +1,9 @@
-"""One way in for every body: bounded, strict JSON, decoded into structs that know their fields.
+"""The one way to read a body: bounded, strict JSON, decoded into structs that know their fields.
 
 msgspec checks types and refuses unknown fields, but takes the last of two equal keys, lets NUL and
-deep nesting pass, and takes microseconds for one odd number. What it misses is found here in a few
-passes at the speed of C: whatever a stranger sends costs some three times what msgspec takes for
-a plain body of its size, of which a third to two thirds are msgspec's own.
+deep nesting pass, and takes microseconds for one odd number. What it lets pass is found here in a
+few passes at the speed of C: whatever a stranger sends costs some three times what msgspec takes
+for a plain body of its size, of which a third to two thirds are msgspec's own.
 """
 
 import json
@@ -18,23 +18,23 @@ import msgspec
 from api.http.failure import Failure, Kind, invalid
 
 BODY_MAX = 10 * 1024 * 1024
-"""Bytes of a body on routes that take many items, files or conversations."""
+"""Bytes of the largest body on routes that take many items, files or conversations."""
 ORDINARY_BODY_MAX = 1024 * 1024
-"""Bytes of a body on all other routes."""
+"""Bytes of the largest body on all other routes."""
 PUBLIC_BODY_MAX = 64 * 1024
-"""Bytes of a body where nobody has to prove who asks."""
+"""Bytes of the largest body on routes that need no credential."""
 DEPTH_MAX = 100
 BATCH_MAX = 10_000
 COMMAS_MAX = 64
-"""Commas of a batch for each item that it may have: splitting it costs something for each."""
+"""Commas that a batch may have per item: splitting it costs something for each."""
 PARTS_FREE, BYTES_PER_PART = 2_048, 24
-"""A body may hold this many arrays, objects and fractions, and one more per so many bytes."""
+"""A body may hold this many arrays, objects and fractions, and one more per this many bytes."""
 ODD_NUMBERS_MAX = 64
-"""Numbers of over 20 digits or an exponent of three: msgspec takes up to 15 µs for one of them."""
+"""Numbers with over 20 digits or a three-digit exponent: msgspec takes up to 15 µs for each."""
 SMALL = 512
-"""Bytes of a body that is too small to hold much that is odd."""
+"""Bytes of a body too small to hold much that is odd."""
 SPOTTED_MAX = 16 * 1024
-"""Bytes of a body in which the field that is wrong is looked for: it takes ten times as long."""
+"""Bytes of the largest body in which the wrong field is looked for: it takes ten times as long."""
 PIECE = 16 * 1024
 
 _BRACKETS = bytes.maketrans(b"{}", b"[]")
@@ -45,7 +45,7 @@ _NO_NUMBERS = b"+-"
 _NO_POINTS = bytes(set(range(256)) - set(b'."'))
 _BITS = bytes.maketrans(b"[]", b"10")
 _RISE = [2 * byte.bit_count() - 8 for byte in range(256)]
-"""By how much eight brackets, an opening one a bit that is set, go deeper in all …"""
+"""By how much eight brackets, with a set bit for each opening one, change the depth in all …"""
 _PEAK = [max(2 * (byte >> 8 - n).bit_count() - n for n in range(9)) for byte in range(256)]
 """… and at their deepest."""
 _FIELD = re.compile(r"Object (?:missing required|contains unknown) field `(.*)`", re.DOTALL)
@@ -53,11 +53,11 @@ _SURROGATE = re.compile("[\x00\ud800-\udfff]")
 _NUL = "holds NUL or half a surrogate pair"
 
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-"""What decoding JSON that somebody else made may raise."""
+"""What decoding somebody else's JSON may raise."""
 
 Decoded = TypeVar("Decoded")
 
-# Its floats are not read: they are nothing to it but what takes longest.
+# It does not need floats, and reading them takes longest.
 _any: msgspec.json.Decoder[Any] = msgspec.json.Decoder(float_hook=bool)
 _encode = msgspec.json.Encoder().encode
 _UNTYPED = (Any, dict[str, Any])
@@ -71,10 +71,10 @@ def body_max(*, large: bool, public: bool) -> int:
 
 
 def decode(decoder: msgspec.json.Decoder[Decoded], body: bytes, prefix: str = "") -> Decoded:
-    """Decode a body strictly; ``prefix`` goes before the names of fields that are wrong.
+    """Decode a body strictly; ``prefix`` goes before the names of wrong fields.
 
     Raises:
-        Failure: It is no JSON, not of the form, has a key twice, holds NUL, nests too deeply, or
+        Failure: It is not JSON, of another form, has a key twice, holds NUL, nests too deeply, or
             has too many arrays, objects or long numbers for its size.
     """
     small = len(body) <= SMALL
@@ -83,7 +83,7 @@ def decode(decoder: msgspec.json.Decoder[Decoded], body: bytes, prefix: str = ""
     try:
         found = decoder.decode(body)
         if small and b"\\" not in body:
-            # Clean at a glance are strings that all differ, be they keys or not.
+            # If all strings differ, keys or not, no key comes twice.
             strings = body.split(b'"')[1::2]
             if len(strings) == len(set(strings)):
                 return found
@@ -100,12 +100,12 @@ def decode(decoder: msgspec.json.Decoder[Decoded], body: bytes, prefix: str = ""
 
 
 def malformed(detail: str) -> Failure:
-    """Say that the body is no JSON."""
+    """Make a failure that says that the body is not JSON."""
     return Failure(Kind.INVALID_JSON, detail)
 
 
 def worded(error: msgspec.ValidationError, prefix: str = "") -> Failure:
-    """Say which field is wrong in the words of msgspec."""
+    """Make a failure that says which field is wrong, in msgspec's words."""
     said, found, path = str(error).rpartition(" - at `")
     if not found:
         said, path = path, ""
@@ -113,15 +113,15 @@ def worded(error: msgspec.ValidationError, prefix: str = "") -> Failure:
     named = _FIELD.fullmatch(said)
     if named is not None:
         path = f"{path}.{named[1]}" if path else named[1]
-        said = "is required" if said.startswith("Object missing") else "is no field of this"
+        said = "is required" if said.startswith("Object missing") else "is not a known field"
     return invalid(f"{prefix}{path}", said)
 
 
 def _check_shape(body: bytes) -> None:
-    """Refuse what would take long to decode: deep or many parts, odd numbers. Text does not count.
+    """Refuse what would take long to decode: deep nesting, many parts, odd numbers; not strings.
 
-    ``body`` may be no JSON: what it is refused for then does not matter. Two quotes side by side
-    may go, since they change nothing of whether the number of quotes before a sign is odd.
+    ``body`` may not be JSON: then it does not matter what it is refused for. Two quotes side by
+    side may go, since they do not change whether the number of quotes before a character is odd.
     """
     parts_max = PARTS_FREE + len(body) // BYTES_PER_PART
     numbers = body.translate(_NUMBERS, _NO_NUMBERS)
@@ -134,7 +134,7 @@ def _check_shape(body: bytes) -> None:
     if _has_odd_numbers(numbers, parts_max):
         numbers = _unescaped(body).translate(_NUMBERS, _NO_NUMBERS)
         if _has_odd_numbers(_outside_strings(numbers), parts_max):
-            detail = "Too many of the numbers have more than 20 digits or an exponent."
+            detail = "Too many numbers in the body have more than 20 digits or a long exponent."
             raise Failure(Kind.INVALID_FIELD, detail, code="too_many_odd_numbers")
 
 
@@ -148,7 +148,7 @@ def _check_parts(brackets: bytes, parts_max: int) -> None:
 
 def _bound_parts(parts: int, most: int) -> None:
     if parts > most:
-        detail = f"At most {most} arrays, objects and fractions in a body of this size."
+        detail = f"A body of this size may hold at most {most} arrays, objects and fractions."
         raise Failure(Kind.INVALID_FIELD, detail, code="too_many_parts")
 
 
@@ -160,7 +160,7 @@ def _unescaped(body: bytes) -> bytes:
 
 
 def _outside_strings(signs: bytes) -> bytes:
-    """Drop what stands after an odd number of quotes; piece by piece, to take little memory."""
+    """Drop what comes after an odd number of quotes; piece by piece, to take little memory."""
     found, inside = [], 0
     for start in range(0, len(signs), PIECE):
         parts = signs[start : start + PIECE].split(b'"')
@@ -170,7 +170,7 @@ def _outside_strings(signs: bytes) -> bytes:
 
 
 def _depth(brackets: bytes) -> int:
-    """Tell how deep brackets nest, eight at a time."""
+    """Return how deep brackets nest, looking at eight at a time."""
     length = len(brackets) // 8 + 1
     bits = int(brackets.translate(_BITS).ljust(8 * length, b"0"), 2)
     eights = bits.to_bytes(length, "big")
@@ -192,7 +192,7 @@ def _check_strict(
     body: bytes,
     found: Any,  # noqa: ANN401 - whatever JSON holds
 ) -> None:
-    """Refuse what decoders let pass: a key twice, NUL. Lone surrogates msgspec refuses itself.
+    """Refuse what decoders let pass: a key twice, NUL. msgspec itself refuses lone surrogates.
 
     ``body`` is valid JSON and ``found`` what it holds. Of a key that comes twice a decoder keeps
     one, so that what is encoded anew has fewer quotes.
@@ -206,7 +206,7 @@ def _check_strict(
     if decoder.type not in _UNTYPED:
         found = _any.decode(body)
     if body.count(b'"') + escaped != _encode(found).count(b'"'):
-        raise _spotted(body, "A key of the body is there twice.")
+        raise _spotted(body, "The body has a key twice.")
 
 
 def _spotted(body: bytes, problem: str) -> Failure:
@@ -223,7 +223,7 @@ def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in pairs:
         if name in found:
-            raise invalid(name, "is there twice")
+            raise invalid(name, "is sent twice")
         found[name] = value
         texts = [name, *value] if isinstance(value, list) else [name, value]
         if any(isinstance(text, str) and "\0" in text for text in texts):
@@ -232,7 +232,7 @@ def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _too_deep() -> Failure:
-    detail = f"At most {DEPTH_MAX} levels."
+    detail = f"The body may nest at most {DEPTH_MAX} levels deep."
     return Failure(Kind.INVALID_FIELD, detail, code="nesting_is_too_deep")
 
 
@@ -240,10 +240,10 @@ _raws = msgspec.json.Decoder(list[msgspec.Raw])
 
 
 def array_items(body: bytes) -> list[bytes]:
-    """Split a JSON array into its items, none of them looked into yet.
+    """Split a JSON array into its items, undecoded.
 
     Raises:
-        Failure: It is no array, or one of more than 10,000 items.
+        Failure: It is not an array, or has more than 10,000 items.
     """
     if body.count(b",") > BATCH_MAX * COMMAS_MAX:
         raise _too_many()
@@ -259,7 +259,7 @@ def array_items(body: bytes) -> list[bytes]:
 
 
 def lines(body: bytes) -> list[bytes]:
-    """Split NDJSON into its lines; blank ones do not count.
+    """Split NDJSON into its lines; blank lines do not count.
 
     Raises:
         Failure: There are more than 10,000.
@@ -276,7 +276,7 @@ def _bounded(items: list[bytes]) -> list[bytes]:
 
 
 def _too_many() -> Failure:
-    detail = f"At most {BATCH_MAX} items at once."
+    detail = f"A request may have at most {BATCH_MAX} items."
     return Failure(Kind.TOO_LARGE, detail, code="batch_is_too_large")
 
 
@@ -287,15 +287,15 @@ def require_text(field: str, text: str, most: int = 255) -> str:
         Failure: It has one, or more than ``most`` characters.
     """
     if _SURROGATE.search(text) or len(text) > most:
-        raise invalid(field, f"1 to {most} characters without NUL")
+        raise invalid(field, f"must have 1 to {most} characters, none of them NUL")
     return text
 
 
 def one_of(field: str, text: str, allowed: Sequence[str]) -> str:
-    """Refuse a parameter that is none of the words allowed.
+    """Refuse a parameter that is not one of the allowed words.
 
     Raises:
-        Failure: It is none.
+        Failure: It is not.
     """
     if text not in allowed:
         refuse(field, "must be one of " + ", ".join(allowed))

@@ -1,4 +1,4 @@
-"""What the headers of a request show: ``Authorization: Bearer`` or ``X-API-Key``."""
+"""The credential in a request's headers: ``Authorization: Bearer`` or ``X-API-Key``."""
 
 from typing import Any, NamedTuple
 
@@ -6,23 +6,23 @@ from api.http.asking import Ask
 from api.http.failure import Failure, Kind
 
 JWT_DOTS = 2
-"""Header, claims and signature."""
+"""Parts of a token: header, claims and signature."""
 
 
 class Presented(NamedTuple):
-    """What the headers show."""
+    """The credentials in the headers."""
 
     bearer: str | None
     api_key: str | None
     other_scheme: bool
-    """There is an ``Authorization`` and it is no Bearer."""
+    """Whether there is an ``Authorization`` that is not Bearer."""
 
     @property
     def any(self) -> str | None:
         """Return the credential, whichever header shows it.
 
         Raises:
-            Failure: Two headers show different ones (RFC 6750 §2), of whatever scheme.
+            Failure: Two headers show different ones (RFC 6750 §2), in any scheme.
         """
         disagree = self.other_scheme or self.bearer not in {None, self.api_key}
         if self.api_key is not None and disagree:
@@ -45,7 +45,7 @@ def presented(ask: Ask[Any]) -> Presented:
 
 
 def bearer(ask: Ask[Any]) -> str:
-    """Return what ``Authorization: Bearer`` shows.
+    """Return the credential in ``Authorization: Bearer``.
 
     Raises:
         Failure: There is none, or another scheme.
@@ -55,7 +55,7 @@ def bearer(ask: Ask[Any]) -> str:
 
 
 def bearer_or_api_key(ask: Ask[Any]) -> str:
-    """Return what either header shows; equal values twice are harmless.
+    """Return the credential in either header; equal values in both are harmless.
 
     Raises:
         Failure: There is none, or they disagree.
@@ -65,7 +65,7 @@ def bearer_or_api_key(ask: Ask[Any]) -> str:
 
 
 def api_key(ask: Ask[Any]) -> str:
-    """Return what ``X-API-Key`` shows.
+    """Return the credential in ``X-API-Key``.
 
     Raises:
         Failure: There is none.

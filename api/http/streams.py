@@ -1,4 +1,4 @@
-"""A reply that goes out as it comes in: changed on its way, or given to nobody."""
+"""Streamed replies that are changed on their way, or discarded."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
@@ -8,13 +8,13 @@ from litestar.types import Receive, Send
 from api.http.handlers import Streamed
 
 Relay = Callable[[Any, Send], Awaitable[None]]
-"""Takes a message of a stream, and sends on what is to be made of it."""
+"""Takes a message of a stream, and sends on what becomes of it."""
 
 
 class Relayed:
     """A stream whose messages go through a function on their way.
 
-    Its headers are those of the stream, or ``headers`` where they are others.
+    Its headers are the stream's, or ``headers`` where given.
     """
 
     def __init__(
@@ -42,12 +42,12 @@ class Relayed:
 
 
 async def drain(reply: Streamed) -> None:
-    """Let a stream that goes to nobody end as if its client had left, so that it is settled."""
+    """Let a discarded stream end as if its client had left, so that it is settled."""
 
     async def gone() -> Any:  # noqa: ANN401 - an ASGI message
         return {"type": "http.disconnect"}
 
     async def nowhere(message: Any) -> None:  # noqa: ANN401
-        """Drop what it says."""
+        """Drop a message."""
 
     await reply.stream(nowhere, gone)

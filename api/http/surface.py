@@ -36,16 +36,16 @@ from ledger.server.database import UNREACHABLE
 log = structlog.get_logger("keyledger.api")
 
 FAILURE = "keyledger.failure"
-"""Where the scope holds the failure to word, where a hook has looked at it."""
+"""Name under which the scope holds the failure to word, once a hook has looked at it."""
 NOWHERE = "/\0"
 """A path that no route has."""
 
 
 class Surface(NamedTuple):
-    """What is the same for all of a surface's routes."""
+    """What all routes of a surface share."""
 
     name: str
-    """As metrics and keys say it; empty: the native API, whose operations stand alone."""
+    """Its name in metrics and keys; empty: the native API, whose operations have no prefix."""
     title: str
     handlers: Sequence[Handler]
     word: Callable[[Failure], Answer]
@@ -61,13 +61,13 @@ class Surface(NamedTuple):
     """Statuses that every route may answer."""
     description: str = ""
     describe: Callable[[str, dict[str, Any], Handler], None] | None = None
-    """Adds to an operation of the document what only this surface says; given its path."""
+    """Given the path, adds to an operation of the document what only this surface says."""
     components: Mapping[str, Any] = MappingProxyType({})
     """Further components of the document."""
     shares: bool = True
     """Whether pages of other origins may call. Not where a cookie is read."""
     failed: Callable[[Any, Failure], Awaitable[Failure]] | None = None
-    """Is told of each failure, and returns the one to answer; None: nobody asks."""
+    """Called with each failure; returns the one to answer. None: no hook."""
 
 
 def request_id_header(request_id: str) -> Sequence[tuple[bytes, bytes]]:
@@ -78,9 +78,9 @@ def request_id_header(request_id: str) -> Sequence[tuple[bytes, bytes]]:
 def application(
     surface: Surface, request_class: type[Ask[Any]], *, origins: Sequence[str] = ("*",)
 ) -> Litestar:
-    """Put a surface together. Its ``state`` has yet to be given what its handlers work with.
+    """Put a surface together. Its ``state`` has yet to receive what its handlers work with.
 
-    ``origins``: whose pages may call, where the surface shares.
+    ``origins``: the origins whose pages may call, if the surface shares.
     """
     refuse = _refusing(surface)
     hooks: list[Any] = [] if surface.failed is None else [_telling(surface)]
@@ -105,7 +105,7 @@ def application(
 
 
 def failure_of(error: BaseException, scope: Scope | None = None) -> Failure:
-    """Make a failure of whatever went wrong: ours, the ledger's, the framework's, nobody's."""
+    """Make a failure from any error: ours, the ledger's, the framework's, or an unknown one."""
     if isinstance(error, Failure):
         return error
     if isinstance(error, LedgerCorrupt):
@@ -131,7 +131,7 @@ def _of_framework(error: HTTPException, scope: Scope) -> Failure:
         case MethodNotAllowedException():
             return _of_method(error)
         case ValidationException():
-            # Of our handlers' parameters only ``data`` is Litestar's to find, and it is empty.
+            # The only handler parameter that Litestar fills is ``data``, and it is empty.
             return Failure(Kind.INVALID_JSON, "The body is empty.")
         case _:
             return Failure(Kind.INVALID_FIELD, error.detail)
@@ -148,7 +148,7 @@ def _operation(scope: Scope | None) -> str:
 
 
 def _of_method(error: MethodNotAllowedException) -> Failure:
-    """Name the methods that are there: HEAD wherever there is GET, OPTIONS is the framework's."""
+    """Name the allowed methods: HEAD wherever there is GET; OPTIONS is the framework's."""
     given = (error.headers or {}).get("allow", "").split(", ")
     methods = {*given, *(["HEAD"] if "GET" in given else [])} - {"OPTIONS", ""}
     allow = ", ".join(sorted(methods))
@@ -156,7 +156,7 @@ def _of_method(error: MethodNotAllowedException) -> Failure:
 
 
 def _refusing(surface: Surface) -> Any:  # noqa: ANN401 - Litestar's type of an exception handler
-    """Word every error. Litestar awaits no exception handler, so this one asks nobody."""
+    """Word every error. Litestar awaits no exception handler, so this one may not wait."""
 
     def refuse(request: Request[Any, Any, Any], error: Exception) -> Response[Any]:
         known: dict[str, Any] = request.scope  # type: ignore[assignment]
@@ -195,7 +195,7 @@ def _telling(surface: Surface) -> Any:  # noqa: ANN401 - Litestar's type of a ho
         ask = scope["litestar_app"].request_class(scope, _nothing, _nowhere)
         try:
             known[FAILURE] = await surface.failed(ask, failure)
-        except Exception as worse:  # last-resort: what went wrong first is what the client is told
+        except Exception as worse:  # last-resort: the client is told what went wrong first
             log.exception("failure_not_counted", operation=_operation(scope), exc_info=worse)
 
     return tell
@@ -250,15 +250,15 @@ class Door:
             await self.app(scope, receive, send)
             return
         if "//" in path or path.endswith("/"):
-            scope["path"] = NOWHERE  # Litestar would tidy it, and serve it
+            scope["path"] = NOWHERE  # Litestar would normalise it, and serve it
         method = _method(scope)
-        # What Litestar answers of itself, a preflight, shows the request's id too.
+        # What Litestar answers itself, a preflight, shows the request's id too.
         shown = headers_of(self.surface, scope) if method == "OPTIONS" else ()
         began, sent = time.perf_counter(), _Sent(send, head=method == "HEAD", shown=shown)
         if method == "HEAD":
             scope = _as("GET", scope)
         elif method == "OPTIONS" and not self.surface.shares:
-            # Litestar would answer; of a method by this name it knows nothing.
+            # Litestar would answer, but it does not know a method of this name.
             scope = _as("options", scope)
         try:
             await self.app(scope, receive, sent)
@@ -273,14 +273,14 @@ class Door:
 
 
 def _as(method: str, scope: Scope) -> Scope:
-    """Return a request as one of another method; the server reads its own again, for HEAD."""
+    """Return a copy of a request with another method; for HEAD the server needs its own."""
     changed: Any = {**scope, "method": method}
     asked: Scope = changed
     return asked
 
 
 class _Sent:
-    """Sends on; knows the status, and drops the body that HEAD does not get."""
+    """Sends messages on; notes the status, and drops the body of an answer to HEAD."""
 
     __slots__ = ("_head", "_send", "_shown", "status")
 

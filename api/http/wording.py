@@ -1,4 +1,4 @@
-"""What dialects' words have in common: OpenAI's envelope, and which headers a failure carries."""
+"""What the dialects' wording has in common: OpenAI's envelope, and a failure's headers."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -47,7 +47,7 @@ TITLES: Mapping[int, str] = {
 
 
 class Words(NamedTuple):
-    """How one kind of failure is said in OpenAI's envelope."""
+    """How one kind of failure is worded in OpenAI's envelope."""
 
     status: int
     type: str
@@ -92,13 +92,13 @@ OPENAI_WORDS: Mapping[Kind, Words] = {
         504, SERVER, "upstream_error", "The upstream service took too long"
     ),
     Kind.UNAVAILABLE: Words(503, SERVER, "service_unavailable"),
-    Kind.INTERNAL: Words(500, SERVER, "internal_error", "Something went wrong here"),
+    Kind.INTERNAL: Words(500, SERVER, "internal_error", "Something went wrong on our side"),
 }
-"""What OpenAI-shaped dialects say alike. Where one has words of its own, they go before these."""
+"""What OpenAI-shaped dialects share. A dialect's own words take precedence over these."""
 
 
 class OpenAIError(msgspec.Struct, frozen=True, kw_only=True):
-    """What went wrong; all four are always there."""
+    """What went wrong; all four members are always there."""
 
     message: str
     type: str
@@ -119,7 +119,7 @@ def openai_answer(table: Mapping[Kind, Words], failure: Failure) -> Answer:
     if failure.field and not words.message:
         message = f"{failure.field}: {message}"
     if words.type == QUOTA:
-        # By this header a client tells waiting from paying, and would retry.
+        # With this header a client would take it for a matter of waiting, and retry.
         failure.headers.pop("Retry-After", None)
     error = OpenAIError(
         message=message, type=words.type, param=failure.field or None, code=words.code
@@ -128,7 +128,7 @@ def openai_answer(table: Mapping[Kind, Words], failure: Failure) -> Answer:
 
 
 def error_answer(view: msgspec.Struct, status: int, failure: Failure) -> Answer:
-    """Write an error with the headers that its status and kind ask for. Never a secret."""
+    """Write an error with the headers that its status and kind require. Never a secret."""
     text = secrets.redacted(msgspec.json.encode(view).decode())
     return Answer(text.encode(), status=status, headers=headers_of(failure, status))
 

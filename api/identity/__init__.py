@@ -1,1 +1,1 @@
-"""Who asks: roles, logins, sign-up, wallets, credentials."""
+"""Finds out who asks: roles, logins, sign-up, wallets, credentials."""

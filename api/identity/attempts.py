@@ -1,8 +1,8 @@
-"""How often something may be tried that nobody is charged for: signing up, a wrong password.
+"""How often something free may be tried: signing up, a wrong password.
 
 The count is a row per subject in the database, so that it holds over processes and restarts; an
-in-process one would not, and a limit of an account's has nobody to belong to yet. Subjects are kept
-as HMACs: whose network address or e-mail address it was is not there to be read.
+in-process count would not, and there is no account yet whose limit it could be. Subjects are kept
+as HMACs, so that no network address or e-mail address can be read from them.
 """
 
 import hmac
@@ -38,7 +38,7 @@ ATTEMPTS = Table(
         "subject_hash",
         LargeBinary,
         nullable=False,
-        comment="HMAC of what is tried and by whom, never itself",
+        comment="HMAC of what is tried and by whom, never the text itself",
     ),
     Column("recent", ARRAY(INSTANT), nullable=False, comment="Attempts that still count"),
     PrimaryKeyConstraint("subject_hash", name="subject_has_one_row_of_attempts"),
@@ -48,7 +48,7 @@ _subject, _at = bindparam("subject", type_=LargeBinary), bindparam("at", type_=I
 _each = func.unnest(ATTEMPTS.c.recent).column_valued("each")
 _counts = _each > bindparam("since", type_=INSTANT)
 _adding = insert(ATTEMPTS).values(subject_hash=_subject, recent=array([_at]))
-# One statement under the row's own lock: exact however many ask at once, in however many processes.
+# One statement under the row's own lock: exact, however many processes ask at once.
 ADMIT = compiled(
     _adding.on_conflict_do_update(
         constraint=ATTEMPTS.primary_key,
@@ -71,13 +71,13 @@ _newest = select(func.max(_each)).scalar_subquery()
 FORGET = compiled(delete(ATTEMPTS).where(_newest <= bindparam("before", type_=INSTANT)))
 
 PREFIX_OF_A_SITE = 64
-"""Bits of an IPv6 address that stand for one client, which has all the others to itself."""
+"""Leading bits of an IPv6 address that identify one client, who owns all the rest."""
 KEPT = timedelta(hours=1)
-"""The longest window there is: what is older counts nowhere."""
+"""The longest window: older attempts count nowhere."""
 
 
-class Bound(NamedTuple):
-    """How often one subject may try."""
+class AttemptLimit(NamedTuple):
+    """How often a subject may try."""
 
     subject: str
     """What is tried and by whom: ``signup/192.0.2.7``."""
@@ -90,34 +90,36 @@ class Attempts:
     """Counts attempts over all processes."""
 
     def __init__(self, pool: AsyncConnectionPool, *, secret: str) -> None:
-        """Take what subjects are hashed with."""
+        """Take where counts are kept, and what subjects are hashed with."""
         self._pool = pool
         self._secret = secret.encode()
 
-    async def count(self, bounds: Sequence[Bound], at: Instant, *, refusal: str) -> None:
-        """Count an attempt against every bound, or against none of them.
+    async def count(self, bounds: Sequence[AttemptLimit], at: Instant, *, refusal: str) -> None:
+        """Count an attempt against every bound, or refuse it and count none.
 
         Raises:
-            Failure: 429: as many were made of late as one of them allows.
+            Failure: 429: one of the bounds is used up.
         """
         # Sorted, so that two attempts cannot lock the same rows in opposite order.
-        terms = sorted(
-            (self._terms(bound, at) for bound in bounds), key=lambda each: each["subject"]
+        parameters = sorted(
+            (self._parameters(bound, at) for bound in bounds), key=lambda each: each["subject"]
         )
         async with self._pool.connection() as connection:
             async with connection.transaction():
-                for each in terms:
+                for each in parameters:
                     if await (await connection.execute(ADMIT, each)).fetchone() is None:
                         raise Rollback
                 return
             free_at = await self._free_at(connection, bounds, at)
         raise _refused(refusal, free_at or at, at)
 
-    async def require_room(self, bounds: Sequence[Bound], at: Instant, *, refusal: str) -> None:
+    async def require_room(
+        self, bounds: Sequence[AttemptLimit], at: Instant, *, refusal: str
+    ) -> None:
         """Refuse what ``count`` would refuse, without counting anything.
 
         Raises:
-            Failure: 429: as many were made of late as one of the bounds allows.
+            Failure: 429: one of the bounds is used up.
         """
         async with self._pool.connection() as connection:
             free_at = await self._free_at(connection, bounds, at)
@@ -125,24 +127,24 @@ class Attempts:
             raise _refused(refusal, free_at, at)
 
     async def _free_at(
-        self, connection: AsyncConnection, bounds: Sequence[Bound], at: Instant
+        self, connection: AsyncConnection, bounds: Sequence[AttemptLimit], at: Instant
     ) -> Instant | None:
-        """Tell when every bound leaves room for one; None: now."""
+        """Return when every bound has room for one more; None: now."""
         found = []
         for bound in bounds:
-            terms = self._terms(bound, at)
-            rows = await (await connection.execute(RECENT, terms)).fetchall()
+            parameters = self._parameters(bound, at)
+            rows = await (await connection.execute(RECENT, parameters)).fetchall()
             if len(rows) >= bound.most:
-                # As many have to be over as leave room for one.
+                # So many attempts have to pass out of the window to make room for one.
                 found.append(rows[-bound.most][0] + bound.window)
         return max(found, default=None)
 
-    def _terms(self, bound: Bound, at: Instant) -> dict[str, Any]:
+    def _parameters(self, bound: AttemptLimit, at: Instant) -> dict[str, Any]:
         hashed = hmac.digest(self._secret, bound.subject.encode(), "sha256")
         return {"subject": hashed, "at": at, "since": at - bound.window, "most": bound.most}
 
     async def forget(self, at: Instant) -> int:
-        """Delete what counts no more; return how many rows."""
+        """Delete what no longer counts; return how many rows."""
         async with self._pool.connection() as connection:
             done = await connection.execute(FORGET, {"before": at - KEPT})
         return done.rowcount

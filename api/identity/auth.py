@@ -1,7 +1,8 @@
-"""Who asks, and what their role may do.
+"""Finds out who asks, and what their role may do.
 
-The operator shows a secret; a member shows a token that this module signed. A token says who, never
-what they may: the role is read from the ledger each time, so that a removal bites at once.
+The operator shows a secret; a member shows a token that this module signed. A token says who they
+are, never what they may do: the role is read from the ledger each time, so that a removal takes
+effect at once.
 """
 
 import asyncio
@@ -21,7 +22,7 @@ from psycopg_pool import AsyncConnectionPool
 
 from api.beside import login_rows
 from api.http.failure import forbidden, invalid, unauthenticated
-from api.identity.attempts import Attempts, Bound, site_of
+from api.identity.attempts import AttemptLimit, Attempts, site_of
 from ledger.clock import DatabaseClock, Instant, microseconds
 from ledger.codec import IS_SECRET
 from ledger.errors import LoginIsTaken
@@ -40,16 +41,16 @@ EMAIL_MAX = 254
 HASHER = PasswordHasher(time_cost=2, memory_cost=19_456, parallelism=1)
 """As OWASP's cheat sheet on storing passwords asks of Argon2id, at least."""
 HASHES_AT_ONCE = 2
-"""Each takes 19 MiB and a processor for some 20 ms."""
+"""Password hashes at once; each takes 19 MiB and a processor for some 20 ms."""
 
 FAILURES_WINDOW = timedelta(minutes=5)
-"""Short, because an owner whose login a stranger guesses at waits for it too."""
+"""Short, because an owner whose password a stranger guesses at waits for it too."""
 FAILURES_OF_A_LOGIN = 8
-"""From anywhere: 96 an hour. OWASP's ASVS 4.0 (2.2.1) allows an account at most 100."""
+"""Per login, from anywhere: 96 an hour. OWASP's ASVS 4.0 (2.2.1) allows an account at most 100."""
 FAILURES_OF_A_LOGIN_AT_A_SITE = 5
-"""Fewer, so that one stranger cannot use up what an owner elsewhere has."""
+"""Per login and network: fewer, so that one stranger cannot lock out an owner elsewhere."""
 FAILURES_AT_A_SITE = 30
-"""Of all logins together; more than the people behind one address mistype."""
+"""Per network, over all logins: more than the people behind one address mistype."""
 
 OPERATOR = "operator"
 ROLES = ("owner", "finance", "auditor", "member")
@@ -119,15 +120,15 @@ PERMISSIONS: Mapping[str, frozenset[str]] = {
     "list_lane_events": _NOBODY,
     "get_event": _NOBODY,
 }
-"""Operation → roles that may, beside the operator, who may everything. Members act in their own
-account only; the role ``member`` sees and changes only keys that it issued. Whoever grants credit
+"""Operation → roles that may do it; the operator may do everything. Members act in their own
+account only; the role ``member`` sees and changes only keys that they issued. Whoever grants credit
 runs the service: a member who could grant would print money."""
 
 
 ONLY_OWN_KEYS = frozenset({"member"})
 """Roles that see no keys but those they issued."""
 KEY_MANAGERS = PERMISSIONS["issue_key"] - ONLY_OWN_KEYS
-"""Roles that may make a key that manages the account's keys: only who sees them all."""
+"""Roles that may make a key that manages the account's keys: only those who see all keys."""
 
 
 class Caller(NamedTuple):
@@ -135,35 +136,33 @@ class Caller(NamedTuple):
 
     role: str
     actor: str
-    """As events name it: ``operator``, or ``<role>:<member id>`` with the role of this moment."""
+    """As events name it: ``operator``, or ``<role>:<member id>`` with the current role."""
     account_id: AccountId | None = None
     """None: every account."""
     member_id: str = ""
 
     @property
     def only_own_keys(self) -> str:
-        """Return the member whose keys alone are in sight; empty: all of the account."""
+        """Return the only member whose keys are visible; empty: all keys of the account are."""
         return self.member_id if self.role in ONLY_OWN_KEYS else ""
 
 
 THE_OPERATOR = Caller(OPERATOR, OPERATOR)
-NOBODY = Caller("nobody", "nobody")
-"""Who asks on a public route."""
 
 
 _CLAIMS: jwt.types.Options = {
     "require": ["exp", "iat", "sub", "jti", "aud", "iss", "acct"],
-    # By the ledger's clock instead, and ``exp`` alone bounds a token.
+    # Checked by the ledger's clock instead; ``exp`` alone bounds a token.
     "verify_exp": False,
     "verify_iat": False,
 }
 
 
 def require_unexpired(claims: Mapping[str, Any], at: Instant) -> None:
-    """Refuse a token's claims that ran out.
+    """Refuse the claims of an expired token.
 
     Raises:
-        InvalidTokenError: ``exp`` has passed, or is no number.
+        InvalidTokenError: ``exp`` has passed, or is not a number.
     """
     try:
         ends = int(claims["exp"])
@@ -179,7 +178,7 @@ def may(caller: Caller, operation: str) -> bool:
 
 
 class Tokens(NamedTuple):
-    """What a login gives."""
+    """The tokens that a login returns."""
 
     access_token: str
     expires_in: int
@@ -187,7 +186,7 @@ class Tokens(NamedTuple):
 
 
 class LoggedIn(NamedTuple):
-    """Who proved their password."""
+    """A person who proved their password."""
 
     account_id: AccountId
     member: UUID
@@ -196,7 +195,7 @@ class LoggedIn(NamedTuple):
 
 
 class Gate:
-    """Tells who asks."""
+    """Finds out who asks."""
 
     def __init__(
         self,
@@ -206,7 +205,7 @@ class Gate:
         lanes: int,
         clock: DatabaseClock,
     ) -> None:
-        """Take what proofs are checked against, and what tells whether they ran out."""
+        """Take what proofs are checked against, and the clock that they expire by."""
         self._pool = pool
         self.clock = clock
         self._digest = operator_digest
@@ -214,10 +213,10 @@ class Gate:
         self._lanes = lanes
 
     async def caller(self, authorization: str | None) -> Caller:
-        """Tell who shows this ``Authorization``.
+        """Find who shows this ``Authorization``.
 
         Raises:
-            Failure: 401: nobody does.
+            Failure: 401: it proves nobody.
         """
         if authorization is None:
             raise unauthenticated(presented=False)
@@ -241,7 +240,7 @@ class Gate:
             raise forbidden("metrics", caller.role)
 
     def _is_operator(self, shown: str) -> bool:
-        # latin-1, as headers are read; a digest makes lengths equal and tells nothing.
+        # latin-1, as headers are read; digests are equally long and reveal nothing.
         presented = hashlib.sha256(shown.encode("latin-1")).digest()
         return hmac.compare_digest(presented, self._digest)
 
@@ -279,7 +278,7 @@ class Gate:
         return None if row is None else row[0]
 
     def access_token(self, account_id: AccountId, member_id: str, at: Instant) -> str:
-        """Sign a token that says who, for 15 minutes."""
+        """Sign a token that says who they are, for 15 minutes."""
         claims = {
             "iss": ISSUER,
             "aud": AUDIENCE,
@@ -296,7 +295,7 @@ class Logins:
     """Passwords and refresh tokens."""
 
     def __init__(self, pool: AsyncConnectionPool, gate: Gate, attempts: Attempts) -> None:
-        """Take where logins are kept, and what counts failed ones."""
+        """Take where logins are kept, and the counter of failed ones."""
         self._pool = pool
         self._gate = gate
         self._attempts = attempts
@@ -305,16 +304,16 @@ class Logins:
 
     @staticmethod
     def check_password(password: str) -> None:
-        """Refuse a password that cannot be one.
+        """Refuse a password of the wrong length.
 
         Raises:
             Failure: It is too short or too long.
         """
         if not PASSWORD_MIN <= len(password) <= PASSWORD_MAX:
-            raise invalid("password", f"{PASSWORD_MIN} to {PASSWORD_MAX} characters")
+            raise invalid("password", f"must have {PASSWORD_MIN} to {PASSWORD_MAX} characters")
 
     async def require_unknown(self, email: str) -> None:
-        """Refuse an address that somebody logs in with. Of two at once, the ledger takes one.
+        """Refuse an address that somebody logs in with. If two come at once, the ledger takes one.
 
         Raises:
             LoginIsTaken: Somebody does.
@@ -325,7 +324,7 @@ class Logins:
                 raise LoginIsTaken
 
     async def hash(self, password: str) -> str:
-        """Hash a password to keep.
+        """Hash a password for storage.
 
         Raises:
             Failure: It is too short or too long.
@@ -344,7 +343,7 @@ class Logins:
         """Return tokens for an address and its password.
 
         Raises:
-            Failure: As of ``proven``.
+            Failure: As for ``proven``.
         """
         found = await self.proven(email, password, client=client, at=at)
         family = UUID(bytes=random.token_bytes(16))
@@ -355,19 +354,21 @@ class Logins:
 
         Raises:
             Failure: 401: the same words and the same time whatever was wrong. 429: it failed too
-                often of late, whether or not there is such a login and this is its password.
+                often recently, whether or not there is such a login and this is its password.
         """
         kept = address(email)
         bounds = _bounds_of_failures(kept, client)
-        # From the look at the count to the count itself: else all of a burst would be hashed.
+        # Held from the check of the count to the count itself: otherwise a whole burst would be
+        # hashed.
         async with self._at_once:
-            # Before anything is hashed: who is refused costs nothing, and learns nothing by time.
+            # Before anything is hashed: a refusal costs nothing, and its timing reveals nothing.
             await self._attempts.require_room(bounds, at, refusal=_TOO_MANY)
             found = await self._found(kept, password)
             if found is None:
                 await self._attempts.count(bounds, at, refusal=_TOO_MANY)
                 raise unauthenticated("The address or the password is not right.")
-        # Again: of many guesses at once the right one may not outlast those that were refused.
+        # Checked again: of many guesses at once, the right one may not outlast those that were
+        # refused.
         await self._attempts.require_room(bounds, at, refusal=_TOO_MANY)
         return found
 
@@ -382,9 +383,9 @@ class Logins:
         return LoggedIn(AccountId(row[1]), row[0], kept, row[4])
 
     async def refresh(self, token: str) -> Tokens:
-        """Return new tokens for a refresh token, which then is used up.
+        """Return new tokens for a refresh token, which is used up by that.
 
-        A token that comes twice was stolen by one of the two: its whole family ends.
+        A token that comes twice was stolen: its whole family ends.
 
         Raises:
             Failure: 401: it is unknown, used or expired.
@@ -418,14 +419,14 @@ class Logins:
     ) -> Tokens:
         at = self._gate.clock.now()
         refresh = REFRESH_PREFIX + random.token_urlsafe(32)
-        terms = {
+        parameters = {
             "hashed": _hash(refresh),
             "family": family,
             "email": address(email),
             "expires_at": at + REFRESH,
         }
         async with self._pool.connection() as connection:
-            await connection.execute(login_rows.INSERT_REFRESH, terms)
+            await connection.execute(login_rows.INSERT_REFRESH, parameters)
         access = self._gate.access_token(account_id, format_id("mbr", member), at)
         return Tokens(access, ACCESS // timedelta(seconds=1), refresh)
 
@@ -433,16 +434,16 @@ class Logins:
 _TOO_MANY = "Too many failed logins. Try again later."
 
 
-def _bounds_of_failures(kept: str, client: str) -> tuple[Bound, ...]:
-    """Say how often logging in may fail: from where, for whom, and for whom from where.
+def _bounds_of_failures(kept: str, client: str) -> tuple[AttemptLimit, ...]:
+    """Return how often logging in may fail: per network, per login, and per both.
 
-    An e-mail address holds no space, so that no two of these subjects are written alike.
+    An e-mail address holds no space, so no two of these subjects are written alike.
     """
     site = site_of(client)
     return (
-        Bound(f"failed-at {site}", FAILURES_AT_A_SITE, FAILURES_WINDOW),
-        Bound(f"failed-of {kept}", FAILURES_OF_A_LOGIN, FAILURES_WINDOW),
-        Bound(f"failed-of-at {kept} {site}", FAILURES_OF_A_LOGIN_AT_A_SITE, FAILURES_WINDOW),
+        AttemptLimit(f"failed-at {site}", FAILURES_AT_A_SITE, FAILURES_WINDOW),
+        AttemptLimit(f"failed-of {kept}", FAILURES_OF_A_LOGIN, FAILURES_WINDOW),
+        AttemptLimit(f"failed-of-at {kept} {site}", FAILURES_OF_A_LOGIN_AT_A_SITE, FAILURES_WINDOW),
     )
 
 
@@ -450,14 +451,14 @@ _ADDRESS = re.compile(r"[^@\s]+@[^@\s]+")
 
 
 def address(email: str) -> str:
-    """Return an address in the form that is kept and compared.
+    """Return an e-mail address in the form that is kept and compared.
 
     Raises:
-        Failure: It is none.
+        Failure: It is not one.
     """
     found = email.strip().lower()
     if len(found) > EMAIL_MAX or _ADDRESS.fullmatch(found) is None:
-        raise invalid("email", "an address such as name@example.com")
+        raise invalid("email", "must be an address such as name@example.com")
     if is_in(email):
         raise invalid("email", IS_SECRET)
     return found

@@ -1,8 +1,8 @@
-"""Who asks on a dialect's path: a key by its secret, a member by a token, or the operator.
+"""Finds who asks on a dialect's path: a key by its secret, a member by a token, or the operator.
 
-Which headers count and which of the three a route takes is the dialect's to say; what a secret
-proves is found in one way for all. Nothing positive is cached: a key's state is read anew for each
-request, and metered ones are decided in the lane besides (promise 6).
+The dialect says which headers count and which of the three a route takes; what a secret
+proves is found in one way for all. Nothing positive is cached: a key's state is read again for each
+request, and metered requests are decided in the lane as well (promise 6).
 """
 
 from collections.abc import Callable
@@ -37,11 +37,11 @@ class KeyCaller(NamedTuple):
     """As events name it."""
     scopes: tuple[str, ...] = ()
     key: Key | None = None
-    """State as read for this request; None: the lane decides."""
+    """Its state as read for this request; None: the lane decides."""
 
     @property
     def by(self) -> str:
-        """Name who makes a request as its events do: the key itself where a secret proved it."""
+        """Return the actor as a request's events name it: the key where a secret proved it."""
         return self.actor if self.secret is None else KEY
 
 
@@ -56,7 +56,7 @@ class Credentials:
         gate: Gate,
         clock: DatabaseClock,
     ) -> None:
-        """Take who knows secrets, keys and members, and what tells the time."""
+        """Take what resolves secrets, keys and members, and the clock."""
         self._resolver = resolver
         self._queries = queries
         self._ledger = ledger
@@ -64,7 +64,7 @@ class Credentials:
         self._clock = clock
 
     async def proven(self, text: str, dialect: str) -> KeyCaller:
-        """Find the key that a secret of this dialect proves; whether it is good is not asked yet.
+        """Find the key that a secret of this dialect proves, without checking that it may act.
 
         Raises:
             Failure: It is mistyped, of another dialect, or unknown.
@@ -81,22 +81,22 @@ class Credentials:
         return KeyCaller(proof.account_id, proof.key_id, proof.secret, actor)
 
     async def shown(self, text: str, dialect: str) -> Caller | KeyCaller:
-        """Find the member whose token is shown, or the key of this dialect whose secret is.
+        """Find the member whose token is shown, or this dialect's key whose secret is.
 
         Raises:
-            Failure: It is no valid token, and proves no key.
+            Failure: It is neither a valid token nor a key's secret.
         """
         return await (self.member(text) if is_token(text) else self.proven(text, dialect))
 
     async def acting(
         self, text: str, dialect: str, *, require: Callable[[Caller], None]
     ) -> KeyCaller:
-        """Find the key that acts: the one that is shown, or a member's account's own for sessions.
+        """Find the key that acts: the one shown, or for a member the account's key for sessions.
 
-        About a key the lane decides; ``require`` refuses a member whose role does not allow it.
+        The lane decides about a key; ``require`` refuses a member whose role does not allow it.
 
         Raises:
-            Failure: Nobody shows anything good, or the member may not.
+            Failure: The credential is missing or invalid, or the member may not.
         """
         found = await self.shown(text, dialect)
         if isinstance(found, KeyCaller):
@@ -118,7 +118,7 @@ class Credentials:
         try:
             keys.require_allowed(key, account, self._clock.now(), secret=caller.secret)
         except LedgerError:
-            # Decided anew in the lane, where refusals are written down.
+            # Decided again in the lane, where refusals are recorded.
             await self._ledger.calls.admit(
                 caller.account_id, caller.key_id, by=caller.by, secret=caller.secret
             )
@@ -126,7 +126,7 @@ class Credentials:
         return caller._replace(key=key, scopes=key.scopes)
 
     async def issuer_of(self, caller: KeyCaller) -> tuple[str, str]:
-        """Return the member who issued a key whose state was read, and the role they have by now.
+        """Return the member who issued a key whose state was read, and the role they have now.
 
         Both empty: the operator did. No role: they have left.
         """
@@ -138,10 +138,10 @@ class Credentials:
         return issuer, account.members.get(issuer, "")
 
     async def member(self, token: str) -> Caller:
-        """Find the member whose token it is.
+        """Find the member that a token is for.
 
         Raises:
-            Failure: It is no valid token.
+            Failure: It is not a valid token.
         """
         try:
             found = await self._gate.caller(f"Bearer {token}")
@@ -152,7 +152,7 @@ class Credentials:
         return found
 
     async def operator(self, text: str) -> Caller:
-        """Return whether it is the operator's secret.
+        """Check that it is the operator's secret.
 
         Raises:
             Failure: It is not.

@@ -1,13 +1,13 @@
-"""People open their own accounts: how often an address may, and the account with its owner's login.
+"""Sign-up: how often an address may open an account, and the account with its owner's login.
 
-Attempts count, not successes, so that nobody finds out by trying whose addresses are known here.
+Attempts count, not successes, so that nobody can find out by trying which addresses are known here.
 """
 
 from datetime import timedelta
 from typing import NamedTuple
 
 from api.http.failure import Failure, Kind
-from api.identity.attempts import Attempts, Bound, site_of
+from api.identity.attempts import AttemptLimit, Attempts, site_of
 from api.identity.auth import Logins, address
 from api.operations import Asked, Ledger, new_person
 from ledger.clock import Instant
@@ -27,12 +27,12 @@ class Opened(NamedTuple):
 
 
 class Signups:
-    """Lets people in."""
+    """Opens accounts for people who sign up."""
 
     def __init__(
         self, ledger: Ledger, logins: Logins, attempts: Attempts, *, per_hour: int
     ) -> None:
-        """Take how many accounts an address may open in any hour; 0: nobody may."""
+        """Take how many accounts a network address may open in any hour; 0: none."""
         self._ledger = ledger
         self._logins = logins
         self._attempts = attempts
@@ -45,9 +45,9 @@ class Signups:
 
         Raises:
             Failure: Sign-up is switched off.
-            Failure: Address or password are none, or this client's address had its share.
-            InvalidField: The name holds a secret.
-            LoginIsTaken: Somebody logs in with this address.
+            Failure: The e-mail address or password is invalid, or the client made too many
+                attempts. InvalidField: The name holds a secret. LoginIsTaken: Somebody logs in with
+                this address.
         """
         if not self._per_hour:
             raise Failure(Kind.ACCESS_IS_DENIED, "Sign-up is switched off.")
@@ -65,11 +65,11 @@ class Signups:
         return Opened(account_id, person.member_id, kept, name)
 
     async def admit(self, client: str, at: Instant) -> None:
-        """Count an attempt of a client's address.
+        """Count an attempt from a client's address.
 
         Raises:
-            Failure: 429: it made as many in the last hour as it may.
+            Failure: 429: it made as many as it may in the last hour.
         """
-        bound = Bound(f"signup/{site_of(client)}", self._per_hour, WINDOW)
+        bound = AttemptLimit(f"signup/{site_of(client)}", self._per_hour, WINDOW)
         refusal = "Too many sign-ups from this address. Try again later."
         await self._attempts.count([bound], at, refusal=refusal)

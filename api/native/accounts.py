@@ -62,7 +62,7 @@ async def open_account(
 
 
 def _shown(ask: Ask, name: str) -> View[Account]:
-    """Show an account of a name."""
+    """Return a view of an account that shows it with this name."""
     services = ask.services
 
     def view(account: Account, _recorded: Sequence[Recorded], at: Instant) -> views.AccountView:
@@ -105,7 +105,7 @@ async def list_accounts(request: Ask) -> Rendered[views.Page]:
 def _view(
     services: Services, named: Named, priced: Collection[str], at: Instant
 ) -> views.AccountView:
-    """Show an account with what its credit can pay for: ``priced``, what prices are in."""
+    """Show an account with its balances. ``priced``: the assets that prices are in."""
     account, name = named
     lane = services.ledger.lane_of(account.account_id)
     return views.account_view(account, name, lane, at, priced)
@@ -196,7 +196,7 @@ async def suspend_account(
 async def resume_account(
     request: Ask, data: JSONBody[bodies.Body | None] = None
 ) -> Rendered[views.AccountView]:
-    """Let a suspended account work again."""
+    """Lift an account's suspension."""
     data = data or bodies.Body()
     account_id = request.account_id()
     asked = await _asked(request, account_id, data)
@@ -228,7 +228,7 @@ async def close_account(
     refusals=(404,),
 )
 async def list_members(request: Ask) -> Rendered[views.Page]:
-    """List who is in an account."""
+    """List the members of an account."""
     found = await request.services.queries.accounts.members(request.account_id())
     data = list(map(views.member_view, found.facts))
     return found_answer(views.Page(data=data, has_more=False, next=None), found.position)
@@ -247,7 +247,7 @@ async def list_members(request: Ask) -> Rendered[views.Page]:
     refusals=(404, 409, 422),
 )
 async def add_member(request: Ask, data: JSONBody[bodies.MemberBody]) -> Rendered[views.MemberView]:
-    """Let a person join an account and log in."""
+    """Add a person to an account, and let them log in."""
     account_id, body = request.account_id(), data
     hashed = await request.services.logins.hash(body.password)
     person = new_person(address(body.email), body.name, hashed)
@@ -266,7 +266,7 @@ async def add_member(request: Ask, data: JSONBody[bodies.MemberBody]) -> Rendere
 async def change_member(
     request: Ask, data: JSONBody[bodies.RoleBody]
 ) -> Rendered[views.ChangeView]:
-    """Give a member another role."""
+    """Change a member's role."""
     done = await request.services.ledger.members.change_role(
         request.asked(_changed, body=data), request.account_id(), request.member_id(), data.role
     )
@@ -279,7 +279,7 @@ async def change_member(
     refusals=(404, 409, 422),
 )
 async def remove_member(request: Ask) -> Rendered[views.ChangeView]:
-    """Take a member out of an account."""
+    """Remove a member from an account."""
     done = await request.services.ledger.members.remove(
         request.asked(_changed), request.account_id(), request.member_id()
     )

@@ -1,4 +1,4 @@
-"""What a handler of the native API is given, and how it answers."""
+"""What a native handler receives, and how it answers."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -27,10 +27,10 @@ View = Callable[[F, Sequence[Recorded], Instant], Any]
 
 @guard("operator", "member")
 async def caller(ask: "Ask") -> Caller:
-    """Find who asks, and refuse whom the table of permissions does not name.
+    """Find who asks, and refuse a role that the table of permissions does not name.
 
     Raises:
-        Failure: 401: nobody proved it; 403: the role may not.
+        Failure: 401: no credential proved who asks; 403: the role may not.
     """
     found = await ask.services.gate.caller(ask.header(b"authorization"))
     if not may(found, ask.operation):
@@ -39,12 +39,12 @@ async def caller(ask: "Ask") -> Caller:
 
 
 class Ask(services.Ask[Caller]):
-    """One request: who asks what of whom."""
+    """One request, its caller, and the account or key that it is about."""
 
     __slots__ = ()
 
     def asked(self, view: View[F], *, body: Any = None) -> Asked[F]:  # noqa: ANN401
-        """Say who asks and how to show them what it led to."""
+        """Return who asks, and how to render what the change led to."""
 
         def render(facts: F, recorded: Sequence[Recorded], at: Instant) -> bytes:
             return encode(view(facts, recorded, at))
@@ -60,18 +60,18 @@ class Ask(services.Ask[Caller]):
         return key, fingerprint(self.operation, *params, body=body)
 
     def account_id(self) -> AccountId:
-        """Return the account in the path, if the caller may know of it.
+        """Return the account in the path, if the caller may see it.
 
         Raises:
-            NoSuchAccount: It is another's: the same words as where there is none (promise 15).
+            NoSuchAccount: It is another's, in the same words as if there were none (promise 15).
         """
         return self.allowed_account(self.path("account_id"))
 
     def allowed_account(self, text: str) -> AccountId:
-        """Read an account id that the caller may know of.
+        """Read an account id, if the caller may see the account.
 
         Raises:
-            NoSuchAccount: It is another's, or none.
+            NoSuchAccount: It is another's, or does not exist.
         """
         try:
             account_id = AccountId(parse_id("acct", text))
@@ -82,19 +82,19 @@ class Ask(services.Ask[Caller]):
         return account_id
 
     async def key_id(self) -> KeyId:
-        """Return the key in the path, if the caller may know of it.
+        """Return the key in the path, if the caller may see it.
 
         Raises:
-            NoSuchKey: It is another account's: the same words as where there is none.
+            NoSuchKey: It is another account's, in the same words as if there were none.
         """
         key_id, _ = await self.allowed_key(self.path("key_id"))
         return key_id
 
     async def allowed_key(self, text: str) -> tuple[KeyId, AccountId]:
-        """Read a key id that the caller may know of, and find its account.
+        """Read a key id, if the caller may see the key, and find its account.
 
         Raises:
-            NoSuchKey: It is another's, or none.
+            NoSuchKey: It is another's, or does not exist.
         """
         return self.owned(await self.services.resolver.key(text))[:2]
 
@@ -102,7 +102,7 @@ class Ask(services.Ask[Caller]):
         """Hide a key of another account from the caller (promise 15).
 
         Raises:
-            NoSuchKey: It is another's: the same words as where there is none.
+            NoSuchKey: It is another's, in the same words as if there were none.
         """
         own = self.caller.account_id
         if own is not None and own != found.account_id:
@@ -113,7 +113,7 @@ class Ask(services.Ask[Caller]):
         """Return the member in the path.
 
         Raises:
-            NoSuchMember: It is no member's id.
+            NoSuchMember: It is not a member's id.
         """
         text = self.path("member_id")
         try:
@@ -123,13 +123,13 @@ class Ask(services.Ask[Caller]):
         return text
 
     def number(self, field: str, text: str, *, most: int = 2**62) -> int:
-        """Read a whole number of a query or path.
+        """Read a whole number in a query or path.
 
         Raises:
-            Failure: It is none, or too large.
+            Failure: It is not one, or too large.
         """
         if not (text.isascii() and text.isdecimal()) or len(text) > 19 or int(text) > most:  # noqa: PLR2004
-            raise invalid(field, f"a whole number, at most {most}")
+            raise invalid(field, f"must be a whole number, at most {most}")
         return int(text)
 
     def page_size(self) -> int:
@@ -143,14 +143,14 @@ class Ask(services.Ask[Caller]):
             return PAGE_DEFAULT
         size = self.number("limit", text, most=PAGE_MAX)
         if not size:
-            raise invalid("limit", f"1 to {PAGE_MAX}")
+            raise invalid("limit", f"must be 1 to {PAGE_MAX}")
         return size
 
     def after(self, prefix: str) -> UUID | None:
-        """Read ``after``: the last id already read, of the given prefix; None: from the start.
+        """Read ``after``: the last id already read, with the given prefix; None: from the start.
 
         Raises:
-            InvalidField: It is no such id.
+            InvalidField: It is not such an id.
         """
         text = self.query.get("after")
         if text is None:
@@ -158,11 +158,11 @@ class Ask(services.Ask[Caller]):
         try:
             return parse_id(prefix, text)
         except InvalidId as error:
-            raise InvalidField("after", "is no cursor of this list") from error
+            raise InvalidField("after", "is not a cursor of this list") from error
 
 
 def done_answer(done: Done[Any], *, status: int = 200) -> Passed[Any]:
-    """Answer what a change led to."""
+    """Answer with what a change led to."""
     made = decided_answer(done.reply, done.position, replayed=done.replayed, status=status)
     return Passed(made)
 
@@ -170,7 +170,7 @@ def done_answer(done: Done[Any], *, status: int = 200) -> Passed[Any]:
 def decided_answer(
     body: bytes, position: Position, *, replayed: bool = False, status: int = 200
 ) -> Answer:
-    """Answer what a lane decided. A replayed answer says so (Idempotency-Key draft)."""
+    """Answer with what a lane decided. A replayed answer says so (Idempotency-Key draft)."""
     made = Answer(body, status=status, position=position)
     if replayed:
         made.headers.append((b"idempotent-replayed", b"true"))
@@ -182,7 +182,7 @@ def found_answer(
     position: Position | None = None,
     etag: int | None = None,
 ) -> Passed[Any]:
-    """Answer what was read."""
+    """Answer with what was read."""
     headers = {} if etag is None else {"ETag": f'"{etag}"'}
     return Passed(Answer(encode(view), position=position, headers=headers))
 
@@ -190,7 +190,7 @@ def found_answer(
 def page_answer(
     found: Found[Part[F]], view: Callable[[F], Any], cursor: Callable[[F], object]
 ) -> Passed[Any]:
-    """Answer part of a list, each item shown; ``cursor`` says where the next part begins."""
+    """Answer with part of a list; ``cursor`` says where the next part begins."""
     items, has_more = found.facts
     following = str(cursor(items[-1])) if has_more and items else None
     page = views.Page(data=[view(item) for item in items], has_more=has_more, next=following)

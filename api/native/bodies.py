@@ -1,4 +1,4 @@
-"""What the native API takes: one struct per body, unknown fields refused."""
+"""The native API's request bodies: one struct each; unknown fields are refused."""
 
 import re
 from datetime import timedelta
@@ -23,30 +23,30 @@ Tokens = Annotated[int, Meta(ge=0, le=1_000_000_000)]
 Money = Annotated[str, Meta(max_length=32, examples=["12.50"])]
 """A plain decimal string with at most twelve places."""
 Time = Annotated[str, Meta(max_length=40, examples=["2026-12-01T00:00:00Z"])]
-"""RFC 3339 with a zone."""
+"""An RFC 3339 time with a zone."""
 Password = Annotated[str, Meta(max_length=1024)]
 
 EACH_MODEL = (
-    "Whether every model is counted by itself, up to the ceiling each. For requests, tokens and"
-    " spend, where no model is named. 64 models count by themselves at once; others share one more."
+    "Whether each model is counted by itself, each up to the ceiling. For requests, tokens and"
+    " spend, if no model is named. At most 64 models count by themselves at once; others share one."
 )
 
 _DATE = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 
 
 class Body(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What every body is."""
+    """Base of every body."""
 
 
 class LimitBody(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A ceiling on a quantity in a window."""
+    """A ceiling on a quantity per window."""
 
     kind: Word
     """requests, tokens, spend, failures, key_creations or active_keys."""
     window: Word
     """rolling:<seconds>, day, month (UTC) or lifetime."""
     ceiling: Money
-    """A whole number; for spend a plain decimal."""
+    """A whole number; for spend, a plain decimal."""
     category: Word = ""
     model: Word = ""
     assets: tuple[Word, ...] = ()
@@ -54,7 +54,7 @@ class LimitBody(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 def rules(limits: tuple[LimitBody, ...]) -> tuple[e.LimitRule, ...]:
-    """Return limits as events hold them."""
+    """Return limits in the form that events hold."""
     return tuple(
         e.LimitRule(
             kind=limit.kind,
@@ -82,27 +82,27 @@ class AccountBody(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     name: Name
     pays_with: tuple[Word, ...] = ("USD",)
-    """Assets in the order in which they pay."""
+    """Assets, in the order in which to spend them."""
     rate_card: Word = "standard"
     overdraft: dict[str, Money] = {}
-    """Asset to plain decimal or ``unlimited``."""
+    """Asset → plain decimal or ``unlimited``."""
     unpriced: Word = "refuse"
-    """refuse or record: what becomes of usage without a price."""
+    """What to do with usage that has no price: refuse or record."""
     max_output_tokens: Tokens = 0
     """Of the longest answer through the gateway; 0: as the operator's setting says."""
     limits: tuple[LimitBody, ...] | UnsetType = UNSET
-    """Left out: 20 key creations in any minute and 500 active keys. Empty: none at all."""
+    """Left out: 20 key creations in any minute and 500 active keys. Empty: no limits."""
     welcome: bool = True
     """Whether to add the welcome grant."""
     test: bool = False
-    """A test account: kept in a book of its own."""
+    """A test account: kept in a separate book."""
     internal: bool = False
     """The operator's own use: gets statements and never invoices."""
     owner: OwnerBody | None = None
 
 
 class AccountChanges(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Terms of an account to change; what is left out stays."""
+    """Terms of an account to change; whatever is left out stays."""
 
     name: Name | UnsetType = UNSET
     pays_with: tuple[Word, ...] | UnsetType = UNSET
@@ -113,7 +113,7 @@ class AccountChanges(Body, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class LimitsBody(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """All limits, replacing the ones before."""
+    """All limits; they replace the previous ones."""
 
     limits: tuple[LimitBody, ...]
 
@@ -125,7 +125,7 @@ class ReasonBody(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class MemberBody(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A person who joins."""
+    """A person to add to an account."""
 
     email: Name
     password: Password
@@ -144,14 +144,14 @@ class KeyBody(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A key to issue."""
 
     name: Name
-    """The integration: it stands in every event the key causes."""
+    """Name of the integration, recorded in every event that the key causes."""
     dialect: Word
     """reverie, foil, bve, ryvion or venice."""
     scopes: tuple[Name, ...] = ()
     allowed_models: tuple[Name, ...] | None = None
     """None: every model. Empty: none."""
     default_character: Word = ""
-    """reverie: whom requests without a model are for; a character that the account may talk to."""
+    """reverie: the character for requests without a model; one that the account may talk to."""
     expires_at: Time | None = None
     """An instant; or a date, which means the end of that day of UTC. None: never."""
     rate_card: Word = ""
@@ -160,7 +160,7 @@ class KeyBody(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class KeyChanges(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Terms of a key to change; what is left out stays."""
+    """Terms of a key to change; whatever is left out stays."""
 
     name: Name | UnsetType = UNSET
     limits: tuple[LimitBody, ...] | UnsetType = UNSET
@@ -173,14 +173,14 @@ class KeyChanges(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class RotateBody(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How a key rotates."""
+    """How to rotate a key."""
 
     grace_seconds: Annotated[int, Meta(ge=0, le=7_776_000)] = 0
-    """How long earlier secrets go on working: at most 90 days."""
+    """How long earlier secrets keep working: at most 90 days."""
 
 
 class VerifyBody(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A secret to look at."""
+    """A secret to verify."""
 
     secret: Annotated[str, Meta(max_length=1024)]
     scope: Word = ""
@@ -200,17 +200,17 @@ class GrantBody(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
     expires_at: Time | None = None
     reason: Text = ""
     cost: Money = ""
-    """What was paid for it; with ``currency``."""
+    """What was paid for it, in ``currency``."""
     currency: Word = ""
     payment_reference: Word = ""
-    """The payment's own id, such as that of a payment provider."""
+    """The payment's id at the payment provider."""
 
 
 class AllowanceBody(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What an account has anew each day of UTC."""
+    """Credit that an account receives each UTC day."""
 
     amount: Money
-    """Zero ends it."""
+    """Zero ends the allowance."""
 
 
 class AdjustmentBody(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -222,7 +222,7 @@ class AdjustmentBody(Body, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class RateCardBody(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A version of a rate card to publish: what it does not name stays as it is."""
+    """A version of a rate card to publish; whatever it does not name stays as it is."""
 
     name: Name
     asset: Word
@@ -230,18 +230,18 @@ class RateCardBody(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
     aliases: dict[str, str] = {}
     patterns: tuple[Pattern, ...] = ()
     effective_from: Time | None = None
-    """None: from now on. In the past only where nothing had a price then."""
+    """None: from now on. It may be in the past only if nothing had a price then."""
     source: Text = ""
     replace: bool = False
-    """Drop what is not named here."""
+    """Whether to drop what is not named here."""
     confirm: bool = False
-    """Publish although something looks like a mistake."""
+    """Whether to publish even if something looks like a mistake."""
     dry_run: bool = False
-    """Say what would change, and publish nothing."""
+    """Whether to publish nothing and only say what would change."""
 
 
 class ImportBody(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A price table of others to publish as a version."""
+    """A third party's price table to publish as a version."""
 
     source: Word
     """genai-prices (as installed) or litellm (with ``data``)."""
@@ -263,19 +263,19 @@ Metadata = Annotated[
     ],
     Meta(max_length=16),
 ]
-"""What a caller notes of a request, as OpenAI's API bounds it."""
+"""A caller's notes about a request, bounded as in OpenAI's API."""
 
 
 class UsageBody(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One metered request. Names its key by ``key_id`` or by ``secret``."""
+    """One metered request. It names its key by ``key_id`` or by ``secret``."""
 
     request_id: Name
-    """Unique per account for ever: it charges once."""
+    """Unique per account, for ever: it is charged once."""
     model: Name
     key_id: Word | UnsetType = UNSET
     secret: Word | UnsetType = UNSET
     usage: Usage | UnsetType = UNSET
-    """Disjoint quantities; or the provider's own report in the two fields below."""
+    """Disjoint quantities; or send the provider's own report in the next two fields."""
     provider_format: Word | UnsetType = UNSET
     provider_usage: dict[str, object] | UnsetType = UNSET
     category: Word = ""
@@ -283,7 +283,7 @@ class UsageBody(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
     scope: Word = ""
     occurred_at: Time | UnsetType = UNSET
     delivered: bool = False
-    """The service was rendered already: record it whatever limits and credit say."""
+    """Whether the service was rendered already: record it whatever limits and credit allow."""
     estimated: bool = False
     metadata: Metadata = {}
     """Kept beside the event, which holds a digest of it."""
@@ -310,7 +310,7 @@ class ReserveBody(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class SettleBody(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a reserved request really used."""
+    """What a reserved request actually used."""
 
     key_id: Word | UnsetType = UNSET
     secret: Word | UnsetType = UNSET
@@ -331,11 +331,11 @@ class ReleaseBody(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
     account_id: Word | UnsetType = UNSET
     reason: Text = ""
     failed: bool = False
-    """It was made and failed: it counts against limits on failures."""
+    """Whether it was made and failed: then it counts against limits on failures."""
 
 
 class CloudEvent(msgspec.Struct, frozen=True, kw_only=True):
-    """CloudEvents 1.0.2 in structured mode. Extension attributes are allowed and ignored."""
+    """A CloudEvent (1.0.2) in structured mode. Extension attributes are allowed and ignored."""
 
     specversion: Word
     id: Name
@@ -348,7 +348,7 @@ class CloudEvent(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CloudUsage(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The data of a CloudEvent: a metered request whose id and time stand in the envelope."""
+    """The data of a CloudEvent: a metered request whose id and time are in the envelope."""
 
     model: Name
     key_id: Word | UnsetType = UNSET
@@ -368,7 +368,7 @@ class CloudUsage(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class ScenarioBody(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A situation that a character can be met in."""
+    """A situation in which to talk to a character."""
 
     name: Name
     slug: Word = ""
@@ -384,10 +384,10 @@ class CharacterBody(Body, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """A character to make: a draft until it is published."""
 
     account_id: Word = ""
-    """Whose it is. A member's own account goes without saying."""
+    """The account that owns it. Members may leave it out: it is their own."""
     name: Name
     slug: Word = ""
-    """Empty: made from the name, with a number where that is taken."""
+    """Empty: made from the name, with a number if that is taken."""
     description: str = ""
     """At most 2,000 characters."""
     greeting: str = ""
@@ -395,13 +395,14 @@ class CharacterBody(Body, frozen=True, kw_only=True, forbid_unknown_fields=True)
     system_prompt: str = ""
     """At most 32 KiB."""
     multiplier: Word | UnsetType = UNSET
-    """What a token costs with it: 1.0 (the default), 1.1, 1.2 or 10.0. Set by the operator only."""
+    """Factor on its tokens' price: 1.0 (the default), 1.1, 1.2 or 10.0. Only the operator sets
+    it."""
     scenarios: tuple[ScenarioBody, ...] = ()
     """At most 50."""
 
 
 class CharacterChanges(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What to change of a character; what is left out stays."""
+    """What to change about a character; whatever is left out stays."""
 
     name: Name | UnsetType = UNSET
     slug: Name | UnsetType = UNSET
@@ -409,22 +410,22 @@ class CharacterChanges(Body, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     greeting: str | UnsetType = UNSET
     system_prompt: str | UnsetType = UNSET
     multiplier: Word | UnsetType = UNSET
-    """Set by the operator only."""
+    """Only the operator sets it."""
     scenarios: tuple[ScenarioBody, ...] | UnsetType = UNSET
-    """All of them, replacing the ones before."""
+    """All scenarios; they replace the previous ones."""
 
 
 class ChatBody(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A chat with a character that takes place on the web."""
+    """A chat with a character on the web."""
 
     account_id: Word = ""
-    """Who chats. A member's own account goes without saying."""
+    """The account that chats. Members may leave it out: it is their own."""
     scenario: Word = ""
     """Slug of a scenario; empty: none."""
 
 
 class LoginBody(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Who logs in."""
+    """A person's login."""
 
     email: Name
     password: Password
@@ -437,21 +438,21 @@ class RefreshBody(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 def instant_of(field: str, text: str | UnsetType | None) -> Instant | None:
-    """Read a time; None and UNSET are None.
+    """Read a time; None and UNSET give None.
 
     Raises:
-        Failure: It is no RFC 3339 time with a zone.
+        Failure: It is not an RFC 3339 time with a zone.
     """
     if text is None or isinstance(text, UnsetType):
         return None
     try:
         return clock.parse_instant(text)
     except clock.InvalidInstant as error:
-        raise invalid(field, "RFC 3339 with a zone, such as 2026-12-01T00:00:00Z") from error
+        raise invalid(field, "must be an RFC 3339 time such as 2026-12-01T00:00:00Z") from error
 
 
 def expiry_of(field: str, text: str | None) -> Instant | None:
-    """Read when something expires: an instant, or a date for the end of that day of UTC.
+    """Read when something expires: an instant, or a date, which means the end of that UTC day.
 
     Raises:
         Failure: It is neither.
@@ -461,24 +462,24 @@ def expiry_of(field: str, text: str | None) -> Instant | None:
     try:
         return clock.parse_instant(f"{text}T00:00:00Z") + timedelta(days=1)
     except clock.InvalidInstant as error:
-        raise invalid(field, "no such day") from error
+        raise invalid(field, "must be a day that exists, such as 2026-12-01") from error
 
 
 Metered = UsageBody | ReserveBody | SettleBody | CloudUsage
 
 
 def used_of(body: Metered) -> Reading:
-    """Return what a body says was used, made disjoint where it came in a provider's own form.
+    """Return what a body says was used, made disjoint if it is in a provider's own form.
 
     Raises:
-        Failure: Both forms are there, or neither, or no reading of a report can be defended.
+        Failure: Both forms are sent, or neither, or the report makes no sense.
     """
     if not isinstance(body.usage, UnsetType):
         if not isinstance(body.provider_usage, UnsetType):
-            raise invalid("provider_usage", "is there beside usage; send one of them")
+            raise invalid("provider_usage", "is sent together with usage; send one of them")
         return Reading(body.usage)
     if isinstance(body.provider_usage, UnsetType):
-        raise invalid("usage", "is required, or provider_format with provider_usage")
+        raise invalid("usage", "is required, unless provider_format and provider_usage are sent")
     format_ = "" if isinstance(body.provider_format, UnsetType) else body.provider_format
     try:
         return reports.read(body.provider_usage, format_)

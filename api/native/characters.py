@@ -1,6 +1,6 @@
-"""Characters: make, show, list, change, publish, withdraw, delete; and which chat was the last.
+"""Characters: make, show, list, change, publish, withdraw, delete; and the latest chat.
 
-What is said in a conversation has no route here: it is the dialects'.
+The routes for conversations themselves are the dialects'.
 """
 
 from uuid import UUID
@@ -14,11 +14,11 @@ from api.beside.characters import (
     PUBLISHED,
     STATUSES,
     Character,
-    Draft,
+    CharacterDraft,
     NoSuchCharacter,
     Scenario,
 )
-from api.beside.shelf import Changes, Once
+from api.beside.shelf import CharacterEdit, IdempotencyKey
 from api.http.failure import Failure, Kind, forbidden
 from api.http.handlers import Rendered, delete, get, patch, post
 from api.http.reading import one_of
@@ -28,14 +28,14 @@ from ledger.errors import InvalidField
 from ledger.ids import AccountId
 
 SCOPES = ("own", "usable")
-"""All characters of the account; or those it may talk to, everybody's public ones included."""
+"""All characters of the account; or those it may talk to, including everybody's public ones."""
 
 
 def character_id_of(text: str) -> UUID:
-    """Read the id of a character.
+    """Read a character's id.
 
     Raises:
-        NoSuchCharacter: It is none.
+        NoSuchCharacter: It is not one.
     """
     try:
         found = UUID(text)
@@ -51,16 +51,16 @@ def _id(ask: Ask) -> UUID:
 
 
 def _account(ask: Ask, text: str) -> AccountId:
-    """Return the account that is named, or the member's own."""
+    """Return the account that the request names, or the member's own."""
     if text or ask.caller.account_id is None:
         if not text:
-            raise InvalidField("account_id", "is required of the operator")
+            raise InvalidField("account_id", "is required when the operator asks")
         return ask.allowed_account(text)
     return ask.caller.account_id
 
 
 def _require_may_price(ask: Ask, multiplier: str | UnsetType) -> None:
-    """Refuse a member that sets a price."""
+    """Refuse a member who sets a price."""
     if multiplier is not UNSET and ask.caller.account_id is not None:
         raise forbidden("set_multiplier", ask.caller.role)
 
@@ -103,7 +103,7 @@ async def create_character(
     body = data
     _require_may_price(request, body.multiplier)
     account_id = _account(request, body.account_id)
-    draft = Draft(
+    draft = CharacterDraft(
         name=body.name,
         slug=body.slug,
         description=body.description,
@@ -113,7 +113,7 @@ async def create_character(
         scenarios=_scenarios(body.scenarios),
     )
     key, fingerprint = request.once(body=data)
-    once = Once(key, fingerprint) if key else None
+    once = IdempotencyKey(key, fingerprint) if key else None
     created = await request.services.characters.create(account_id, draft, once=once)
     found = _shown(request, created.character, status=201)
     if created.replayed:
@@ -154,7 +154,7 @@ def _cursor(text: str | None) -> UUID | None:
     try:
         return character_id_of(text)
     except NoSuchCharacter as error:
-        raise InvalidField("after", "is no cursor of this list") from error
+        raise InvalidField("after", "is not a cursor of this list") from error
 
 
 @get(
@@ -175,7 +175,7 @@ async def get_character(request: Ask) -> Rendered[views.CharacterView]:
     refusals=(404,),
 )
 async def find_character(request: Ask) -> Rendered[views.CharacterView]:
-    """Show the account's own character of a slug, or else the public one."""
+    """Show the account's own character with this slug, or else the public one."""
     query = request.parameters()
     account_id = _account(request, query.get("account_id", ""))
     found = await request.services.characters.by_slug(account_id, request.path("slug"))
@@ -195,7 +195,7 @@ async def change_character(
     body = data
     _require_may_price(request, body.multiplier)
     scenarios = body.scenarios
-    changes = Changes(
+    changes = CharacterEdit(
         name=body.name,
         slug=body.slug,
         description=body.description,
@@ -218,7 +218,7 @@ async def change_character(
 async def publish_character(
     request: Ask, data: JSONBody[bodies.Body | None] = None
 ) -> Rendered[views.CharacterView]:
-    """Let every account have a character."""
+    """Publish a character: every account may talk to it."""
     data = data or bodies.Body()
     found = await request.services.characters.publish(request.caller.account_id, _id(request))
     return _shown(request, found)
@@ -232,7 +232,7 @@ async def publish_character(
 async def withdraw_character(
     request: Ask, data: JSONBody[bodies.Body | None] = None
 ) -> Rendered[views.CharacterView]:
-    """Take a published character back."""
+    """Withdraw a published character."""
     data = data or bodies.Body()
     found = await request.services.characters.withdraw(request.caller.account_id, _id(request))
     return _shown(request, found)
@@ -258,7 +258,7 @@ async def delete_character(request: Ask) -> Rendered[views.CharacterView]:
 async def note_chat(
     request: Ask, data: JSONBody[bodies.ChatBody | None] = None
 ) -> Rendered[views.ChatView]:
-    """Note that a chat with a character takes place on the web: reverie's keys go on with it."""
+    """Note a chat with a character on the web, so that reverie's keys continue with it."""
     data = data or bodies.ChatBody()
     account_id = _account(request, data.account_id)
     await request.services.characters.note_chat(
@@ -274,7 +274,7 @@ async def note_chat(
     refusals=(404,),
 )
 async def get_recent_chat(request: Ask) -> Rendered[views.ChatView]:
-    """Show the account's latest chat with a character that it may still talk to."""
+    """Show the account's latest chat with a character it may still talk to."""
     query = request.parameters()
     return await _recent(request, _account(request, query.get("account_id", "")))
 
@@ -282,7 +282,7 @@ async def get_recent_chat(request: Ask) -> Rendered[views.ChatView]:
 async def _recent(ask: Ask, account_id: AccountId) -> Rendered[views.ChatView]:
     found = await ask.services.characters.most_recent(account_id)
     if found is None:
-        detail = "No chat yet with a character that is still there."
+        detail = "There is no chat yet with a character that still exists."
         raise Failure(Kind.NOT_FOUND, detail, code="no_chat")
     return Rendered(views.chat_view(found))
 

@@ -59,7 +59,7 @@ def _granted(_account: Account, recorded: Sequence[Recorded], _at: Instant) -> v
 
 
 def _asked(ask: Ask) -> Asked[Account]:
-    """Ask for a change that is answered with its events and the balances after it."""
+    """Ask for a change whose answer holds its events and the balances after it."""
     cards = ask.services.cards
 
     def view(account: Account, recorded: Sequence[Recorded], at: Instant) -> dict[str, object]:
@@ -117,16 +117,16 @@ async def void_grant(
 async def adjust(
     request: Ask, data: JSONBody[bodies.AdjustmentBody]
 ) -> Rendered[dict[str, object]]:
-    """Add credit, or take it away where the amount is negative; the reason is recorded."""
+    """Add credit, or take it away if the amount is negative; the reason is recorded."""
     account_id, body = request.account_id(), data
     try:
         amount = Amount(parse_pico(body.amount, signed=True), body.asset)
     except InvalidAmount as error:
-        raise InvalidField("amount", "a plain decimal string, at most 12 places") from error
+        raise InvalidField("amount", "must be a plain decimal with at most 12 places") from error
     try:
         parse_asset(body.asset)
     except InvalidAmount as error:
-        raise InvalidField("asset", "2 to 24 upper-case letters, digits, underscores") from error
+        raise InvalidField("asset", "must have 2 to 24 upper-case letters, digits, _") from error
     done = await request.services.ledger.credits.adjust(
         _asked(request), account_id, amount, reason=body.reason
     )
@@ -142,7 +142,7 @@ async def adjust(
 async def set_allowance(
     request: Ask, data: JSONBody[bodies.AllowanceBody]
 ) -> Rendered[views.AllowanceView]:
-    """Let an account have an amount of an asset anew each day of UTC; zero ends it."""
+    """Grant an account an amount of an asset each UTC day; zero ends the allowance."""
     account_id, asset = request.account_id(), request.path("asset")
     await request.services.queries.accounts.one(account_id)
     found = await request.services.allowances.set(
@@ -158,7 +158,7 @@ async def set_allowance(
     refusals=(404,),
 )
 async def list_allowances(request: Ask) -> Rendered[views.Page]:
-    """List what an account has anew each day of UTC."""
+    """List an account's daily allowances."""
     request.parameters()
     _, position = await request.services.queries.accounts.one(request.account_id())
     found = await request.services.allowances.of(request.account_id())
@@ -172,7 +172,7 @@ async def list_allowances(request: Ask) -> Rendered[views.Page]:
     refusals=(404,),
 )
 async def get_balances(request: Ask) -> Rendered[dict[str, list[views.BalanceView]]]:
-    """Show what an account has of each asset."""
+    """Show an account's balance in each asset."""
     services = request.services
     account, position = await services.queries.accounts.one(request.account_id())
     priced = (await services.queries.prices.cards()).assets()

@@ -19,7 +19,7 @@ from api.native.asking import (
     found_answer,
 )
 from api.native.views import PositionView
-from api.queries import MOVEMENT_TYPES, Filters, Movement, Place
+from api.queries import MOVEMENT_TYPES, Filters, Movement, MovementPlace
 from api.settings import jwt_secret
 from ledger import clock
 from ledger.clock import Instant, format_instant
@@ -33,7 +33,7 @@ CSV = "text/csv"
 DAY_LENGTH = len("2026-12-01")
 
 
-class Entry(msgspec.Struct, frozen=True, kw_only=True):
+class CreditEntry(msgspec.Struct, frozen=True, kw_only=True):
     """One movement of a balance."""
 
     time: str
@@ -41,12 +41,12 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     """Chat, Usage, Purchase, Daily login, Bonus, Adjustment or Expiry."""
     description: str
     amount: str
-    """Below zero: it was taken."""
+    """Below zero: it was taken away."""
     balance_after: str
-    """Of the asset, all keys together."""
+    """Balance of the asset afterwards, over all keys."""
     asset: str
     key_id: str | None
-    """Which key spent it; None: no key did."""
+    """The key that spent it; None: no key did."""
     integration: str | None
     """The key's name at that moment."""
     model: str | None
@@ -55,8 +55,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     position: PositionView
 
 
-def _entry(found: Movement) -> Entry:
-    return Entry(
+def _entry(found: Movement) -> CreditEntry:
+    return CreditEntry(
         time=format_instant(found.at),
         type=found.moved.type,
         description=found.moved.description,
@@ -85,9 +85,9 @@ async def list_credit_ledger(request: Ask) -> Rendered[views.Page]:
     secret = jwt_secret(request.services.settings)
     account = format_id("acct", account_id)
     filters = _filters(query)
-    place = Place(account=account, filters=filters)
+    place = MovementPlace(account=account, filters=filters)
     if "after" in query:
-        place = cursors.read(query["after"], Place, PURPOSE, secret)
+        place = cursors.read(query["after"], MovementPlace, PURPOSE, secret)
         if place.account != account or (filters != Filters() and filters != place.filters):
             raise InvalidField("after", "is a cursor of another list")
     (movements, following), position = await request.services.queries.credit.movements(
@@ -110,7 +110,7 @@ def _filters(query: Mapping[str, str]) -> Filters:
         try:
             key = format_id("key", parse_id("key", key))
         except InvalidId as error:
-            raise InvalidField("key", "is no id of a key") from error
+            raise InvalidField("key", "is not a key's id") from error
     kind = query.get("type", "")
     return Filters(
         type=one_of("type", kind, MOVEMENT_TYPES) if kind else "",
@@ -124,21 +124,21 @@ def _filters(query: Mapping[str, str]) -> Filters:
 
 
 def _instant(name: str, query: Mapping[str, str]) -> Instant | None:
-    """Read a bound: an instant, or the first one of a day of UTC."""
+    """Read a bound: an instant, or a UTC day, which means its first instant."""
     text = query.get(name)
     if text is None or len(text) != DAY_LENGTH:
         return bodies.instant_of(name, text)
     try:
         return clock.parse_instant(f"{date.fromisoformat(text)}T00:00:00Z")
     except ValueError as error:
-        raise invalid(name, "a day of UTC such as 2026-12-01, or an instant") from error
+        raise invalid(name, "must be a UTC day such as 2026-12-01, or an instant") from error
 
 
-def _csv(entries: Sequence[Entry], cursor: str | None, position: Position) -> Answer:
-    """Write a page as CSV; where it goes on stands in a header."""
+def _csv(entries: Sequence[CreditEntry], cursor: str | None, position: Position) -> Answer:
+    """Write a page as CSV; a header holds the cursor of the next page."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\r\n")
-    writer.writerow(Entry.__struct_fields__)
+    writer.writerow(CreditEntry.__struct_fields__)
     for entry in entries:
         cells = msgspec.structs.asdict(entry)
         writer.writerow([_cell(name, value) for name, value in cells.items()])
@@ -155,7 +155,7 @@ _NUMBERS = frozenset({"amount", "balance_after"})
 
 
 def _cell(name: str, value: str | PositionView | None) -> str:
-    """Write a value so that no spreadsheet takes what a client named for a formula."""
+    """Write a value so that no spreadsheet takes a client's text for a formula."""
     if value is None:
         return ""
     if isinstance(value, PositionView):

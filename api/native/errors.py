@@ -1,4 +1,4 @@
-"""How the native API says what went wrong: problem+json (RFC 9457), status and headers.
+"""The native API's errors: problem+json (RFC 9457), status and headers.
 
 ``STATUS`` names every refusal of the ledger, ``WORDS`` every other kind of failure.
 """
@@ -61,12 +61,12 @@ STATUS: Mapping[type[errors.LedgerError], int] = {
     errors.OutcomeIsUnknown: 503,
     errors.ClockIsOff: 503,
 }
-"""What each answers on the native API, where the operator asks about a key: 401 there would be
+"""Status of each on the native API, where the operator asks about a key: a 401 there would be
 about the operator's own secret."""
 
 
 class FieldProblem(msgspec.Struct, frozen=True, kw_only=True):
-    """A field that is wrong."""
+    """A wrong field."""
 
     field: str
     problem: str
@@ -80,7 +80,7 @@ class DecidedAt(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):
-    """RFC 9457. A limit's refusal also says its numbers and the position it was decided at."""
+    """An RFC 9457 problem. A limit's refusal also has its numbers and its position."""
 
     type: str
     title: str
@@ -105,7 +105,7 @@ WORDS: Mapping[Kind, tuple[int, str, str]] = {
     Kind.CREDENTIAL_IS_MISSING: (401, "credentials_are_missing", _ASK),
     Kind.CREDENTIAL_IS_MALFORMED: (401, "invalid_token", _ASK),
     Kind.CREDENTIAL_IS_UNKNOWN: (401, "invalid_token", _ASK),
-    Kind.CREDENTIALS_DISAGREE: (400, "credentials_disagree", "Two headers differ."),
+    Kind.CREDENTIALS_DISAGREE: (400, "credentials_disagree", "Two headers differ; send one."),
     Kind.KEY_IS_REVOKED: (409, "key_is_revoked", ""),
     Kind.KEY_IS_SUSPENDED: (409, "key_is_suspended", ""),
     Kind.KEY_IS_EXPIRED: (409, "key_is_expired", ""),
@@ -119,9 +119,9 @@ WORDS: Mapping[Kind, tuple[int, str, str]] = {
     Kind.BUDGET_IS_EXHAUSTED: (429, "budget_is_exhausted", ""),
     Kind.BALANCE_IS_EXHAUSTED: (402, "credit_is_exhausted", ""),
     Kind.TOO_MANY_KEYS: (429, "too_many_keys", ""),
-    Kind.NOT_FOUND: (404, "not_found", "There is nothing here."),
+    Kind.NOT_FOUND: (404, "not_found", "There is nothing at this path."),
     Kind.ACCESS_IS_DENIED: (403, "access_is_denied", ""),
-    Kind.ROUTE_IS_UNKNOWN: (404, "not_found", "There is nothing here."),
+    Kind.ROUTE_IS_UNKNOWN: (404, "not_found", "There is nothing at this path."),
     Kind.METHOD_IS_UNKNOWN: (405, "method_not_allowed", ""),
     Kind.INVALID_FIELD: (400, "invalid_field", ""),
     Kind.INVALID_JSON: (400, "malformed_json", ""),
@@ -132,16 +132,16 @@ WORDS: Mapping[Kind, tuple[int, str, str]] = {
     Kind.UPSTREAM_FAILED: (502, "upstream_failed", ""),
     Kind.UPSTREAM_TIMED_OUT: (504, "upstream_timed_out", ""),
     Kind.UNAVAILABLE: (503, "ledger_is_unavailable", ""),
-    Kind.INTERNAL: (500, "internal_error", "Something went wrong here, and it was written down."),
+    Kind.INTERNAL: (500, "internal_error", "Something went wrong on our side; it has been logged."),
 }
-"""What is no decision of the ledger: its status, its code unless the failure has a narrower one,
-and what is said where it says nothing itself."""
+"""Failures that the ledger did not decide: status, code unless the failure has a narrower one,
+and the detail if it has none itself."""
 
 _REALM = 'Bearer realm="keyledger"'
 
 
 def word(failure: Failure) -> Answer:
-    """Write a failure. What was sent is named in it, but never a secret."""
+    """Write a failure. It may name what was sent, but never a secret."""
     status, members = document(failure)
     text = secrets.redacted(msgspec.json.encode(members).decode())
     headers = _headers(failure, status)
@@ -171,7 +171,7 @@ def encode(error: errors.LedgerError | Failure) -> bytes:
 
 def _headers(failure: Failure, status: int) -> dict[str, str]:
     headers = dict(failure.headers)
-    # RFC 6750 §3.1: no error code where nothing was shown.
+    # RFC 6750 §3.1: no error code where no credential was sent.
     if status == 401:  # noqa: PLR2004
         shown = failure.kind is not Kind.CREDENTIAL_IS_MISSING
         headers["WWW-Authenticate"] = _REALM + (', error="invalid_token"' if shown else "")
@@ -234,7 +234,7 @@ def _numbers(error: errors.LedgerError) -> dict[str, Any]:
 
 
 def limit_members(error: errors.LimitIsReached) -> dict[str, Any]:
-    """Write the numbers by which a limit's refusal explains itself (promise 14)."""
+    """Write the numbers that explain a limit's refusal (promise 14)."""
     write = partial(written, error.kind)
     return {
         "scope": error.scope,

@@ -72,7 +72,7 @@ def _shown(key: Key, _recorded: Sequence[Recorded], at: Instant) -> views.KeyVie
 
 
 def _issued_answer(issued: Issued, *, status: int = 200) -> Passed[views.KeyView]:
-    """Answer with the secret, unless it is a stored reply: there it is not."""
+    """Answer with the secret, unless it is a stored reply, which does not hold it."""
     done, body = issued.done, issued.done.reply
     if issued.secret is not None:
         shown = views.key_view(issued.key, done.at)
@@ -172,7 +172,7 @@ async def change_key(request: Ask, data: JSONBody[bodies.KeyChanges]) -> Rendere
 async def rotate_key(
     request: Ask, data: JSONBody[bodies.RotateBody | None] = None
 ) -> Rendered[views.KeyView]:
-    """Give a key another secret; limits, credit and history stay with the key."""
+    """Issue a new secret for a key; limits, credit and history stay with the key."""
     data = data or bodies.RotateBody()
     key_id = await request.key_id()
     issued = await request.services.ledger.keys.rotate(
@@ -209,7 +209,7 @@ async def suspend_key(
 async def resume_key(
     request: Ask, data: JSONBody[bodies.Body | None] = None
 ) -> Rendered[views.KeyView]:
-    """Let a suspended key work again."""
+    """Lift a key's suspension."""
     data = data or bodies.Body()
     key_id = await request.key_id()
     done = await request.services.ledger.keys.resume(
@@ -241,7 +241,7 @@ async def revoke_key(
     example={"secret": "ryv_0000000000000000000000000000000000000"},
 )
 async def verify_key(request: Ask, data: JSONBody[bodies.VerifyBody]) -> Rendered[views.VerifyView]:
-    """Return whether a secret opens a key now."""
+    """Say whether a secret opens a key now."""
     body = data
     found = await request.services.queries.keys.verify(
         body.secret, scope=body.scope, model=body.model

@@ -1,4 +1,4 @@
-"""What the document of the native API says besides: roles, positions, what parameters mean."""
+"""What the native API's document adds: roles, positions, what parameters mean."""
 
 from typing import Any
 
@@ -8,10 +8,10 @@ from api.queries import MOVEMENT_TYPES
 
 PAGES = {
     "limit": ("How many: 1 to 1,000, by default 100.", {"type": "integer", "minimum": 1}),
-    "after": ("Where to go on: `next` of the page before.", {"type": "string"}),
-    "group_by": ("Some of integration,model,day,key.", {"type": "string"}),
-    "from": ("From this day of UTC on, this instant, or this version.", {"type": "string"}),
-    "to": ("Up to this day of UTC or instant, exclusive; or this version.", {"type": "string"}),
+    "after": ("Where to continue: `next` of the previous page.", {"type": "string"}),
+    "group_by": ("One or more of integration,model,day,key.", {"type": "string"}),
+    "from": ("From this UTC day, instant or version on.", {"type": "string"}),
+    "to": ("Up to this UTC day or instant, exclusive; or this version.", {"type": "string"}),
     "as_of": ("An instant, RFC 3339.", {"type": "string", "format": "date-time"}),
     "known_at": (
         "As known at this instant, RFC 3339.",
@@ -20,11 +20,11 @@ PAGES = {
     "account_id": ("An account.", {"type": "string"}),
     "key_id": ("A key.", {"type": "string"}),
     "type": (
-        "What kind of movement.",
+        "Kind of movement.",
         {"type": "string", "enum": list(MOVEMENT_TYPES)},
     ),
     "character": ("Slug of a character.", {"type": "string"}),
-    "model": ("A model as it was booked.", {"type": "string"}),
+    "model": ("Name that a model was booked under.", {"type": "string"}),
     "key": ("Id of a key.", {"type": "string"}),
     "asset": ("An asset such as CREDIT.", {"type": "string"}),
     "scope": (
@@ -35,7 +35,7 @@ PAGES = {
 
 
 def describe(path: str, operation: dict[str, Any], handler: Handler) -> None:
-    """Add what only this surface says of an operation."""
+    """Add what only this surface says about an operation."""
     name = str(handler.handler_name)
     operation["tags"] = [path.split("/")[3]]
     for parameter in operation["parameters"]:

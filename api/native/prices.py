@@ -42,7 +42,7 @@ async def publish_rate_card(
 ) -> Rendered[views.PublicationView]:
     """Publish a version of a rate card; prices are per million units.
 
-    It is a patch of the version in force at its start: models that it does not name stay.
+    It patches the version in force at its start: models that it does not name stay.
     """
     body = data
     draft = CardDraft(
@@ -66,7 +66,7 @@ async def _publish(
         proposal = propose(await ask.services.queries.prices.cards(), draft, at=at)
         users = await ask.services.queries.prices.accounts_losing(proposal, at)
     except InvalidField:
-        # A repeat of what was published may not be published again, and is to be answered.
+        # A repeat of a publication is not published again, but is answered.
         if body.dry_run:
             raise
     else:
@@ -96,8 +96,8 @@ def _published(
 async def import_rate_card(
     request: Ask, data: JSONBody[bodies.ImportBody]
 ) -> Rendered[views.PublicationView]:
-    """Publish a price table of others as a version; what fits no card exactly is left out."""
-    # Imported here, because the package's tables take memory that few workers ever need.
+    """Publish a third party's price table as a version; what no card can express is left out."""
+    # Imported here, because few workers ever need the memory that the package's tables take.
     from ledger import price_sources  # noqa: PLC0415
 
     body = data
@@ -156,7 +156,7 @@ async def list_rate_cards(request: Ask) -> Rendered[views.Page]:
     refusals=(404,),
 )
 async def get_rate_card(request: Ask) -> Rendered[RateCard]:
-    """Show the version in force now or at ``as_of``, with its prices; ``known_at``: as known then.
+    """Show the version in force now or at ``as_of``, with its prices, as known at ``known_at``.
 
     A request is charged by what this shows for its service instant, as known when it was recorded.
     """
@@ -186,11 +186,11 @@ async def get_rate_card_version(request: Ask) -> Rendered[RateCard]:
     refusals=(404,),
 )
 async def diff_rate_cards(request: Ask) -> Rendered[list[views.PriceChangeView]]:
-    """List the prices that two versions do not share."""
+    """List the prices that differ between two versions."""
     query = request.parameters()
     for field in ("from", "to"):
         if field not in query:
-            raise invalid(field, "is required: a version")
+            raise invalid(field, "is required: the number of a version")
     name, prices = request.path("name"), request.services.queries.prices
     old = await prices.version(name, request.number("from", query["from"], most=VERSION_MAX))
     new = await prices.version(name, request.number("to", query["to"], most=VERSION_MAX))

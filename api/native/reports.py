@@ -23,12 +23,12 @@ SEQ_MAX = 2**62
     refusals=(404,),
 )
 async def get_spend(request: Ask) -> Rendered[dict[str, list[views.SpendView]]]:
-    """Sum what an account spent, by any of integration, model, day, key; days are of UTC."""
+    """Sum what an account spent, by any of integration, model, day, key; days are UTC days."""
     query = request.parameters()
     groups = [group for group in query.get("group_by", "").split(",") if group]
     for group in groups:
         if group not in GROUPS:
-            raise invalid("group_by", "some of " + ",".join(GROUPS))
+            raise invalid("group_by", "must be one or more of " + ",".join(GROUPS))
     start, end = _day("from", query.get("from")), _day("to", query.get("to"))
     terms = SpendTerms.by(groups, start, end)
     lines, position = await request.services.queries.spend.sums(request.account_id(), terms)
@@ -43,7 +43,7 @@ def _says_something(line: SpendLine) -> bool:
 def _day(field: str, text: str | None) -> date | None:
     if text is None:
         return None
-    problem = "a day of UTC such as 2026-12-01; from is inclusive, to exclusive"
+    problem = "must be a UTC day such as 2026-12-01; from is inclusive, to exclusive"
     if len(text) != len("2026-12-01"):
         raise invalid(field, problem)
     try:
@@ -80,7 +80,7 @@ async def list_events(request: Ask) -> Rendered[views.Page]:
     refusals=(404,),
 )
 async def list_refusals(request: Ask) -> Rendered[views.Page]:
-    """List refused requests that were written down, newest first."""
+    """List recorded refusals of requests, newest first."""
     query = request.parameters()
     before = request.number("after", query.get("after", str(SEQ_MAX)), most=SEQ_MAX)
     found = await request.services.queries.refusals.page(
@@ -107,7 +107,7 @@ async def list_lanes(request: Ask) -> Rendered[list[views.LaneView]]:
     refusals=(404,),
 )
 async def list_lane_events(request: Ask) -> Rendered[views.Page]:
-    """Read a lane's events in order: a feed. ``after`` is the last position already read."""
+    """List a lane's events in order, as a feed. ``after`` is the last position already read."""
     query = request.parameters()
     after = request.number("after", query.get("after", "0"), most=SEQ_MAX)
     lane = request.number("lane", request.path("lane"), most=32_767)

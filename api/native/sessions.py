@@ -12,7 +12,7 @@ from api.native.asking import (
 
 
 class TokensView(msgspec.Struct, frozen=True, kw_only=True):
-    """What a login gives. The refresh token works once; the next one comes with the answer."""
+    """A login's tokens. A refresh token works once; the next one comes with the answer."""
 
     access_token: str
     token_type: str
@@ -37,7 +37,7 @@ def _answer(tokens: Tokens) -> Rendered[TokensView]:
     refusals=(429,),
 )
 async def login(request: Ask, data: JSONBody[bodies.LoginBody]) -> Rendered[TokensView]:
-    """Log in with an address and a password."""
+    """Log in with an e-mail address and a password."""
     tokens = await request.services.logins.login(
         data.email,
         data.password,

@@ -27,12 +27,12 @@ from ledger.record.batch import Command, Outcome
 from ledger.requests import Record, Release, Reserve, Settle, others_of, report_of
 
 CLOUD_TYPE = "dev.keyledger.usage"
-"""The one ``type`` of CloudEvents that is taken."""
+"""The one ``type`` of CloudEvents that is accepted."""
 NDJSON = ("application/x-ndjson", "application/jsonl")
 CLOUD = "application/cloudevents+json"
 CLOUD_BATCH = "application/cloudevents-batch+json"
 PART = 500
-"""Items of a batch that are read, and later answered, before others get their turn."""
+"""Items of a batch that are read, and later answered, before other requests get their turn."""
 CONTENT_TYPES = ("application/json", *NDJSON, CLOUD, CLOUD_BATCH)
 
 _usage = msgspec.json.Decoder(bodies.UsageBody)
@@ -41,7 +41,7 @@ _cloud_data = msgspec.json.Decoder(bodies.CloudUsage)
 
 
 Subject = Proof | Owned
-"""Whose request it is: a secret proved it, or the operator vouches for it."""
+"""The key of a request: a secret proved it, or the operator vouches for it."""
 
 
 async def subject_of(ask: Ask, key_id: str | UnsetType, secret: str | UnsetType) -> Subject:
@@ -53,15 +53,15 @@ async def subject_of(ask: Ask, key_id: str | UnsetType, secret: str | UnsetType)
     """
     if secret is not UNSET:
         if key_id is not UNSET:
-            raise invalid("secret", "is there beside key_id; send one of them")
+            raise invalid("secret", "is sent together with key_id; send one of them")
         return await ask.services.resolver.secret(secret)
     if key_id is UNSET:
-        raise invalid("key_id", "is required, or secret")
+        raise invalid("key_id", "is required, unless secret is sent")
     return ask.owned(await ask.services.resolver.key(key_id))
 
 
 def known_subject(ask: Ask, body: bodies.UsageBody) -> Owned | None:
-    """Find the key that a body names by id, where it was asked for before; None: ask for it."""
+    """Find the key that a body names by id in memory; None: it has to be looked up."""
     if body.secret is not UNSET or body.key_id is UNSET:
         return None
     known = ask.services.resolver.known_key(body.key_id)
@@ -87,7 +87,7 @@ def known_subject(ask: Ask, body: bodies.UsageBody) -> Owned | None:
     gives=views.Receipt | views.Results,
 )
 async def record_usage(request: Ask) -> Reply:
-    """Record what requests used: one, or many with a result for each."""
+    """Record what requests used: one request, or many with a result for each."""
     kind = request.kind
     raw = await request.body()
     if kind in {"application/json", ""}:
@@ -136,7 +136,7 @@ def _rendered(event: Recorded, _recorded: Sequence[Recorded], _at: Instant) -> b
 
 
 def _asked(ask: Ask, raw: bytes, *parts: str) -> Asked[Recorded] | None:
-    """Return the idempotency terms of a metered request; None: it has its request id only."""
+    """Return the idempotency terms of a metered request; None: it has only its request id."""
     key = ask.idempotency_key
     if not key:
         return None
@@ -175,7 +175,7 @@ def usage_of_cloud(raw: bytes) -> bodies.UsageBody:
     """Read a CloudEvent as a metered request. ``source`` and ``id`` together are its request id.
 
     Raises:
-        Failure: It is no CloudEvent of ours.
+        Failure: It is not one that we accept.
     """
     event = reading.decode(_cloud, raw)
     if event.specversion != "1.0":
@@ -183,15 +183,15 @@ def usage_of_cloud(raw: bytes) -> bodies.UsageBody:
     if event.type != CLOUD_TYPE:
         raise invalid("type", f"must be {CLOUD_TYPE}")
     if any(char.isspace() for char in event.source):
-        raise invalid("source", "a URI reference, without spaces")
+        raise invalid("source", "must be a URI reference, without spaces")
     data = reading.decode(_cloud_data, bytes(event.data), "data.")
     named = data.key_id
     if isinstance(named, UnsetType) and isinstance(data.secret, UnsetType):
         named = event.subject
-    # A space stands in no URI, so that no two pairs make the same id.
+    # No URI holds a space, so no two pairs make the same id.
     request_id = f"{event.source} {event.id}"
     if len(request_id) > 255:  # noqa: PLR2004
-        raise invalid("id", "with source at most 254 characters")
+        raise invalid("id", "must have, together with source, at most 254 characters")
     return bodies.UsageBody(
         request_id=request_id,
         model=data.model,
@@ -217,12 +217,12 @@ class _Part:
     def __init__(self, count: int) -> None:
         self.results = [b""] * count
         self.places: list[int] = []
-        """Which of them the commands are."""
+        """Which items the commands belong to."""
         self.commands: list[Command] = []
         self.outcomes: Awaitable[list[Outcome | Exception]]
 
     async def finish(self, ledger: Ledger, positions: dict[int, int]) -> list[bytes]:
-        """Wait for the lanes, and word what became of every item."""
+        """Wait for the lanes, and render what became of every item."""
         outcomes = await self.outcomes
         for place, command, outcome in zip(self.places, self.commands, outcomes, strict=True):
             if isinstance(outcome, Exception):
@@ -236,15 +236,15 @@ class _Part:
 
 
 async def _many(ask: Ask, items: list[bytes], *, cloud: bool) -> Answer:
-    """Record many. Each item has its own outcome; none undoes another."""
+    """Record many requests. Each item has its own outcome; none undoes another."""
     if ask.idempotency_key:
-        raise invalid("Idempotency-Key", "a batch takes none: each item has its request_id")
+        raise invalid("Idempotency-Key", "is not for batches: each item has its request_id")
     ledger = ask.services.ledger
     parts: list[_Part] = []
     for start in range(0, len(items), PART):
         parts.append(await _read(ask, items[start : start + PART], cloud=cloud))
         await asyncio.sleep(0)  # others get their turn
-    # All or none is accepted; in parts, so that receipts are written while the lanes go on.
+    # All or none are accepted; in parts, so that receipts are rendered while the lanes go on.
     ledger.requests.require_room([command for part in parts for command in part.commands])
     for part in parts:
         part.outcomes = ledger.requests.hand_in(part.commands)
@@ -257,7 +257,7 @@ async def _many(ask: Ask, items: list[bytes], *, cloud: bool) -> Answer:
 
 
 async def _read(ask: Ask, items: list[bytes], *, cloud: bool) -> _Part:
-    """Turn items into commands, or into what is wrong with them."""
+    """Turn items into commands, or into failures."""
     part = _Part(len(items))
     read: list[tuple[int, bodies.UsageBody]] = []
     for place, raw in enumerate(items):
@@ -364,7 +364,7 @@ async def _whose(
     gives=views.Receipt,
 )
 async def settle_request(request: Ask) -> Reply:
-    """Charge a reserved request what it used and free the rest; late ones too."""
+    """Charge a reserved request what it used and free the rest, even after it expired."""
     raw = await request.body()
     body = reading.decode(_settle, raw)
     account_id, key_id = await _whose(request, body)
@@ -398,7 +398,7 @@ async def settle_request(request: Ask) -> Reply:
     gives=views.Receipt,
 )
 async def release_request(request: Ask) -> Reply:
-    """Give a reservation back unused."""
+    """Release a reservation unused."""
     raw = await request.body()
     body = reading.decode(_release, raw)
     account_id, key_id = await _whose(request, body)
@@ -428,7 +428,7 @@ async def get_request(request: Ask) -> Rendered[views.RequestView]:
     elif request.caller.account_id is not None:
         account_id = request.caller.account_id
     else:
-        raise invalid("account_id", "is required, or key_id")
+        raise invalid("account_id", "is required, unless key_id is sent")
     request_id = request.path("request_id")
     known, position = await request.services.ledger.requests.find(account_id, request_id)
     if key is not None and known.first.envelope.key_id != key:

@@ -11,8 +11,8 @@ import msgspec
 from msgspec.structs import replace
 
 from api.beside.characters import Character, CharacterLine
-from api.beside.shelf import Chat
-from api.queries import Grant, LaneHead, Member, Refusal, Report, SpendLine, Verdict
+from api.beside.shelf import LastChat
+from api.queries import Grant, KeptReport, LaneHead, Member, RefusalLine, SpendLine, Verdict
 from ledger import events as e
 from ledger import standing
 from ledger.clock import Instant, format_instant
@@ -41,7 +41,7 @@ from ledger.usage import Usage
 
 
 class PositionView(msgspec.Struct, frozen=True, kw_only=True):
-    """Where in a lane."""
+    """A position in a lane."""
 
     lane: int
     seq: int
@@ -56,7 +56,7 @@ class MoneyView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LotPart(msgspec.Struct, frozen=True, kw_only=True):
-    """What one grant paid; lot 0 is the overdraft."""
+    """The part that one grant paid; lot 0 is the overdraft."""
 
     lot: int
     amount: str
@@ -97,22 +97,22 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     recorded_at: Instant
     position: PositionView
     unpriced: list[str] = []
-    """Usage classes that had no price; ``charge`` is of the others."""
+    """Usage classes that had no price; ``charge`` is for the others."""
     others: list[OtherUseView] = []
     """What other models used inside the request."""
     priced_as: str | None = None
-    """The rate card's name of the model, where that is another."""
+    """The rate card's name for the model, if different."""
     time_condition: str | None = None
-    """Price condition that held because of the time of day."""
+    """Price condition that applied because of the time of day."""
     overage: str | None = None
-    """The part of the charge beyond what was held, or what credit and limits left."""
+    """The part of the charge beyond what was held, or beyond what credit and limits left."""
     served_model: str | None = None
     told_at: Instant | None = None
-    """The service instant as it was told, where that was ``early`` and was not taken."""
+    """The service instant that the caller sent, if it was ``early`` and not accepted."""
     doubts: tuple[str, ...] = ()
     """Fields of the provider's report that were not believed."""
     rated_at: Instant | None = None
-    """When what had no price got it; ``charge`` holds it."""
+    """When usage that had no price was priced; ``charge`` includes it."""
 
 
 class RequestView(msgspec.Struct, frozen=True, kw_only=True):
@@ -123,21 +123,21 @@ class RequestView(msgspec.Struct, frozen=True, kw_only=True):
     last: Receipt | None
     """Settled, released or expired; None: it is open, or was recorded in one step."""
     metadata: Mapping[str, str] | None
-    """What the caller noted of it; None: nothing, or it was erased."""
+    """The caller's notes about it; None: there are none, or they were erased."""
     end_user: str | None
     provider_report: "ReportView | None"
-    """What the provider reported, while that is kept."""
+    """The provider's usage report, while it is kept."""
 
 
 class ReportView(msgspec.Struct, frozen=True, kw_only=True):
-    """A provider's usage report, as it was."""
+    """A provider's usage report, unchanged."""
 
     provider_request_id: str
     report: str
     """Its text; the event holds its SHA-256."""
 
 
-def report_view(found: Report) -> ReportView:
+def report_view(found: KeptReport) -> ReportView:
     """Show a provider's usage report."""
     return ReportView(provider_request_id=found.provider_request_id, report=found.text)
 
@@ -149,7 +149,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     replayed: bool = False
     receipt: Receipt | None = None
     problem: dict[str, Any] | None = None
-    """As it would be answered alone."""
+    """The answer it would have got alone."""
 
 
 class Results(msgspec.Struct, frozen=True, kw_only=True):
@@ -311,10 +311,10 @@ def _parts(lots: Sequence[int], parts: Sequence[str], amount: str) -> list[LotPa
 
 
 class ModelCountView(msgspec.Struct, frozen=True, kw_only=True):
-    """What counts against a limit of each model for one of them."""
+    """What counts against a per-model limit for one model."""
 
     id: str
-    """As a refusal names it."""
+    """The id by which refusals name it."""
     model: str
     used: str
     pending: str
@@ -322,8 +322,8 @@ class ModelCountView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 EACH_MODEL = (
-    "Whether every model is counted by itself. Then used, pending and remaining are of what is not"
-    " among `models`: counted together where too many models count at once."
+    "Whether each model is counted by itself. Then used, pending and remaining are for what is not"
+    " among `models`, which is counted together when too many models count at once."
 )
 
 
@@ -385,7 +385,7 @@ def _models_of(limit: Limit, counters: Counters, at: Instant) -> tuple[ModelCoun
 
 
 class SecretView(msgspec.Struct, frozen=True, kw_only=True):
-    """Which secret of a key works until when."""
+    """A secret of a key, and until when it works."""
 
     number: int
     works_until: str | None
@@ -393,7 +393,7 @@ class SecretView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class KeyView(msgspec.Struct, frozen=True, kw_only=True):
-    """A key. The secret is there once, in the answer that made it."""
+    """A key. Its secret is shown once, in the answer that made it."""
 
     key_id: str
     account_id: str
@@ -420,7 +420,7 @@ class KeyView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def instant(at: Instant | None) -> str | None:
-    """Write an instant; None stays."""
+    """Write an instant; None stays None."""
     return None if at is None else format_instant(at)
 
 
@@ -455,14 +455,14 @@ def key_view(key: Key, at: Instant) -> KeyView:
 
 
 class AllowanceView(msgspec.Struct, frozen=True, kw_only=True):
-    """What an account has anew each day of UTC."""
+    """Credit that an account receives each UTC day."""
 
     asset: str
     amount: str
 
 
 class BalanceView(msgspec.Struct, frozen=True, kw_only=True):
-    """What an account has of an asset."""
+    """An account's balance in an asset."""
 
     asset: str
     balance: str
@@ -470,13 +470,13 @@ class BalanceView(msgspec.Struct, frozen=True, kw_only=True):
     pending: str
     """Held by open reservations."""
     spendable: str
-    """What lots can pay now, holds taken off."""
+    """What lots can pay now, minus holds."""
     overdraft_left: str | None
-    """None: no bound."""
+    """None: unlimited."""
 
 
 def balance_views(account: Account, at: Instant, priced: Collection[str]) -> list[BalanceView]:
-    """Show every asset that the account has, owes or pays with. ``priced``: what prices are in."""
+    """Show every asset that the account has, owes or pays with. ``priced``: those of prices."""
     return [
         BalanceView(
             asset=found.asset,
@@ -571,7 +571,7 @@ class GrantView(msgspec.Struct, frozen=True, kw_only=True):
     expires_at: str | None
     reason: str
     cost: str | None
-    """What was paid for it, in ``currency``; null: not told."""
+    """What was paid for it, in ``currency``; null: unknown."""
     currency: str | None
     payment_reference: str | None
 
@@ -580,7 +580,7 @@ def grant_of_event(recorded: Recorded) -> GrantView:
     """Show a grant as it was made."""
     body, at = recorded.body, recorded.envelope.recorded_at
     assert isinstance(body, e.CreditGranted)
-    # Others may repay as well only where they took effect in the same moment.
+    # Other grants may repay as well only if they took effect at the same moment.
     spent = sum(parse_pico(amount) for lot, _, amount in body.repaid if lot == body.lot)
     left = format_pico(parse_pico(body.amount) - spent)
     return GrantView(
@@ -624,7 +624,7 @@ def grant_view(found: Grant) -> GrantView:
 
 
 class ChangeView(msgspec.Struct, frozen=True, kw_only=True):
-    """What was written down, where a change has no resource of its own to show."""
+    """What was recorded by a change that has no resource to show."""
 
     changed: bool
     events: list[str]
@@ -632,7 +632,7 @@ class ChangeView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def change_view(recorded: Iterable[Recorded]) -> ChangeView:
-    """Say which events a change made."""
+    """Show which events a change made."""
     types = [event.body.type for event in recorded]
     return ChangeView(changed=bool(types), events=types)
 
@@ -705,7 +705,7 @@ def spend_view(line: SpendLine) -> SpendView:
 
 
 class RefusalView(msgspec.Struct, frozen=True, kw_only=True):
-    """A refusal that was written down, with the numbers it explained itself by."""
+    """A recorded refusal, with the numbers that explain it."""
 
     position: PositionView
     recorded_at: str
@@ -721,11 +721,11 @@ class RefusalView(msgspec.Struct, frozen=True, kw_only=True):
     pending: str
     requested: str
     usage: Mapping[str, int]
-    """What the refused requests would have used together, by class."""
+    """What the refused requests would have used in total, by class."""
 
 
-def refusal_view(lane: int, found: Refusal) -> RefusalView:
-    """Show a refusal that was written down."""
+def refusal_view(lane: int, found: RefusalLine) -> RefusalView:
+    """Show a recorded refusal."""
     return RefusalView(
         position=PositionView(lane=lane, seq=found.seq),
         recorded_at=format_instant(found.recorded_at),
@@ -745,7 +745,7 @@ def refusal_view(lane: int, found: Refusal) -> RefusalView:
 
 
 class Page(msgspec.Struct, frozen=True, kw_only=True):
-    """Part of a list; ``next`` goes into ``after``."""
+    """A page of a list; send ``next`` as ``after`` for the next one."""
 
     data: list[Any]
     has_more: bool
@@ -753,7 +753,7 @@ class Page(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class VerifyView(msgspec.Struct, frozen=True, kw_only=True):
-    """Whether a secret opens a key now. It is no admission: that is decided with the request."""
+    """Whether a secret opens a key now. Admission is only decided with the request."""
 
     valid: bool
     code: str
@@ -768,7 +768,7 @@ class VerifyView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 NO_KEY = VerifyView(valid=False, code="NOT_FOUND", reason="no_such_key")
-"""What is said of a secret that is no key's."""
+"""What is said of a secret that belongs to no key."""
 _CODES: Mapping[type[Refused], str] = {
     NoSuchKey: "NOT_FOUND",
     KeyIsRevoked: "DISABLED",
@@ -807,16 +807,16 @@ class RateCardView(msgspec.Struct, frozen=True, kw_only=True):
     asset: str
     effective_from: str
     recorded_at: str | None
-    """Since when it is known; null: it is not published."""
+    """When it was published; null: it is not."""
     withdrawn_at: str | None
-    """Since when it is withdrawn; null: it is not."""
+    """When it was withdrawn; null: it is not."""
     content_hash: str
     models: int
     source: str
 
 
 class PriceChangeView(msgspec.Struct, frozen=True, kw_only=True):
-    """One price that two versions do not share."""
+    """One price that differs between two versions."""
 
     model: str
     usage_class: str
@@ -830,15 +830,15 @@ class PublicationView(RateCardView, frozen=True, kw_only=True):
     """What publishing a version did, or would do."""
 
     published: bool
-    """Whether it did: not in a trial, nor where the version in force says the same."""
+    """Whether it was published: not in a dry run, nor if the version in force is the same."""
     changed: int
     """How many prices differ from the version in force at its start."""
     changes: list[PriceChangeView]
     """The first of them."""
     accounts_losing_a_price: int
-    """How many used a model in the last 30 days that loses a price."""
+    """How many accounts used a model in the last 30 days that loses a price."""
     reasons: list[str]
-    """What looks like a mistake: all that ``confirm`` confirms."""
+    """What looks like a mistake and needs ``confirm``."""
 
 
 CHANGES_SHOWN = 200
@@ -852,7 +852,7 @@ def rate_card_view(version: Version) -> RateCardView:
 def publication_view(
     version: Version | None, proposal: Proposal | None, users: int
 ) -> PublicationView:
-    """Show what publishing did, or would do where it is a trial: see ``Publication``."""
+    """Show what publishing did, or in a dry run would do: see ``Publication``."""
     if proposal is None:
         assert version is not None
         return PublicationView(
@@ -891,7 +891,7 @@ def _shown(
 
 
 def price_change_view(change: PriceChange) -> PriceChangeView:
-    """Show one price that two cards do not share."""
+    """Show one price that differs between two cards."""
     return PriceChangeView(
         model=change.model,
         usage_class=change.usage_class,
@@ -922,7 +922,7 @@ def lane_view(found: LaneHead) -> LaneView:
 
 
 class ScenarioView(msgspec.Struct, frozen=True, kw_only=True):
-    """A situation that a character can be met in."""
+    """A situation in which to talk to a character."""
 
     slug: str
     name: str
@@ -933,7 +933,7 @@ class ScenarioView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CharacterView(msgspec.Struct, frozen=True, kw_only=True):
-    """A character. What only its author may know is None for others."""
+    """A character. What only its author may see is None for others."""
 
     character_id: str
     account_id: str | None
@@ -949,7 +949,7 @@ class CharacterView(msgspec.Struct, frozen=True, kw_only=True):
     updated_at: str
     scenarios: list[ScenarioView]
     version: int
-    """How often it was changed: its ETag."""
+    """How often it was changed; its ETag."""
 
 
 def character_view(character: Character, *, own: bool) -> CharacterView:
@@ -982,7 +982,7 @@ def character_view(character: Character, *, own: bool) -> CharacterView:
 
 
 class CharacterLineView(msgspec.Struct, frozen=True, kw_only=True):
-    """A character as lists have it."""
+    """A character as shown in lists."""
 
     character_id: str
     account_id: str | None
@@ -1026,8 +1026,8 @@ class ChatView(msgspec.Struct, frozen=True, kw_only=True):
     last_at: str
 
 
-def chat_view(chat: Chat) -> ChatView:
-    """Show a chat: with whom and when, not what was said."""
+def chat_view(chat: LastChat) -> ChatView:
+    """Show a chat: with whom and when, but not what was said."""
     return ChatView(
         character_id=str(chat.character.character_id),
         slug=chat.character.slug,

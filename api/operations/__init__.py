@@ -1,14 +1,14 @@
-"""What people may do: each operation turns what was asked into one command of one lane.
+"""What people may do: each operation turns a request into one command of one lane.
 
-Only here and in ``api.process.jobs`` do commands come into being. Nothing here knows HTTP or words
-an answer: what is answered are facts (events, and the state that they led to), which the door that
-asked shows in its own way. Nothing decides: decisions are the pure functions of ``ledger``, called
+Only operations and ``api.process.jobs`` make commands. Nothing here knows HTTP or words
+an answer: operations return facts (events, and the state that they led to), which the door that
+asked shows in its own way. Nothing here decides: decisions are pure functions of ``ledger``, called
 inside the lane.
 
-Read ``asked`` (who asks, what is answered), ``desk`` (how a change goes through its lane),
+Read ``asked`` (who asks, what is answered), ``dispatch`` (how a change goes through its lane),
 ``accounts`` (changes of one subject); then ``requests``, whose commands are their own. Others are
 like these two: ``members``, ``keys`` (with ``issued``), ``credits``, ``prices``; ``calls`` (with
-``decisions``). ``ledger`` puts them together.
+``observing``). ``ledger`` puts them together.
 """
 
 from api.operations import accounts, members
@@ -16,7 +16,6 @@ from api.operations.accounts import OWN_WINDOW, Policy
 from api.operations.allowances import Allowances
 from api.operations.asked import Asked, Done, actor_of_key, fingerprint
 from api.operations.calls import Calls, Permits
-from api.operations.decisions import Sees
 from api.operations.issued import (
     ADMIN_TYPE,
     FIXED_SETTINGS,
@@ -29,12 +28,13 @@ from api.operations.issued import (
 )
 from api.operations.ledger import Ledger
 from api.operations.members import Person, new_person
+from api.operations.observing import Sees
 from api.operations.opening import Opening
 from api.operations.prices import Publication
 from api.operations.requests import notes_of
 
 CONSTRAINTS = {**members.CONSTRAINTS, **accounts.CONSTRAINTS}
-"""Constraints of rows beside the events that a caller may break, and what they are told."""
+"""Constraints on rows beside the events that a caller may break, and the refusals to answer."""
 
 __all__ = [
     "ADMIN_TYPE",

@@ -9,7 +9,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from api.operations.asked import Asked, Done, check_reason
-from api.operations.desk import Desk, Rule, account_now
+from api.operations.dispatch import Dispatcher, Rule, account_now
 from api.operations.members import Person
 from api.operations.opening import Opening
 from ledger import accounts
@@ -28,13 +28,13 @@ from ledger.requests import Facts
 from ledger.state import Account, LaneState, advance, evolve
 
 CONSTRAINTS: Mapping[str, type[Refused]] = {"wallet_has_one_account": AccountIsOpen}
-"""Constraints of wallets that a caller may break, and what they are told."""
+"""Constraints on wallets that a caller may break, and the refusals to answer."""
 OWN_WINDOW = "rolling:3600"
-"""In which an account may limit its own spending: any hour."""
+"""Window in which an account may limit its own spending: any hour."""
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
-    """What to change about an account's terms; what is UNSET stays."""
+    """What to change about an account's terms; whatever is UNSET stays."""
 
     name: str | UnsetType = UNSET
     pays_with: tuple[str, ...] | UnsetType = UNSET
@@ -48,22 +48,22 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
 class Accounts:
     """Operations on accounts."""
 
-    def __init__(self, desk: Desk, welcome: Sequence[Amount], opening: Opening) -> None:
-        """Take where changes are handed in, and what a new account is given, with its terms."""
-        self._desk = desk
+    def __init__(self, dispatcher: Dispatcher, welcome: Sequence[Amount], opening: Opening) -> None:
+        """Take the dispatcher, and the credit and terms of new accounts."""
+        self._dispatcher = dispatcher
         self._welcome = welcome
         self.opening = opening
 
     def id_for(self, asked: Asked[Any]) -> AccountId:
         """Return the id of an account about to be opened.
 
-        It is the same for the same idempotency key, so that a repeat lands in the same lane.
+        The same idempotency key has the same id, so that a repeat goes to the same lane.
         """
         if not asked.idempotency_key:
             return new_account_id()
         digest = hashlib.sha256(f"account/{asked.by}/{asked.idempotency_key}".encode()).digest()
         value = int.from_bytes(digest[:16])
-        value = value & ~(0xF << 76) | (8 << 76)  # version 8: made by a rule of one's own
+        value = value & ~(0xF << 76) | (8 << 76)  # version 8: made by a custom rule
         return AccountId(UUID(int=value & ~(3 << 62) | (2 << 62)))
 
     async def open(
@@ -77,10 +77,10 @@ class Accounts:
         owner: Person | None = None,
         wallet: WalletRow | None = None,
     ) -> Done[Account]:
-        """Open an account, with the welcome grant and who owns it in the same command."""
+        """Open an account, with its owner and the welcome grant in the same command."""
         require_no_secret("name", name)
         found = self.id_for(asked) if account_id is None else account_id
-        lane = self._desk.lane_of(found)
+        lane = self._dispatcher.lane_of(found)
         gifts = self._welcome if welcome else ()
 
         def rule(facts: Facts, at: Instant) -> list[e.AnyEvent]:
@@ -102,7 +102,7 @@ class Accounts:
                 made.append(wallet.insert(at))
             return made
 
-        return await self._desk.change(asked, found, rule, _opened, rows=rows)
+        return await self._dispatcher.change(asked, found, rule, _opened, rows=rows)
 
     async def set_policy(
         self, asked: Asked[Account], account_id: AccountId, patch: Policy
@@ -130,9 +130,9 @@ class Accounts:
         def rows(recorded: list[Recorded]) -> list[Row]:  # noqa: ARG001
             if name is UNSET:
                 return []
-            return [profiles.save(account_id, self._desk.lane_of(account_id), name)]
+            return [profiles.save(account_id, self._dispatcher.lane_of(account_id), name)]
 
-        return await self._desk.change(asked, account_id, rule, account_now, rows=rows)
+        return await self._dispatcher.change(asked, account_id, rule, account_now, rows=rows)
 
     async def set_limits(
         self, asked: Asked[Account], account_id: AccountId, rules: tuple[e.LimitRule, ...]
@@ -168,7 +168,7 @@ class Accounts:
         )
 
     async def resume(self, asked: Asked[Account], account_id: AccountId) -> Done[Account]:
-        """Let a suspended account work again."""
+        """Lift an account's suspension."""
         return await self._change(
             asked, account_id, lambda facts, _at: accounts.resume(facts.account, by=asked.by)
         )
@@ -179,7 +179,7 @@ class Accounts:
         """Close an account for good."""
         check_reason(reason)
         if account_id == OPERATOR_ACCOUNT:
-            raise InvalidField("account_id", "the operator's own account stays open")
+            raise InvalidField("account_id", "is the operator's own, which cannot be closed")
         return await self._change(
             asked,
             account_id,
@@ -189,11 +189,11 @@ class Accounts:
     async def _change(
         self, asked: Asked[Account], account_id: AccountId, rule: Rule
     ) -> Done[Account]:
-        return await self._desk.change(asked, account_id, rule, account_now)
+        return await self._dispatcher.change(asked, account_id, rule, account_now)
 
 
 def _opened(facts: Facts, recorded: Sequence[Recorded]) -> Account:  # noqa: ARG001 - a ``Show``
-    """Return an account as its first events made it: the facts were loaded before there was one."""
+    """Return an account as its first events made it; the facts were loaded before it existed."""
     first = recorded[0].envelope
     state = LaneState(seq=first.lane_seq - 1, chain=GENESIS)
     for event in recorded:

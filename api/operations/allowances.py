@@ -1,9 +1,9 @@
-"""Daily allowances: what the operator lets an account have anew each day of UTC.
+"""Daily allowances: credit that the operator grants an account each UTC day.
 
-A lot is granted for each day, once: at once for the day on which the allowance is set, and some
+One lot is granted per day: at once for the day on which the allowance is set, and some
 time ahead for the days after it, so that it is there at midnight. Each is one command of the
-account's lane: event, row and grant are there together or not at all. What is granted already
-stays: another amount counts from the next day that is not granted.
+account's lane: event, row and grant are written together or not at all. What is granted already
+stays: a new amount counts from the next day that is not granted yet.
 """
 
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ log = structlog.get_logger("keyledger.api")
 
 DAY = timedelta(days=1)
 AHEAD = timedelta(hours=2)
-"""So long before midnight the next day is granted."""
+"""How long before midnight the next day is granted."""
 PAGE = 500
 _FIRST = UUID(int=0)
 
@@ -41,7 +41,7 @@ LIST = compiled(
     .order_by(_set.asset)
 )
 _of_account = and_(ACCOUNTS.c.lane == _set.lane, ACCOUNTS.c.account_id == _set.account_id)
-# Few are due at a time: each becomes not due as it is granted. A closed account's never is.
+# Few are due at a time: granting one makes it not due. A closed account's never is.
 DUE = compiled(
     select(_set.account_id, _set.asset, _set.amount)
     .join(ACCOUNTS, _of_account)
@@ -57,7 +57,7 @@ DUE = compiled(
 
 
 class Allowance(NamedTuple):
-    """What an account has each day."""
+    """Credit that an account receives each day."""
 
     asset: str
     amount: str
@@ -67,16 +67,16 @@ class Allowances:
     """Sets allowances, and grants what is due."""
 
     def __init__(self, pool: AsyncConnectionPool, ledger: Ledger, clock: DatabaseClock) -> None:
-        """Take where they are kept, what grants, and what tells the day."""
+        """Take where they are kept, the operations that grant them, and the clock."""
         self._pool = pool
         self._clock = clock
         self._ledger = ledger
 
     async def set(self, by: str, account_id: AccountId, asset: str, amount: str) -> Allowance:
-        """Let an account have an amount each day, from today on; zero ends it.
+        """Grant an account an amount each day, from today on; zero ends it.
 
         Raises:
-            InvalidField: Asset or amount is none.
+            InvalidField: The asset or the amount is invalid.
             Refused: The account cannot be granted anything.
         """
         text = format_pico(_checked(asset, amount))
@@ -88,14 +88,14 @@ class Allowances:
     async def of(self, account_id: AccountId) -> Sequence[Allowance]:
         """List an account's allowances."""
         async with self._pool.connection() as connection:
-            terms = {"lane": self._ledger.lane_of(account_id), "account": account_id}
-            found = await connection.execute(LIST, terms)
+            parameters = {"lane": self._ledger.lane_of(account_id), "account": account_id}
+            found = await connection.execute(LIST, parameters)
             return [Allowance(*row) for row in await found.fetchall()]
 
     async def granted_for_today(self, account_id: AccountId, asset: str, at: Instant) -> int:
-        """Return how much was granted for this day alone, spent or not, in pico."""
+        """Return how much was granted for just this day, spent or not, in pico."""
         end = at.replace(hour=0, minute=0, second=0, microsecond=0) + DAY
-        terms = {
+        parameters = {
             "lane": self._ledger.lane_of(account_id),
             "account": account_id,
             "asset": asset,
@@ -103,7 +103,7 @@ class Allowances:
             "end": end,
         }
         async with self._pool.connection() as connection:
-            row = await (await connection.execute(credit.OF_DAY, terms)).fetchone()
+            row = await (await connection.execute(credit.OF_DAY, parameters)).fetchone()
         assert row is not None
         return int(row[0])
 
@@ -120,8 +120,8 @@ class Allowances:
         granted, after = 0, _FIRST
         while True:
             async with self._pool.connection() as connection:
-                terms = {"lane": lane, "day": day, "after": after, "most": PAGE}
-                rows = await (await connection.execute(DUE, terms)).fetchall()
+                parameters = {"lane": lane, "day": day, "after": after, "most": PAGE}
+                rows = await (await connection.execute(DUE, parameters)).fetchall()
             for account_id, asset, amount in rows:
                 granted += await self._grant(lane, AccountId(account_id), asset, amount, day)
             if len(rows) < PAGE:
@@ -134,11 +134,11 @@ class Allowances:
         try:
             granted = await self._ledger.credits.grant_allowance(account_id, asset, amount, day)
         except Refused as refusal:
-            # Closed meanwhile, or as many grants open as may be: the next run tries again.
+            # Closed meanwhile, or too many grants open: the next run tries again.
             log.info("allowance_refused", asset=asset, code=refusal.code)
             return False
         if not granted:
-            # An allowance that was ended and set anew: its row does not know of the day's grant.
+            # The allowance was ended and set again: its row does not know about the day's grant.
             async with self._pool.connection() as connection:
                 await connection.execute(*AllowanceRow(lane, account_id, asset).mark(day))
         return granted
@@ -148,9 +148,9 @@ def _checked(asset: str, amount: str) -> int:
     try:
         parse_asset(asset)
     except InvalidAmount as error:
-        raise InvalidField("asset", "2 to 24 upper-case letters, digits, underscores") from error
+        raise InvalidField("asset", "must have 2 to 24 upper-case letters, digits, _") from error
     try:
         return parse_pico(amount)
     except InvalidAmount as error:
-        problem = "a plain decimal string, at most 12 places, no sign, no exponent"
+        problem = "must be a plain decimal string with at most 12 places, no sign, no exponent"
         raise InvalidField("amount", problem) from error

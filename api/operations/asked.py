@@ -1,4 +1,4 @@
-"""What is asked and what is answered, alike for all operations."""
+"""What is asked and what is answered, the same for all operations."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -18,11 +18,10 @@ _canonical = msgspec.json.Encoder(order="deterministic").encode
 
 F = TypeVar("F")
 Render = Callable[[F, Sequence[Recorded], Instant], bytes]
-"""Writes a reply as JSON without secrets: from what a change led to, its events, and when that
-was."""
+"""Writes a reply as JSON without secrets, from what a change led to, its events and its time."""
 
 UNRENDERED = b"null"
-"""What is stored as the reply to someone who reads facts."""
+"""What is stored as the reply where the caller reads facts."""
 
 
 class Asked(NamedTuple, Generic[F]):
@@ -33,24 +32,24 @@ class Asked(NamedTuple, Generic[F]):
     idempotency_key: str = ""
     fingerprint: bytes = b""
     render: Render[F] | None = None
-    """Words the reply as the door that asks does; a repeat is answered by what it wrote first."""
+    """Writes the reply in the words of the calling door; a repeat gets what it wrote first."""
 
 
 class Done(NamedTuple, Generic[F]):
     """What became of a change."""
 
     facts: F | None
-    """What it led to, as of its own position. None: it was answered before."""
+    """State that it led to, as of its own position. None: it was answered before."""
     position: Position
     at: Instant
-    """When its last event was recorded, or where there is none, when that was found."""
+    """When its last event was recorded; without events, when that was found."""
     recorded: Sequence[Recorded] = ()
     reply: bytes = UNRENDERED
     """What ``Asked.render`` wrote, now or the first time."""
 
     @property
     def replayed(self) -> bool:
-        """Return whether a stored reply answers."""
+        """Return whether a stored reply is the answer."""
         return self.facts is None
 
 
@@ -58,12 +57,12 @@ _KEY = "key:"
 
 
 def actor_of_key(key_id: KeyId) -> str:
-    """Name a key as events name who did something."""
+    """Return how events name a key as an actor."""
     return _KEY + format_id("key", key_id)
 
 
 def key_of_actor(by: str) -> str:
-    """Return the id of the key that acts; empty: it is no key."""
+    """Return the id of the key that acts; empty: the actor is not a key."""
     return by.removeprefix(_KEY) if by.startswith(_KEY) else ""
 
 
@@ -78,7 +77,7 @@ def fingerprint(operation: str, *parts: str, body: Any = None) -> bytes:  # noqa
 def idempotency(
     asked: Asked[Any], account_id: AccountId, reply: Callable[[list[Recorded]], bytes]
 ) -> Idempotency | None:
-    """Return the terms on which a repeat gets the stored reply; None: without a key there are none.
+    """Return the terms on which a repeat gets the stored reply; None: there is no idempotency key.
 
     ``reply`` returns what is stored.
     """
@@ -92,7 +91,7 @@ def check_reason(reason: str) -> None:
     """Refuse a reason that is too long for an event.
 
     Raises:
-        InvalidField: It is.
+        InvalidField: It is too long.
     """
     if len(reason) > REASON_MAX:
-        raise InvalidField("reason", f"at most {REASON_MAX} characters")
+        raise InvalidField("reason", f"must have at most {REASON_MAX} characters")

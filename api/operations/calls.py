@@ -1,6 +1,6 @@
-"""Calls that this process serves itself, for a dialect or through the gateway.
+"""Calls that this process itself serves, for a dialect or through the gateway.
 
-They are admitted, held and finished like requests; nobody reads their receipts, so none are
+They are admitted, held and finished like requests; nobody reads receipts for them, so none are
 written.
 """
 
@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from api.operations.decisions import Sees, shown
+from api.operations.observing import Sees, shown
 from ledger import events as e
 from ledger import keys, metering
 from ledger.clock import Instant
@@ -26,29 +26,29 @@ from ledger.requests import Facts, Made, Release, Reserve, Settle
 from ledger.state import Account, Key
 
 Permits = Callable[[Account, Key, Instant], None]
-"""Raises a refusal where a key may not do what is asked; sees the state before it is admitted."""
+"""Raises a refusal if a key may not do what is asked; sees the state before admission."""
 Asks = Callable[[PriceBook | None, Account, Key], tuple[Reserve, Open | None]]
 """Returns what to hold and how far its answer may be shortened, once rate card, account and key are
 known; None: not at all."""
 
 
 class Held(NamedTuple):
-    """What is held of a request."""
+    """What is held for a request."""
 
     event: e.RequestReserved
     fitted: Fitted[Made] | None
-    """How much of an answer left open; None: it was not."""
+    """The length of an answer that the request left open; None: it left nothing open."""
 
 
 UNDER_WAY_PAUSES = [timedelta(milliseconds=each) for each in (5, 10, 20, 50, *(100,) * 50)]
-"""How often and how long a request waits for others to have ended well."""
+"""How often and how long a request waits for others to end without failing."""
 
 
 class Calls:
     """Operations on calls."""
 
     def __init__(self, writer: Writer) -> None:
-        """Take who appends."""
+        """Take the writer."""
         self._writer = writer
 
     async def admit(
@@ -70,9 +70,9 @@ class Calls:
     async def note_failure(
         self, account_id: AccountId, key_id: KeyId, *, by: str, secret: int | None, model: str = ""
     ) -> None:
-        """Write down that a request of a key failed outside the ledger; it counts as a failure.
+        """Record that a key's request failed outside the ledger; it counts as a failure.
 
-        Quiet where the key may fail as often as it likes.
+        Do nothing if the key has no limit on failures.
 
         Raises:
             Refused: The key may not act; ``LimitIsReached``: too many of its requests have failed.
@@ -103,7 +103,7 @@ class Calls:
     ) -> Held | None:
         """Hold the worst case of a request about to be forwarded; None: nothing is held.
 
-        ``asks`` completes ``reserve`` in the lane. ``permits`` is asked there whether this key may
+        ``asks`` completes ``reserve`` in the lane. ``permits`` checks there whether this key may
         do this; ``sees`` is shown the state that the request was admitted into. ``if_priced``: what
         the rate card has no price for is admitted and not metered.
 
@@ -136,7 +136,7 @@ class Calls:
         return Held(body, hold.fitted)
 
     async def _admitted(self, asking: Callable[..., Command]) -> Outcome:
-        """Submit a command, again while only what may fail yet takes its room (all may be well)."""
+        """Submit a command; again while only requests that may still end well take up its room."""
         for pause in UNDER_WAY_PAUSES:
             try:
                 return await self._writer.submit_one(asking(waits=True))
@@ -152,7 +152,7 @@ class Calls:
         key_id: KeyId,
         ending: Settle | Release,
     ) -> None:
-        """End what ``hold`` held: charge what was used, or give it back."""
+        """End what ``hold`` held: charge what was used, or release it."""
 
         def decide(facts: Facts, at: Instant) -> Made:
             if isinstance(ending, Release):
@@ -171,7 +171,7 @@ class Calls:
 
 
 class _Hold:
-    """A reservation on its way through the lane, and what else is asked and seen there."""
+    """A reservation on its way through the lane, with what else is checked and shown there."""
 
     __slots__ = ("_asks", "_if_priced", "_key_id", "_permits", "_reserve", "_sees", "fitted")
 

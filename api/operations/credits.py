@@ -3,7 +3,7 @@
 from datetime import UTC, date, datetime, time, timedelta
 
 from api.operations.asked import Asked, Done, fingerprint
-from api.operations.desk import Desk, Rule, account_now
+from api.operations.dispatch import Dispatcher, Rule, account_now
 from ledger import accounts
 from ledger import credits as credit
 from ledger import events as e
@@ -21,9 +21,9 @@ from ledger.state import Account
 class Credits:
     """Operations on credit."""
 
-    def __init__(self, desk: Desk) -> None:
-        """Take where changes are handed in."""
-        self._desk = desk
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        """Take the dispatcher."""
+        self._dispatcher = dispatcher
 
     async def grant(
         self, asked: Asked[Account], account_id: AccountId, terms: e.CreditGranted
@@ -36,12 +36,12 @@ class Credits:
     async def set_allowance(
         self, by: str, account_id: AccountId, asset: str, amount: str, day: date
     ) -> None:
-        """Let an account have an amount anew each day from this one on; ``0`` ends it.
+        """Grant an account an amount each day from this one on; ``0`` ends it.
 
         The row and the day's grant come with the event, in one command. A day that is granted
         already is not granted again.
         """
-        row = AllowanceRow(self._desk.lane_of(account_id), account_id, asset)
+        row = AllowanceRow(self._dispatcher.lane_of(account_id), account_id, asset)
         ends = amount == "0"
         event = e.AllowanceSet(by=by, asset=asset, amount=amount)
 
@@ -56,22 +56,22 @@ class Credits:
             return [row.delete() if ends else row.save(amount, day)]
 
         if not ends:
-            done = await self._desk.change(
+            done = await self._dispatcher.change(
                 _once(asset, day), account_id, granting, account_now, rows=rows
             )
             if not done.replayed:
                 return
-        # Granted for today it is already, or is to be no more.
-        await self._desk.change(Asked(by), account_id, alone, account_now, rows=rows)
+        # Today's is granted already, or the allowance has ended.
+        await self._dispatcher.change(Asked(by), account_id, alone, account_now, rows=rows)
 
     async def grant_allowance(
         self, account_id: AccountId, asset: str, amount: str, day: date
     ) -> bool:
-        """Grant a daily allowance for a day of UTC, once; tell whether it was not granted yet.
+        """Grant a daily allowance for a day of UTC, once; return whether it was not granted yet.
 
         The lot is there from the day's first instant to its last; it may be granted ahead.
         """
-        row = AllowanceRow(self._desk.lane_of(account_id), account_id, asset)
+        row = AllowanceRow(self._dispatcher.lane_of(account_id), account_id, asset)
 
         def rule(facts: Facts, at: Instant) -> list[e.AnyEvent]:
             return _grant_of_day(facts, asset, amount, day, at)
@@ -80,7 +80,7 @@ class Credits:
             return [row.mark(day)]
 
         once = _once(asset, day)
-        done = await self._desk.change(once, account_id, rule, account_now, rows=rows)
+        done = await self._dispatcher.change(once, account_id, rule, account_now, rows=rows)
         return not done.replayed
 
     async def void(
@@ -96,12 +96,12 @@ class Credits:
     async def adjust(
         self, asked: Asked[Account], account_id: AccountId, amount: Amount, *, reason: str
     ) -> Done[Account]:
-        """Add credit as an adjustment, or take it away where the amount is negative."""
+        """Add credit as an adjustment, or take it away if the amount is negative."""
         text = format_pico(abs(amount.pico))
 
         def rule(facts: Facts, at: Instant) -> list[e.AnyEvent]:
             if not reason.strip():
-                raise InvalidField("reason", "1 to 500 characters")
+                raise InvalidField("reason", "must have 1 to 500 characters")
             if amount.pico < 0:
                 return credit.reduce(
                     facts.account, amount.asset, text, by=asked.by, reason=reason, at=at
@@ -121,7 +121,7 @@ class Credits:
     async def _change(
         self, asked: Asked[Account], account_id: AccountId, rule: Rule
     ) -> Done[Account]:
-        return await self._desk.change(asked, account_id, rule, account_now)
+        return await self._dispatcher.change(asked, account_id, rule, account_now)
 
 
 def _once(asset: str, day: date) -> Asked[Account]:

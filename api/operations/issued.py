@@ -1,4 +1,4 @@
-"""Keys as they are issued: the settings that stay, the first state, the secret shown once."""
+"""Keys as they are issued: fixed settings, the first state, the secret shown once."""
 
 from typing import NamedTuple
 
@@ -11,45 +11,46 @@ from ledger.errors import InvalidField
 from ledger.state import Key, issued_key
 
 SETTING_MEMBER = "member"
-"""Setting that names the member who issued a key; others of the role ``member`` cannot touch it."""
+"""Setting that names the member who issued a key; others with the role ``member`` cannot touch
+it."""
 
 SETTING_SESSION = "session"
-"""Setting of a key that stands for login sessions; it has no secret and is in no dialect's list."""
+"""Setting of a key that stands for login sessions; it has no secret and no dialect lists it."""
 
 SETTING_TYPE = "apiKeyType"
 """Setting of a venice key: ``INFERENCE`` or ``ADMIN``, which manages the account's keys."""
 ADMIN_TYPE = "ADMIN"
 
 FIXED_SETTINGS = frozenset({SETTING_MEMBER, SETTING_SESSION, SETTING_TYPE})
-"""Given when a key is issued, and never changed: they say what its holder may do."""
+"""Set when a key is issued and never changed: they say what its holder may do."""
 
 SETTING_OUTPUT = "max_output_tokens"
-"""Setting that bounds every answer that a key is given, in tokens; only the operator sets it."""
+"""Setting that bounds every answer to a key, in tokens; only the operator sets it."""
 
 
 class Issuer(NamedTuple):
     """Who asks for a key: the operator, a member, or a key that makes another."""
 
     member_id: str = ""
-    """The member who asks, or who issued the key that does; empty: the operator."""
+    """The member who asks, or who issued the key that asks; empty: the operator."""
     only_own: bool = False
-    """Whether they see no keys but their own."""
+    """Whether they see only their own keys."""
     bounds: Key | None = None
-    """The key whose bounds pass on; None: there are none."""
+    """The key whose bounds are inherited; None: there are none."""
 
     @property
     def may_manage(self) -> bool:
-        """Whether they may make a key that manages the account's keys: only who sees them all."""
+        """Whether they may make a key that manages the account's keys: if they see all keys."""
         return not self.only_own
 
     def allowed(self, terms: e.KeyIssued) -> e.KeyIssued:
-        """Return the terms as far as they are this issuer's to set; the rest is set here.
+        """Return the terms that this issuer may set; the others are set here.
 
         Raises:
             InvalidField: The key would manage what its issuer does not see.
         """
         if terms.settings.get(SETTING_TYPE) == ADMIN_TYPE and not self.may_manage:
-            raise InvalidField(f"settings.{SETTING_TYPE}", "would manage the keys of others")
+            raise InvalidField(f"settings.{SETTING_TYPE}", "would let the key manage others' keys")
         withheld = {SETTING_MEMBER, SETTING_SESSION}
         if self.member_id:
             withheld.add(SETTING_OUTPUT)
@@ -58,7 +59,7 @@ class Issuer(NamedTuple):
             settings[SETTING_MEMBER] = self.member_id
             terms = replace(terms, rate_card="")
         if self.bounds is not None:
-            # Else a key that was given bounds would shed them by making another.
+            # Otherwise a bounded key could shed its bounds by making another.
             terms = replace(
                 terms,
                 allowed_models=self.bounds.allowed_models,
@@ -73,14 +74,14 @@ OPERATOR_ISSUES = Issuer()
 
 
 class Issued(NamedTuple):
-    """A key with its secret; neither where the reply was replayed."""
+    """A key with its secret; neither is there if the reply was replayed."""
 
     done: Done[Key]
     secret: str | None
 
     @property
     def key(self) -> Key:
-        """Return the key as the change left it; not where the reply was replayed."""
+        """Return the key as the change left it; not for a replayed reply."""
         assert self.done.facts is not None
         return self.done.facts
 

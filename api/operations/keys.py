@@ -1,4 +1,4 @@
-"""Keys: issue, change, rotate, suspend, resume, revoke; and those that login sessions act by."""
+"""Keys: issue, change, rotate, suspend, resume, revoke; and those that login sessions use."""
 
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
@@ -7,7 +7,7 @@ from datetime import timedelta
 import msgspec
 
 from api.operations.asked import Asked, Done, fingerprint, key_of_actor
-from api.operations.desk import Desk, Rule
+from api.operations.dispatch import Dispatcher, Rule
 from api.operations.issued import (
     ADMIN_TYPE,
     FIXED_SETTINGS,
@@ -42,17 +42,17 @@ class Keys:
 
     def __init__(
         self,
-        desk: Desk,
+        dispatcher: Dispatcher,
         resolver: Resolver,
         peppers: secrets.Peppers,
         limits: Mapping[str, tuple[e.LimitRule, ...]],
     ) -> None:
-        """Take where changes are handed in, who knows a key's account, how secrets are hashed.
+        """Take the dispatcher, what finds a key's account, and how secrets are hashed.
 
-        ``limits``: of a dialect's keys that are issued without any, however they are issued.
+        ``limits``: dialect → limits of keys that are issued without any, however they are issued.
         """
         self._limits = limits
-        self._desk = desk
+        self._dispatcher = dispatcher
         self._resolver = resolver
         self._peppers = peppers
         resolver.rehashes = self.rehash
@@ -65,7 +65,7 @@ class Keys:
         terms: e.KeyIssued,
         issuer: Issuer = OPERATOR_ISSUES,
     ) -> Issued:
-        """Issue a key on terms its issuer may set; its secret is in this answer alone."""
+        """Issue a key on terms that its issuer may set; its secret is only in this answer."""
         terms = issuer.allowed(terms)
         keys.require_dialect(terms.dialect)
         if not terms.limits:
@@ -73,7 +73,7 @@ class Keys:
         _check_output(terms.settings)
         admin = terms.settings.get(SETTING_TYPE) == ADMIN_TYPE
         secret = secrets.generate(secrets.format_of(terms.dialect, admin=admin))
-        lane = self._desk.lane_of(account_id)
+        lane = self._dispatcher.lane_of(account_id)
         key_id = new_key_id(lane)
         row = self._secret_row(secret, key_id, 1)
         hint = secrets.hint_of(secret)
@@ -83,7 +83,7 @@ class Keys:
         def rows(recorded: list[Recorded]) -> list[Row]:  # noqa: ARG001
             return [row.insert(account_id, lane)]
 
-        done = await self._desk.change(
+        done = await self._dispatcher.change(
             asked, account_id, _issuing(terms), _issued, key_id=key_id, rows=rows
         )
         return Issued(done, None if done.replayed else secret)
@@ -91,7 +91,7 @@ class Keys:
     async def for_sessions(self, account_id: AccountId, dialect: str) -> KeyId:
         """Return the key on which login sessions' own calls in a dialect are booked.
 
-        It has no secret, so nobody can show it. It is made at first use, once.
+        It has no secret, so nobody can show it. It is made once, at first use.
         """
         key_id = self._of_sessions.get((account_id, dialect))
         if key_id is not None:
@@ -106,8 +106,10 @@ class Keys:
             dialect=dialect,
             settings={SETTING_SESSION: dialect},
         )
-        fresh = new_key_id(self._desk.lane_of(account_id))
-        done = await self._desk.change(asked, account_id, _issuing(terms), _issued, key_id=fresh)
+        fresh = new_key_id(self._dispatcher.lane_of(account_id))
+        done = await self._dispatcher.change(
+            asked, account_id, _issuing(terms), _issued, key_id=fresh
+        )
         key_id = fresh
         if done.replayed:
             key_id = await self._resolver.session_key(account_id, dialect)
@@ -126,7 +128,7 @@ class Keys:
     ) -> Done[Key]:
         """Change a key's terms. ``only_of``: a member who may touch no other's keys.
 
-        Changes that depend on what the key's terms are now are given as a function of it.
+        Changes that depend on the key's current terms are passed as a function of the key.
         """
 
         def rule(facts: Facts, at: Instant) -> list[e.AnyEvent]:
@@ -148,9 +150,9 @@ class Keys:
     async def rotate(
         self, asked: Asked[Key], key_id: KeyId, *, grace: timedelta, only_of: str = ""
     ) -> Issued:
-        """Give a key another secret; earlier ones work for ``grace`` more."""
+        """Issue a new secret for a key; earlier ones work for another ``grace``."""
         account_id = await self._resolver.account_of(key_id)
-        lane = self._desk.lane_of(account_id)
+        lane = self._dispatcher.lane_of(account_id)
         made: dict[str, tuple[str, SecretRow]] = {}
 
         def rule(facts: Facts, at: Instant) -> list[e.AnyEvent]:
@@ -167,7 +169,9 @@ class Keys:
         def rows(recorded: list[Recorded]) -> list[Row]:  # noqa: ARG001
             return [made["new"][1].insert(account_id, lane)]
 
-        done = await self._desk.change(asked, account_id, rule, _key_now, key_id=key_id, rows=rows)
+        done = await self._dispatcher.change(
+            asked, account_id, rule, _key_now, key_id=key_id, rows=rows
+        )
         return Issued(done, None if done.replayed else made["new"][0])
 
     async def rehash(self, proof: Proof, secret: str, old: bytes) -> None:
@@ -188,7 +192,7 @@ class Keys:
         # No caller can send a line feed in an Idempotency-Key.
         once = f"\nrehash/{format_id('key', key_id)}/{number}/{row.pepper}"
         asked: Asked[Key] = Asked("system", once, fingerprint("rehash"))
-        await self._desk.change(asked, account_id, rule, _key_now, key_id=key_id, rows=rows)
+        await self._dispatcher.change(asked, account_id, rule, _key_now, key_id=key_id, rows=rows)
 
     async def suspend(self, asked: Asked[Key], key_id: KeyId, *, only_of: str = "") -> Done[Key]:
         """Stop a key until it resumes."""
@@ -199,7 +203,7 @@ class Keys:
         )
 
     async def resume(self, asked: Asked[Key], key_id: KeyId, *, only_of: str = "") -> Done[Key]:
-        """Let a suspended key work again."""
+        """Lift a key's suspension."""
         return await self._change(
             asked,
             key_id,
@@ -214,7 +218,7 @@ class Keys:
 
     async def _change(self, asked: Asked[Key], key_id: KeyId, rule: Rule) -> Done[Key]:
         account_id = await self._resolver.account_of(key_id)
-        return await self._desk.change(asked, account_id, rule, _key_now, key_id=key_id)
+        return await self._dispatcher.change(asked, account_id, rule, _key_now, key_id=key_id)
 
     def _secret_row(self, secret: str, key_id: KeyId, number: int) -> SecretRow:
         return SecretRow(key_id, number, self._peppers.hash(secret), self._peppers.current)
@@ -228,14 +232,14 @@ def _issuing(terms: e.KeyIssued) -> Rule:
 
 
 def _priced(terms: e.KeyIssued, cards: RateCards) -> e.KeyIssued:
-    """Price a dialect's keys by the rate card of its name where there is one."""
+    """Price a dialect's keys by the rate card of the same name, if there is one."""
     if terms.rate_card or not cards.versions(terms.dialect):
         return terms
     return msgspec.structs.replace(terms, rate_card=terms.dialect)
 
 
 def _issued(facts: Facts, recorded: Sequence[Recorded]) -> Key:  # noqa: ARG001 - a ``Show``
-    # The facts were loaded before there was the key.
+    # The facts were loaded before the key existed.
     return first_state(recorded[0])
 
 
@@ -252,7 +256,7 @@ def _own(key: Key | None, only_of: str) -> Key | None:
 
 
 def _keeping_fixed(key: Key, changes: keys.KeyPatch, *, by: str) -> keys.KeyPatch:
-    """Keep what no change of settings may touch, or none but the operator's."""
+    """Keep the settings that nobody, or only the operator, may change."""
     if changes.settings is msgspec.UNSET:
         return changes
     fixed = FIXED_SETTINGS if by == OPERATOR else FIXED_SETTINGS | {SETTING_OUTPUT}

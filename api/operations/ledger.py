@@ -1,4 +1,4 @@
-"""All operations of a process, by subject, over its one writer."""
+"""All operations of a process, by subject, on its one writer."""
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -6,7 +6,7 @@ from types import MappingProxyType
 from api.operations.accounts import Accounts
 from api.operations.calls import Calls
 from api.operations.credits import Credits
-from api.operations.desk import Desk
+from api.operations.dispatch import Dispatcher
 from api.operations.keys import Keys
 from api.operations.members import Members
 from api.operations.opening import Opening
@@ -21,7 +21,7 @@ from ledger.secrets import Peppers
 
 
 class Ledger:
-    """What callers ask: ``ledger.accounts.open(...)``, ``ledger.requests.record(...)``."""
+    """What callers use: ``ledger.accounts.open(...)``, ``ledger.requests.record(...)``."""
 
     def __init__(
         self,
@@ -36,17 +36,17 @@ class Ledger:
     ) -> None:
         """Take what operations need.
 
-        ``welcome``: what a new account is given. ``assets``: what there are amounts of.
+        ``welcome``: credit of a new account. ``assets``: the assets that amounts may be of.
         ``key_limits``: dialect → limits of keys that are issued without any. ``opening``: terms of
         new accounts.
         """
         self._writer = writer
-        desk = Desk(writer, assets)
-        self.accounts = Accounts(desk, welcome, opening or Opening())
-        self.members = Members(desk)
-        self.keys = Keys(desk, resolver, peppers, key_limits)
-        self.credits = Credits(desk)
-        self.prices = Prices(desk)
+        dispatcher = Dispatcher(writer, assets)
+        self.accounts = Accounts(dispatcher, welcome, opening or Opening())
+        self.members = Members(dispatcher)
+        self.keys = Keys(dispatcher, resolver, peppers, key_limits)
+        self.credits = Credits(dispatcher)
+        self.prices = Prices(dispatcher)
         self.requests = Requests(writer)
         self.calls = Calls(writer)
 

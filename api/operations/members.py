@@ -1,11 +1,11 @@
-"""Who is in an account. People themselves are rows beside the events, never in one."""
+"""Members of accounts. Personal data are rows beside the events, never in one."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
 from uuid import UUID
 
 from api.operations.asked import Asked, Done
-from api.operations.desk import Desk, account_now
+from api.operations.dispatch import Dispatcher, account_now
 from ledger import accounts
 from ledger import events as e
 from ledger.clock import Instant
@@ -20,11 +20,11 @@ from ledger.secrets import new_salt
 from ledger.state import Account
 
 CONSTRAINTS: Mapping[str, type[Refused]] = {"email_logs_in_once": LoginIsTaken}
-"""Constraints of logins that a caller may break, and what they are told."""
+"""Constraints on logins that a caller may break, and the refusals to answer."""
 
 
 class Person(NamedTuple):
-    """Someone who may log in. Never in an event."""
+    """Someone who may log in. Never part of an event."""
 
     member_id: str
     email: str
@@ -58,14 +58,14 @@ def new_person(email: str, name: str, password_hash: str) -> Person:
 class Members:
     """Operations on the members of accounts."""
 
-    def __init__(self, desk: Desk) -> None:
-        """Take where changes are handed in."""
-        self._desk = desk
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        """Take the dispatcher."""
+        self._dispatcher = dispatcher
 
     async def add(
         self, asked: Asked[Account], account_id: AccountId, person: Person, role: str
     ) -> Done[Account]:
-        """Let a person join an account and log in."""
+        """Add a person to an account, and let them log in."""
 
         def rule(facts: Facts, at: Instant) -> list[e.AnyEvent]:  # noqa: ARG001
             made = accounts.add_member(facts.account, person.member_id, role, by=asked.by)
@@ -74,13 +74,13 @@ class Members:
         def rows(recorded: list[Recorded]) -> list[Row]:
             return [person.login(account_id).insert(recorded[0].envelope.recorded_at)]
 
-        return await self._desk.change(asked, account_id, rule, account_now, rows=rows)
+        return await self._dispatcher.change(asked, account_id, rule, account_now, rows=rows)
 
     async def change_role(
         self, asked: Asked[Account], account_id: AccountId, member_id: str, role: str
     ) -> Done[Account]:
-        """Give a member another role."""
-        return await self._desk.change(
+        """Change a member's role."""
+        return await self._dispatcher.change(
             asked,
             account_id,
             lambda facts, _at: accounts.change_role(facts.account, member_id, role, by=asked.by),
@@ -90,12 +90,12 @@ class Members:
     async def remove(
         self, asked: Asked[Account], account_id: AccountId, member_id: str
     ) -> Done[Account]:
-        """Take a member out of an account, and their login away."""
+        """Remove a member from an account, with their login."""
 
         def rows(recorded: list[Recorded]) -> list[Row]:  # noqa: ARG001
             return [delete_login(UUID(member_id.removeprefix("mbr_")))]
 
-        return await self._desk.change(
+        return await self._dispatcher.change(
             asked,
             account_id,
             lambda facts, _at: accounts.remove_member(facts.account, member_id, by=asked.by),

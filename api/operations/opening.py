@@ -1,4 +1,4 @@
-"""What accounts have from the start, without being given it."""
+"""What accounts have from the start."""
 
 from typing import NamedTuple
 
@@ -6,14 +6,14 @@ from ledger import events as e
 
 
 class Opening(NamedTuple):
-    """Terms of new accounts, as the dialects' pages promise them."""
+    """Terms of new accounts, as promised on the dialects' pages."""
 
     limits: tuple[e.LimitRule, ...] = ()
-    """Of any account that is opened without being given others."""
+    """Limits of an account that is opened without any."""
     own_limits: tuple[e.LimitRule, ...] = ()
-    """Besides, of one that its owner opens. The operator knows whom they open one for."""
+    """Further limits of one that its owner opens; the operator knows for whom they open one."""
     pays_with: tuple[str, ...] = ("USD",)
-    """What an account that its owner opens pays with, at par, the first to pay first."""
+    """Assets that an account opened by its owner pays with, at par, in this order."""
 
     def own_terms(self, by: str) -> e.AccountOpened:
         """Return the terms of an account that its owner opens; the operator may change them."""

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from api.operations.asked import Asked, Done
-from api.operations.desk import Desk
+from api.operations.dispatch import Dispatcher
 from ledger import events as e
 from ledger import ratecards
 from ledger.clock import Instant
@@ -20,19 +20,19 @@ class Publication(NamedTuple):
     """What publishing a version did, or would do."""
 
     version: Version | None
-    """The published one, or that which says the same already. None: it is a trial."""
+    """The published version, or the one that says the same already. None: a dry run."""
     proposal: Proposal | None
-    """What is new. None: nothing is."""
+    """What is new. None: nothing."""
     users: int
-    """How many used a model lately that loses a price."""
+    """How many accounts recently used a model that loses a price."""
 
 
 class Prices:
     """Operations on rate cards."""
 
-    def __init__(self, desk: Desk) -> None:
-        """Take where changes are handed in."""
-        self._desk = desk
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        """Take the dispatcher."""
+        self._dispatcher = dispatcher
 
     async def publish(
         self,
@@ -43,9 +43,9 @@ class Prices:
         users: int = 0,
         first: bool = False,
     ) -> Done[Publication]:
-        """Publish a version of a rate card. ``first``: quiet where there is one already.
+        """Publish a version of a rate card. ``first``: do nothing if there is one already.
 
-        ``users``: how many accounts used a model lately that would lose a price.
+        ``users``: counts the accounts that recently used a model that would lose a price.
         """
         proposed: Proposal | None = None
 
@@ -66,17 +66,17 @@ class Prices:
             (same,) = (v for v in facts.cards.history(draft.name) if v.card is found)
             return Publication(same, None, 0)
 
-        return await self._desk.change(
+        return await self._dispatcher.change(
             asked, OPERATOR_ACCOUNT, rule, show, rows=card_rows.rows_of, everywhere=True
         )
 
     def require_known(self, card: RateCard) -> None:
-        """Refuse what publishing would refuse for its asset, where nothing is published.
+        """Refuse an asset that publishing would refuse, without publishing.
 
         Raises:
-            InvalidField: Nobody declared it.
+            InvalidField: The asset is not declared.
         """
-        self._desk.require_known(e.RateCardPublished(by="", content_hash="", card=card))
+        self._dispatcher.require_known(e.RateCardPublished(by="", content_hash="", card=card))
 
     async def withdraw(self, asked: Asked[Version], name: str, version: int) -> Done[Version]:
         """Withdraw a version that is not in force yet."""
@@ -90,6 +90,6 @@ class Prices:
                 found = found._replace(withdrawn_at=recorded[0].envelope.recorded_at)
             return found
 
-        return await self._desk.change(
+        return await self._dispatcher.change(
             asked, OPERATOR_ACCOUNT, rule, show, rows=card_rows.rows_of, everywhere=True
         )

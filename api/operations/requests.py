@@ -1,7 +1,7 @@
-"""Requests that are metered by who made them: recorded in one step, or reserved and then ended.
+"""Requests metered by their makers: recorded in one step, or reserved and then ended.
 
-Each has a receipt: the event that was recorded, or the one that a repeat is answered by with what
-gave it its prices. Calls that this process serves itself are in ``calls``.
+Each has a receipt: the event that was recorded, or for a repeat the earlier one, with what
+priced it later. Calls that this process itself serves are in ``calls``.
 """
 
 import secrets as random
@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Mapping, Sequence
 import msgspec
 
 from api.operations.asked import UNRENDERED, Asked, check_reason, idempotency
-from api.operations.decisions import Decide, Sees, reserving, shown
+from api.operations.observing import Decide, Sees, reserving, shown
 from ledger import metering, rating
 from ledger.clock import Instant
 from ledger.codec import Recorded
@@ -32,7 +32,7 @@ from ledger.requests import (
 
 
 def notes_of(metadata: Mapping[str, str], end_user: str) -> Notes | None:
-    """Salt what a caller notes of a request; None: nothing."""
+    """Salt a caller's notes about a request; None: there are none."""
     if not metadata and not end_user:
         return None
     text = _canonical(metadata).decode() if metadata else ""
@@ -46,7 +46,7 @@ class Requests:
     """Operations on requests."""
 
     def __init__(self, writer: Writer) -> None:
-        """Take who appends."""
+        """Take the writer."""
         self._writer = writer
 
     def recording(
@@ -87,7 +87,7 @@ class Requests:
     ) -> Outcome:
         """Admit, price and charge a request in one step.
 
-        ``sees`` is shown the state that it was admitted into, if it was not made before.
+        ``sees`` is shown the state that it was admitted into, unless it is a repeat.
         """
         command = self.recording(account_id, key_id, record, asked, sees=sees)
         return await self._writer.submit_one(command)
@@ -96,7 +96,7 @@ class Requests:
         """Make sure that all of these would be accepted now.
 
         Raises:
-            LedgerUnavailable: They would not.
+            LedgerUnavailable: They would not be.
         """
         self._writer.require_room(commands)
 
@@ -149,7 +149,7 @@ class Requests:
         release: Release,
         asked: Asked[Recorded] | None = None,
     ) -> Outcome:
-        """Give a reservation back unused."""
+        """Release a reservation unused."""
         check_reason(release.reason)
 
         def decide(facts: Facts, at: Instant) -> Made:  # noqa: ARG001
@@ -167,7 +167,7 @@ class Requests:
         asked: Asked[Recorded] | None,
     ) -> Outcome:
         if key_id is None:
-            # What counts against the key's limits ends with it, whoever says so.
+            # What counts against the key's limits ends with it, whoever ends it.
             known, _ = await self.find(account_id, ending.request_id)
             key_id = known.first.envelope.key_id
         command = Command(
@@ -182,10 +182,10 @@ class Requests:
         return await self._writer.submit_one(command)
 
     async def find(self, account_id: AccountId, request_id: str) -> tuple[KnownRequest, Position]:
-        """Find what became of a request. It goes through the lane, because only the lane knows.
+        """Find what became of a request. It asks the lane, because only the lane knows.
 
         Raises:
-            NoSuchRequest: There is none of this id.
+            NoSuchRequest: There is none with this id.
         """
         found: dict[str, KnownRequest] = {}
 
@@ -200,11 +200,11 @@ class Requests:
         return found["known"], Position(self._writer.lane_of(account_id), outcome.position)
 
     async def rate(self, unpriced: Recorded, request: Recorded, *, by: str = SYSTEM) -> bool:
-        """Price what a request, or an earlier rating of it, lacked; tell whether anything was."""
+        """Price what a request, or an earlier rating of it, lacked; return whether anything was."""
         envelope = unpriced.envelope
 
         def decide(facts: Facts, at: Instant) -> Made:
-            # The marker is a request id that no caller can send: an event is rated once for ever.
+            # The marker is a request id that no caller can send: an event is rated only once.
             return rating.rate(facts, unpriced, request, by=by, at=at), None
 
         command = Command(
@@ -228,7 +228,7 @@ def _receipts(asked: Asked[Recorded], account_id: AccountId) -> Idempotency | No
 
 
 def _require_same_key(facts: Facts, key_id: KeyId | None) -> None:
-    """Hide a request from a caller who names another key than the one that reserved it."""
+    """Hide a request from a caller that names a key other than the one that reserved it."""
     if key_id is None or facts.known is None:
         return
     if facts.known.first.envelope.key_id != key_id:

@@ -1,1 +1,1 @@
-"""A process of the service: serving, jobs, health, logs."""
+"""What a process of the service runs: serving, jobs, health, logs."""

@@ -1,4 +1,4 @@
-"""The ASGI application of a process: its lifespan, and a front that hands each request on."""
+"""A process's ASGI application: its lifespan, and a front that passes each request on."""
 
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -18,7 +18,7 @@ from api.settings import Settings
 
 
 class Application:
-    """What a server is given."""
+    """The application that a server runs."""
 
     def __init__(
         self,
@@ -30,7 +30,7 @@ class Application:
     ) -> None:
         """Take the settings and the database.
 
-        ``jobs``: whether this process runs them too. ``started`` is called before it serves.
+        ``jobs``: whether this process runs jobs too. ``started`` is called before it serves.
         """
         self._settings = settings
         self._url = url
@@ -41,14 +41,14 @@ class Application:
         self._front = Front(own_paths(lambda: self.services, documents()), settings.allowed_origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request, or live from the first to the last."""
+        """Answer a request, or run the lifespan."""
         if scope["type"] == "lifespan":  # type: ignore[comparison-overlap]
             await self._live(receive, send)
         else:
             await self._front(scope, receive, send)
 
     async def _live(self, receive: Any, send: Any) -> None:  # noqa: ANN401 - ASGI's messages
-        """Open the services, serve, and close them; what goes wrong is the server's to report."""
+        """Open the services, serve, and close them; the server reports what goes wrong."""
         await receive()
         try:
             self.services = services = await Services.open(self._settings, self._url, OF_DIALECTS)
@@ -74,7 +74,7 @@ class Application:
 
 @cache
 def documents() -> Mapping[str, bytes]:
-    """Write the OpenAPI document of every surface, each by its path."""
+    """Return the OpenAPI document of every surface, by its path."""
     of_dialects = {
         f"/openapi/{name}.json": document(dialect.surface, Ask)
         for name, dialect in DIALECTS.items()

@@ -1,4 +1,4 @@
-"""Who answers: a path of the service itself, the native API, or a dialect by host, path or key."""
+"""Routes each request to the service itself, the native API, or a dialect by host, path or key."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -35,7 +35,7 @@ _OF_TOKENS = next((name for name, each in DIALECTS.items() if each.takes_tokens)
 
 
 class Front:
-    """Hands each request to its surface."""
+    """Passes each request to its surface."""
 
     def __init__(self, own: Mapping[str, ASGIApp], origins: Sequence[str]) -> None:
         """Take what answers the service's own paths, such as ``/health``; whose pages may call."""
@@ -47,7 +47,7 @@ class Front:
         self._hosts: Mapping[str, str] = {}
 
     def open(self, services: Services) -> None:
-        """Give the surfaces what their handlers work with, once that is there."""
+        """Hand the surfaces the services that their handlers work with."""
         self._hosts = services.settings.dialects_of_hosts
         for door in (self._native, *self._doors.values()):
             door.app.state[SERVICES] = services

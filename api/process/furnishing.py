@@ -1,6 +1,6 @@
-"""What every new database has: the operator's account, and rate cards to begin with.
+"""What every new database has: the operator's account and the first rate cards.
 
-Each is made once and quiet where it is there; the operator publishes further versions.
+Each is made once, and left alone where it exists; the operator publishes further versions.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ PROVIDERS = (
     *("openai", "anthropic", "google", "mistral", "deepseek", "x-ai", "cohere", "groq"),
     *("together", "perplexity", "moonshotai"),
 )
-"""Whose prices the first rate card has, so far as genai-prices knows them."""
+"""Providers whose prices the first rate card has, as far as genai-prices knows them."""
 
 
 async def furnish(services: Services) -> None:
@@ -31,13 +31,13 @@ async def furnish(services: Services) -> None:
     await open_operator(services)
     await price_dialects(services)
     if not services.cards.versions(STANDARD_CARD):
-        # What was used before the first start may be told of later, and has to have a price.
+        # Usage from before the first start may be reported later, and needs a price.
         draft = draft_of(_standard(services.clock.now()), start=clock.EARLIEST)
         await services.ledger.prices.publish(Asked("system"), draft, first=True)
 
 
 async def open_operator(services: Services) -> None:
-    """Open the operator's account; quiet where it is open."""
+    """Open the operator's account; do nothing if it is open."""
     terms = e.AccountOpened(
         by="system",
         pays_with=("USD",),
@@ -52,7 +52,7 @@ async def open_operator(services: Services) -> None:
 
 
 async def price_dialects(services: Services) -> None:
-    """Publish the rate cards by which a dialect's keys are priced where it has its own."""
+    """Publish the rate cards of the dialects that price their keys by their own."""
     for dialect in DIALECTS.values():
         if dialect.card is not None:
             draft = draft_of(dialect.card, start=dialect.card.effective_from)
@@ -60,7 +60,7 @@ async def price_dialects(services: Services) -> None:
 
 
 def _standard(at: Instant) -> RateCard:
-    # Imported here, because the package's tables take 60 MB that a worker never needs.
+    # Imported here, because a worker never needs the 60 MB that the package's tables take.
     from ledger.price_sources import from_genai_prices  # noqa: PLC0415
 
     card = from_genai_prices(at=at, name=STANDARD_CARD, provider_ids=_known_providers()).card

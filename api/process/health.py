@@ -1,4 +1,4 @@
-"""Whether this process lives, and whether it can serve."""
+"""Whether this process is alive, and whether it can serve."""
 
 import asyncio
 from collections.abc import Callable, Mapping
@@ -24,7 +24,7 @@ HEALTH = b"application/health+json"
 
 
 async def live(_services: Services, _ask: Ask[None]) -> Answer:
-    """Say that the process answers. It asks nobody."""
+    """Say that the process answers, without asking the database."""
     return Answer(b'{"status":"pass"}', content_type=HEALTH)
 
 
@@ -74,7 +74,7 @@ async def _checks(services: Services) -> dict[str, list[dict[str, Any]]]:
 
 
 async def measured(services: Services, ask: Ask[None]) -> Answer:
-    """Return the metrics, to the operator only."""
+    """Return the metrics, for the operator only."""
     await services.gate.require_operator(ask.header(b"authorization"))
     return Answer(metrics.text(), content_type=b"text/plain; version=0.0.4; charset=utf-8")
 
@@ -85,7 +85,7 @@ Check = Callable[[Services, Ask[None]], Any]
 def own_paths(
     services: Callable[[], Services], documents: Mapping[str, bytes]
 ) -> Mapping[str, ASGIApp]:
-    """Return what answers the paths that no surface has. ``documents``: path → OpenAPI document."""
+    """Return the handlers of paths outside any surface. ``documents``: path → OpenAPI document."""
     checks: Mapping[str, Check] = {
         "/health": live,
         "/health/live": live,

@@ -1,4 +1,4 @@
-"""Rows of jobs: who leads among all processes, and how each job's last run went."""
+"""Rows of jobs: which process leads, and how each job's last run went."""
 
 from sqlalchemy import (
     Boolean,
@@ -45,7 +45,7 @@ LEAD = compiled(
         ),
     ).returning(JOB_LEADER.c.holder)
 )
-"""Takes or renews the lead; no row comes back where another process has it."""
+"""Takes or renews the lead; no row comes back if another process has it."""
 RESIGN = compiled(
     update(JOB_LEADER).where(JOB_LEADER.c.holder == _me).values(until=func.clock_timestamp())
 )

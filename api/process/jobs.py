@@ -1,10 +1,10 @@
-"""What time does, done by one leader among all processes.
+"""Work that is due by time, done by one leader among all processes.
 
-It creates partitions, lets lanes write down what ran out, drives catching-up projections, prices
-what had no price and forgets what was said.
+It creates partitions, lets lanes record what expired, drives catching-up projections, prices
+what had no price, and deletes what was kept for long enough.
 
 Leadership is a lease in a row. Nothing here is needed for a decision to be right: a missing leader
-makes reports old, never admissions wrong.
+makes reports stale, but never admissions wrong.
 """
 
 import os
@@ -40,14 +40,14 @@ Work = Callable[[Services], Awaitable[str]]
 
 
 class Job(NamedTuple):
-    """Something to do every so often."""
+    """Something to do at intervals."""
 
     name: str
     every: timedelta
     work: Work
-    """Does it, and says in a few words what came of it."""
+    """Does it, and returns a few words about the result."""
     due: Callable[[Services], Awaitable[bool]] | None = None
-    """Asks whether there is anything to do; if not, nothing is written down. None: always."""
+    """Returns whether there is anything to do; if not, no run is recorded. None: always."""
 
 
 async def create_partitions(services: Services) -> str:
@@ -58,17 +58,17 @@ async def create_partitions(services: Services) -> str:
 
 
 async def expire_what_is_due(services: Services) -> str:
-    """Let idle lanes write down reservations, keys and grants that ran out."""
+    """Let idle lanes record reservations, keys and grants that expired."""
     async with services.pool.connection() as connection:
-        terms = {"at": services.clock.now()}
-        rows = await (await connection.execute(LANES_WITH_DUE, terms)).fetchall()
+        parameters = {"at": services.clock.now()}
+        rows = await (await connection.execute(LANES_WITH_DUE, parameters)).fetchall()
     for (lane,) in rows:
         services.writer.lanes[lane].nudge()
     return f"{len(rows)} lanes"
 
 
 async def rate_unpriced(services: Services) -> str:
-    """Price requests that were recorded without a price, where a card has one now."""
+    """Price requests that were recorded without a price, if a card has one now."""
     rated = 0
     await services.queries.prices.cards()
     for lane in range(services.lanes):
@@ -90,14 +90,14 @@ async def rate_unpriced(services: Services) -> str:
 async def _rate(services: Services, lane: int, seq: int) -> bool:
     async with services.pool.connection() as connection:
         chain = await _lacking(connection, lane, seq)
-    # Most wait for a price that no card has: that is seen without asking the lane.
+    # Most wait for a price that no card has: that can be seen without asking the lane.
     if not chain or not rating.ratable(services.cards, chain[0], chain[-1]):
         return False
     return await services.ledger.requests.rate(chain[0], chain[-1])
 
 
 async def _lacking(connection: AsyncConnection[Any], lane: int, seq: int) -> list[Recorded]:
-    """Read an event that lacks a price, and what it rated, back to the request."""
+    """Read an event that lacks a price, and the events it rated, back to the request."""
     chain: list[Recorded] = []
     while (found := await store.find_event(connection, lane, seq)) is not None:
         chain.append(found.recorded)
@@ -113,25 +113,25 @@ async def catch_up(services: Services) -> str:
 
 
 async def is_behind(services: Services) -> bool:
-    """Ask whether a catching-up projection has events to take: one query, nothing locked."""
+    """Return whether a catching-up projection has events to take: one query, no lock."""
     async with services.pool.connection() as connection:
         return await engine.is_behind(connection)
 
 
 async def grant_allowances(services: Services) -> str:
-    """Grant daily allowances: today's, and soon before midnight tomorrow's."""
+    """Grant daily allowances: today's, and shortly before midnight tomorrow's."""
     return f"{await services.allowances.grant_due(services.clock.now())} granted"
 
 
 async def forget_tokens(services: Services) -> str:
-    """Delete refresh tokens that ran out."""
+    """Delete expired refresh tokens."""
     async with services.pool.connection() as connection:
         done = await connection.execute(login_rows.FORGET_REFRESH, {"at": services.clock.now()})
     return f"{done.rowcount} gone"
 
 
 async def forget_reports(services: Services) -> str:
-    """Delete what providers reported, once it was kept for long enough."""
+    """Delete providers' usage reports that were kept for long enough."""
     kept = timedelta(days=services.settings.raw_report_days)
     gone = 0
     async with services.pool.connection() as connection:
@@ -142,23 +142,23 @@ async def forget_reports(services: Services) -> str:
 
 
 async def forget_conversations(services: Services) -> str:
-    """Delete message text that was kept for long enough, and sessions long idle."""
+    """Delete message text that was kept for long enough, and idle sessions."""
     messages, sessions = await services.conversations.forget()
     return f"{messages} messages, {sessions} sessions gone"
 
 
 async def forget_answers(services: Services) -> str:
-    """Delete answers that were kept for a retry for long enough, or are too many."""
+    """Delete answers that were kept for a retry for long enough, or exceed the bounds."""
     return f"{await services.answers.forget()} gone"
 
 
 async def forget_attempts(services: Services) -> str:
-    """Delete counts of sign-ups and failed logins that are over."""
+    """Delete counts of sign-ups and failed logins that no longer matter."""
     return f"{await services.attempts.forget(services.clock.now())} gone"
 
 
 async def forget_wallet_tokens(services: Services) -> str:
-    """Delete used sign-in tokens of wallets that ran out."""
+    """Delete wallets' used sign-in tokens that expired."""
     return f"{await services.wallets.forget(services.clock.now())} gone"
 
 
@@ -178,10 +178,10 @@ JOBS: Sequence[Job] = (
 
 
 class Jobs:
-    """The jobs of one process; they act while it leads."""
+    """The jobs of one process; they run while it leads."""
 
     def __init__(self, services: Services, jobs: Sequence[Job] = JOBS) -> None:
-        """Take what they work on."""
+        """Take the services that they work on."""
         self._services = services
         self._jobs = jobs
         self._me = f"{socket.gethostname()}:{os.getpid()}:{random.token_hex(4)}"
@@ -192,15 +192,15 @@ class Jobs:
         """Begin."""
         soon = clock.now() + timedelta(seconds=1)
         add = self._scheduler.add_job
-        terms = {"max_instances": 1, "coalesce": True, "misfire_grace_time": None}
-        add(self._renew, "interval", seconds=RENEW_SECONDS, next_run_time=clock.now(), **terms)
+        options = {"max_instances": 1, "coalesce": True, "misfire_grace_time": None}
+        add(self._renew, "interval", seconds=RENEW_SECONDS, next_run_time=clock.now(), **options)
         for job in self._jobs:
             seconds = job.every // timedelta(seconds=1)
-            add(self._run, "interval", args=(job,), seconds=seconds, next_run_time=soon, **terms)
+            add(self._run, "interval", args=(job,), seconds=seconds, next_run_time=soon, **options)
         self._scheduler.start()
 
     async def stop(self) -> None:
-        """End, and let another lead at once. Work under way is in the ledger or not at all."""
+        """Stop, and let another process lead at once. Work under way is in the ledger or not."""
         self._scheduler.shutdown(wait=False)
         if self.leads:
             self.leads = False
@@ -211,9 +211,9 @@ class Jobs:
 
     async def _lead(self) -> None:
         async with self._services.pool.connection() as connection:
-            terms = {"me": self._me, "lease": LEASE}
-            row = await (await connection.execute(job_rows.LEAD, terms)).fetchone()
-            # Or a process that is asked nothing would go by what it heard long ago.
+            parameters = {"me": self._me, "lease": LEASE}
+            row = await (await connection.execute(job_rows.LEAD, parameters)).fetchone()
+            # Otherwise an idle process would go by a time that it heard long ago.
             await hear(self._services.clock, connection)
         self.leads = row is not None
 
@@ -238,7 +238,7 @@ class Jobs:
             log.warning("job_failed", job=job.name, error=str(error))
 
     async def run(self, job: Job) -> str:
-        """Do a job now and write down how it went."""
+        """Do a job now and record how it went."""
         pool = self._services.pool
         async with pool.connection() as connection:
             await connection.execute(

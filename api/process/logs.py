@@ -29,7 +29,7 @@ def redact(_logger: object, _name: str, line: MutableMapping[str, Any]) -> Mutab
 
 
 def configure(level: int = logging.INFO) -> None:
-    """Log everything, the libraries' lines included, in our form."""
+    """Log everything, including the libraries' lines, in our form."""
     shared: list[Any] = [
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
@@ -58,5 +58,5 @@ def configure(level: int = logging.INFO) -> None:
     root.setLevel(level)
     for noisy in ("httpx", "uvicorn.access", "alembic", "mcp"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    # It warns of each run that is left out because the one before is not done.
+    # It warns about each run that is skipped because the previous one is not done.
     logging.getLogger("apscheduler").setLevel(logging.ERROR)

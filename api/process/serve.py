@@ -41,19 +41,19 @@ log = structlog.get_logger("keyledger.serve")
 
 BACKLOG = 2_048
 GRACE_SECONDS = 20
-"""For requests under way when a worker is asked to end."""
+"""For requests under way when a worker is asked to stop."""
 KILL_SECONDS = 30
 CHECK_SECONDS = 1.0
 BACKOFF_SECONDS_MAX = 30
 STEADY_SECONDS = 60
-"""A worker that lived this long starts again at once when it dies."""
+"""A worker that lived this long is restarted at once when it dies."""
 KEEP_ALIVE_SECONDS = 30
 COLLECTED_AFTER = (50_000, 50, 50)
-"""``gc.set_threshold``: containers made and not freed, then collections of the younger ones."""
+"""For ``gc.set_threshold``: containers made and not freed, then collections of the younger ones."""
 
 
 class Worker:
-    """One worker process, started again when it dies."""
+    """One worker process, restarted when it dies."""
 
     def __init__(self, number: int, command: list[str], environment: Mapping[str, str]) -> None:
         """Take how to start it."""
@@ -78,7 +78,7 @@ class Worker:
         return self._process.pid if self._process else None
 
     def tend(self, descriptors: tuple[int, ...]) -> None:
-        """Start the process again if it died, later and later while it keeps dying."""
+        """Restart the process if it died, with growing pauses while it keeps dying."""
         if self._process is None:
             if time.monotonic() >= self._starts_at:
                 self.start(descriptors)
@@ -97,12 +97,12 @@ class Worker:
             self.start(descriptors)
 
     def terminate(self) -> None:
-        """Ask it to end."""
+        """Ask it to stop."""
         if self._process is not None and self._process.poll() is None:
             self._process.terminate()
 
     def wait(self, timeout_seconds: float) -> None:
-        """Wait for the end, and bring it about when it takes too long."""
+        """Wait for the process to end, and kill it if that takes too long."""
         if self._process is None:
             return
         try:
@@ -114,7 +114,7 @@ class Worker:
 
 
 class Supervisor:
-    """Starts everything, keeps it running, ends it in order."""
+    """Starts everything, keeps it running, and stops it in order."""
 
     def __init__(self, settings: Settings) -> None:
         """Take the settings."""
@@ -127,18 +127,18 @@ class Supervisor:
         self.ready = threading.Event()
 
     def stop(self) -> None:
-        """Ask for the end. A signal's handler may: an Event's lock could be held under it."""
+        """Ask it to stop. Safe in a signal handler, where an Event's lock might be held already."""
         self._stopping = True
         os.write(self._alarm, b".")
 
     def _sleep(self, seconds: float) -> bool:
-        """Wait a while, less when asked to end; tell whether that was asked."""
+        """Wait, but not longer than until asked to stop; return whether that was asked."""
         if not self._stopping:
             select.select([self._asleep], [], [], seconds)
         return self._stopping
 
     def run(self) -> None:
-        """Serve until asked to end.
+        """Serve until asked to stop.
 
         Raises:
             IncompatibleDatabase: The database does not fit; the message says what to do.
@@ -173,7 +173,8 @@ class Supervisor:
                 for worker in self.workers:
                     worker.tend(descriptors)
             log.info("stopping")
-            # Before the workers are asked to end: else callers would queue up where nobody answers.
+            # Before the workers are asked to stop: otherwise callers would queue where nobody
+            # answers.
             listening.close()
 
     def _database(self, stack: contextlib.ExitStack) -> tuple[str, Callable[[], object]]:
@@ -199,7 +200,7 @@ class Supervisor:
 
     @staticmethod
     def _prepare(environment: Mapping[str, str]) -> None:
-        """Make what every database has, in a process of its own whose memory is given back."""
+        """Make what every database has, in a separate process, so that its memory is freed."""
         command = [sys.executable, "-m", "api.process.serve", "--prepare"]
         done = subprocess.run(command, env=dict(environment), check=False)  # noqa: S603 - our own
         if done.returncode:
@@ -227,11 +228,11 @@ class Supervisor:
 
 
 def _nothing() -> None:
-    """Leave a database that is not ours alone."""
+    """Leave alone a database that is not ours."""
 
 
 def _keep(ensure_running: Callable[[], object]) -> None:
-    """Have the database run. Where it does not start, say so and try again: it may be recovering.
+    """Keep the database running. If it does not start, log that and retry: it may be recovering.
 
     Meanwhile the workers refuse with 503.
     """
@@ -243,7 +244,7 @@ def _keep(ensure_running: Callable[[], object]) -> None:
 
 @contextlib.contextmanager
 def _leash() -> Iterator[int]:
-    """Return the reading end of a pipe that ends when this process does, however it ends."""
+    """Return the reading end of a pipe that closes when this process ends, however it ends."""
     reading, writing = os.pipe()
     try:
         yield reading
@@ -295,10 +296,10 @@ def configured(
     app: Any,  # noqa: ANN401 - Litestar is not imported here
     trusted_networks: Sequence[str] = (),
 ) -> uvicorn.Config:
-    """Say how uvicorn serves an application; ``keyledger bench`` serves its peer the same way.
+    """Return how uvicorn serves an application; ``keyledger bench`` serves its peer the same way.
 
-    Of what ``X-Forwarded-For`` lists, the last that is in none of the trusted networks is the
-    client, if a trusted one sends it; without networks nobody reads the header.
+    The client is the last address in ``X-Forwarded-For`` that is in none of the trusted networks,
+    if a trusted proxy sends the header; without trusted networks nobody reads it.
     """
     return uvicorn.Config(
         app,
@@ -329,9 +330,9 @@ def worker(settings: Settings, descriptor: int, leash: int) -> None:
 
 
 def spare_the_collector() -> None:
-    """Keep what was made at the start out of garbage collections, and collect seldom.
+    """Keep what was made at the start out of garbage collections, and collect rarely.
 
-    A request leaves hardly a cycle behind: counting references frees it. What the collector would
+    A request leaves hardly any cycles behind: reference counting frees it. What the collector would
     look through each time is code, routes, rate cards and the lanes' state, and those stay.
     """
     gc.collect()
@@ -340,13 +341,13 @@ def spare_the_collector() -> None:
 
 
 def _end_with(leash: int) -> None:
-    """End when the supervisor is gone, however it went: nobody would tend us."""
+    """End when the supervisor is gone, however it ended: nobody would restart us."""
     os.read(leash, 1)
     os.kill(os.getpid(), signal.SIGTERM)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run ``python -m api.process.serve``: the supervisor, or by arguments a process of its."""
+    """Run ``python -m api.process.serve``: the supervisor, or by arguments one of its processes."""
     parser = argparse.ArgumentParser(prog="python -m api.process.serve")
     parser.add_argument(
         "--worker",
@@ -377,7 +378,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def settings_as_environment(settings: Settings) -> dict[str, str]:
-    """Write settings as the environment that says the same, for a process to be started."""
+    """Return settings as environment variables for a process to be started."""
     named = {
         f"KEYLEDGER_{name.upper()}": str(value)
         for name, value in msgspec.structs.asdict(settings).items()

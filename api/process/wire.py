@@ -1,8 +1,8 @@
-"""How bytes come to a worker and leave it: uvicorn's HTTP protocol, bounded in bytes and in time.
+"""How bytes reach a worker and leave it: uvicorn's HTTP protocol, bounded in bytes and in time.
 
 ASGI lets a server send a reply's head only once some of its body is there; uvicorn writes the head
 at once, and so does uvloop. Two calls, two segments and two wake-ups of the client are a tenth of
-what a caller who waits for each answer waits: a whole reply is one call here.
+what a sequential caller waits: a whole reply is one call here.
 
 A connection is ended when a head or a body takes too long or too much, when nothing comes, and when
 nobody reads; never while an answer is being made.
@@ -21,35 +21,35 @@ from uvicorn.protocols.http.httptools_impl import (
 )
 
 HEAD_MAX = 64 * 1024
-"""Bytes of a target and all headers together, and of whatever else is no content: chunk extensions,
-trailers. What the parser keeps beyond is bounded by what one read gives, 256 KiB."""
+"""Bytes of a target and all headers together, and of whatever else is not content: chunk
+extensions, trailers. What the parser keeps beyond that is bounded by one read, 256 KiB."""
 HEAD_SECONDS = 10
-"""For the head of a request, from its first byte; from the connection on for the first."""
+"""For a request's head, from its first byte; for the first request, from the connection on."""
 BODY_SECONDS = 60
 LEFTOVER_MAX = 1024 * 1024
-"""Bytes of a body that are read although the request was answered before."""
+"""Bytes of a body that are read even though the request was answered before."""
 LINGER_SECONDS = 5
 """After an answer to a request that is not read to its end: else a client that still sends loses
 the answer."""
 STALL_SECONDS = 60
-"""For a client to take some of what waits for it."""
+"""For a client to read some of what waits for it."""
 LOOK_SECONDS = 5
-"""Between looks at whether something is due; so much later it may end."""
+"""Between checks for what is due; ending may be late by this much."""
 PIPELINED_MAX = 16
-"""Requests of one connection that wait for answers before them."""
+"""Requests on one connection that may wait for earlier answers."""
 
 _HOST = re.compile(rb"[\w.~!$&'()*+,;=%:\[\]-]*", re.ASCII)
 _FINAL = (b"HTTP/1.1 2", b"HTTP/1.1 3", b"HTTP/1.1 4", b"HTTP/1.1 5")
 """How a head begins, unless it is 100 Continue, for which a client waits."""
 
 
-class Gathering(asyncio.Transport):
+class CoalescingTransport(asyncio.Transport):
     """A transport that holds the head of a reply until its body comes or the reply is complete."""
 
     def __init__(
         self, transport: asyncio.Transport, unread: Callable[[], bool] = lambda: False
     ) -> None:
-        """Take what sends, and what tells whether more of a request is to come."""
+        """Take the transport, and what says whether more of a request is to come."""
         super().__init__()
         self._transport = transport
         self._unread = unread
@@ -93,7 +93,7 @@ class Gathering(asyncio.Transport):
         self._transport.abort()
 
     def pause_reading(self) -> None:
-        """Read no more for now."""
+        """Stop reading for now."""
         self._transport.pause_reading()
 
     def resume_reading(self) -> None:
@@ -101,20 +101,20 @@ class Gathering(asyncio.Transport):
         self._transport.resume_reading()
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:  # noqa: ANN401
-        """Tell what the transport knows."""
+        """Return what the transport knows about the connection."""
         return self._transport.get_extra_info(name, default)
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
-        """Let another protocol read."""
+        """Set the protocol that reads."""
         self._transport.set_protocol(protocol)
 
     def get_protocol(self) -> asyncio.BaseProtocol:
-        """Tell which protocol reads."""
+        """Return the protocol that reads."""
         return self._transport.get_protocol()
 
 
 class UntilClosed(RequestResponseCycle):
-    """An exchange in HTTP/1.0, which knows no chunks: the end of the connection ends the answer."""
+    """An exchange in HTTP/1.0, which has no chunks: the end of the connection ends the answer."""
 
     _unmeasured = False
 
@@ -131,22 +131,22 @@ class UntilClosed(RequestResponseCycle):
 
 
 class Http(HttpToolsProtocol):
-    """uvicorn's protocol over a gathering transport, with bounds."""
+    """uvicorn's protocol over a coalescing transport, with bounds."""
 
     _due = inf
-    """When the connection ends unless something happens before."""
+    """When the connection ends unless something happens before that."""
     _heading = _partial = False
-    """Whether a head, a request has begun and not come to its end."""
+    """Whether a head, and a request, has begun and not ended."""
     _new = False
     """Whether a head or a body began in the last read."""
     _body: bytes | bytearray = b""
-    """What came of a body and nobody took yet, at the last read."""
+    """The part of a body that nobody had taken at the last read."""
     _size = _body_size = _swallowed = 0
     """Bytes of the last read, of ``_body``, and of what was read since either changed."""
     _over = False
-    """Whether what still comes is dropped."""
+    """Whether further bytes are dropped."""
     _host = b""
-    """The last ``Host`` that was looked at."""
+    """The last ``Host`` that was checked."""
     _refusal: tuple[int, str] | None = None
     _looking: asyncio.TimerHandle | None = None
     _stalled: asyncio.TimerHandle | None = None
@@ -154,7 +154,7 @@ class Http(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin."""
         # uvloop's transports are asyncio's by behaviour, not by class.
-        self._gathering = Gathering(cast("asyncio.Transport", transport), self._unread)
+        self._gathering = CoalescingTransport(cast("asyncio.Transport", transport), self._unread)
         super().connection_made(self._gathering)
         self._due = self.loop.time() + HEAD_SECONDS
         self._looking = self.loop.call_later(min(LOOK_SECONDS, HEAD_SECONDS), self._look)
@@ -167,7 +167,7 @@ class Http(HttpToolsProtocol):
                 timer.cancel()
 
     def _unread(self) -> bool:
-        """Return whether a request is not read to its end; what is left of it is dropped."""
+        """Return whether a request is not read to its end; the rest of it is dropped."""
         if self._partial:
             self._over = True
             self.flow.resume_reading()
@@ -183,12 +183,12 @@ class Http(HttpToolsProtocol):
             self._wait()
 
     def _wait(self) -> None:
-        """Set a time for the rest of a head or a body, and bound what is none of it."""
+        """Set a deadline for the rest of a head or a body, and bound what is neither."""
         body = b"" if self._heading else self.cycle.body
         if self._new:
             limit_seconds = HEAD_SECONDS if self._heading else BODY_SECONDS
             self._due = self.loop.time() + limit_seconds
-        # Whoever takes what came of a body leaves another buffer.
+        # Whoever takes the received part of a body leaves a new buffer.
         if self._new or body is not self._body or len(body) != self._body_size:
             self._new, self._body, self._body_size, self._swallowed = False, body, len(body), 0
             return
@@ -209,14 +209,14 @@ class Http(HttpToolsProtocol):
         if self._size > HEAD_MAX or not self._new:
             self._check_size()
         if len(self.pipeline) >= PIPELINED_MAX:
-            self._reject(400, "Too many requests wait for an answer.")
+            self._reject(400, "Too many requests on this connection wait for an answer.")
         headers = dict(self.headers)
         if len(headers) != len(self.headers) or headers.get(b"host") != self._host:
             self._check_host([value for name, value in self.headers if name == b"host"])
         if self.url[:1] != b"/" and self._authority() != self._host.lower():
             self._reject(400, "The target and the Host header name different hosts.")
         super().on_headers_complete()
-        # What follows a body in chunks is no header of the request.
+        # What follows a chunked body is not a header of the request.
         self.headers = []
         self._new, self._heading = True, False
         if self.scope["http_version"] == "1.0":
@@ -234,11 +234,11 @@ class Http(HttpToolsProtocol):
         if len(hosts) != 1:
             self._reject(400, "Send exactly one Host header.")
         if _HOST.fullmatch(hosts[0]) is None:
-            self._reject(400, "The Host header names no host.")
+            self._reject(400, "The Host header does not name a host.")
         self._host = hosts[0]
 
     def _authority(self) -> bytes:
-        """Return the host of a target in absolute form."""
+        """Return the host of a target that is in absolute form."""
         return re.split(rb"[/?#]", self.url.partition(b"://")[2], maxsplit=1)[0].lower()
 
     def _reject(self, status: int, words: str) -> NoReturn:
@@ -253,7 +253,7 @@ class Http(HttpToolsProtocol):
         self._due = inf
 
     def on_response_complete(self) -> None:
-        """Go on to the next request; what answered HEAD had no body."""
+        """Go on to the next request; an answer to HEAD had no body."""
         self._gathering.flush()
         super().on_response_complete()
         if self._over and not self._answering():
@@ -263,7 +263,7 @@ class Http(HttpToolsProtocol):
         return bool(self.pipeline) or (self.cycle is not None and not self.cycle.response_complete)
 
     def pause_writing(self) -> None:
-        """Wait for the client to read, for some time."""
+        """Wait for the client to read, for a limited time."""
         super().pause_writing()
         self._stalled = self.loop.call_later(STALL_SECONDS, self._gathering.abort)
 
@@ -275,7 +275,7 @@ class Http(HttpToolsProtocol):
             self._stalled = None
 
     def _look(self) -> None:
-        """End what is due."""
+        """End the connection if it is due."""
         if self.transport.is_closing():
             # It was ended before, and still waits for a client that does not read.
             self._looking = self.loop.call_later(STALL_SECONDS, self._gathering.abort)
@@ -284,13 +284,13 @@ class Http(HttpToolsProtocol):
         if now >= self._due:
             self._end()
         elif self._due == inf and self.timeout_keep_alive_task is None and not self._answering():
-            # Empty lines came, which are no request.
+            # Only empty lines came, which are not a request.
             self._due = now + self.timeout_keep_alive
         wait_seconds = min(LOOK_SECONDS, self._due - now)
         self._looking = self.loop.call_later(wait_seconds, self._look)
 
     def _end(self) -> None:
-        """End the connection, but for an answer that is being made or a reader that is slow."""
+        """End the connection, except while an answer is being made or a slow client reads."""
         self._due = self.loop.time() + LOOK_SECONDS
         answering = self._answering()
         if answering and (self.pipeline or self.flow.read_paused or not self.cycle.more_body):
@@ -312,7 +312,7 @@ class Http(HttpToolsProtocol):
             if not cycle.more_body:
                 return
             if self.pipeline:
-                # The one that is broken was not begun: it is done with.
+                # The broken one was not begun: it is finished.
                 self.pipeline.popleft()
                 cycle.response_complete = True
                 return

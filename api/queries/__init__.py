@@ -15,20 +15,20 @@ from api.queries.credit import CreditQueries, Grant, Movements
 from api.queries.events import Chain, Chapter, EventQueries, LaneHead
 from api.queries.keys import KeyQueries, Verdict
 from api.queries.movements import TYPES as MOVEMENT_TYPES
-from api.queries.movements import Filters, Movement, Place
+from api.queries.movements import Filters, Movement, MovementPlace
 from api.queries.prices import PriceQueries
 from api.queries.reader import Found, Part, Reader, each
-from api.queries.refusals import Refusal, RefusalQueries
-from api.queries.requests import Beside, Report, RequestQueries
+from api.queries.refusals import RefusalLine, RefusalQueries
+from api.queries.requests import Beside, KeptReport, RequestQueries
 from api.queries.spend import (
     GROUPS,
     Analytics,
     AnalyticsTerms,
-    KeyUsage,
+    KeyUsageLine,
     SpendLine,
     SpendQueries,
     SpendTerms,
-    UsageLine,
+    UsageOfKeys,
     UsageTerms,
 )
 from ledger.ratecards import RateCards
@@ -45,21 +45,21 @@ __all__ = [
     "Filters",
     "Found",
     "Grant",
-    "KeyUsage",
+    "KeptReport",
+    "KeyUsageLine",
     "LaneHead",
     "Member",
     "Movement",
+    "MovementPlace",
     "Movements",
     "Named",
     "Part",
-    "Place",
     "Queries",
     "Reader",
-    "Refusal",
-    "Report",
+    "RefusalLine",
     "SpendLine",
     "SpendTerms",
-    "UsageLine",
+    "UsageOfKeys",
     "UsageTerms",
     "Verdict",
     "each",
@@ -67,7 +67,7 @@ __all__ = [
 
 
 class Queries:
-    """What doors ask: ``queries.keys.one(...)``, ``queries.spend.sums(...)``."""
+    """What doors use: ``queries.keys.one(...)``, ``queries.spend.sums(...)``."""
 
     def __init__(
         self,
@@ -76,7 +76,7 @@ class Queries:
         cards: RateCards,
         with_characters: Container[str] = (),
     ) -> None:
-        """Take where to read, how secrets are hashed, and the process's rate cards.
+        """Take the reader, how secrets are hashed, and the process's rate cards.
 
         ``with_characters``: the dialects whose models are characters.
         """

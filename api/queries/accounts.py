@@ -1,4 +1,4 @@
-"""Accounts, their names and who is in them."""
+"""Accounts, their names and their members."""
 
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -13,14 +13,14 @@ from projections.snapshot import Snapshot
 
 
 class Named(NamedTuple):
-    """An account and what it is called, which stands in no event."""
+    """An account with its name, which is in no event."""
 
     account: Account
     name: str
 
 
 class Member(NamedTuple):
-    """Who is in an account. None: they have no login."""
+    """A member of an account. None: they have no login."""
 
     member_id: str
     role: str
@@ -32,7 +32,7 @@ class AccountQueries:
     """Reads of accounts."""
 
     def __init__(self, reader: Reader) -> None:
-        """Take where to read."""
+        """Take the reader."""
         self._reader = reader
 
     async def one(self, account_id: AccountId) -> Found[Account]:
@@ -58,16 +58,16 @@ class AccountQueries:
             return Found(Named(account, names.get(account_id, "")), lane.position)
 
     async def name_of(self, account_id: AccountId) -> str:
-        """Return an account's name; empty where there is no such account."""
+        """Return an account's name; empty if there is no such account."""
         rows = await self._reader.rows(profiles.FIND, {"account_ids": [account_id]})
         return rows[0][1] if rows else ""
 
     async def page(
         self, *, after: UUID | None, most: int
     ) -> tuple[Part[Named], dict[int, Position]]:
-        """List accounts, newest first, each as its lane stood: by lane, where that was."""
-        terms = {"after": after, "most": most + 1, "operator": OPERATOR_ACCOUNT}
-        rows = await self._reader.rows(profiles.PAGE, terms)
+        """List accounts, newest first, each as of its lane's position; return those by lane."""
+        parameters = {"after": after, "most": most + 1, "operator": OPERATOR_ACCOUNT}
+        rows = await self._reader.rows(profiles.PAGE, parameters)
         shown = rows[:most]
         found: dict[UUID, Named] = {}
         positions = {}
@@ -83,7 +83,7 @@ class AccountQueries:
         return Part(items, len(rows) > most), positions
 
     async def members(self, account_id: AccountId) -> Found[list[Member]]:
-        """List who is in an account.
+        """List the members of an account.
 
         Raises:
             NoSuchAccount: There is none.
@@ -102,7 +102,7 @@ class AccountQueries:
         return Found(members, position)
 
     async def person_of(self, account_id: AccountId, *, member_id: str = "") -> Member:
-        """Find a member, or where that is none an owner; an account may have nobody.
+        """Find a member, or if there is no such member an owner; an account may have nobody.
 
         Raises:
             NoSuchAccount: There is none.

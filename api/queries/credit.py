@@ -1,7 +1,7 @@
-"""Credit of accounts: grants, and the ledger of whatever moved a balance.
+"""Credit of accounts: grants, and the ledger of what moved a balance.
 
 The ledger is read along the account's own chain of events, from the newest back. A page goes on
-where its cursor says, so that pages stay what they are while usage is written.
+where its cursor says, so that pages do not shift while usage is recorded.
 """
 
 from collections.abc import Container, Mapping, Sequence
@@ -9,7 +9,15 @@ from typing import NamedTuple
 
 import msgspec
 
-from api.queries.movements import Charged, KeyTerms, Known, Movement, Place, Stretch, Walk
+from api.queries.movements import (
+    Charged,
+    KeyTerms,
+    Movement,
+    MovementContext,
+    MovementPlace,
+    MovementWalk,
+    Stretch,
+)
 from api.queries.reader import Found, Part, Reader, head_of
 from ledger.clock import Instant
 from ledger.codec import Recorded
@@ -21,7 +29,7 @@ from projections.inline import keys
 from projections.snapshot import Snapshot
 
 READ_AT_ONCE, READS_MAX = 500, 20
-"""Events read for one page: after so many of them a page may be short, and goes on."""
+"""Events read for one page: after this many a page may be short, with more to follow."""
 
 
 class Grant(NamedTuple):
@@ -41,24 +49,24 @@ class Grant(NamedTuple):
     expires_at: Instant | None
     reason: str
     cost: str
-    """What was paid for it, in ``currency``; empty: not told."""
+    """What was paid for it, in ``currency``; empty: unknown."""
     currency: str
     payment_reference: str
 
 
 class Movements(NamedTuple):
-    """Some movements, and where the next ones are."""
+    """Some movements, and where to continue."""
 
     shown: list[Movement]
-    following: Place | None
-    """None: these are the last."""
+    following: MovementPlace | None
+    """Where to continue; None: these are the last."""
 
 
 class CreditQueries:
     """Reads of credit."""
 
     def __init__(self, reader: Reader, with_characters: Container[str] = ()) -> None:
-        """Take where to read, and the dialects whose models are characters."""
+        """Take the reader, and the dialects whose models are characters."""
         self._reader = reader
         self._with_characters = with_characters
 
@@ -70,14 +78,21 @@ class CreditQueries:
         """
         async with self._reader.of(account_id) as lane:
             await head_of(lane, account_id)
-            terms = {"lane": lane.lane, "account": account_id, "before": before, "most": most + 1}
-            rows = await lane.rows(credit.PAGE, terms)
+            parameters = {
+                "lane": lane.lane,
+                "account": account_id,
+                "before": before,
+                "most": most + 1,
+            }
+            rows = await lane.rows(credit.PAGE, parameters)
             position = lane.position
         grants = [Grant(*row[:5], *map(int, row[5:8]), *row[8:]) for row in rows[:most]]
         return Found(Part(grants, len(rows) > most), position)
 
-    async def movements(self, account_id: AccountId, place: Place, most: int) -> Found[Movements]:
-        """Read the movements of an account's balances from a place back.
+    async def movements(
+        self, account_id: AccountId, place: MovementPlace, most: int
+    ) -> Found[Movements]:
+        """Read the movements of an account's balances backwards from a place.
 
         Raises:
             NoSuchAccount: There is no such account.
@@ -88,7 +103,7 @@ class CreditQueries:
             balances = {asset: format_pico(pico) for asset, pico in stretch.balances.items()}
             place = msgspec.structs.replace(place, balances=balances)
         for _ in range(READS_MAX):
-            walk = Walk(place, stretch, most - len(found))
+            walk = MovementWalk(place, stretch, most - len(found))
             found += walk.movements()
             if walk.ended:
                 return Found(Movements(found, None), stretch.position)
@@ -101,8 +116,8 @@ class CreditQueries:
     async def _stretch(self, account_id: AccountId, seq: int) -> Stretch:
         async with self._reader.of(account_id) as lane:
             newest, _ = await head_of(lane, account_id)
-            terms = {"lane": lane.lane, "start": seq or newest, "most": READ_AT_ONCE + 1}
-            rows = [store.stored(row) for row in await lane.rows(store.ACCOUNT_EVENTS, terms)]
+            parameters = {"lane": lane.lane, "start": seq or newest, "most": READ_AT_ONCE + 1}
+            rows = [store.stored(row) for row in await lane.rows(store.ACCOUNT_EVENTS, parameters)]
             events = [row.recorded for row in rows[:READ_AT_ONCE]]
             balances = await lane.rows(
                 credit.OF_ACCOUNT, {"lane": lane.lane, "account": account_id}
@@ -111,7 +126,9 @@ class CreditQueries:
                 events,
                 rows[READ_AT_ONCE].recorded.envelope.lane_seq if len(rows) > READ_AT_ONCE else 0,
                 {row[0]: int(row[1]) for row in balances},
-                Known(await _assets(lane, account_id, events), await self._keys(lane, events)),
+                MovementContext(
+                    await _assets(lane, account_id, events), await self._keys(lane, events)
+                ),
                 lane.position,
             )
 
@@ -130,5 +147,5 @@ async def _assets(
     lots = {lot for event in events for lot in getattr(event.body, "lots", ())}
     lots |= {lot for event in events for lot, _ in getattr(event.body, "lapsed", ())}
     lots |= {lot for event in events for lot, _, _ in getattr(event.body, "repaid", ())}
-    terms = {"lane": lane.lane, "account": account_id, "lots": sorted(lots)}
-    return dict(await lane.rows(credit.ASSETS, terms))
+    parameters = {"lane": lane.lane, "account": account_id, "lots": sorted(lots)}
+    return dict(await lane.rows(credit.ASSETS, parameters))

@@ -1,4 +1,4 @@
-"""Events as they were written: an account's, a lane's, one; and where lanes stand."""
+"""Events as they were written: an account's, a lane's, or one; and the lanes' positions."""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ from projections.behind import account_marks
 from projections.inline import credits as credit
 
 MARKS_BEHIND_MAX = 2_000
-"""So many events more are read along the chain before marks are waited for."""
+"""How many more events are read along the chain before waiting for marks."""
 BACK_AT_ONCE = 200
 
 
@@ -31,11 +31,11 @@ class Chapter(NamedTuple):
 
     events: Sequence[Recorded]
     assets: Mapping[int, str]
-    """Lot → what it is of."""
+    """Lot → its asset."""
 
 
 class LaneHead(NamedTuple):
-    """Where a lane stands."""
+    """A lane's newest position."""
 
     lane: int
     seq: int
@@ -48,7 +48,7 @@ class EventQueries:
     """Reads of events."""
 
     def __init__(self, reader: Reader) -> None:
-        """Take where to read."""
+        """Take the reader."""
         self._reader = reader
 
     async def of_account(
@@ -60,22 +60,22 @@ class EventQueries:
 
         Raises:
             NoSuchAccount: There is none.
-            InvalidField: ``before`` is no position of an event of this account.
+            InvalidField: ``before`` is not the position of an event of this account.
         """
         async with self._reader.of(account_id) as lane:
             newest, _ = await head_of(lane, account_id)
             start = newest if before is None else before
-            terms = {"lane": lane.lane, "start": start, "most": most + 1}
-            rows = await lane.rows(store.ACCOUNT_EVENTS, terms)
+            parameters = {"lane": lane.lane, "start": start, "most": most + 1}
+            rows = await lane.rows(store.ACCOUNT_EVENTS, parameters)
             position = lane.position
         found = [store.stored(row) for row in rows]
         if not found or found[0].recorded.envelope.account_id != account_id:
-            raise InvalidField("after", "is no cursor of this list")
+            raise InvalidField("after", "is not a cursor of this list")
         following = found[most].recorded.envelope.lane_seq if len(found) > most else None
         return Found(Chain(found[:most], following), position)
 
     async def back(self, account_id: AccountId, *, before: int | None) -> AsyncIterator[Stored]:
-        """Go back through an account's events from the one at ``before``; None: the newest.
+        """Yield an account's events backwards from the one at ``before``; None: the newest.
 
         Raises:
             NoSuchAccount: There is none.
@@ -90,7 +90,7 @@ class EventQueries:
             before = chain.following
 
     async def of_lane(self, number: int, *, after: int, most: int) -> Found[list[Stored]]:
-        """List a lane's events in their order: a feed.
+        """List a lane's events in order, as a feed.
 
         Raises:
             NoSuchLane: There is none of this number.
@@ -121,7 +121,7 @@ class EventQueries:
     async def after(self, account_id: AccountId, version: int, most: int) -> Chapter:
         """Read an account's next events in their order, and which asset their lots are of.
 
-        Events are counted by their version; there are fewer than ``most`` only at the end.
+        Events are counted by their version; fewer than ``most`` come only at the end.
         """
         reader = self._reader
         found = await self._chapter(account_id, version, most, reach=most + MARKS_BEHIND_MAX)
@@ -135,31 +135,31 @@ class EventQueries:
     async def _chapter(
         self, account_id: AccountId, version: int, most: int, *, reach: int | None
     ) -> Chapter | None:
-        """Read along the chain from a mark or the end; None: there is no mark within reach."""
+        """Read along the chain from a mark or from the end; None: no mark is within reach."""
         async with self._reader.of(account_id) as lane:
             heads = await lane.rows(store.ACCOUNT_HEAD, (lane.lane, account_id))
             if not heads or heads[0][1] <= version:
                 return Chapter([], {})
-            terms: Any = {"lane": lane.lane, "account": account_id, "version": version + most}
-            start, last = (await lane.rows(account_marks.FIRST_FROM, terms) or heads)[0]
+            parameters: Any = {"lane": lane.lane, "account": account_id, "version": version + most}
+            start, last = (await lane.rows(account_marks.FIRST_FROM, parameters) or heads)[0]
             if reach is not None and last - version > reach:
                 return None
-            terms = {"lane": lane.lane, "start": start, "most": last - version}
-            rows = await lane.rows(store.ACCOUNT_EVENTS, terms)
+            parameters = {"lane": lane.lane, "start": start, "most": last - version}
+            rows = await lane.rows(store.ACCOUNT_EVENTS, parameters)
             events = [store.stored(row).recorded for row in reversed(rows)][:most]
             lots = sorted({lot for event in events for lot in getattr(event.body, "lots", ())})
-            terms = {"lane": lane.lane, "account": account_id, "lots": lots}
-            assets = await lane.rows(credit.ASSETS, terms)
+            parameters = {"lane": lane.lane, "account": account_id, "lots": lots}
+            assets = await lane.rows(credit.ASSETS, parameters)
         return Chapter(events, dict(assets))
 
     async def version_before(self, account_id: AccountId, at: Instant) -> int:
-        """Find a version of an account, not far below the first event at or after an instant."""
+        """Find a version of an account shortly before the first event at or after an instant."""
         async with self._reader.of(account_id) as lane:
-            terms = {"lane": lane.lane, "account": account_id, "before": at}
-            rows = await lane.rows(account_marks.LAST_BEFORE, terms)
+            parameters = {"lane": lane.lane, "account": account_id, "before": at}
+            rows = await lane.rows(account_marks.LAST_BEFORE, parameters)
         return rows[0][0] if rows else 0
 
     async def lanes(self) -> list[LaneHead]:
-        """List where each lane stands."""
+        """List each lane's newest position."""
         rows = await self._reader.rows(store.LANES)
         return [LaneHead(row[0], row[1], row[2], bytes(row[3])) for row in rows]

@@ -1,4 +1,4 @@
-"""Keys: one, all of an account, and whether a secret opens one."""
+"""Keys: one, an account's, and whether a secret opens one."""
 
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, NamedTuple
@@ -18,7 +18,7 @@ from projections.inline import keys
 
 
 class Verdict(NamedTuple):
-    """Which key a secret is of, and what a request by it would be told."""
+    """The key that a secret belongs to, and the refusal that a request by it would get."""
 
     key_id: KeyId
     account_id: AccountId
@@ -34,12 +34,12 @@ class KeyQueries:
     """Reads of keys."""
 
     def __init__(self, reader: Reader, peppers: secrets.Peppers) -> None:
-        """Take where to read, and how secrets are hashed."""
+        """Take the reader, and how secrets are hashed."""
         self._reader = reader
         self._peppers = peppers
 
     async def one(self, key_id: KeyId, *, only_of: str = "") -> Found[Key]:
-        """Find a key as decisions see it. ``only_of``: a member who sees no other's.
+        """Find a key as decisions see it. ``only_of``: a member who sees only their own.
 
         Raises:
             NoSuchKey: There is none, or it is another member's.
@@ -64,20 +64,20 @@ class KeyQueries:
         """
         async with self._reader.of(account_id) as lane:
             await head_of(lane, account_id)
-            terms = {
+            parameters = {
                 "lane": lane.lane,
                 "account": account_id,
                 "after": after,
                 "most": most + 1,
                 "member": only_of or None,
             }
-            ids = [row[0] for row in await lane.rows(keys.PAGE, terms)]
+            ids = [row[0] for row in await lane.rows(keys.PAGE, parameters)]
             state = await lane.state(keys=ids[:most])
             position = lane.position
         return Found(Part([state.keys[found] for found in ids[:most]], len(ids) > most), position)
 
     def each(self, account_id: AccountId, *, only_of: str = "") -> AsyncIterator[Key]:
-        """Go through all of an account's keys, newest first."""
+        """Yield all of an account's keys, newest first."""
 
         async def page(after: KeyId | None) -> Part[Key]:
             found = await self.page(account_id, after=after, most=PAGE_MAX, only_of=only_of)
@@ -105,7 +105,7 @@ _ends = msgspec.json.Decoder(dict[int, Utc | None])
 
 
 def _verdict(row: Sequence[Any], at: Instant, scope: str, model: str) -> Verdict:
-    """Say of a row of ``keys.VERIFY`` what the ledger would say of a request."""
+    """Turn a row of ``keys.VERIFY`` into what the ledger would say about a request."""
     key_id, account_id, number, _, _, name, dialect, status, expires_at, scopes, ends, *rest = row
     account_status, models = rest
     account = Account(account_id=account_id, opened_at=at, status=account_status)

@@ -1,4 +1,4 @@
-"""What events moved of an account's balances: a fold of its events, newest first.
+"""How events moved an account's balances: a fold of its events, newest first.
 
 The balance after the newest is the ledger's own; each one before it follows by taking away what
 moved.
@@ -21,7 +21,7 @@ from ledger.state import parts_of
 CHAT, USAGE, PURCHASE, DAILY, BONUS, ADJUSTMENT, EXPIRY = TYPES = (
     *("Chat", "Usage", "Purchase", "Daily login", "Bonus", "Adjustment", "Expiry"),
 )
-"""``Daily login`` is what the account has anew each day; ``Usage`` is metered and no chat."""
+"""``Daily login`` is the daily allowance; ``Usage`` is metered and not a chat."""
 
 CHAT_CATEGORY = "chat"
 DAY = timedelta(days=1)
@@ -31,14 +31,14 @@ Freed = e.RequestSettled | e.RequestReleased | e.RequestExpired
 
 
 class Moved(NamedTuple):
-    """What an event moved of one asset."""
+    """How an event moved the balance of one asset."""
 
     type: str
     """One of ``TYPES``."""
     description: str
     asset: str
     pico: int
-    """Below zero: it was taken."""
+    """Below zero: it was taken away."""
 
 
 class Movement(NamedTuple):
@@ -47,9 +47,9 @@ class Movement(NamedTuple):
     at: Instant
     moved: Moved
     balance: int
-    """Of the asset after it, all keys together, in pico."""
+    """Balance of the asset afterwards, over all keys, in pico."""
     key_id: KeyId | None
-    """Which key spent it; None: no key did."""
+    """The key that spent it; None: no key did."""
     integration: str | None
     """The key's name at that moment."""
     model: str | None
@@ -59,18 +59,18 @@ class Movement(NamedTuple):
 
 
 class KeyTerms(NamedTuple):
-    """What a movement says of its key."""
+    """What a movement needs to know about its key."""
 
     speaks_to_characters: bool
     """Whether its dialect's models are characters."""
     session: bool
 
 
-class Known(NamedTuple):
-    """What events name, as it is needed to tell of them."""
+class MovementContext(NamedTuple):
+    """The lots and keys that events name, as needed to describe movements."""
 
     assets: Mapping[int, str]
-    """Lot → what it is of."""
+    """Lot → its asset."""
     keys: Mapping[KeyId, KeyTerms]
 
 
@@ -81,8 +81,8 @@ class Stretch(NamedTuple):
     following: int
     """Position of the event before them; 0: there is none."""
     balances: Mapping[str, int]
-    """As they are at the lane's position."""
-    known: Known
+    """Balances at the lane's position."""
+    known: MovementContext
     position: Position
 
 
@@ -99,7 +99,7 @@ class Filters(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Exclusive."""
 
     def cover(self, found: Movement) -> bool:
-        """Return whether a movement is asked for."""
+        """Return whether a movement matches."""
         pairs = (
             (self.type, found.moved.type),
             (self.asset, found.moved.asset),
@@ -112,27 +112,27 @@ class Filters(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         )
 
 
-class Place(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Where a walk back through an account's events stands, and what it is for."""
+class MovementPlace(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How far a walk back through an account's events has come, and what it looks for."""
 
     account: str
     filters: Filters = Filters()
     seq: int = 0
     """Lane position of the next event; 0: the newest."""
     shown: int = 0
-    """Movements of that event that were passed already."""
+    """Movements of that event that were shown already."""
     balances: dict[str, str] = {}
-    """Of each asset after the next movement."""
+    """Balance of each asset after the next movement."""
 
 
-class Walk:
-    """Goes through a stretch, newest first, and stops where a page is full."""
+class MovementWalk:
+    """Goes through a stretch, newest first, and stops when a page is full."""
 
-    def __init__(self, place: Place, stretch: Stretch, room: int) -> None:
-        """Begin at a place; there is room for so many movements."""
+    def __init__(self, place: MovementPlace, stretch: Stretch, room: int) -> None:
+        """Begin at a place; the page has room for ``room`` movements."""
         self.place = place
         self.ended = False
-        """Whether there is nothing more to be asked for."""
+        """Whether nothing follows."""
         self._stretch = stretch
         self._room = room
         self._left = {
@@ -140,7 +140,7 @@ class Walk:
         }
 
     def movements(self) -> Iterator[Movement]:
-        """Yield the movements that are asked for; where the next ones are stands in ``place``."""
+        """Yield the movements that match; ``place`` says where to continue."""
         filters, given = self.place.filters, 0
         for event, shown, moved in self._moved():
             if filters.start is not None and event.envelope.recorded_at < filters.start:
@@ -160,7 +160,7 @@ class Walk:
         self.ended = not self._stretch.following
 
     def _moved(self) -> Iterator[tuple[Recorded, int, Moved]]:
-        """Yield the movements not passed yet, each with how many of its event come before it."""
+        """Yield the movements not shown yet, each with how many of its event come before it."""
         passed = self.place.shown
         for event in self._stretch.events:
             moved = list(reversed(list(movements(event, self._stretch.known))))
@@ -173,9 +173,9 @@ class Walk:
         self.place = msgspec.structs.replace(self.place, seq=seq, shown=shown, balances=balances)
 
 
-def _movement(event: Recorded, moved: Moved, balance: int, known: Known) -> Movement:
+def _movement(event: Recorded, moved: Moved, balance: int, known: MovementContext) -> Movement:
     envelope, body = event.envelope, event.body
-    # What lapses as a request ends is spent by nobody.
+    # Credit that lapses when a request ends is spent by nobody.
     charged = body if isinstance(body, Charged) and moved.type in {CHAT, USAGE} else None
     key_id = None if charged is None else envelope.key_id
     key = None if key_id is None else known.keys.get(key_id)
@@ -194,8 +194,8 @@ def _movement(event: Recorded, moved: Moved, balance: int, known: Known) -> Move
     )
 
 
-def movements(event: Recorded, known: Known) -> Iterator[Moved]:
-    """Yield what an event moved, in the order in which it did; nothing that moved nothing."""
+def movements(event: Recorded, known: MovementContext) -> Iterator[Moved]:
+    """Yield what an event moved, in order, without movements of zero."""
     body = event.body
     if isinstance(body, Charged):
         yield from _charge(event, body, known)
@@ -214,16 +214,16 @@ def movements(event: Recorded, known: Known) -> Iterator[Moved]:
         yield from _repaid(body, known)
 
 
-def _repaid(body: e.Repaying, known: Known) -> Iterator[Moved]:
+def _repaid(body: e.Repaying, known: MovementContext) -> Iterator[Moved]:
     for lot, asset, amount in body.repaid:
-        # In its own asset it only moves within the balance.
+        # In its own asset it does not change the balance.
         if known.assets[lot] != asset:
             said = f"Grant {lot} repaid what was overdrawn in {asset}"
             yield Moved(ADJUSTMENT, said, known.assets[lot], -parse_pico(amount))
             yield Moved(ADJUSTMENT, said, asset, parse_pico(amount))
 
 
-def _charge(event: Recorded, body: Charged, known: Known) -> Iterator[Moved]:
+def _charge(event: Recorded, body: Charged, known: MovementContext) -> Iterator[Moved]:
     key = known.keys.get(event.envelope.key_id) if event.envelope.key_id else None
     is_chat = body.category == CHAT_CATEGORY or (key is not None and key.speaks_to_characters)
     kind = CHAT if is_chat else USAGE

@@ -1,4 +1,4 @@
-"""Rate cards, which are all in memory, and who would lose a price."""
+"""Rate cards, which are all in memory, and how many accounts would lose a price."""
 
 from datetime import timedelta
 from typing import Any
@@ -12,7 +12,7 @@ from ledger.record import card_rows
 from projections.inline import spend
 
 LATELY = timedelta(days=30)
-"""What was used since is thought to be used again."""
+"""A model used within this time is expected to be used again."""
 MODELS_USED_MAX = 10_000
 
 
@@ -20,12 +20,12 @@ class PriceQueries:
     """Reads of rate cards."""
 
     def __init__(self, reader: Reader, cards: RateCards) -> None:
-        """Take where to read, and the cards of this process."""
+        """Take the reader, and this process's rate cards."""
         self._reader = reader
         self._cards = cards
 
     async def cards(self) -> RateCards:
-        """Return the rate cards, the newest included whoever published it."""
+        """Return the rate cards, including the newest, whoever published it."""
         async with self._reader.pool.connection() as connection:
             count = await (await connection.execute(card_rows.COUNT)).fetchone()
             if count is not None and count[0] != self._cards.count:
@@ -55,13 +55,15 @@ class PriceQueries:
         return found.card
 
     async def accounts_losing(self, proposal: Proposal, at: Instant) -> int:
-        """Count the accounts that used a model lately which would lose a price."""
+        """Count the accounts that recently used a model that would lose a price."""
         if proposal.base is None:
             return 0
-        terms: dict[str, Any] = {"since": at.date() - LATELY, "card": proposal.card.name}
-        used = await self._reader.rows(spend.MODELS_USED, terms | {"most": MODELS_USED_MAX})
+        parameters: dict[str, Any] = {"since": at.date() - LATELY, "card": proposal.card.name}
+        used = await self._reader.rows(spend.MODELS_USED, parameters | {"most": MODELS_USED_MAX})
         losing = proposal.losing(name for (name,) in used)
         if not losing:
             return 0
-        ((count,),) = await self._reader.rows(spend.ACCOUNTS_THAT_USED, terms | {"models": losing})
+        ((count,),) = await self._reader.rows(
+            spend.ACCOUNTS_THAT_USED, parameters | {"models": losing}
+        )
         return int(count)

@@ -1,4 +1,4 @@
-"""What all reads share: snapshots of lanes, and what a read gives."""
+"""What all reads share: snapshots of lanes, and what a read returns."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -43,9 +43,9 @@ class Part(NamedTuple, Generic[F]):
 async def each(
     page: Callable[[A | None], Awaitable[tuple[list[F], bool]]], mark: Callable[[F], A]
 ) -> AsyncIterator[F]:
-    """Yield what all pages of a list hold, each page read when it is its turn.
+    """Yield the items of all pages of a list, reading each page when its turn comes.
 
-    ``page`` reads what comes after a mark, None: from the start, and whether more follows.
+    ``page`` reads what comes after an item (None: from the start), and whether more follows.
     """
     after, has_more = None, True
     while has_more:
@@ -58,7 +58,7 @@ async def each(
 
 
 class Reader:
-    """Where reads are made."""
+    """Reads from projections and lanes."""
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ class Reader:
         lanes: int,
         clock: DatabaseClock,
     ) -> None:
-        """Take where to read, and what tells the time."""
+        """Take where to read, and the clock."""
         self.pool = pool
         self.lanes = lanes
         self.clock = clock
@@ -85,13 +85,13 @@ class Reader:
         """Open a snapshot of an account's lane."""
         return self.at(self.lane_of(account_id))
 
-    async def rows(self, sql: LiteralString | bytes, terms: Any = None) -> list[TupleRow]:  # noqa: ANN401
-        """Read rows that belong to no lane's position."""
+    async def rows(self, sql: LiteralString | bytes, parameters: Any = None) -> list[TupleRow]:  # noqa: ANN401
+        """Read rows that are not tied to a lane's position."""
         async with self.pool.connection() as connection:
-            return await (await connection.execute(sql, terms)).fetchall()
+            return await (await connection.execute(sql, parameters)).fetchall()
 
     async def catch_up(self, projection: CatchingUp, lane: int, deadline: Instant) -> None:
-        """Bring a projection of a lane up to now, or wait for whoever is at it."""
+        """Bring a lane's projection up to now, or wait for whoever is doing so."""
         while True:
             async with self.pool.connection() as connection:
                 progress = await engine.catch_up_fully(connection, projection, lane)

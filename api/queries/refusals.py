@@ -1,4 +1,4 @@
-"""Refusals that were written down."""
+"""Recorded refusals."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -16,11 +16,11 @@ from projections import checkpoints
 from projections.behind import refusals
 
 HELD_BACK = timedelta(seconds=1, milliseconds=300)
-"""After so long no refusal of the same kind is held back any more."""
+"""After this long no refusal of the same kind is held back any more."""
 
 
-class Refusal(NamedTuple):
-    """Refusals of a key for one reason in one second. Numbers as the refusal gave them."""
+class RefusalLine(NamedTuple):
+    """A key's refusals for one reason in one second, with the numbers of the refusal."""
 
     seq: int
     """Lane position of the event."""
@@ -30,7 +30,7 @@ class Refusal(NamedTuple):
     reason: str
     scope: str
     limit_id: str
-    """The limit, or ``credit:`` and the asset; empty: neither refused it."""
+    """The limit, or ``credit:`` and the asset; empty: neither was the reason."""
     model: str
     integration: str
     ceiling: str
@@ -38,17 +38,19 @@ class Refusal(NamedTuple):
     pending: str
     requested: str
     usage: Mapping[str, int]
-    """What the refused requests would have used together, by class."""
+    """What the refused requests would have used in total, by class."""
 
 
 class RefusalQueries:
     """Reads of refusals."""
 
     def __init__(self, reader: Reader) -> None:
-        """Take where to read."""
+        """Take the reader."""
         self._reader = reader
 
-    async def page(self, account_id: AccountId, *, before: int, most: int) -> Found[Part[Refusal]]:
+    async def page(
+        self, account_id: AccountId, *, before: int, most: int
+    ) -> Found[Part[RefusalLine]]:
         """List an account's refusals, newest first. The position is the projection's.
 
         Raises:
@@ -56,14 +58,19 @@ class RefusalQueries:
         """
         async with self._reader.of(account_id) as lane:
             await head_of(lane, account_id)
-            terms = {"lane": lane.lane, "account": account_id, "before": before, "most": most + 1}
-            rows = await lane.rows(refusals.LATEST, terms)
+            parameters = {
+                "lane": lane.lane,
+                "account": account_id,
+                "before": before,
+                "most": most + 1,
+            }
+            rows = await lane.rows(refusals.LATEST, parameters)
             log = {"lane": lane.lane, "projection": refusals.PROJECTION.name}
             reached = await lane.rows(checkpoints.NEWEST, log)
             position = Position(lane.lane, reached[0][0] if reached else 0)
         return Found(Part([_refusal(row) for row in rows[:most]], len(rows) > most), position)
 
-    async def of_rates(self, account_id: AccountId, most: int) -> list[Refusal]:
+    async def of_rates(self, account_id: AccountId, most: int) -> list[RefusalLine]:
         """Return an account's newest refusals by limits on requests, tokens and failures.
 
         What was just answered is among them: refusals that a second holds back are waited for,
@@ -72,11 +79,11 @@ class RefusalQueries:
         reader = self._reader
         lane, clock = reader.lane_of(account_id), reader.clock
         kinds = matches_kinds("requests", "tokens", "failures")
-        terms = {"lane": lane, "account": account_id, "kinds": kinds, "most": most}
+        parameters = {"lane": lane, "account": account_id, "kinds": kinds, "most": most}
         deadline = clock.now() + CATCH_UP_WAIT
         while True:
             await reader.catch_up(refusals.PROJECTION, lane, deadline)
-            found = [_refusal(row) for row in await reader.rows(refusals.RATE_BREACHES, terms)]
+            found = [_refusal(row) for row in await reader.rows(refusals.RATE_BREACHES, parameters)]
             at = clock.now()
             settled_at = found[0].recorded_at + HELD_BACK if found else at
             if at >= min(settled_at, deadline):
@@ -84,7 +91,7 @@ class RefusalQueries:
             await asyncio.sleep((settled_at - at).total_seconds())
 
 
-def _refusal(row: Sequence[Any]) -> Refusal:
-    """Turn a row of ``refusals.LATEST`` into what it tells."""
+def _refusal(row: Sequence[Any]) -> RefusalLine:
+    """Turn a row of ``refusals.LATEST`` into a line."""
     *columns, usage = row
-    return Refusal._make((*columns, msgspec.json.decode(usage, type=dict[str, int])))
+    return RefusalLine._make((*columns, msgspec.json.decode(usage, type=dict[str, int])))

@@ -1,7 +1,7 @@
 """From a secret or a key id to its account: facts that never change, so they may be cached.
 
-Whether a key is any good is never cached: that is decided in the lane (promise 6). What is
-unknown is not cached either, for it may come to be.
+Whether a key may act is never cached: that is decided in the lane (promise 6). What is
+unknown is not cached either, because it may come to exist.
 """
 
 import asyncio
@@ -44,14 +44,14 @@ COUNT_SECRETS = compiled(
     .select_from(KEY_SECRETS)
     .where(_secret.pepper_version == bindparam("version"))
 )
-"""How many are hashed under a pepper."""
+"""How many secrets are hashed under a pepper."""
 
 Name = TypeVar("Name")
 Fact = TypeVar("Fact")
 
 
 class Proof(NamedTuple):
-    """What a secret proves, provided that the lane agrees."""
+    """What a secret proves, subject to the lane's decision."""
 
     account_id: AccountId
     key_id: KeyId
@@ -60,7 +60,7 @@ class Proof(NamedTuple):
 
 
 class Owned(NamedTuple):
-    """A key and whose it is, for ever."""
+    """A key and its account, which never changes."""
 
     key_id: KeyId
     account_id: AccountId
@@ -68,23 +68,23 @@ class Owned(NamedTuple):
 
     @property
     def secret(self) -> None:
-        """No secret proved it: whoever named the key vouches for it."""
+        """Return None: no secret proved it, but whoever named the key vouches for it."""
 
 
 class Lru(Generic[Name, Fact]):
-    """A bounded memory of immutable facts: the least recently used goes first."""
+    """A bounded cache of immutable facts: the least recently used goes first."""
 
     def __init__(self, most: int) -> None:
-        """Remember at most so many."""
+        """Take how many facts to remember at most."""
         self._facts: OrderedDict[Name, Fact] = OrderedDict()
         self._most = most
 
     def __len__(self) -> int:
-        """Count what is remembered."""
+        """Count the remembered facts."""
         return len(self._facts)
 
     def __contains__(self, name: object) -> bool:
-        """Return whether something is remembered; it grows no younger by that."""
+        """Return whether a fact is remembered, without counting as a use."""
         return name in self._facts
 
     def get(self, name: Name) -> Fact | None:
@@ -101,10 +101,10 @@ class Lru(Generic[Name, Fact]):
             self._facts.popitem(last=False)
 
 
-class Gathering(Generic[Name, Fact]):
+class BatchedLookup(Generic[Name, Fact]):
     """Look-ups that arrive while one is under way form the next, as commands form a batch.
 
-    A thousand callers cost one connection, and none waits for a pool.
+    A thousand callers take one connection, and none waits for the pool.
     """
 
     def __init__(self, ask: Callable[[list[Name]], Awaitable[dict[Name, Fact]]]) -> None:
@@ -120,7 +120,7 @@ class Gathering(Generic[Name, Fact]):
             future = self._waiting[name] = asyncio.get_running_loop().create_future()
         if self._task is None:
             self._task = asyncio.create_task(self._run())
-        # One caller who gives up must not take the answer from the others.
+        # A caller that gives up must not take the answer from the others.
         return await asyncio.shield(future)
 
     async def _run(self) -> None:
@@ -137,7 +137,7 @@ class Gathering(Generic[Name, Fact]):
         except Exception as error:  # last-resort: every caller is told
             for future in asked.values():
                 future.set_exception(error)
-                # Seen here: a caller may have gone away meanwhile.
+                # Retrieved here, because a caller may have gone away meanwhile.
                 future.exception()
             return
         for name, future in asked.items():
@@ -145,7 +145,7 @@ class Gathering(Generic[Name, Fact]):
 
 
 class Resolver:
-    """Finds whose a secret or a key id is."""
+    """Finds the account and key of a secret or a key id."""
 
     def __init__(
         self, pool: AsyncConnectionPool, peppers: secrets.Peppers, lanes: int, most: int = CACHE_MAX
@@ -156,14 +156,14 @@ class Resolver:
         self._lanes = lanes
         self._proofs: Lru[bytes, Proof] = Lru(most)
         self._keys: Lru[str, Owned] = Lru(most)
-        """By the id as callers write it: what it says need not be read again."""
+        """By the id as callers write it, so that it need not be parsed again."""
         self.rehashes: Callable[[Proof, str, bytes], Awaitable[object]]
-        """Renews what is kept of a secret. Set by the operations on keys, which append."""
-        self._find_proof = Gathering(self._ask_proofs)
-        self._find_account = Gathering(self._ask_accounts)
+        """Renews the stored hash of a secret. Set by the operations on keys, which append."""
+        self._find_proof = BatchedLookup(self._ask_proofs)
+        self._find_account = BatchedLookup(self._ask_accounts)
 
     async def secret(self, text: str) -> Proof:
-        """Find what a secret proves. A mistyped one costs no look-up.
+        """Find what a secret proves. A mistyped one takes no look-up.
 
         Raises:
             NoSuchKey: It proves nothing.
@@ -185,8 +185,8 @@ class Resolver:
         raise NoSuchKey
 
     async def _rehash(self, proof: Proof, text: str, old: bytes) -> None:
-        """Keep a secret under the newest pepper, so that the older one can be let go of."""
-        # The proof holds all the same; another worker's next use tries again.
+        """Hash a secret under the newest pepper, so that the older one can be retired."""
+        # The proof is valid all the same; another worker's next use tries again.
         with contextlib.suppress(psycopg.Error, LedgerUnavailable):
             await self.rehashes(proof, text, old)
 
@@ -199,14 +199,14 @@ class Resolver:
             }
 
     def known_key(self, text: str) -> Owned | None:
-        """Find whose a key is without asking anybody; None: it has to be asked."""
+        """Find a key's account in memory; None: it has to be looked up."""
         return self._keys.get(text)
 
     async def key(self, text: str) -> Owned:
-        """Find whose the key of an id is, as callers write it.
+        """Find the account of a key by its id, as callers write it.
 
         Raises:
-            NoSuchKey: It is no key's id, or was never issued.
+            NoSuchKey: It is not a key's id, or was never issued.
         """
         known = self._keys.get(text)
         if known is not None:
@@ -223,7 +223,7 @@ class Resolver:
         return self._remember(text, key_id, account_id)
 
     async def learn(self, texts: Iterable[str]) -> None:
-        """Ask about many keys at once; what cannot be found out is left to ``key`` to say."""
+        """Look up many keys at once; failures are left for ``key`` to report."""
         unknown = {text for text in texts if text not in self._keys}
         if unknown:
             await asyncio.gather(*map(self.key, unknown), return_exceptions=True)
@@ -254,15 +254,15 @@ class Resolver:
             NoSuchKey: None was issued yet.
         """
         lane = lane_of_account(account_id, self._lanes)
-        terms = {"lane": lane, "account": account_id, "dialect": dialect}
+        parameters = {"lane": lane, "account": account_id, "dialect": dialect}
         async with self._pool.connection() as connection:
-            row = await (await connection.execute(FIND_SESSION, terms)).fetchone()
+            row = await (await connection.execute(FIND_SESSION, parameters)).fetchone()
         if row is None:
             raise NoSuchKey
         return KeyId(row[0])
 
     def remember(self, key_id: KeyId, account_id: AccountId) -> None:
-        """Take in whose a key is that was just issued."""
+        """Remember the account of a key that was just issued."""
         self._remember(format_id("key", key_id), key_id, account_id)
 
     def _remember(self, text: str, key_id: KeyId, account_id: AccountId) -> Owned:

@@ -21,7 +21,7 @@ GROUPS = ("integration", "model", "day", "key")
 
 
 class SpendTerms(NamedTuple):
-    """What to sum, and by what."""
+    """What to sum, and what to group it by."""
 
     day: bool
     integration: bool
@@ -44,7 +44,7 @@ class SpendTerms(NamedTuple):
 
 
 class SpendLine(NamedTuple):
-    """Sums of one group and asset. What is not summed by is None."""
+    """Sums of one group and asset. What is not grouped by is None."""
 
     day: date | None
     integration: str | None
@@ -61,20 +61,20 @@ class SpendLine(NamedTuple):
 
 
 class UsageTerms(NamedTuple):
-    """Of which keys to show the usage, and how much of it. Numbers are of rows at most."""
+    """Which keys' usage to show, and how much of it: at most this many rows of each."""
 
     dialect: str
     key_id: KeyId | None
-    """None: all of the dialect."""
+    """None: all keys of the dialect."""
     days: int
     months: int
     first_day: date | None = None
-    """None: however long ago."""
+    """None: no bound."""
     first_month: date | None = None
     """First day of the month."""
 
 
-class UsageLine(NamedTuple):
+class KeyUsageLine(NamedTuple):
     """What a key used in a day or month."""
 
     first: date
@@ -86,28 +86,28 @@ class UsageLine(NamedTuple):
     completion: int
 
 
-class KeyUsage(NamedTuple):
+class UsageOfKeys(NamedTuple):
     """What keys used, the newest rows first."""
 
-    days: Sequence[UsageLine]
-    months: Sequence[UsageLine]
+    days: Sequence[KeyUsageLine]
+    months: Sequence[KeyUsageLine]
     recorded_at: Instant
-    """Of the account's newest event: nothing recorded until then is missing, nor is there more."""
+    """Time of the account's newest event: exactly what was recorded until then is included."""
 
 
 class AnalyticsTerms(NamedTuple):
-    """Over which days of UTC to sum, and what."""
+    """Which UTC days to sum over, and what."""
 
     start: date
     end: date
     """Exclusive."""
     assets: Sequence[str]
     top: int
-    """How many models and keys are shown by day."""
+    """How many models and keys to show by day."""
 
 
 class Analytics(NamedTuple):
-    """Sums of spend in pico. A name's lines are one for each asset."""
+    """Sums of spend in pico, with one line per name and asset."""
 
     days: Sequence[tuple[date, str, int]]
     models: Sequence[tuple[str, str, int, int]]
@@ -115,7 +115,7 @@ class Analytics(NamedTuple):
     keys: Sequence[tuple[UUID, str, int, int, str]]
     """Key, asset, amount, tokens, integration."""
     top_models: Sequence[str]
-    """Those that cost most, the dearest first."""
+    """Those that cost most, in descending order."""
     top_keys: Sequence[UUID]
     models_by_day: Sequence[tuple[date, str, int]]
     keys_by_day: Sequence[tuple[date, UUID, int]]
@@ -127,11 +127,11 @@ class SpendQueries:
     """Reads of spend."""
 
     def __init__(self, reader: Reader) -> None:
-        """Take where to read."""
+        """Take the reader."""
         self._reader = reader
 
     async def sums(self, account_id: AccountId, terms: SpendTerms) -> Found[list[SpendLine]]:
-        """Sum what an account spent, in days of UTC.
+        """Sum what an account spent, in UTC days.
 
         Raises:
             NoSuchAccount: There is none.
@@ -156,50 +156,50 @@ class SpendQueries:
             raise InvalidField("group_by", f"makes more than {SPEND_MAX} lines; ask for less")
         return Found([_line(row) for row in rows], position)
 
-    async def of_keys(self, account_id: AccountId, asked: UsageTerms) -> KeyUsage:
-        """Sum what an account's keys used by day and by month of UTC.
+    async def of_keys(self, account_id: AccountId, asked: UsageTerms) -> UsageOfKeys:
+        """Sum what an account's keys used by UTC day and month.
 
         Raises:
             NoSuchAccount: There is none.
         """
         async with self._reader.of(account_id) as lane:
-            terms = {
+            parameters = {
                 "lane": lane.lane,
                 "account": account_id,
                 "dialect": asked.dialect,
                 "key": asked.key_id,
             }
-            days = {**terms, "from": asked.first_day, "most": asked.days}
-            months = {**terms, "from": asked.first_month, "most": asked.months}
+            days = {**parameters, "from": asked.first_day, "most": asked.days}
+            months = {**parameters, "from": asked.first_month, "most": asked.months}
             by_day = await lane.rows(spend.USAGE_BY_DAY, days)
             by_month = await lane.rows(spend.USAGE_BY_MONTH, months)
             newest = await lane.rows(store.LAST_RECORDED_AT, (lane.lane, account_id))
         if not newest:
             raise NoSuchAccount
-        return KeyUsage(
-            [UsageLine(*row) for row in by_day],
-            [UsageLine(*row) for row in by_month],
+        return UsageOfKeys(
+            [KeyUsageLine(*row) for row in by_day],
+            [KeyUsageLine(*row) for row in by_month],
             newest[0][0],
         )
 
     async def analytics(self, account_id: AccountId, asked: AnalyticsTerms) -> Analytics:
         """Sum what an account spent over some days, by day, model and key."""
-        terms: dict[str, Any] = {
+        parameters: dict[str, Any] = {
             "account": account_id,
             "from": asked.start,
             "to": asked.end,
             "assets": list(asked.assets),
         }
         async with self._reader.of(account_id) as lane:
-            terms["lane"] = lane.lane
-            days = await lane.rows(spend.BY_DAY, terms)
-            models = await lane.rows(spend.BY_MODEL, terms)
-            keys = await lane.rows(spend.BY_KEY, terms)
+            parameters["lane"] = lane.lane
+            days = await lane.rows(spend.BY_DAY, parameters)
+            models = await lane.rows(spend.BY_MODEL, parameters)
+            keys = await lane.rows(spend.BY_KEY, parameters)
             top_models = _top(models, asked.top)
             top_keys = _top(keys, asked.top)
-            chosen = {**terms, "chosen": top_models}
+            chosen = {**parameters, "chosen": top_models}
             models_by_day = await lane.rows(spend.MODELS_BY_DAY, chosen)
-            chosen = {**terms, "chosen": top_keys}
+            chosen = {**parameters, "chosen": top_keys}
             keys_by_day = await lane.rows(spend.KEYS_BY_DAY, chosen)
             state = await lane.state(keys=sorted({row[0] for row in keys}))
         return Analytics(

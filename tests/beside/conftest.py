@@ -10,7 +10,7 @@ import pytest
 
 from api import services as wiring
 from api import settings
-from api.beside.characters import Character, Draft
+from api.beside.characters import Character, CharacterDraft
 from api.beside.conversations import Conversations
 from api.beside.shelf import Characters
 from api.operations import Asked
@@ -42,7 +42,7 @@ class Stage:
 
     async def character(self, account: AccountId, name: str = "Luna", **terms: Any) -> Character:
         """Make a character."""
-        created = await self.shelf.create(account, Draft(name=name, **terms))
+        created = await self.shelf.create(account, CharacterDraft(name=name, **terms))
         return created.character
 
     async def published(self, account: AccountId, name: str = "Luna", **terms: Any) -> Character:

@@ -11,16 +11,16 @@ import pytest
 from api.beside import characters
 from api.beside import shelf as shelves
 from api.beside.characters import (
+    CharacterDraft,
     CharacterIsDenied,
     CharacterIsNoDraft,
     CharacterIsNotPublished,
-    Draft,
     NoSuchCharacter,
     Scenario,
     SlugIsTaken,
     TooManyCharacters,
 )
-from api.beside.shelf import Changes, Once
+from api.beside.shelf import CharacterEdit, IdempotencyKey
 from api.http.failure import Kind
 from ledger.errors import (
     AccountIsClosed,
@@ -45,7 +45,7 @@ def test_what_is_made_is_found_again_whole(tell: Tell) -> None:
 
     async def story(stage: Any) -> None:
         account = await stage.account()
-        draft = Draft(
+        draft = CharacterDraft(
             name="Luna",
             description="Keeps the lighthouse.",
             greeting="Hi {player}",
@@ -89,7 +89,7 @@ def test_of_many_imports_with_one_slug_one_is_made(tell: Tell) -> None:
 
     async def story(stage: Any) -> None:
         account, other = await stage.account(), await stage.account()
-        draft = Draft(name="Luna", slug="luna")
+        draft = CharacterDraft(name="Luna", slug="luna")
         found = await outcomes(*(stage.shelf.create(account, draft) for _ in range(8)))
         assert sorted(type(each).__name__ for each in found) == ["Created"] + ["SlugIsTaken"] * 7
         assert (await stage.shelf.create(other, draft)).character.slug == "luna"
@@ -127,12 +127,12 @@ def test_one_idempotency_key_makes_one_character(tell: Tell) -> None:
 
     async def story(stage: Any) -> None:
         account, other = await stage.account(), await stage.account()
-        draft, once = Draft(name="Luna"), Once("key", b"one")
+        draft, once = CharacterDraft(name="Luna"), IdempotencyKey("key", b"one")
         found = await outcomes(*(stage.shelf.create(account, draft, once=once) for _ in range(6)))
         assert [each.replayed for each in found].count(False) == 1
         assert len({each.character.character_id for each in found}) == 1
         with pytest.raises(IdempotencyKeyIsTaken):
-            await stage.shelf.create(account, draft, once=Once("key", b"two"))
+            await stage.shelf.create(account, draft, once=IdempotencyKey("key", b"two"))
         assert not (await stage.shelf.create(other, draft, once=once)).replayed
         rows = await stage.rows("SELECT sum(characters) FROM character_shelves")
         assert rows == [(2,)]
@@ -245,11 +245,11 @@ def test_a_public_slug_means_one_character(tell: Tell) -> None:
         assert len(refused) == 3
         assert found[refused[0]].kind is Kind.CONFLICT
         loser = made[refused[0]]
-        changes = Changes(slug="luna-of-ours")
+        changes = CharacterEdit(slug="luna-of-ours")
         await stage.shelf.change(loser.account_id, loser.character_id, changes)
         public = await stage.shelf.publish(loser.account_id, loser.character_id)
         assert public.public
-        back = Changes(slug="luna")
+        back = CharacterEdit(slug="luna")
         with pytest.raises(SlugIsTaken):
             await stage.shelf.change(loser.account_id, loser.character_id, back)
 
@@ -302,22 +302,24 @@ def test_a_change_leaves_the_rest(tell: Tell) -> None:
         account, other = await stage.account(), await stage.account()
         made = await stage.character(account, greeting="Hi", scenarios=(STORM,))
         shelf, character_id = stage.shelf, made.character_id
-        named = await shelf.change(account, character_id, Changes(name="Luna II"))
+        named = await shelf.change(account, character_id, CharacterEdit(name="Luna II"))
         assert named.updated_at > made.updated_at
         fields = {"name": "Luna II", "version": 2, "updated_at": named.updated_at}
         assert named == msgspec.structs.replace(made, **fields)
-        calm = Changes(scenarios=(Scenario(name="Calm"),), slug="")
+        calm = CharacterEdit(scenarios=(Scenario(name="Calm"),), slug="")
         again = await shelf.change(account, character_id, calm)
         assert ([each.slug for each in again.scenarios], again.slug) == (["calm"], "luna")
-        assert not (await shelf.change(account, character_id, Changes(scenarios=()))).scenarios
+        assert not (
+            await shelf.change(account, character_id, CharacterEdit(scenarios=()))
+        ).scenarios
         with pytest.raises(VersionIsOutdated):
-            await shelf.change(account, character_id, Changes(name="x"), expected_version=1)
+            await shelf.change(account, character_id, CharacterEdit(name="x"), expected_version=1)
         with pytest.raises(NoSuchCharacter):
-            await shelf.change(other, character_id, Changes(name="x"))
+            await shelf.change(other, character_id, CharacterEdit(name="x"))
         sol = await stage.character(account, "Sol")
         with pytest.raises(SlugIsTaken):
-            await shelf.change(account, sol.character_id, Changes(slug="luna"))
-        assert (await shelf.change(None, character_id, Changes(name="By us"))).name == "By us"
+            await shelf.change(account, sol.character_id, CharacterEdit(slug="luna"))
+        assert (await shelf.change(None, character_id, CharacterEdit(name="By us"))).name == "By us"
 
     tell(story)
 
@@ -329,13 +331,15 @@ def test_no_change_is_lost(tell: Tell) -> None:
         account = await stage.account()
         character_id = (await stage.character(account)).character_id
         fields = ("name", "description", "greeting", "system_prompt")
-        changes = [Changes(**{field: "changed"}) for field in fields]
+        changes = [CharacterEdit(**{field: "changed"}) for field in fields]
         await asyncio.gather(*(stage.shelf.change(account, character_id, one) for one in changes))
         found = await stage.shelf.character(character_id)
         assert [getattr(found, field) for field in fields] == ["changed"] * 4
         assert found.version == 5
         guarded = [
-            stage.shelf.change(account, character_id, Changes(name=str(n)), expected_version=5)
+            stage.shelf.change(
+                account, character_id, CharacterEdit(name=str(n)), expected_version=5
+            )
             for n in range(4)
         ]
         refused = [each for each in await outcomes(*guarded) if isinstance(each, VersionIsOutdated)]
@@ -442,7 +446,7 @@ def test_a_chat_with_what_is_gone_is_no_recent_chat(tell: Tell) -> None:
         await shelf.delete(ours, third.character_id)
         assert (await shelf.most_recent(ours)).character.slug == "second"
         await stage.close(theirs)
-        await shelf.change(ours, first.character_id, Changes(scenarios=()))
+        await shelf.change(ours, first.character_id, CharacterEdit(scenarios=()))
         found = await shelf.most_recent(ours)
         assert (found.character.slug, found.scenario) == ("first", None)
         await shelf.publish(ours, first.character_id)

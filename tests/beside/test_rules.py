@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from api.beside import characters
-from api.beside.characters import Character, Draft, Scenario
+from api.beside.characters import Character, CharacterDraft, Scenario
 from api.dialects.reverie.prices import CARD
 from ledger import clock, secrets
 from ledger.errors import InvalidField
@@ -82,7 +82,7 @@ def test_scenarios_of_one_name_are_told_apart() -> None:
     """Fifty scenarios of one name have fifty slugs; those that were given stay."""
     given_one = Scenario(name="Other", slug="storm-2")
     same = [Scenario(name=" Storm ") for _ in range(characters.SCENARIOS_MAX - 1)]
-    found = characters.checked(Draft(name="Luna", scenarios=(*same, given_one))).scenarios
+    found = characters.checked(CharacterDraft(name="Luna", scenarios=(*same, given_one))).scenarios
     assert [each.slug for each in found[:2]] == ["storm", "storm-3"]
     assert found[-1].slug == "storm-2"
     assert len({each.slug for each in found}) == characters.SCENARIOS_MAX
@@ -121,7 +121,7 @@ def test_scenarios_of_one_name_are_told_apart() -> None:
 def test_every_text_has_a_bound(field: str, text: Any, named: str) -> None:
     """What is too long, empty or of another form names its field."""
     with pytest.raises(InvalidField) as refused:
-        characters.checked(Draft(**{"name": "Luna", field: text}))
+        characters.checked(CharacterDraft(**{"name": "Luna", field: text}))
     assert refused.value.field == named
 
 
@@ -135,7 +135,7 @@ def test_texts_up_to_the_bound_are_taken() -> None:
         "system_prompt": "x" * 32 * 1024,
         "multiplier": "10.0",
     }
-    assert characters.checked(Draft(**most)) == Draft(**most)
+    assert characters.checked(CharacterDraft(**most)) == CharacterDraft(**most)
 
 
 @pytest.mark.parametrize("form", secrets.FORMATS, ids=lambda form: form.prefix)
@@ -144,7 +144,7 @@ def test_promise_11_no_character_holds_a_secret(field: str, form: secrets.Format
     """Promise 11: a key that was pasted into a text is refused, and not repeated."""
     secret = secrets.generate(form)
     with pytest.raises(InvalidField) as refused:
-        characters.checked(Draft(**{"name": "Luna", field: f"my key: {secret}"}))
+        characters.checked(CharacterDraft(**{"name": "Luna", field: f"my key: {secret}"}))
     assert refused.value.field == field
     assert secret not in str(refused.value)
 
@@ -192,7 +192,7 @@ def test_each_multiplier_is_a_condition_of_reveries_rate_card() -> None:
 
 def test_a_character_gives_back_what_its_author_said() -> None:
     """A change begins with the draft that the character was made of."""
-    draft = Draft(
+    draft = CharacterDraft(
         name="Luna", slug="luna", greeting="Hi", scenarios=(Scenario(name="S", slug="s"),)
     )
     assert a_character(**msgspec.structs.asdict(draft)).draft == draft

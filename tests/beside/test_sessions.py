@@ -9,7 +9,7 @@ import pytest
 
 from api.beside import conversations
 from api.beside.characters import NAME_MAX
-from api.beside.conversations import NoSuchSession, Session, Turn
+from api.beside.conversations import NoSuchSession, PlayerSession, Turn
 from ledger import secrets
 from ledger.errors import InvalidField
 
@@ -22,7 +22,7 @@ async def persona(stage: Any, **terms: Any) -> Any:
     return await stage.published(await stage.account(), **terms)
 
 
-async def said(stage: Any, session: Session) -> list[tuple[str, str]]:
+async def said(stage: Any, session: PlayerSession) -> list[tuple[str, str]]:
     """Give who said what."""
     return [(each.role, each.content) for each in await stage.talk.history(session)]
 

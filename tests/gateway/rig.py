@@ -15,7 +15,7 @@ import httpx
 import uvicorn
 
 from api.gateway import headers, table, wishes
-from api.gateway.forward import Admission, Bounds, Work
+from api.gateway.forward import Admission, Bounds, GatewayRequest
 from api.http.answers import Answer
 from api.http.failure import Failure, Kind
 from api.http.handlers import Handler, guard, hot
@@ -89,7 +89,7 @@ class Thin:
         status = STATUSES.get(failure.kind, 400)
         return Answer(worded(failure), status=status, headers=failure.headers)
 
-    def _handler(self, entry: table.Entry) -> Handler:
+    def _handler(self, entry: table.RouteEntry) -> Handler:
         async def serve(ask: Ask[None]) -> Any:
             ask.request_id = self.next_id()
             return await self._reply(entry, ask)
@@ -101,13 +101,13 @@ class Thin:
         takes = dict[str, Any] if entry.method == "POST" else None
         return hot(entry.method, path, takes=takes, guards=[nobody], large=True)(serve)
 
-    async def _reply(self, entry: table.Entry, ask: Ask[None]) -> Any:
+    async def _reply(self, entry: table.RouteEntry, ask: Ask[None]) -> Any:
         services = self.services
         secret = (ask.header(b"authorization") or "").removeprefix("Bearer ")
         proof = await services.resolver.secret(secret)
         admission = Admission(*proof, "key", permits=self.permits)
         body = await ask.body()
-        work = Work(
+        work = GatewayRequest(
             ask.request_id,
             entry,
             document=wishes.decode(body) if entry.meter.format else None,

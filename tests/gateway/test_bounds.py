@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from api.gateway import bounds, table, wishes
-from api.gateway.bounds import Asked, Asking, Figures
+from api.gateway.bounds import Asking, BoundDefaults, WorstCase
 from ledger.errors import ModelIsUnpriced
 from ledger.fitting import Open
 from ledger.ids import AccountId, KeyId, new_account_id, new_key_id
@@ -34,10 +34,10 @@ def asked(
     known: ModelPrice = PLAIN,
     *,
     model: str = "m",
-    figures: Figures = Figures(),  # noqa: B008 - immutable
+    figures: BoundDefaults = BoundDefaults(),  # noqa: B008 - immutable
     refuses: bool = False,
     key_tokens: int = 0,
-) -> Asked:
+) -> WorstCase:
     """Work out what a request comes to."""
     return bounds.ask(
         wish, model, known, may_be_unpriced=not refuses, figures=figures, most=(key_tokens,)
@@ -97,18 +97,18 @@ def test_a_long_question_leaves_half_of_what_the_estimate_leaves() -> None:
 @pytest.mark.parametrize(
     ("body", "figures", "key_tokens", "bound"),
     [
-        ({}, Figures(), 0, (16_384, "model")),
-        ({}, Figures(output_tokens=900), 0, (900, "operator")),
-        ({}, Figures(output_tokens=900), 300, (300, "operator")),
-        ({}, Figures(output_tokens=900), 20_000, (900, "operator")),
-        ({}, Figures(output_tokens=20_000), 0, (16_384, "model")),
-        ({"max_tokens": 50}, Figures(output_tokens=900), 300, (50, "client")),
-        ({"max_tokens": 50_000}, Figures(), 0, (50_000, "client")),
-        ({"max_tokens": 50_000}, Figures(output_tokens=900), 0, (900, "operator")),
+        ({}, BoundDefaults(), 0, (16_384, "model")),
+        ({}, BoundDefaults(output_tokens=900), 0, (900, "operator")),
+        ({}, BoundDefaults(output_tokens=900), 300, (300, "operator")),
+        ({}, BoundDefaults(output_tokens=900), 20_000, (900, "operator")),
+        ({}, BoundDefaults(output_tokens=20_000), 0, (16_384, "model")),
+        ({"max_tokens": 50}, BoundDefaults(output_tokens=900), 300, (50, "client")),
+        ({"max_tokens": 50_000}, BoundDefaults(), 0, (50_000, "client")),
+        ({"max_tokens": 50_000}, BoundDefaults(output_tokens=900), 0, (900, "operator")),
     ],
 )
 def test_the_smallest_bound_holds(
-    body: dict[str, Any], figures: Figures, key_tokens: int, bound: tuple[int, str]
+    body: dict[str, Any], figures: BoundDefaults, key_tokens: int, bound: tuple[int, str]
 ) -> None:
     """The client's, the operator's for all and for the key, and the model's where it is open."""
     wish = read("chat", messages=HELLO, **body)
@@ -149,7 +149,7 @@ def test_the_upstream_is_told_the_bound_in_its_own_field(
     """``max_tokens`` is what every server of chats takes but OpenAI's for models that think."""
     document = {"model": model, **body}
     wish = read(name, **document)
-    asking = an_asking(wish, model, figures=Figures(output_tokens=900))
+    asking = an_asking(wish, model, figures=BoundDefaults(output_tokens=900))
     asking.in_lane(book(), an_account(), a_key())
     sent = asking.told(None).document(document)
     fields = ("max_tokens", "max_completion_tokens", "max_output_tokens")
@@ -194,7 +194,7 @@ def an_asking(
     model: str = "m",
     *,
     condition: str = "",
-    figures: Figures = Figures(),  # noqa: B008 - immutable
+    figures: BoundDefaults = BoundDefaults(),  # noqa: B008 - immutable
 ) -> Asking:
     """Return a request on its way into the lane."""
     reserve = Reserve(request_id="r", model=model, usage=wish.worst, condition=condition)
@@ -210,7 +210,7 @@ def test_only_an_answer_left_open_is_shortened() -> None:
         ("messages", {"messages": HELLO, "max_tokens": 50_000}),
         ("embeddings", {"input": "a"}),
     ):
-        asking = an_asking(read(name, **body), figures=Figures(output_tokens=900))
+        asking = an_asking(read(name, **body), figures=BoundDefaults(output_tokens=900))
         assert asking.in_lane(book(), an_account(), a_key())[1] is None
 
 
@@ -358,7 +358,7 @@ def test_what_has_neither_bound_nor_price_is_refused_where_the_account_says_so(t
     wish = read("responses", input="a", tools=tools)
     with pytest.raises(ModelIsUnpriced, match="does not bound its use"):
         asked(wish, refuses=True)
-    held = asked(wish, figures=Figures(tool_uses=3))
+    held = asked(wish, figures=BoundDefaults(tool_uses=3))
     said = wish.content.text_bound
     assert held.usage.input == 4 * said + 6 * bounds.TOOL_TOKENS
     bounded = read("responses", input="a", tools=tools, max_tool_calls=2)

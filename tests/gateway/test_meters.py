@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from api.gateway import meters, replies, sse, table, tokens, wishes
-from api.gateway.tally import Tally
+from api.gateway.tally import StreamTally
 from api.http.failure import Failure, Kind
 from ledger.usage import Usage
 
@@ -173,11 +173,11 @@ def test_every_row_of_the_table_is_whole() -> None:
     assert {e.operation for e in table.ENTRIES if e.meter.format} == {"inference"}
 
 
-def tally(name: str, *, asks: bool = True, **body: Any) -> Tally:
+def tally(name: str, *, asks: bool = True, **body: Any) -> StreamTally:
     """Begin to count a stream."""
     options = {"include_usage": asks}
     wish = read(name, messages=HELLO, input="Hello", max_tokens=9, stream_options=options, **body)
-    return Tally(table.BY_NAME[name].meter, wish)
+    return StreamTally(table.BY_NAME[name].meter, wish)
 
 
 def chunk(**members: Any) -> bytes:

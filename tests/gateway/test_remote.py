@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from api.gateway import remote, table
-from api.gateway.remote import Answer, Connections, HttpUpstream
+from api.gateway.remote import Connections, HttpUpstream, RemoteAnswer
 from api.gateway.upstream import Outgoing, UpstreamBroke, UpstreamFailed, UpstreamTimedOut
 from ledger.ids import new_account_id
 
@@ -86,7 +86,7 @@ def outgoing(**terms: Any) -> Outgoing:
     return Outgoing(entry, new_account_id(), "req_1", **terms)
 
 
-async def ask(upstream: HttpUpstream, **terms: Any) -> Answer:
+async def ask(upstream: HttpUpstream, **terms: Any) -> RemoteAnswer:
     """Ask for anything."""
     return await upstream.ask(outgoing(**terms))
 
@@ -531,7 +531,7 @@ def test_nobody_there_is_a_failure() -> None:
     run(answering(), use)
 
 
-def asked(use: Outgoing, *, key: str = "k", answer: bytes = OK) -> tuple[bytes, Answer]:
+def asked(use: Outgoing, *, key: str = "k", answer: bytes = OK) -> tuple[bytes, RemoteAnswer]:
     """Send a request; give it as it was read, and the answer."""
     seen: list[bytes] = []
 
@@ -539,7 +539,7 @@ def asked(use: Outgoing, *, key: str = "k", answer: bytes = OK) -> tuple[bytes, 
         seen.append(await heard(reader))
         writer.write(answer)
 
-    async def ask_once(upstream: HttpUpstream) -> Answer:
+    async def ask_once(upstream: HttpUpstream) -> RemoteAnswer:
         reply = await upstream.ask(use)
         await reply.read(100)
         return reply

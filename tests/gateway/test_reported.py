@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from api.gateway import replies, sse, table, tally
-from api.gateway.tally import Tally
+from api.gateway.tally import StreamTally
 from api.gateway.wishes import Wish
 from api.operations import Asked
 from ledger import clock
@@ -73,7 +73,7 @@ def read(row: Row, wish: Wish) -> Reading | None:
             break
     if begins is False or (begins is None and tally.says_nothing(held)):
         return None
-    seen = Tally(meter, wish)
+    seen = StreamTally(meter, wish)
     for event in sse.events(held):
         seen.take(event)
     return seen.reading(whole=not seen.failed)

@@ -15,7 +15,7 @@ from api.dialects import registry
 from api.dialects.dialect import COUNTED, FREE, Dialect
 from api.dialects.forwarding import forward
 from api.dialects.registry import DIALECTS, acts_for_a_key, require_meters
-from api.gateway.table import Entry
+from api.gateway.table import RouteEntry
 from api.http.handlers import Handler, Reply, guard, hot
 from api.identity.credentials import KeyCaller
 from api.services import Ask
@@ -44,7 +44,7 @@ def reached(function: FunctionType) -> tuple[set[Any], set[str]]:
         seen.add(one)
         texts |= {each for each in one.__code__.co_consts if isinstance(each, str)}
         for each in referred(one):
-            if isinstance(each, Entry):
+            if isinstance(each, RouteEntry):
                 texts.add(each.name)
             elif any(each is way for way in WAYS):
                 ways.add(each)

@@ -251,8 +251,8 @@ def test_head_is_get_without_a_body() -> None:
     [
         (b'{"name":"a","n":"5"}', "n: Expected `int`, got `str`"),
         (b'{"name":"a","n":5.0}', ""),
-        (b'{"name":"a","name":"b"}', "name: is there twice"),
-        (b'{"name":"a","more":1}', "more: is no field of this"),
+        (b'{"name":"a","name":"b"}', "name: is sent twice"),
+        (b'{"name":"a","more":1}', "more: is not a known field"),
         (b'{"name":"a\\u0000"}', ""),
         (b"", "The body is empty."),
         (b"null", "Expected `object`, got `null`"),

@@ -15,7 +15,7 @@ import pytest
 
 from api.http.failure import Failure
 from api.identity import auth
-from api.identity.attempts import Bound
+from api.identity.attempts import AttemptLimit
 from api.native.errors import document
 from api.services import Services
 from tests.conftest import Served, settings_for
@@ -237,9 +237,11 @@ def test_a_guess_that_is_right_too_late_is_refused(furnished_url: str, tmp_path:
 
 def test_what_one_bound_refuses_counts_for_none(furnished_url: str, tmp_path: Path) -> None:
     """Else a stranger who is refused would still use up what the owner has."""
-    narrow, wide = (Bound(str(most), most, timedelta(minutes=5)) for most in (1, 3))
+    narrow, wide = (AttemptLimit(str(most), most, timedelta(minutes=5)) for most in (1, 3))
 
-    async def tries(services: Services, bounds: Sequence[Bound], at: datetime, times: int) -> int:
+    async def tries(
+        services: Services, bounds: Sequence[AttemptLimit], at: datetime, times: int
+    ) -> int:
         admitted = 0
         for _ in range(times):
             with contextlib.suppress(Failure):

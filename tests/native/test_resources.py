@@ -317,7 +317,7 @@ def test_an_asset_that_nobody_declared_is_refused(
     assert found.status_code == 400, found.text
     (error,) = found.json()["errors"]
     assert error["field"] == field
-    assert "USDD is no known asset" in error["problem"]
+    assert "USDD is not a known asset" in error["problem"]
 
 
 def test_what_can_pay_for_nothing_is_not_spendable(world: Any) -> None:

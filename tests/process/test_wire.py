@@ -11,7 +11,7 @@ import pytest
 import uvicorn
 
 from api.process.serve import configured
-from api.process.wire import Gathering
+from api.process.wire import CoalescingTransport
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n"
 
@@ -45,7 +45,7 @@ class Sent(asyncio.Transport):
 def test_head_and_body_are_one_call() -> None:
     """So are those of the next reply; the parts of a stream after the first go by themselves."""
     sent = Sent()
-    gathering = Gathering(sent)
+    gathering = CoalescingTransport(sent)
     for data in (HEAD, b"ok", HEAD, b"o", b"k"):
         gathering.write(data)
     assert sent.calls == [HEAD + b"ok", HEAD + b"o", b"k"]
@@ -54,7 +54,7 @@ def test_head_and_body_are_one_call() -> None:
 def test_a_head_without_a_body_goes_when_the_reply_is_complete() -> None:
     """HEAD, 204 and a refused request are answered."""
     sent = Sent()
-    gathering = Gathering(sent)
+    gathering = CoalescingTransport(sent)
     gathering.write(HEAD)
     assert sent.calls == []
     gathering.flush()
@@ -68,7 +68,7 @@ def test_a_head_without_a_body_goes_when_the_reply_is_complete() -> None:
 def test_100_continue_is_not_held() -> None:
     """The client sends its body only after it."""
     sent = Sent()
-    Gathering(sent).write(b"HTTP/1.1 100 Continue\r\n\r\n")
+    CoalescingTransport(sent).write(b"HTTP/1.1 100 Continue\r\n\r\n")
     assert sent.calls == [b"HTTP/1.1 100 Continue\r\n\r\n"]
 
 

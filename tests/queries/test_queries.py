@@ -8,7 +8,15 @@ import httpx
 import pytest
 
 from api.queries import Part, each
-from api.queries.movements import KeyTerms, Known, Moved, Place, Stretch, Walk, movements
+from api.queries.movements import (
+    KeyTerms,
+    Moved,
+    MovementContext,
+    MovementPlace,
+    MovementWalk,
+    Stretch,
+    movements,
+)
 from ledger import codec
 from ledger import events as e
 from ledger.codec import Recorded
@@ -77,7 +85,7 @@ USED = event(
     KEY,
 )
 RESUMED = event(3, e.AccountResumed(by="operator"))
-KNOWN = Known({1: "USD"}, {KEY: KeyTerms(speaks_to_characters=True, session=False)})
+KNOWN = MovementContext({1: "USD"}, {KEY: KeyTerms(speaks_to_characters=True, session=False)})
 
 
 def test_an_event_moves_what_it_says() -> None:
@@ -91,14 +99,14 @@ def test_an_event_moves_what_it_says() -> None:
 def test_balances_follow_from_the_newest_back() -> None:
     """Each movement comes with the balance after it; a full page says where the next begins."""
     stretch = Stretch([RESUMED, USED, GRANTED], 0, {"USD": 3 * 10**12}, KNOWN, Position(1, 3))
-    place = Place(account="a", balances={"USD": "3"})
-    walk = Walk(place, stretch, 10)
+    place = MovementPlace(account="a", balances={"USD": "3"})
+    walk = MovementWalk(place, stretch, 10)
     spent, bought = walk.movements()
     assert (spent.balance, bought.balance) == (3 * 10**12, 5 * 10**12)
     assert (spent.key_id, spent.character, spent.position) == (KEY, "luna", Position(1, 2))
     assert (bought.key_id, bought.model, bought.request_id) == (None, None, None)
     assert walk.ended
-    first = Walk(place, stretch, 1)
+    first = MovementWalk(place, stretch, 1)
     assert [found.position for found in first.movements()] == [Position(1, 2)]
     assert not first.ended
     assert (first.place.seq, first.place.balances) == (1, {"USD": "5"})

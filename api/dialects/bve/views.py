@@ -5,7 +5,7 @@ from uuid import UUID, uuid5
 
 import msgspec
 
-from api.queries import KeyUsage, UsageLine
+from api.queries import KeyUsageLine, UsageOfKeys
 from ledger.clock import Instant, format_milliseconds
 from ledger.limits import Limit, LimitId
 from ledger.state import Key
@@ -113,7 +113,7 @@ def listed(key: Key, at: Instant) -> ListedKey:
     )
 
 
-def usage(found: KeyUsage) -> Usage:
+def usage(found: UsageOfKeys) -> Usage:
     """Show what keys used.
 
     When a row itself last changed is kept nowhere. ``updatedAt`` says until when it is right: it
@@ -126,7 +126,7 @@ def usage(found: KeyUsage) -> Usage:
     )
 
 
-def _daily(line: UsageLine, updated_at: str) -> DailyUsage:
+def _daily(line: KeyUsageLine, updated_at: str) -> DailyUsage:
     day = line.first.isoformat()
     return DailyUsage(
         id=_row_id(line.key_id, day),
@@ -140,7 +140,7 @@ def _daily(line: UsageLine, updated_at: str) -> DailyUsage:
     )
 
 
-def _monthly(line: UsageLine, updated_at: str) -> MonthlyUsage:
+def _monthly(line: KeyUsageLine, updated_at: str) -> MonthlyUsage:
     month = f"{line.first:%Y-%m}"
     return MonthlyUsage(
         id=_row_id(line.key_id, month),

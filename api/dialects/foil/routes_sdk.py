@@ -11,7 +11,7 @@ from uuid import UUID
 import msgspec
 
 from api.beside.characters import PUBLISHED, Character
-from api.beside.conversations import Session
+from api.beside.conversations import PlayerSession
 from api.dialects.foil import bodies, credentials, talk, views
 from api.dialects.foil.counting import counted
 from api.dialects.foil.talk import Talk
@@ -85,7 +85,7 @@ async def _persona(ask: Ask[KeyCaller]) -> Character:
     return persona
 
 
-async def _session(ask: Ask[KeyCaller], persona: Character) -> Session:
+async def _session(ask: Ask[KeyCaller], persona: Character) -> PlayerSession:
     """Return the session that the query names."""
     return await ask.services.conversations.session(persona, ask.query["user_session_id"])
 

@@ -8,7 +8,7 @@ import structlog
 from litestar.types import Send
 
 from api.beside.characters import Character
-from api.beside.conversations import Session, Turn, require_message
+from api.beside.conversations import PlayerSession, Turn, require_message
 from api.beside.session_rows import MessageIsNotKept
 from api.dialects.foil import views
 from api.dialects.foil.errors import word
@@ -56,7 +56,7 @@ class Talk(NamedTuple):
     ask: Ask[KeyCaller]
     said: str
     persona: Character
-    session: Session
+    session: PlayerSession
 
 
 async def whole(talk: Talk) -> Reply:
@@ -124,7 +124,7 @@ async def _forward(talk: Talk, *, stream: bool) -> Reply:
     )
 
 
-async def _keep(talk: Talk, text: str) -> Session:
+async def _keep(talk: Talk, text: str) -> PlayerSession:
     """Keep what was said and answered; return the session as it stands then.
 
     Raises:

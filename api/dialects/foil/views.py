@@ -172,7 +172,7 @@ def persona(line: CharacterLine) -> Persona:
     )
 
 
-def begun(persona: Character, found: conversations.Begun) -> Begun:
+def begun(persona: Character, found: conversations.BegunSession) -> Begun:
     """Show a session that begins."""
     return Begun(
         session_id=str(found.session.session_id),
@@ -186,7 +186,7 @@ def begun(persona: Character, found: conversations.Begun) -> Begun:
     )
 
 
-def said(found: conversations.Session, text: str) -> Said:
+def said(found: conversations.PlayerSession, text: str) -> Said:
     """Show what a persona said."""
     return Said(
         message=text,
@@ -199,7 +199,7 @@ def said(found: conversations.Session, text: str) -> Said:
     )
 
 
-def metadata(found: conversations.Session) -> Metadata:
+def metadata(found: conversations.PlayerSession) -> Metadata:
     """Show where a session stands while the persona speaks."""
     return Metadata(
         current_state=found.current_state,
@@ -211,7 +211,7 @@ def metadata(found: conversations.Session) -> Metadata:
     )
 
 
-def session(persona: Character, found: conversations.Session) -> Session:
+def session(persona: Character, found: conversations.PlayerSession) -> Session:
     """Show where a session stands."""
     return Session(
         session_id=str(found.session_id),
@@ -227,7 +227,7 @@ def session(persona: Character, found: conversations.Session) -> Session:
     )
 
 
-def history(found: conversations.Session, messages: list[conversations.Message]) -> History:
+def history(found: conversations.PlayerSession, messages: list[conversations.Message]) -> History:
     """Show a session with its messages."""
     return History(
         session_id=str(found.session_id),
@@ -255,7 +255,7 @@ def history(found: conversations.Session, messages: list[conversations.Message])
     )
 
 
-def machine(found: conversations.Machine) -> Machine:
+def machine(found: conversations.PersonaMachine) -> Machine:
     """Show what drives a persona."""
     return Machine(
         machine_id=str(found.machine_id),

@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from api.beside.characters import Draft, Scenario
+from api.beside.characters import CharacterDraft, Scenario
 from api.http.failure import invalid
 
 FIELD_SHOWN = 64
@@ -34,9 +34,9 @@ class Import(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     scenarios: tuple[ImportedScenario, ...] | None = None
 
     @property
-    def draft(self) -> Draft:
+    def draft(self) -> CharacterDraft:
         """Return it as characters are made here."""
-        return Draft(
+        return CharacterDraft(
             name=self.name,
             description=self.description or "",
             greeting=self.greeting or "",

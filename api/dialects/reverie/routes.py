@@ -11,7 +11,7 @@ from litestar.params import JSONBody
 from litestar.types import Guard
 
 from api.beside.characters import DRAFT, PUBLISHED, Character
-from api.beside.shelf import Once
+from api.beside.shelf import IdempotencyKey
 from api.dialects.forwarding import document_of
 from api.dialects.reverie import bodies, credentials, talk, views
 from api.dialects.reverie.choice import chosen, default_of, model_id, named
@@ -139,7 +139,7 @@ async def import_character(
     """Make a character of the account's own, once for an ``Idempotency-Key``."""
     request.parameters()
     key = request.idempotency_key
-    once = Once(key, fingerprint(request.operation, body=data)) if key else None
+    once = IdempotencyKey(key, fingerprint(request.operation, body=data)) if key else None
     made = await request.services.characters.create(
         request.caller.account_id, data.draft, once=once
     )

@@ -9,7 +9,7 @@ from typing import Any
 
 from api.dialects.forwarding import forward
 from api.dialects.ryvion import credentials, scopes
-from api.gateway.table import ENTRIES, PARAMETER, Entry
+from api.gateway.table import ENTRIES, PARAMETER, RouteEntry
 from api.http.handlers import Handler, Reply, hot
 from api.identity.credentials import KeyCaller
 from api.services import Ask
@@ -43,7 +43,7 @@ def _permits(operation: str) -> Callable[[Account, Key, Instant], None]:
     return permits
 
 
-def _handler(entry: Entry) -> Handler:
+def _handler(entry: RouteEntry) -> Handler:
     """Serve a row of the table."""
     permits = _permits(entry.operation)
 
@@ -68,7 +68,7 @@ def _handler(entry: Entry) -> Handler:
     )(serve)
 
 
-def _summary(entry: Entry) -> str:
+def _summary(entry: RouteEntry) -> str:
     if entry.meter.format:
         return f"Answer a request of OpenAI's or Anthropic's API: {entry.path}."
     verb, _, thing = entry.name.partition("_")

@@ -10,7 +10,7 @@ import msgspec
 
 from api.dialects.venice import models, terms
 from api.dialects.venice.errors import word
-from api.gateway.forward import Admission, Gateway, Work
+from api.gateway.forward import Admission, Gateway, GatewayRequest
 from api.gateway.table import BY_NAME
 from api.http.answers import Answer
 from api.http.failure import Failure, Kind
@@ -126,7 +126,7 @@ async def _asked(services: Services) -> list[_Listed]:
     key_id = await services.ledger.keys.for_sessions(OPERATOR_ACCOUNT, "venice")
     reply = await services.gateway.serve(
         Admission(OPERATOR_ACCOUNT, key_id, None, SYSTEM),
-        Work(new_request_id(), BY_NAME["list_models"], own_errors=True),
+        GatewayRequest(new_request_id(), BY_NAME["list_models"], own_errors=True),
         wording=lambda failure: word(failure).body,
     )
     if not isinstance(reply, Answer):

@@ -11,7 +11,7 @@ from api.dialects.venice.credentials import Manager
 from api.dialects.venice.views import Number
 from api.http.handlers import get
 from api.identity.credentials import KeyCaller
-from api.queries import Refusal
+from api.queries import RefusalLine
 from api.services import Ask
 from ledger import standing
 from ledger.clock import Instant, format_milliseconds
@@ -181,7 +181,7 @@ async def list_rate_limit_log(request: Ask[Manager]) -> Log:
     return Log(data=rows[:BREACHES])
 
 
-def _row(breach: Refusal) -> LogRow:
+def _row(breach: RefusalLine) -> LogRow:
     limit = LimitId.parse(breach.limit_id)
     assert limit is not None
     return LogRow(

@@ -1,8 +1,8 @@
-"""Sign-in by wallet: a token to sign, the proof of the signature and of the stake, an account.
+"""Sign-in by wallet: a token to sign, the proof of signature and stake, an account.
 
-``Wallets`` is the whole face. ``words`` names what can go wrong, ``challenges`` makes and reads the
-tokens, ``node`` asks the chain, ``ethereum`` knows signatures. Only ``ethereum`` needs the extra
-``wallet``; it is imported at the first proof, so that nobody else pays for it.
+``Wallets`` is the whole interface. ``words`` names what can go wrong, ``challenges`` makes and
+reads the tokens, ``node`` asks the chain, ``ethereum`` knows signatures. Only ``ethereum`` needs
+the extra ``wallet``; it is imported at the first proof, so that nobody else pays for it.
 """
 
 from api.identity.wallet.sign_in import Wallets

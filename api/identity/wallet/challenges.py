@@ -1,6 +1,6 @@
-"""The tokens that wallets sign: made here, for here and for 15 minutes, each used at most once.
+"""The tokens that wallets sign: issued by and for this service, for 15 minutes, used at most once.
 
-That a token was used is known to the database alone, so that all processes and hosts agree.
+Only the database knows which tokens were used, so that all processes and hosts agree.
 """
 
 import re
@@ -21,22 +21,22 @@ from ledger.clock import Instant
 from ledger.ids import new_request_id
 
 AUDIENCE = "keyledger/wallet"
-"""Another than that of logins, so that neither token passes for the other."""
+"""Not the audience of logins, so that neither token passes for the other."""
 LIFETIME = timedelta(minutes=15)
 TOKEN_MAX = 1_024
-"""Characters; ours have some 250."""
+"""In characters; ours have some 250."""
 
 _THREE_PARTS = re.compile(r"[\w-]+\.[\w-]+\.[\w-]*", re.ASCII)
 _CLAIMS: jwt.types.Options = {
     "require": ["exp", "iat", "jti", "aud", "iss"],
-    # By the ledger's clock instead, and ``exp`` alone bounds it.
+    # Checked by the ledger's clock instead; ``exp`` alone bounds it.
     "verify_exp": False,
     "verify_iat": False,
 }
 
 
 class Challenge(NamedTuple):
-    """A token that is ours and still holds."""
+    """A token that is ours and still valid."""
 
     jti: str
     expires_at: Instant
@@ -46,7 +46,7 @@ class Challenges:
     """Makes and reads tokens."""
 
     def __init__(self, secret: str) -> None:
-        """Take what they are signed with: the secret that all hosts share."""
+        """Take the secret that signs them, which all hosts share."""
         self._secret = secret
 
     def issue(self, at: Instant) -> str:

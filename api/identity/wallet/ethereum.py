@@ -1,6 +1,6 @@
 """Addresses, signatures and contract calls of Ethereum. Needs the extra ``wallet``.
 
-The one module that imports Ethereum's packages. Nothing here asks anybody: it computes.
+The one module that imports Ethereum's packages. It only computes, and asks no node.
 """
 
 import re
@@ -23,7 +23,7 @@ RECOVERY_IDS = frozenset({0, 1, 27, 28})
 
 _BALANCE_OF = function_signature_to_4byte_selector("balanceOf(address)")
 _IS_VALID_SIGNATURE = function_signature_to_4byte_selector("isValidSignature(bytes32,bytes)")
-# The whole word: of a contract that gives back what it was asked, the selector alone would match.
+# The whole word: a contract that echoes its input would match the selector alone.
 _VALID = _IS_VALID_SIGNATURE.ljust(32, b"\0")
 
 _ADDRESS = re.compile(r"0x[0-9a-fA-F]{40}", re.ASCII)
@@ -34,7 +34,7 @@ def address_of(text: str) -> WalletAddress:
     """Read an address, in small letters or with its EIP-55 checksum.
 
     Raises:
-        AddressIsInvalid: It is none, or mistyped.
+        AddressIsInvalid: It is not an address, or is mistyped.
     """
     if _ADDRESS.fullmatch(text) is None:
         raise AddressIsInvalid
@@ -48,7 +48,7 @@ def signature_of(text: str) -> bytes:
     """Read a signature from its hexadecimal digits.
 
     Raises:
-        SignatureIsUnverifiable: It is none.
+        SignatureIsUnverifiable: They are not a signature.
     """
     if len(text) > 2 + 2 * SIGNATURE_MAX_BYTES:
         raise SignatureIsUnverifiable
@@ -59,9 +59,9 @@ def signature_of(text: str) -> bytes:
 
 
 def signer_of(message: str, signature: bytes) -> WalletAddress | None:
-    """Tell which ordinary account signed a message by ``personal_sign`` (EIP-191); None: none.
+    """Return the ordinary account that signed a message by ``personal_sign`` (EIP-191); None: none.
 
-    Takes some 10 ms of a processor.
+    It takes a processor some 10 ms.
     """
     if len(signature) != ORDINARY_BYTES or signature[-1] not in RECOVERY_IDS:
         return None
@@ -73,7 +73,7 @@ def signer_of(message: str, signature: bytes) -> WalletAddress | None:
 
 
 def question_of_signature(message: str, signature: bytes) -> bytes:
-    """Return the call data by which a contract wallet is asked about a signature (EIP-1271)."""
+    """Return the call data that asks a contract wallet about a signature (EIP-1271)."""
     signed = encode_defunct(text=message)
     digest = keccak(b"\x19" + signed.version + signed.header + signed.body)
     return _IS_VALID_SIGNATURE + encode(["bytes32", "bytes"], [digest, signature])
@@ -85,5 +85,5 @@ def says_valid(answer: bytes) -> bool:
 
 
 def question_of_balance(address: WalletAddress) -> bytes:
-    """Return the call data by which a token is asked what an address holds (ERC-20)."""
+    """Return the call data that asks a token what an address holds (ERC-20)."""
     return _BALANCE_OF + encode(["address"], [address])

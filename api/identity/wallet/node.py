@@ -15,18 +15,18 @@ from api.identity.wallet.words import WalletUnavailable
 log = structlog.get_logger("keyledger.wallet")
 
 TIMEOUT_SECONDS = 5
-"""For one attempt, whatever it does."""
+"""For one attempt as a whole."""
 ATTEMPTS = 2
 REPLY_MAX = 1_048_576
 """Bytes; the code of a contract is some 50,000."""
 CONNECTIONS_MAX = 8
 GAS_MAX = 5_000_000
-"""For one call: ten times what verifying a passkey takes."""
+"""Gas for one call: ten times what verifying a passkey takes."""
 RETRY_AFTER_SECONDS = 5
 
 _QUANTITY = re.compile(r"0x([0-9a-fA-F]{1,64})", re.ASCII)
 _DATA = re.compile(r"0x((?:[0-9a-fA-F]{2})*)", re.ASCII)
-# Nodes differ in how they say that a contract failed, as distinct from failing themselves.
+# Nodes differ in how they report that a contract failed, as opposed to the node itself.
 _REVERTED = re.compile(
     r"revert|out of gas|gas required exceeds|invalid opcode|invalid jump|stack (under|over)flow"
     r"|vm execution error",
@@ -36,7 +36,7 @@ _REVERTED_CODE = 3
 
 
 class Reverted(Exception):
-    """The contract that was called failed."""
+    """The contract that was called reverted."""
 
 
 class _Garbled(Exception):
@@ -54,7 +54,7 @@ class _Reply(msgspec.Struct):
     error: _Fault | None = None
 
 
-class Node:
+class ChainNode:
     """A node, as ``KEYLEDGER_WEB3_RPC_URL`` names it."""
 
     def __init__(self, url: str) -> None:
@@ -76,16 +76,16 @@ class Node:
         return bool(await self._ask(_DATA, "eth_getCode", address, "latest"))
 
     async def call(self, contract: str, question: bytes) -> bytes:
-        """Ask a contract, as the chain stands now.
+        """Call a contract at the latest block.
 
         Raises:
             Reverted: It failed.
         """
-        terms = {"to": contract, "data": "0x" + question.hex(), "gas": hex(GAS_MAX)}
-        return bytes.fromhex(await self._ask(_DATA, "eth_call", terms, "latest"))
+        call = {"to": contract, "data": "0x" + question.hex(), "gas": hex(GAS_MAX)}
+        return bytes.fromhex(await self._ask(_DATA, "eth_call", call, "latest"))
 
     async def _ask(self, form: re.Pattern[str], method: str, *params: object) -> str:
-        """Return the hexadecimal digits of an answer of this form."""
+        """Return the hexadecimal digits of an answer that has this form."""
         body = msgspec.json.encode({"jsonrpc": "2.0", "id": 1, "method": method, "params": params})
         failed: Exception | None = None
         for _ in range(ATTEMPTS):
@@ -102,7 +102,7 @@ class Node:
         async with client.stream("POST", self._url, content=body) as response:
             if response.status_code != httpx.codes.OK:
                 raise _Garbled
-            # Raw, because a short answer could unpack into one without end.
+            # Raw, because a short compressed answer could expand without end.
             async for part in response.aiter_raw():
                 reply += part
                 if len(reply) > REPLY_MAX:

@@ -1,4 +1,4 @@
-"""What a wallet must prove, in which order: address, token, signature, stake.
+"""What a wallet must prove, in this order: address, token, signature, stake.
 
 Needs the extra ``wallet``; imported at the first proof. Nothing is written here.
 """
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from api.identity.wallet import ethereum
 from api.identity.wallet.challenges import Challenge, Challenges
-from api.identity.wallet.node import RETRY_AFTER_SECONDS, Node, Reverted
+from api.identity.wallet.node import RETRY_AFTER_SECONDS, ChainNode, Reverted
 from api.identity.wallet.words import (
     SignatureDoesNotMatch,
     SignatureIsUnverifiable,
@@ -22,9 +22,9 @@ from api.settings import Settings
 from ledger.clock import Instant
 
 PROOFS_AT_ONCE = 32
-"""Of one process; anybody may begin one."""
+"""Proofs at once per process; anybody may begin one."""
 PROOF_SECONDS = 20
-"""For all that the node is asked in one proof."""
+"""For all questions to the node in one proof."""
 WORD_BYTES = 32
 
 
@@ -39,11 +39,11 @@ class Prover:
     """Checks proofs against a chain."""
 
     def __init__(self, settings: Settings, challenges: Challenges) -> None:
-        """Take which chain and contract count."""
+        """Take the settings, which name chain and contract, and the challenges."""
         self._challenges = challenges
         self._chain_id = settings.web3_chain_id
         self._contract = settings.web3_contract
-        self._node = Node(settings.web3_rpc_url)
+        self._node = ChainNode(settings.web3_rpc_url)
         self._under_way = 0
 
     async def close(self) -> None:
@@ -54,7 +54,7 @@ class Prover:
         """Check that a wallet signed this very token and holds a stake.
 
         Raises:
-            WalletRefused: It does not.
+            WalletRefused: It did not sign it, or holds none.
             WalletUnavailable: The chain cannot be asked.
         """
         wallet = ethereum.address_of(address)
@@ -74,7 +74,7 @@ class Prover:
     @contextlib.contextmanager
     def _place(self) -> Iterator[None]:
         if self._under_way >= PROOFS_AT_ONCE:
-            raise _passing("Too many wallets sign in at once.")
+            raise _passing("Too many wallets are signing in at once. Try again later.")
         self._under_way += 1
         try:
             yield
@@ -94,7 +94,7 @@ class Prover:
         signer = await asyncio.to_thread(ethereum.signer_of, token, signature)
         if signer == wallet:
             return
-        # Only a contract can still call it its own.
+        # Only a contract may still accept it.
         if not await self._node.has_code(wallet):
             raise SignatureDoesNotMatch
         question = ethereum.question_of_signature(token, signature)
@@ -113,7 +113,7 @@ class Prover:
         except Reverted:
             answer = b""
         if len(answer) < WORD_BYTES:
-            detail = "KEYLEDGER_WEB3_CONTRACT is no contract of this chain that tells balances."
+            detail = "KEYLEDGER_WEB3_CONTRACT is not a token contract on this chain."
             raise WalletUnavailable(detail)
         if not any(answer[:WORD_BYTES]):
             raise WalletHasNoStake

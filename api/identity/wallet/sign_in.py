@@ -1,4 +1,4 @@
-"""Lets wallets sign in: hands out tokens, has them used once, opens accounts."""
+"""Lets wallets sign in: hands out tokens, accepts each once, opens accounts."""
 
 import asyncio
 import sys
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from api.identity.wallet.proof import Prover
 
 SKEW = timedelta(hours=1)
-"""More than what two processes heard of the clock may differ by."""
+"""More than the clocks of two processes may differ by."""
 
 FIND_WALLET = compiled(
     select(WALLETS.c.account_id).where(WALLETS.c.address == bindparam("address"))
@@ -37,12 +37,12 @@ WALLET_TOKENS = Table(
     Column("used_at", INSTANT, nullable=False),
     Column("expires_at", INSTANT, nullable=False),
     PrimaryKeyConstraint("jti", name="wallet_token_is_used_once"),
-    comment="Used ones only, until no clock takes them for valid any more",
+    comment="Used ones only, until no clock counts them as valid any more",
 )
 MARK_USED = compiled(
     insert(WALLET_TOKENS).on_conflict_do_nothing(constraint=WALLET_TOKENS.primary_key)
 )
-"""Used once: of two at a time one enters the row, the other waits for it and enters none."""
+"""Used once: if two come at a time, one inserts the row; the other waits and inserts none."""
 FORGET_USED = compiled(
     delete(WALLET_TOKENS).where(WALLET_TOKENS.c.expires_at < bindparam("before"))
 )
@@ -59,7 +59,7 @@ class Wallets:
         jwt_secret: str,
         clock: DatabaseClock,
     ) -> None:
-        """Take what it needs; no node is asked yet."""
+        """Take what sign-in needs; no node is asked yet."""
         self._pool = pool
         self._clock = clock
         self._ledger = ledger
@@ -68,23 +68,23 @@ class Wallets:
         self._prover: Prover | None = None
 
     async def close(self) -> None:
-        """Let go of the chain."""
+        """Close the connection to the chain."""
         if self._prover is not None:
             await self._prover.close()
 
     def challenge(self) -> str:
-        """Make a token for a wallet to sign: it holds for 15 minutes and one sign-in."""
+        """Make a token for a wallet to sign: it is valid for 15 minutes and one sign-in."""
         return self._challenges.issue(self._clock.now())
 
     async def prove(self, address: str, signature: str, token: str) -> WalletAddress:
         """Check that a wallet signed this very token and holds a stake, and use the token up.
 
         A proof that fails leaves the token as it was, so that nobody can spoil another's. Check
-        first whatever else was asked: what fails afterwards needs a new token.
+        everything else first: if that fails afterwards, a new token is needed.
 
         Raises:
-            WalletRefused: It is no proof, or the token was used before.
-            WalletUnavailable: It cannot be checked here or now; the token still holds.
+            WalletRefused: The proof fails, or the token was used before.
+            WalletUnavailable: It cannot be checked here or now; the token stays valid.
         """
         prover = await self._ready()
         proven = await prover.prove(address, signature, token, self._clock.now())
@@ -96,7 +96,8 @@ class Wallets:
             detail = "Wallet sign-in is off: the operator has not set KEYLEDGER_WEB3_RPC_URL."
             raise WalletUnavailable(detail)
         if self._prover is None:
-            # In a thread, because it takes a second; the lines after it run at once.
+            # In a thread, because the import takes a second; the lines after it run without a
+            # break.
             await asyncio.to_thread(_load)
             from api.identity.wallet.proof import Prover  # noqa: PLC0415
 
@@ -104,24 +105,24 @@ class Wallets:
         return self._prover
 
     async def _use(self, challenge: Challenge) -> None:
-        terms = {
+        parameters = {
             "jti": challenge.jti,
             "used_at": self._clock.now(),
             "expires_at": challenge.expires_at,
         }
         async with self._pool.connection() as connection:
-            done = await connection.execute(MARK_USED, terms)
+            done = await connection.execute(MARK_USED, parameters)
         if not done.rowcount:
             raise TokenIsUsed
 
     async def forget(self, at: Instant) -> int:
-        """Delete used tokens that no clock takes for valid any more; return how many."""
+        """Delete used tokens that no clock counts as valid any more; return how many."""
         async with self._pool.connection() as connection:
             done = await connection.execute(FORGET_USED, {"before": at - SKEW})
         return done.rowcount
 
     async def account_for(self, address: WalletAddress) -> AccountId:
-        """Return the wallet's account, opened with the welcome grant when it comes first.
+        """Return the wallet's account; open it with the welcome grant at the first sign-in.
 
         Raises:
             LedgerUnavailable: It could not be opened now.
@@ -135,8 +136,8 @@ class Wallets:
         return None if row is None else AccountId(row[0])
 
     async def _opened(self, address: WalletAddress) -> AccountId:
-        # The account's id does not follow from the address, which its events would then tell. Of
-        # two that come at the same time the table of wallets takes one; the other finds its row.
+        # The account's id is not derived from the address, which its events would then reveal. If
+        # two come at the same time, the table of wallets takes one; the other finds its row.
         account_id = new_account_id()
         wallet = WalletRow(new_salt(), account_id, _bytes(address))
         try:
@@ -162,8 +163,8 @@ def _load() -> None:
         detail = "Wallet sign-in is off: its packages are not installed (keyledger[wallet])."
         raise WalletUnavailable(detail) from error
     finally:
-        # py_ecc lifts it to 100,000 for all of the process: deep JSON would then overflow the stack
-        # of C code that decodes it, where it now is an error like others.
+        # py_ecc raises it to 100,000 for the whole process: deep JSON would then overflow the stack
+        # of the C code that decodes it, instead of being an ordinary error.
         sys.setrecursionlimit(depth)
 
 

@@ -1,7 +1,7 @@
-"""What a wallet is called, and everything that can go wrong when it signs in.
+"""A wallet's address, and everything that can go wrong when it signs in.
 
 ``WalletRefused``: it did not prove itself, and ``detail`` is what venice's page says of that.
-``WalletUnavailable``: nothing was found out, and nothing is used up.
+``WalletUnavailable``: nothing was decided, and nothing is used up.
 """
 
 from typing import ClassVar, NewType
@@ -9,7 +9,7 @@ from typing import ClassVar, NewType
 from api.http.failure import Failure, Kind
 
 WalletAddress = NewType("WalletAddress", str)
-"""0x and 40 hexadecimal digits with their EIP-55 checksum: one form for each wallet."""
+"""0x and 40 hexadecimal digits with their EIP-55 checksum: one spelling per wallet."""
 
 
 class WalletRefused(Failure):
@@ -23,7 +23,7 @@ class WalletRefused(Failure):
 
 
 class AddressIsInvalid(WalletRefused):
-    """No address: neither in small letters nor with a right checksum."""
+    """Not an address in lower case or with a correct checksum."""
 
     named = "wallet_address_is_invalid"
     says = "Invalid wallet address"
@@ -58,7 +58,7 @@ class TokenClaimsAreInvalid(WalletRefused):
 
 
 class TokenIsUsed(TokenClaimsAreInvalid):
-    """A wallet signed in with it before."""
+    """A wallet has signed in with it already."""
 
     named = "wallet_token_is_used"
 
@@ -71,7 +71,7 @@ class SignatureDoesNotMatch(WalletRefused):
 
 
 class SignatureIsUnverifiable(WalletRefused):
-    """No signature at all, or the wallet's contract gives no answer about it."""
+    """It is not a signature, or the wallet's contract gives no answer about it."""
 
     named = "wallet_signature_is_unverifiable"
     says = "Could not verify wallet signature"
@@ -85,7 +85,7 @@ class WalletHasNoStake(WalletRefused):
 
 
 class WalletUnavailable(Failure):
-    """Nobody can sign in by wallet: not here, or not now."""
+    """Nobody can sign in by wallet here, or now."""
 
     def __init__(self, detail: str, *, retry_after_seconds: int = 0) -> None:
         """Take what is missing; 0 seconds: waiting does not help."""

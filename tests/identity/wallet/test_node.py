@@ -198,7 +198,9 @@ def test_no_more_proofs_than_there_are_places(
 
         done = await asyncio.gather(*map(attempt, holders), return_exceptions=True)
         refused = [each for each in done if isinstance(each, WalletUnavailable)]
-        assert [str(each) for each in refused] == ["Too many wallets sign in at once."] * 2
+        assert [str(each) for each in refused] == [
+            "Too many wallets are signing in at once. Try again later."
+        ] * 2
         assert await attempt(holders[0]) == holders[0].address
 
     run(story)
@@ -219,7 +221,7 @@ def test_a_contract_that_tells_no_balance_is_the_operators_mistake(
     wallet = chain.wallet_of(chain.staker().address)
     contract = "0x" + "11" * 20 if missing == "nothing" else wallet
     found = unavailable(run, chain, node_url, web3_contract=contract)
-    assert "KEYLEDGER_WEB3_CONTRACT is no contract" in str(found)
+    assert "KEYLEDGER_WEB3_CONTRACT is not a token contract" in str(found)
     assert found.headers == {}
 
 

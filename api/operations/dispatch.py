@@ -21,19 +21,19 @@ from ledger.requests import Facts, Made
 from ledger.state import Account
 
 Rule = Callable[[Facts, Instant], list[e.AnyEvent]]
-"""Decides: events, or a refusal raised; no events where all is so already."""
+"""Decides: returns events, or raises a refusal; no events if nothing changes."""
 F = TypeVar("F")
 Show = Callable[[Facts, Sequence[Recorded]], F]
-"""Returns what the events led to: nothing that later changes of the lane's state reach."""
+"""Returns what the events led to, out of reach of later changes to the lane's state."""
 Rows = Callable[[list[Recorded]], list[Row]]
 """Returns rows of side tables, written with the events."""
 
 
-class Desk:
-    """Where changes are handed in."""
+class Dispatcher:
+    """Sends changes through their lanes."""
 
     def __init__(self, writer: Writer, assets: frozenset[str] = KNOWN_ASSETS) -> None:
-        """Take who appends, and what there are amounts of."""
+        """Take the writer, and the assets that amounts may be of."""
         self._writer = writer
         self._assets = assets
 
@@ -52,12 +52,12 @@ class Desk:
         rows: Rows | None = None,
         everywhere: bool = False,
     ) -> Done[F]:
-        """Have a change decided and appended; return what ``show`` says that it led to.
+        """Have a change decided and appended; return what it led to, by ``show``.
 
         ``everywhere``: see ``Command``.
 
         Raises:
-            Refused: The rule said no.
+            Refused: The rule refused it.
             LedgerUnavailable: It could not be decided now.
         """
         change = _Change(rule, show, asked.render, rows, self.require_known)
@@ -77,19 +77,19 @@ class Desk:
         return Done(change.led, position, change.at, outcome.events, change.reply)
 
     def require_known(self, event: e.AnyEvent) -> None:
-        """Refuse an amount or a price of something that nobody declared: a slip of the pen.
+        """Refuse an amount or a price in an undeclared asset, which is most likely a typing error.
 
         Raises:
-            InvalidField: It is neither built in nor a setting.
+            InvalidField: The asset is neither built in nor in the settings.
         """
         for field, asset in _named(event):
             if asset not in self._assets:
-                problem = f"{asset} is no known asset; KEYLEDGER_ASSETS declares further ones"
+                problem = f"{asset} is not a known asset; KEYLEDGER_ASSETS declares further ones"
                 raise InvalidField(field, problem)
 
 
 def _named(event: e.AnyEvent) -> Iterator[tuple[str, str]]:
-    """Return each asset that an event brings in, with its field."""
+    """Yield each asset that an event brings in, with its field."""
     match event:
         case e.AccountOpened() | e.AccountPolicySet():
             yield from (("pays_with", asset) for asset in event.pays_with)
@@ -140,7 +140,7 @@ class _Change(Generic[F]):
         return made, None
 
     def also(self, recorded: list[Recorded]) -> list[Row]:
-        # Here the state has moved over the events and nobody else's came after.
+        # At this point the state has taken in these events and no later ones.
         self.at = recorded[-1].envelope.recorded_at
         self._note(recorded)
         return self._rows(recorded) if self._rows else []

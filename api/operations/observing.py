@@ -1,6 +1,6 @@
-"""What decisions about requests and calls share: states shown on the way.
+"""Shows the state that a decision about a request or call led to, from inside the lane.
 
-Nothing here decides; it stands around the functions of ``ledger``'s rules, which do.
+Nothing here decides: it wraps the rules of ``ledger``, which do.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ Decide = Callable[[Facts, Instant], Made]
 Also = Callable[[list[Recorded]], list[Row]]
 """Called in the lane after the events of a decision."""
 Sees = Callable[[Account, Key, Instant], None]
-"""Is shown the state that a request was admitted into."""
+"""Receives the state that a request was admitted into."""
 
 
 def reserving(reserve: Reserve, key_id: KeyId) -> Decide:
@@ -38,7 +38,7 @@ def shown(decide: Decide, sees: Sees | None) -> tuple[Decide, Also | None]:
 
 
 class _Shown:
-    """A decision on its way through the lane; the state that it led to is shown to somebody."""
+    """A decision on its way through the lane; ``sees`` is shown the state that it led to."""
 
     __slots__ = ("_decide", "_facts", "_sees")
 
@@ -52,7 +52,7 @@ class _Shown:
         return self._decide(facts, at)
 
     def also(self, recorded: list[Recorded]) -> list[Row]:
-        # The state has moved over what was recorded.
+        # The state has taken in what was recorded.
         assert self._facts.account is not None
         assert self._facts.key is not None
         self._sees(self._facts.account, self._facts.key, recorded[0].envelope.recorded_at)
