@@ -19,6 +19,7 @@ import asyncio
 import gc
 import itertools
 import os
+import shutil
 import socket
 import ssl
 import sys
@@ -77,6 +78,10 @@ SEED = int(os.environ.get("KEYLEDGER_TEST_SEED") or 20_261_121)
 LAST_SECONDS = 60
 """Of a UTC day; longer than a test that counts per day takes."""
 
+MEMORY = Path("/dev/shm")  # noqa: S108 - a directory of random name is made in it
+MEMORY_ROOM = 4 << 30
+"""Bytes that have to be free, for the servers of several workers."""
+
 _numbers = itertools.count(1)
 
 
@@ -127,6 +132,15 @@ def settings_for(home: Path, **changes: Any) -> Settings:
     return Settings(**{**terms, **changes})
 
 
+def _in_memory() -> str | None:
+    """Return a directory in memory; None where there is none with room.
+
+    A copy of a database is some 700 files, which elsewhere cost more than most tests do with them.
+    """
+    there = MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > MEMORY_ROOM
+    return str(MEMORY) if there else None
+
+
 @pytest.fixture(scope="session")
 def server_url() -> Iterator[str]:
     """One PostgreSQL for the session."""
@@ -135,10 +149,11 @@ def server_url() -> Iterator[str]:
         yield given
         return
     # Not among pytest's directories: another run of pytest closes those to the server's user.
-    with tempfile.TemporaryDirectory(prefix="keyledger-tests-") as made:
+    with tempfile.TemporaryDirectory(prefix="keyledger-tests-", dir=_in_memory()) as made:
         home = Path(made)
         home.chmod(0o711)
-        server = EmbeddedPostgres(home, settings={"shared_buffers": "64MB"})
+        settings = {"shared_buffers": "64MB", "max_wal_size": "256MB"}
+        server = EmbeddedPostgres(home, settings=settings)
         yield server.start()
         server.stop()
 
