@@ -58,6 +58,7 @@ SESSION = {
     "max_parallel_workers_per_gather": "0",
     "enable_seqscan": "off",
     "enable_bitmapscan": "off",
+    "enable_sort": "off",
 }
 """Events are to stream in the order of an index. By its statistics the planner would rather read a
 partition from end to end for each chunk, or have workers fetch and sort the chunk, which begins

@@ -42,6 +42,10 @@ class Ledger:
         self.url = url
         self._numbers = count(1)
 
+    def start_ids_at(self, number: int) -> None:
+        """Begin the ids of requests with this one, in a database that has those before it."""
+        self._numbers = count(number)
+
     def now(self) -> Instant:
         """Read the ledger's clock."""
         ((at,),) = self.rows("SELECT ledger_clock()")

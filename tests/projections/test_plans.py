@@ -6,7 +6,7 @@ Otherwise each chunk would read whole partitions: twice the events, four times t
 import asyncio
 import re
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import psycopg
@@ -16,6 +16,7 @@ from psycopg import AsyncConnection, ClientCursor, Connection, Cursor
 from ledger import clock
 from ledger.record import verify
 from ledger.record.lanes import Writer
+from ledger.server import database
 from projections import engine, rebuild
 from projections.behind import refusals
 from tests.projections.story import LANES, NAMES, Ledger
@@ -46,9 +47,9 @@ READERS: dict[str, Callable[[str], object]] = {
 """Each tells whether it came to its end with nothing amiss."""
 
 
-@pytest.fixture(scope="module", params=["never", "when_the_last_month_was_small", "at_the_end"])
-def ledger(databases: Any, migrated_template: str, request: pytest.FixtureRequest) -> Iterator[Any]:
-    """Give a ledger of three months, most of it in the last, analysed or not."""
+@pytest.fixture(scope="module")
+def begun(databases: Any, migrated_template: str) -> Iterator[str]:
+    """Return a database with a few events at the start of each of three months; not analysed."""
     name = databases.create(migrated_template)
     ledger = Ledger(databases.url(name))
     ledger.start()
@@ -56,19 +57,45 @@ def ledger(databases: Any, migrated_template: str, request: pytest.FixtureReques
         account = ledger.account(each)
         ledger.do(core.open_account(account, overdraft={"USD": "unlimited"}))
         ledger.do(core.issue(account, ledger.key(account, each)))
-    with ledger.superuser() as connection:
-        for table in ("request_ids", *partitions(connection)):
-            connection.execute(f"ALTER TABLE {table} SET (autovacuum_enabled = false)")
-        for ahead in range(MONTHS):
-            ledger.skew_seconds = seconds_to_month(ahead)
-            record(ledger, BEFORE)
-        if request.param == "when_the_last_month_was_small":
+    for ahead in range(MONTHS):
+        database.set_clock_offset(ledger.url, timedelta(seconds=seconds_to_month(ahead)))
+        with ledger.superuser() as connection:
+            for table in ("request_ids", *partitions(connection)):
+                connection.execute(f"ALTER TABLE {table} SET (autovacuum_enabled = false)")
+        record(ledger, BEFORE)
+    yield name
+    databases.drop(name)
+
+
+@pytest.fixture(scope="module")
+def filled(databases: Any, begun: str) -> Iterator[str]:
+    """Return a database that most came to in the last month; not analysed."""
+    name = databases.create(begun)
+    fill(databases.url(name))
+    yield name
+    databases.drop(name)
+
+
+@pytest.fixture(scope="module", params=["never", "when_the_last_month_was_small", "at_the_end"])
+def ledger(databases: Any, begun: str, filled: str, request: Any) -> Iterator[Ledger]:
+    """Return a ledger of three months, most of it in the last, analysed or not."""
+    grows = request.param == "when_the_last_month_was_small"
+    name = databases.create(begun if grows else filled)
+    ledger = Ledger(databases.url(name))
+    if request.param != "never":
+        with ledger.superuser() as connection:
             connection.execute("VACUUM ANALYZE")
-        record(ledger, LAST)
-        if request.param == "at_the_end":
-            connection.execute("VACUUM ANALYZE")
+    if grows:
+        fill(ledger.url)
     yield ledger
     databases.drop(name)
+
+
+def fill(url: str) -> None:
+    """Record what comes last, under ids that come after those of before."""
+    ledger = Ledger(url)
+    ledger.start_ids_at(MONTHS * BEFORE + 1)
+    record(ledger, LAST)
 
 
 def partitions(connection: Connection[Any]) -> list[str]:
@@ -161,6 +188,8 @@ def test_events_are_read_by_position_whatever_the_statistics(
 ) -> None:
     """A chunk touches its own events, by the index, in every partition, however it was analysed."""
     monkeypatch.setattr(verify, "CHUNK", CHUNK)
+    held = ledger.rows("SELECT tableoid::regclass, count(*) FROM events GROUP BY 1")
+    assert sorted(round(n, -2) for _, n in held) == [BEFORE, BEFORE, BEFORE + LAST]
     plans = Plans(monkeypatch)
     assert READERS[reader](ledger.url)
     assert len(plans.found) > LAST // CHUNK // 2

@@ -48,15 +48,16 @@ class Trace:
         self.core.do(core.issue(A, K, limits=of_key))
         self.number = 0
 
-    def entries(self, model: str = ""):
-        """List what counts, from the events alone; of one model, or of all."""
+    def entries(self, model: str = "", until: int | None = None):
+        """List what counts, from the (first) events alone; of one model, or of all."""
+        events = self.core.log[:until]
         asked = {
             event.body.request_id
-            for event in self.core.log
+            for event in events
             if isinstance(event.body, e.RequestRecorded | e.RequestReserved)
             and model in {"", event.body.model}
         }
-        log = [event for event in self.core.log if is_in(event, asked)]
+        log = [event for event in events if is_in(event, asked)]
         return counted(log, MEASURES[self.rule.kind])
 
     def step(self, what: str, tokens: int, model: str = "mini"):
@@ -171,7 +172,7 @@ def test_no_interval_holds_more_of_any_model_than_a_limit_of_each(  # noqa: PLR0
         ]
         for gap, what, model in asked:
             played.core.at += width * gap // 1_000
-            earlier = {one: played.entries(one) for one in ("", *MODELS)}
+            before = len(played.core.log)
             outcome = played.step(what, 1, model)
             state = played.core.state
             counters = (state.accounts[A] if scope == "account" else state.keys[K]).counters
@@ -182,7 +183,8 @@ def test_no_interval_holds_more_of_any_model_than_a_limit_of_each(  # noqa: PLR0
                 named = limit.model_of(outcome.limit_id)
                 assert named in {"", model}
                 wide = played.core.at - width - width // SUB_BUCKETS - TICK
-                held = sum(one.quantity for one in earlier[named] if one.at > wide)
+                earlier = played.entries(named, before)
+                held = sum(one.quantity for one in earlier if one.at > wide)
                 assert held + outcome.requested > ceiling
         for model in MODELS:
             entries = played.entries(model)
