@@ -32,7 +32,7 @@ USES_DEFAULT = 8
 """Uses of a server tool whose number the request leaves open."""
 TOOL_TOKENS = 16_384
 """Tokens that one use of a server tool brings for the model to read."""
-HEADER = "Keyledger-Output-AnswerBound"
+HEADER = "Keyledger-Output-Bound"
 
 _WRITES: tuple[tuple[re.Pattern[str], int], ...] = tuple(
     (re.compile(name, re.ASCII), tokens)
