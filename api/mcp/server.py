@@ -18,7 +18,7 @@ from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from mcp.shared.exceptions import MCPError
 
 from api.dialects.ryvion import credentials
-from api.dialects.ryvion.credentials import Client
+from api.dialects.ryvion.credentials import Principal
 from api.dialects.ryvion.errors import word
 from api.http import reading
 from api.http.failure import Failure, Kind
@@ -62,10 +62,10 @@ Context = ServerRequestContext[Any, Any]
 
 
 async def serve(
-    services: Services, client: Client, scope: Scope, receive: Receive, send: Send
+    services: Services, principal: Principal, scope: Scope, receive: Receive, send: Send
 ) -> None:
     """Answer one request of a client whose body ``receive`` gives."""
-    told = {**scope, ASKED: (services, client)}
+    told = {**scope, ASKED: (services, principal)}
     manager = StreamableHTTPSessionManager(
         SERVER, json_response=True, stateless=True, max_request_body_size=reading.ORDINARY_BODY_MAX
     )
@@ -73,9 +73,9 @@ async def serve(
         await manager.handle_request(told, receive, send)  # type: ignore[arg-type]
 
 
-def _asked(context: Context) -> tuple[Services, Client]:
+def _asked(context: Context) -> tuple[Services, Principal]:
     assert context.request is not None
-    found: tuple[Services, Client] = context.request.scope[ASKED]
+    found: tuple[Services, Principal] = context.request.scope[ASKED]
     return found
 
 
@@ -83,20 +83,20 @@ async def _list(
     context: Context, _params: types.PaginatedRequestParams | None
 ) -> types.ListToolsResult:
     """List the tools that the caller's scope allows."""
-    _, client = _asked(context)
-    found = [DESCRIBED[each.name] for each in TOOLS.values() if client.may(each.operation)]
+    _, principal = _asked(context)
+    found = [DESCRIBED[each.name] for each in TOOLS.values() if principal.may(each.operation)]
     return types.ListToolsResult(tools=found)
 
 
 async def _call(context: Context, params: types.CallToolRequestParams) -> types.CallToolResult:
     """Run a tool; what goes wrong is told in ryvion's envelope, for the model to read."""
-    services, client = _asked(context)
+    services, principal = _asked(context)
     found = TOOLS.get(params.name)
     if found is None:
         raise MCPError(types.INVALID_PARAMS, "Unknown tool.")
     try:
-        await credentials.require(services, client, found.operation)
-        given = await found.run(services, client, _arguments(found, params.arguments))
+        await credentials.require(services, principal, found.operation)
+        given = await found.run(services, principal, _arguments(found, params.arguments))
     except (Failure, LedgerError, *UNREACHABLE) as error:
         return _failed(failure_of(error))
     except Exception:  # last-resort: a client is told nothing of our insides

@@ -8,7 +8,7 @@ from uuid import UUID
 import msgspec
 
 from api.dialects.ryvion import billing, bodies, keys, views
-from api.dialects.ryvion.credentials import Client
+from api.dialects.ryvion.credentials import Principal
 from api.http.failure import Failure, Kind, invalid
 from api.mcp import forms
 from api.native.views import (
@@ -34,7 +34,7 @@ SCANNED_MAX = 1_000
 FAR = 2**62
 """Above every position."""
 
-Run = Callable[[Services, Client, Any], Awaitable[Any]]
+Run = Callable[[Services, Principal, Any], Awaitable[Any]]
 
 
 class Tool(NamedTuple):
@@ -82,9 +82,11 @@ def tool(
 
 
 @tool("billing:read", "Balance and limits", gives=forms.Balance)
-async def get_balance(services: Services, client: Client, _asked: forms.Nothing) -> forms.Balance:
+async def get_balance(
+    services: Services, principal: Principal, _asked: forms.Nothing
+) -> forms.Balance:
     """Show what the account has of each currency, and every limit it is under with what is left."""
-    account, _ = await services.queries.accounts.one(client.account_id)
+    account, _ = await services.queries.accounts.one(principal.account_id)
     priced, at = (await services.queries.prices.cards()).assets(), services.clock.now()
     return forms.Balance(
         balances=balance_views(account, at, priced), limits=limit_views(account, at)
@@ -92,15 +94,17 @@ async def get_balance(services: Services, client: Client, _asked: forms.Nothing)
 
 
 @tool("keys:list", "API keys", gives=forms.Keys)
-async def list_api_keys(services: Services, client: Client, _asked: forms.Nothing) -> forms.Keys:
+async def list_api_keys(
+    services: Services, principal: Principal, _asked: forms.Nothing
+) -> forms.Keys:
     """List the account's API keys, newest first. Secrets are never shown, only how they begin."""
-    return forms.Keys(keys=await keys.all_of(services, client))
+    return forms.Keys(keys=await keys.all_of(services, principal))
 
 
 @tool("billing:read", "Usage", takes=forms.UsageOf, gives=forms.Usage)
-async def get_usage(services: Services, client: Client, asked: forms.UsageOf) -> forms.Usage:
+async def get_usage(services: Services, principal: Principal, asked: forms.UsageOf) -> forms.Usage:
     """Sum what the account used and what it cost, in days of UTC, by day, model or key."""
-    lines = await _lines(services, client, asked.start, asked.end, asked.group_by)
+    lines = await _lines(services, principal, asked.start, asked.end, asked.group_by)
     return forms.Usage(
         lines=[
             forms.UsageLine(
@@ -120,10 +124,10 @@ async def get_usage(services: Services, client: Client, asked: forms.UsageOf) ->
 
 @tool("billing:read", "Spend by key", takes=forms.Period, gives=forms.SpendByKey)
 async def get_spend_by_key(
-    services: Services, client: Client, asked: forms.Period
+    services: Services, principal: Principal, asked: forms.Period
 ) -> forms.SpendByKey:
     """Sum what each key spent, revoked ones included."""
-    lines = await _lines(services, client, asked.start, asked.end, ("key", "integration"))
+    lines = await _lines(services, principal, asked.start, asked.end, ("key", "integration"))
     return forms.SpendByKey(
         lines=[
             forms.KeyLine(
@@ -141,13 +145,13 @@ async def get_spend_by_key(
 
 async def _lines(
     services: Services,
-    client: Client,
+    principal: Principal,
     start: date | None,
     end: date | None,
     groups: tuple[str, ...],
 ) -> list[SpendLine]:
     terms = SpendTerms.by(groups, start, end)
-    lines, _ = await services.queries.spend.sums(client.account_id, terms)
+    lines, _ = await services.queries.spend.sums(principal.account_id, terms)
     if len(lines) > forms.LINES_MAX:
         raise invalid("start", f"makes more than {forms.LINES_MAX} lines; ask for less")
     return lines
@@ -155,11 +159,11 @@ async def _lines(
 
 @tool("billing:read", "Explain a charge", takes=forms.ChargeOf, gives=forms.Explanation)
 async def explain_charge(
-    services: Services, client: Client, asked: forms.ChargeOf
+    services: Services, principal: Principal, asked: forms.ChargeOf
 ) -> forms.Explanation:
     """Explain one request's charge: units, unit prices, rate card version, and what paid it."""
     try:
-        known, _ = await services.ledger.requests.find(client.account_id, asked.request_id)
+        known, _ = await services.ledger.requests.find(principal.account_id, asked.request_id)
     except NoSuchRequest as error:
         raise Failure(Kind.NOT_FOUND, "No such request.", error=error) from error
     first = receipt(known.first, known.rated)
@@ -190,13 +194,15 @@ def _part(name: str, units: int, price: str) -> forms.PricedPart:
 
 
 @tool("billing:read", "Search events", takes=forms.Search, gives=forms.Events)
-async def search_events(services: Services, client: Client, asked: forms.Search) -> forms.Events:
+async def search_events(
+    services: Services, principal: Principal, asked: forms.Search
+) -> forms.Events:
     """Search the account's history, newest first: what happened, exactly as it was written down."""
     key_id = _key_id(asked.key)
     found: list[forms.Event] = []
     before = None if asked.after is None else int(asked.after)
     scanned = 0
-    async for event in services.queries.events.back(client.account_id, before=before):
+    async for event in services.queries.events.back(principal.account_id, before=before):
         envelope = event.recorded.envelope
         is_asked = asked.type in {None, event.type} and key_id in {None, envelope.key_id}
         if scanned == SCANNED_MAX or (is_asked and len(found) == asked.limit):
@@ -219,11 +225,13 @@ def _event(view: EventView) -> forms.Event:
 
 
 @tool("billing:read", "Refused requests", takes=forms.PageOf, gives=forms.Refusals)
-async def list_refusals(services: Services, client: Client, asked: forms.PageOf) -> forms.Refusals:
+async def list_refusals(
+    services: Services, principal: Principal, asked: forms.PageOf
+) -> forms.Refusals:
     """List refused requests, newest first, with the limit and the numbers each was refused by."""
     before = FAR if asked.after is None else int(asked.after)
     (refusals, has_more), position = await services.queries.refusals.page(
-        client.account_id, before=before, most=asked.limit
+        principal.account_id, before=before, most=asked.limit
     )
     return forms.Refusals(
         refusals=[_refusal(refusal_view(position.lane, each)) for each in refusals],
@@ -259,10 +267,10 @@ def _refusal(view: RefusalView) -> forms.Refusal:
     repeats=False,
 )
 async def create_api_key(
-    services: Services, client: Client, asked: bodies.CreateKey
+    services: Services, principal: Principal, asked: bodies.CreateKey
 ) -> views.CreatedKey:
     """Create an API key. Its secret is in this answer and nowhere else, so it enters the chat."""
-    return await keys.create(services, client, asked)
+    return await keys.create(services, principal, asked)
 
 
 @tool(
@@ -273,9 +281,11 @@ async def create_api_key(
     reads=False,
     destroys=True,
 )
-async def revoke_api_key(services: Services, client: Client, asked: forms.KeyOf) -> forms.Revoked:
+async def revoke_api_key(
+    services: Services, principal: Principal, asked: forms.KeyOf
+) -> forms.Revoked:
     """Revoke an API key for good: whoever uses it is refused from the next request on."""
-    await keys.revoke(services, client, asked.id)
+    await keys.revoke(services, principal, asked.id)
     return forms.Revoked(id=asked.id, revoked=True)
 
 
@@ -288,13 +298,13 @@ async def revoke_api_key(services: Services, client: Client, asked: forms.KeyOf)
     destroys=True,
 )
 async def set_spend_limit(
-    services: Services, client: Client, asked: bodies.SpendLimit
+    services: Services, principal: Principal, asked: bodies.SpendLimit
 ) -> views.Billing:
     """Set how many CAD the account may spend in any hour, replacing the limit it set before.
 
     It is never above the operator's limit; null lifts it.
     """
-    return await billing.limit(services, client, asked)
+    return await billing.limit(services, principal, asked)
 
 
 def _place(position: PositionView) -> str:

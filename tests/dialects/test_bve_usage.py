@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from api.dialects.bve import routes_admin
+from api.dialects.bve import routes_usage
 from ledger import clock
 from ledger.clock import format_milliseconds
 from ledger.ids import OPERATOR_ACCOUNT, KeyId, format_id
@@ -133,7 +133,7 @@ def test_one_keys_months_are_the_last_12_and_whole(operator: httpx.Client, used:
 )
 def test_the_window_of_one_key(today: date, first_day: date, first_month: date) -> None:
     """At ends of months and years, and after a leap day."""
-    asked = routes_admin._of_one(KeyId(uuid.UUID(int=0)), today)
+    asked = routes_usage._of_one(KeyId(uuid.UUID(int=0)), today)
     assert (asked.first_day, asked.first_month) == (first_day, first_month)
     assert (asked.days, asked.months) == (30, 12)
 

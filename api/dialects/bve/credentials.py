@@ -28,18 +28,18 @@ async def operator(ask: Ask[Any]) -> Caller:
 
 
 @guard("key")
-async def client(ask: Ask[Any]) -> KeyCaller:
-    """Find the key that is shown; the lane decides whether it may."""
-    return await _client(ask)
+async def key(ask: Ask[Any]) -> KeyCaller:
+    """Find the key that is shown; the lane decides whether it may act."""
+    return await _key(ask)
 
 
 @guard("key")
-async def usable_client(ask: Ask[Any]) -> KeyCaller:
+async def usable_key(ask: Ask[Any]) -> KeyCaller:
     """Find the key that is shown, if it may act now."""
-    return await ask.services.credentials.usable(await _client(ask))
+    return await ask.services.credentials.usable(await _key(ask))
 
 
-async def _client(ask: Ask[Any]) -> KeyCaller:
+async def _key(ask: Ask[Any]) -> KeyCaller:
     # Of the two headers one counts here, and still both may not differ (RFC 6750 §2).
     shown.bearer_or_api_key(ask)
     return await ask.services.credentials.proven(shown.bearer(ask), "bve")

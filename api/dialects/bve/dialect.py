@@ -1,6 +1,6 @@
 """All that others know of bve: its record."""
 
-from api.dialects.bve import routes_admin, routes_inference
+from api.dialects.bve import routes_inference, routes_keys, routes_usage
 from api.dialects.bve.errors import word
 from api.dialects.dialect import Dialect
 from api.http.surface import Surface
@@ -18,7 +18,7 @@ DIALECT = Dialect(
     surface=Surface(
         name="bve",
         title="Keyledger: bve",
-        handlers=[*routes_admin.HANDLERS, *routes_inference.HANDLERS],
+        handlers=[*routes_keys.HANDLERS, *routes_usage.HANDLERS, *routes_inference.HANDLERS],
         word=word,
         headers=_headers,
         error=OpenAIEnvelope,

@@ -20,7 +20,7 @@ _models = msgspec.json.Decoder(dict[str, Any])
 _encode = msgspec.json.Encoder().encode
 
 
-@hot("GET", "/v1/models", takes=None, guards=[credentials.usable_client], refusals=(404, 502, 504))
+@hot("GET", "/v1/models", takes=None, guards=[credentials.usable_key], refusals=(404, 502, 504))
 async def list_models(ask: Ask[KeyCaller]) -> Reply:
     """List the models that the key may use."""
     reply = await forward(ask, "list_models", decorate=None, own_errors=True)
@@ -49,7 +49,7 @@ def _only(key: Key, body: bytes) -> bytes:
     "GET",
     "/v1/models/{model:str}",
     takes=None,
-    guards=[credentials.usable_client],
+    guards=[credentials.usable_key],
     refusals=(404, 502, 504),
 )
 async def get_model(ask: Ask[KeyCaller]) -> Reply:
@@ -71,7 +71,7 @@ def _posted(
     return hot(
         "POST",
         path,
-        guards=[credentials.client],
+        guards=[credentials.key],
         large=True,
         refusals=(404, 502, 504),
         other_types=("text/event-stream",) if streams else (),

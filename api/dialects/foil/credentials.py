@@ -19,7 +19,7 @@ async def usable_key(ask: Ask[Any]) -> KeyCaller:
 
 
 @guard("session")
-async def login(ask: Ask[Any]) -> Caller:
+async def session(ask: Ask[Any]) -> Caller:
     """Find the member whose token is shown; an API key is none.
 
     Raises:

@@ -1,7 +1,7 @@
 """All that others know of foil: its record."""
 
 from api.dialects.dialect import COUNTED, Dialect, opening_card
-from api.dialects.foil import routes_keys, routes_sdk
+from api.dialects.foil import routes_keys, routes_personas
 from api.dialects.foil.counting import GENERAL
 from api.dialects.foil.errors import Envelope, word
 from api.http.surface import Surface, request_id_header
@@ -15,7 +15,7 @@ DIALECT = Dialect(
     surface=Surface(
         name="foil",
         title="Keyledger: foil",
-        handlers=[*routes_keys.HANDLERS, *routes_sdk.HANDLERS],
+        handlers=[*routes_keys.HANDLERS, *routes_personas.HANDLERS],
         word=word,
         headers=request_id_header,
         error=Envelope,

@@ -14,7 +14,7 @@ from ledger import events as e
 
 @post(
     "/api/v1/sdk/api-keys",
-    guards=[credentials.login],
+    guards=[credentials.session],
     permission="issue_key",
     status=201,
     example={"name": "My Game - Production"},
@@ -33,7 +33,7 @@ async def create_key(
     return Rendered(views.created(key, secret))
 
 
-@get("/api/v1/sdk/api-keys", guards=[credentials.login], permission="list_keys")
+@get("/api/v1/sdk/api-keys", guards=[credentials.session], permission="list_keys")
 async def list_keys(request: Ask[Caller]) -> list[views.ListedKey]:
     """List the account's keys that work, newest first."""
     caller = request.caller
@@ -47,7 +47,7 @@ async def list_keys(request: Ask[Caller]) -> list[views.ListedKey]:
 
 @delete(
     "/api/v1/sdk/api-keys/{key_id:str}",
-    guards=[credentials.login],
+    guards=[credentials.session],
     permission="revoke_key",
     status=204,
     refusals=(404,),

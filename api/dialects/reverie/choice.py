@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from api.beside.characters import Character, NoSuchCharacter, Scenario
 from api.dialects.reverie import bodies
-from api.dialects.reverie.credentials import Visitor, visitor_of
+from api.dialects.reverie.credentials import Principal, principal_of
 from api.dialects.reverie.errors import NoCharacter, no_model
 from api.http.failure import Failure
 from api.identity.credentials import KeyCaller
@@ -62,7 +62,7 @@ async def named(services: Services, account_id: AccountId, model: str) -> Choice
 
 
 async def _unnamed(services: Services, caller: KeyCaller) -> Choice:
-    found = await default_of(services, visitor_of(await services.credentials.usable(caller)))
+    found = await default_of(services, principal_of(await services.credentials.usable(caller)))
     if found is not None:
         return found
     chat = await services.characters.most_recent(caller.account_id)
@@ -71,16 +71,16 @@ async def _unnamed(services: Services, caller: KeyCaller) -> Choice:
     return Choice(chat.character, chat.scenario)
 
 
-async def default_of(services: Services, visitor: Visitor) -> Choice | None:
+async def default_of(services: Services, principal: Principal) -> Choice | None:
     """Return the default character of a key; None: it has none.
 
     Raises:
         NoCharacter: It is not there any more, or no longer for this account.
     """
-    model = visitor.default_character
+    model = principal.default_character
     if not model:
         return None
     try:
-        return Choice(*await services.characters.of_model(visitor.account_id, model))
+        return Choice(*await services.characters.of_model(principal.account_id, model))
     except NoSuchCharacter as error:
         raise NoCharacter(GONE) from error

@@ -5,7 +5,7 @@ from datetime import date
 from uuid import UUID
 
 from api.dialects.ryvion import bodies, views
-from api.dialects.ryvion.credentials import Client
+from api.dialects.ryvion.credentials import Principal
 from api.operations import OWN_WINDOW, Asked
 from api.queries import SpendLine, SpendTerms
 from api.services import Services
@@ -17,10 +17,10 @@ from ledger.state import Account
 CURRENCY = "CAD"
 
 
-async def show(services: Services, client: Client) -> views.Billing:
+async def show(services: Services, principal: Principal) -> views.Billing:
     """Show balance, hourly limits, and this month's spend by key."""
     at = services.clock.now()
-    account, _ = await services.queries.accounts.one(client.account_id)
+    account, _ = await services.queries.accounts.one(principal.account_id)
     since = at.date().replace(day=1)
     return views.Billing(
         currency=CURRENCY,
@@ -28,20 +28,20 @@ async def show(services: Services, client: Client) -> views.Billing:
         pending=format_pico(account.pending(CURRENCY)),
         hourly_limit=_hourly(account, at),
         since=since.isoformat(),
-        spend=await _spend(services, client, since),
+        spend=await _spend(services, principal, since),
     )
 
 
-async def limit(services: Services, client: Client, body: bodies.SpendLimit) -> views.Billing:
+async def limit(services: Services, principal: Principal, body: bodies.SpendLimit) -> views.Billing:
     """Set or lift the account's own hourly limit; show what holds then.
 
     Raises:
         InvalidField: It is above the operator's.
     """
     await services.ledger.accounts.limit_own_spending(
-        Asked(client.actor), client.account_id, body.ceiling, asset=CURRENCY
+        Asked(principal.actor), principal.account_id, body.ceiling, asset=CURRENCY
     )
-    return await show(services, client)
+    return await show(services, principal)
 
 
 def _hourly(account: Account, at: Instant) -> views.OwnLimit:
@@ -63,9 +63,9 @@ def _hourly(account: Account, at: Instant) -> views.OwnLimit:
     )
 
 
-async def _spend(services: Services, client: Client, since: date) -> list[views.KeySpend]:
+async def _spend(services: Services, principal: Principal, since: date) -> list[views.KeySpend]:
     terms = SpendTerms(day=False, integration=True, model=False, key=True, start=since, end=None)
-    lines, _ = await services.queries.spend.sums(client.account_id, terms)
+    lines, _ = await services.queries.spend.sums(principal.account_id, terms)
     # A key that was renamed has a line for each name.
     by_key: dict[UUID, list[SpendLine]] = defaultdict(list)
     for line in lines:

@@ -23,7 +23,7 @@ from ledger.state import Key
 DIALECT = "ryvion"
 
 
-class Client(NamedTuple):
+class Principal(NamedTuple):
     """Who asks, known to be good right now."""
 
     account_id: AccountId
@@ -66,13 +66,7 @@ class Client(NamedTuple):
 _who = guard("key", "api_key", "session")
 
 
-@_who
-async def anyone(ask: Ask[Any]) -> Client:
-    """Find who asks, for a route that asks about scopes itself."""
-    return await _client(ask)
-
-
-async def _client(ask: Ask[Any]) -> Client:
+async def _usable(ask: Ask[Any]) -> Principal:
     """Find who asks, if they may act now.
 
     Raises:
@@ -84,16 +78,16 @@ async def _client(ask: Ask[Any]) -> Client:
         return _of_session(found)
     found = await credentials.usable(found)
     issuer, role = await credentials.issuer_of(found)
-    return Client(found.account_id, found.actor, found.key, found.secret, issuer, role)
+    return Principal(found.account_id, found.actor, found.key, found.secret, issuer, role)
 
 
-def _of_session(member: auth.Caller) -> Client:
+def _of_session(member: auth.Caller) -> Principal:
     """Take a member whose token was shown."""
     assert member.account_id is not None
-    return Client(member.account_id, member.actor, member_id=member.member_id, role=member.role)
+    return Principal(member.account_id, member.actor, member_id=member.member_id, role=member.role)
 
 
-async def require(services: Services, found: Client, operation: str) -> None:
+async def require(services: Services, found: Principal, operation: str) -> None:
     """Refuse what scope or role do not allow. A scoped key's refusal is recorded by the lane.
 
     Raises:
@@ -116,24 +110,28 @@ async def require(services: Services, found: Client, operation: str) -> None:
     raise Failure(Kind.ROLE_IS_DENIED, "The role of who made this key does not allow this.")
 
 
-def _denied(session: Client) -> Failure:
+def _denied(session: Principal) -> Failure:
     return Failure(Kind.ROLE_IS_DENIED, f"The role {session.role} does not allow this.")
 
 
-def allowed(operation: str) -> Guard:
-    """Return what finds out who asks on a route that does this operation."""
+def usable_key_or_session(operation: str = "") -> Guard:
+    """Return the guard of a route that does an operation: a key that may act now, or a session.
+
+    Without ``operation`` the route itself asks what scope and role allow.
+    """
 
     @_who
-    async def who(ask: Ask[Any]) -> Client:
-        found = await _client(ask)
-        await require(ask.services, found, operation)
+    async def who(ask: Ask[Any]) -> Principal:
+        found = await _usable(ask)
+        if operation:
+            await require(ask.services, found, operation)
         return found
 
     return who
 
 
-def booked(operation: str) -> Guard:
-    """Return the same for a metered route: the lane decides about the key, in the same step."""
+def key_or_session(operation: str) -> Guard:
+    """Return the guard of a metered route: a key, which the lane decides about, or a session."""
 
     def require_role(member: auth.Caller) -> None:
         session = _of_session(member)

@@ -1,7 +1,13 @@
 """All that others know of ryvion: its record."""
 
 from api.dialects.dialect import Dialect, opening_card
-from api.dialects.ryvion import routes, routes_gateway, routes_mcp
+from api.dialects.ryvion import (
+    routes_account,
+    routes_billing,
+    routes_gateway,
+    routes_keys,
+    routes_mcp,
+)
 from api.dialects.ryvion.errors import word
 from api.gateway import sample, table
 from api.http.surface import Surface, request_id_header
@@ -12,7 +18,13 @@ DIALECT = Dialect(
     surface=Surface(
         name="ryvion",
         title="Keyledger: ryvion",
-        handlers=[*routes.HANDLERS, *routes_gateway.HANDLERS, *routes_mcp.HANDLERS],
+        handlers=[
+            *routes_account.HANDLERS,
+            *routes_keys.HANDLERS,
+            *routes_billing.HANDLERS,
+            *routes_gateway.HANDLERS,
+            *routes_mcp.HANDLERS,
+        ],
         word=word,
         headers=request_id_header,
         error=OpenAIEnvelope,

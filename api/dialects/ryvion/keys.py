@@ -1,8 +1,8 @@
-"""What a client does with the account's keys, over REST or MCP."""
+"""What a principal does with the account's keys, over REST or MCP."""
 
 from api.dialects import account_keys
 from api.dialects.ryvion import bodies, scopes, views
-from api.dialects.ryvion.credentials import DIALECT, Client
+from api.dialects.ryvion.credentials import DIALECT, Principal
 from api.http.failure import Failure, Kind
 from api.operations import Issuer
 from api.services import Services
@@ -11,20 +11,22 @@ from ledger import events as e
 MISSING = "API key not found"
 
 
-async def create(services: Services, client: Client, body: bodies.CreateKey) -> views.CreatedKey:
+async def create(
+    services: Services, principal: Principal, body: bodies.CreateKey
+) -> views.CreatedKey:
     """Create a key that may no more than the one that asks for it.
 
     Raises:
         Failure: It would be wider.
     """
-    if scopes.is_wider(body.scope, client.scopes):
+    if scopes.is_wider(body.scope, principal.scopes):
         raise Failure(Kind.SCOPE_IS_DENIED)
-    issuer = Issuer(client.member_id, bool(client.only_own_keys), bounds=client.key)
+    issuer = Issuer(principal.member_id, bool(principal.only_own_keys), bounds=principal.key)
     key, secret = await account_keys.issue(
         services,
-        client.account_id,
+        principal.account_id,
         e.KeyIssued(
-            by=client.actor,
+            by=principal.actor,
             name=body.name,
             dialect=DIALECT,
             scopes=(body.scope,),
@@ -34,16 +36,16 @@ async def create(services: Services, client: Client, body: bodies.CreateKey) -> 
     return views.created(key, secret)
 
 
-async def all_of(services: Services, client: Client) -> list[views.ListedKey]:
+async def all_of(services: Services, principal: Principal) -> list[views.ListedKey]:
     """List the keys that work or may work again, newest first: there is no field to say more."""
     found = await account_keys.keys_of(
-        services, client.account_id, DIALECT, only_of=client.only_own_keys
+        services, principal.account_id, DIALECT, only_of=principal.only_own_keys
     )
     at = services.clock.now()
     return [views.listed(key) for key in found if not key.ended(at)]
 
 
-async def revoke(services: Services, client: Client, key_id: str) -> None:
+async def revoke(services: Services, principal: Principal, key_id: str) -> None:
     """Revoke a key for good; quiet where it is revoked.
 
     Raises:
@@ -51,10 +53,10 @@ async def revoke(services: Services, client: Client, key_id: str) -> None:
     """
     key = await account_keys.key_of(
         services,
-        client.account_id,
+        principal.account_id,
         DIALECT,
         key_id,
         missing=MISSING,
-        only_of=client.only_own_keys,
+        only_of=principal.only_own_keys,
     )
-    await account_keys.revoke(services, key, by=client.actor)
+    await account_keys.revoke(services, key, by=principal.actor)

@@ -57,7 +57,7 @@ def _handler(entry: RouteEntry) -> Handler:
     return hot(
         entry.method,
         ("/v1" if shared else "/api/v1") + PARAMETER.sub(r"{\1:str}", entry.path),
-        guards=[credentials.booked(entry.operation)],
+        guards=[credentials.key_or_session(entry.operation)],
         large=True,
         takes=dict[str, Any] if entry.method == "POST" else None,
         status=201 if entry.name.startswith(("create_", "upload_")) else 200,

@@ -8,7 +8,7 @@ import msgspec
 from litestar.types import Receive, Send
 
 from api.dialects.ryvion import credentials
-from api.dialects.ryvion.credentials import Client
+from api.dialects.ryvion.credentials import Principal
 from api.http import reading
 from api.http.failure import Failure, Kind
 from api.http.handlers import Reply, hot
@@ -20,7 +20,7 @@ _decoder = msgspec.json.Decoder(dict[str, Any])
 class Exchange:
     """One exchange of the protocol."""
 
-    def __init__(self, ask: Ask[Client], body: bytes, speak: Any) -> None:  # noqa: ANN401
+    def __init__(self, ask: Ask[Principal], body: bytes, speak: Any) -> None:  # noqa: ANN401
         """Take what was read already."""
         self.status = 200
         self.headers: list[tuple[bytes, bytes]] = []
@@ -47,8 +47,8 @@ class Exchange:
         await self._speak.serve(ask.services, ask.caller, ask.scope, read, write)
 
 
-@hot("POST", "/mcp", guards=[credentials.anyone], documented=False)
-async def speak_mcp(ask: Ask[Client]) -> Reply:
+@hot("POST", "/mcp", guards=[credentials.usable_key_or_session()], documented=False)
+async def speak_mcp(ask: Ask[Principal]) -> Reply:
     """Speak the Model Context Protocol: streamable HTTP, stateless."""
     if ask.kind != "application/json":
         raise Failure(Kind.UNSUPPORTED_MEDIA_TYPE, "Send the body as application/json.")

@@ -31,7 +31,7 @@ _NOT_COUNTED = frozenset(
 """Failures that are no key's, or that cannot be written down."""
 
 
-class Manager(NamedTuple):
+class Principal(NamedTuple):
     """Who manages keys: an ADMIN key, or a member of the account."""
 
     account_id: AccountId
@@ -43,7 +43,7 @@ class Manager(NamedTuple):
 
 
 @guard("key", "session")
-async def manager(ask: Ask[Any]) -> Manager:
+async def admin_key_or_session(ask: Ask[Any]) -> Principal:
     """Let an ADMIN key pass, and a member whose role may do this.
 
     Raises:
@@ -54,11 +54,11 @@ async def manager(ask: Ask[Any]) -> Manager:
         return await _admin(ask, found)
     _require_role(ask, found)
     assert found.account_id is not None
-    return Manager(found.account_id, found.actor, found.member_id, found.only_own_keys)
+    return Principal(found.account_id, found.actor, found.member_id, found.only_own_keys)
 
 
 @guard("key")
-async def admin(ask: Ask[Any]) -> Manager:
+async def admin_key(ask: Ask[Any]) -> Principal:
     """Let an ADMIN key pass.
 
     Raises:
@@ -68,35 +68,35 @@ async def admin(ask: Ask[Any]) -> Manager:
 
 
 @guard("key", "session")
-async def client(ask: Ask[Any]) -> KeyCaller:
+async def key_or_session(ask: Ask[Any]) -> KeyCaller:
     """Find the key that is shown, which the lane decides about; or a login's own key.
 
     Raises:
         Failure: Nobody shows anything good, or the login's role may not do this.
     """
-    return await _client(ask)
+    return await _key_or_session(ask)
 
 
 @guard("key", "session")
-async def usable_client(ask: Ask[Any]) -> KeyCaller:
+async def usable_key_or_session(ask: Ask[Any]) -> KeyCaller:
     """Find the key that is shown, or a login's own, if it may act now; with its state.
 
     Raises:
         Failure: It may not act, or the login's role may not do this.
     """
-    return await _usable(ask, await _client(ask))
+    return await _usable(ask, await _key_or_session(ask))
 
 
 @guard("", "key", "session")
-async def perhaps(ask: Ask[Any]) -> KeyCaller | None:
+async def anyone(ask: Ask[Any]) -> KeyCaller | None:
     """Find who asks where anybody may; a credential that is shown must be good all the same."""
     if ask.header(b"authorization") is None:
         return None
-    found = await _client(ask)
+    found = await _key_or_session(ask)
     return found if found.secret is None else await _usable(ask, found)
 
 
-async def _client(ask: Ask[Any]) -> KeyCaller:
+async def _key_or_session(ask: Ask[Any]) -> KeyCaller:
     return await ask.services.credentials.acting(
         bearer(ask), DIALECT, require=functools.partial(_require_role, ask)
     )
@@ -130,7 +130,7 @@ async def _usable(ask: Ask[Any], caller: KeyCaller) -> KeyCaller:
     return caller
 
 
-async def _admin(ask: Ask[Any], caller: KeyCaller) -> Manager:
+async def _admin(ask: Ask[Any], caller: KeyCaller) -> Principal:
     caller = await _usable(ask, caller)
     assert caller.key is not None
     if caller.key.settings.get(SETTING_TYPE) != ADMIN_TYPE:
@@ -139,7 +139,7 @@ async def _admin(ask: Ask[Any], caller: KeyCaller) -> Manager:
     if issuer and role not in KEY_MANAGERS:
         # Else who may not manage keys any more would go on by a key made before.
         raise Failure(Kind.ACCESS_IS_DENIED)
-    return Manager(caller.account_id, caller.actor, issuer)
+    return Principal(caller.account_id, caller.actor, issuer)
 
 
 async def count_failure(ask: Ask[Any], failure: Failure) -> Failure:

@@ -10,7 +10,7 @@ import msgspec
 
 from api.dialects.venice import credentials, cursors, history, terms, views
 from api.dialects.venice.analytics import UsageAnalytics, usage_analytics
-from api.dialects.venice.credentials import Manager
+from api.dialects.venice.credentials import Principal
 from api.dialects.venice.cursors import Walk
 from api.dialects.venice.history import CURRENCIES, Currency, Entry
 from api.dialects.venice.views import Number
@@ -61,8 +61,8 @@ class UsageHistory(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     next_cursor: str | None
 
 
-@get("/api/v1/billing/balance", guards=[credentials.admin])
-async def get_billing_balance(request: Ask[Manager]) -> BillingBalance:
+@get("/api/v1/billing/balance", guards=[credentials.admin_key])
+async def get_billing_balance(request: Ask[Principal]) -> BillingBalance:
     """Show what the account can spend, what pays next, and how much DIEM a day brings."""
     request.parameters()
     at = request.services.clock.now()
@@ -91,11 +91,11 @@ def _pays_next(account: Account, left: Mapping[str, int]) -> Currency | None:
 
 @get(
     "/api/v1/billing/usage-history",
-    guards=[credentials.admin],
+    guards=[credentials.admin_key],
     query=(*FILTERS, "cursor"),
     other_types=(CSV,),
 )
-async def list_usage_history(request: Ask[Manager]) -> Rendered[UsageHistory]:
+async def list_usage_history(request: Ask[Principal]) -> Rendered[UsageHistory]:
     """List what was charged, oldest first; a cursor goes on from where a page ended."""
     secret = jwt_secret(request.services.settings)
     walk = _walk(request, secret)
@@ -106,7 +106,7 @@ async def list_usage_history(request: Ask[Manager]) -> Rendered[UsageHistory]:
     return Rendered(UsageHistory(data=entries, next_cursor=cursor))
 
 
-def _walk(ask: Ask[Manager], secret: str) -> Walk:
+def _walk(ask: Ask[Principal], secret: str) -> Walk:
     query = ask.parameters()
     account = format_id("acct", ask.caller.account_id)
     if "cursor" in query:
@@ -138,7 +138,7 @@ def _instant(query: Mapping[str, str], name: str) -> Instant | None:
     return at
 
 
-async def _page(ask: Ask[Manager], walk: Walk) -> tuple[list[Entry], Walk | None]:
+async def _page(ask: Ask[Principal], walk: Walk) -> tuple[list[Entry], Walk | None]:
     """Return a page, and where the next one begins; None: this is the last."""
     account_id, events = ask.caller.account_id, ask.services.queries.events
     place = msgspec.structs.replace
@@ -198,17 +198,17 @@ def _file_name(at: Instant) -> str:
 
 @get(
     "/api/v1/billing/usage-analytics",
-    guards=[credentials.admin],
+    guards=[credentials.admin_key],
     query=("lookback", "startDate", "endDate"),
 )
-async def get_usage_analytics(request: Ask[Manager]) -> UsageAnalytics:
+async def get_usage_analytics(request: Ask[Principal]) -> UsageAnalytics:
     """Show what was spent by day, model and key; days without any are there, with zero."""
     asked, name = _days(request)
     found = await request.services.queries.spend.analytics(request.caller.account_id, asked)
     return usage_analytics(found, asked, name)
 
 
-def _days(ask: Ask[Manager]) -> tuple[AnalyticsTerms, str]:
+def _days(ask: Ask[Principal]) -> tuple[AnalyticsTerms, str]:
     query = ask.parameters()
     if "startDate" in query or "endDate" in query:
         if "lookback" in query:

@@ -77,7 +77,7 @@ class CharacterReply(msgspec.Struct, frozen=True, kw_only=True):
 
 @get(
     "/api/v1/characters",
-    guards=[credentials.usable_client],
+    guards=[credentials.usable_key_or_session],
     permission="list_characters",
     query=("limit", "offset", "search", "sortBy", "sortOrder", *FLAGS, *NAMES),
 )
@@ -127,7 +127,7 @@ def _checked(query: dict[str, str], name: str, values: tuple[str, ...]) -> str:
 
 @get(
     "/api/v1/characters/{slug:str}",
-    guards=[credentials.usable_client],
+    guards=[credentials.usable_key_or_session],
     permission="get_character",
     refusals=(404,),
 )

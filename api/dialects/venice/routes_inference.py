@@ -32,7 +32,7 @@ class VeniceParameters(msgspec.Struct):
 @hot(
     "POST",
     "/api/v1/chat/completions",
-    guards=[credentials.client],
+    guards=[credentials.key_or_session],
     permission=MAY_ASK,
     large=True,
     refusals=(402, 404, 500, 504),
@@ -51,7 +51,7 @@ async def create_chat_completion(ask: Ask[KeyCaller]) -> Reply:
 @hot(
     "POST",
     "/api/v1/embeddings",
-    guards=[credentials.client],
+    guards=[credentials.key_or_session],
     permission=MAY_ASK,
     large=True,
     refusals=(402, 404, 500, 504),

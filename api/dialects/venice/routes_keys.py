@@ -9,7 +9,7 @@ from litestar.params import JSONBody
 
 from api.dialects import account_keys
 from api.dialects.venice import bodies, credentials, terms, views
-from api.dialects.venice.credentials import Manager
+from api.dialects.venice.credentials import Principal
 from api.dialects.venice.errors import (
     KEY_COULD_NOT_BE_FOUND,
     KEY_NOT_FOUND,
@@ -28,8 +28,8 @@ WEEK = timedelta(days=6)
 """Today and the six days of UTC before it."""
 
 
-@get("/api/v1/api_keys", guards=[credentials.manager], permission="list_keys")
-async def list_api_keys(request: Ask[Manager]) -> views.ApiKeyList:
+@get("/api/v1/api_keys", guards=[credentials.admin_key_or_session], permission="list_keys")
+async def list_api_keys(request: Ask[Principal]) -> views.ApiKeyList:
     """List the keys that are neither revoked nor expired, newest first."""
     request.parameters()
     at = request.services.clock.now()
@@ -45,7 +45,7 @@ async def list_api_keys(request: Ask[Manager]) -> views.ApiKeyList:
     return views.ApiKeyList(data=rows)
 
 
-async def _week(ask: Ask[Manager], at: Instant) -> Mapping[UUID, Sequence[SpendLine]]:
+async def _week(ask: Ask[Principal], at: Instant) -> Mapping[UUID, Sequence[SpendLine]]:
     asked = SpendTerms(
         day=False,
         integration=False,
@@ -64,13 +64,13 @@ async def _week(ask: Ask[Manager], at: Instant) -> Mapping[UUID, Sequence[SpendL
 
 @post(
     "/api/v1/api_keys",
-    guards=[credentials.manager],
+    guards=[credentials.admin_key_or_session],
     permission="issue_key",
     refusals=(429,),
     example={"apiKeyType": "INFERENCE", "description": "Example API Key"},
 )
 async def create_api_key(
-    request: Ask[Manager], data: JSONBody[bodies.CreateKey]
+    request: Ask[Principal], data: JSONBody[bodies.CreateKey]
 ) -> Rendered[views.CreatedKey]:
     """Create a key; its secret is in this answer and nowhere else."""
     caller = request.caller
@@ -82,12 +82,12 @@ async def create_api_key(
 
 @patch(
     "/api/v1/api_keys",
-    guards=[credentials.manager],
+    guards=[credentials.admin_key_or_session],
     permission="change_key",
     example={"id": "e28e82dc-9df2-4b47-b726-d0a222ef2ab5", "description": "Updated API Key"},
 )
 async def update_api_key(
-    request: Ask[Manager], data: JSONBody[bodies.UpdateKey]
+    request: Ask[Principal], data: JSONBody[bodies.UpdateKey]
 ) -> views.UpdatedKey:
     """Change a key's description, expiry, caps, period or privacy; what is left out stays."""
     changes = terms.changed(data)
@@ -102,9 +102,14 @@ async def update_api_key(
     return views.UpdatedKey(data=views.shown(done.facts))
 
 
-@delete("/api/v1/api_keys", guards=[credentials.manager], permission="revoke_key", query=("id",))
+@delete(
+    "/api/v1/api_keys",
+    guards=[credentials.admin_key_or_session],
+    permission="revoke_key",
+    query=("id",),
+)
 async def delete_api_key(
-    request: Ask[Manager], data: JSONBody[bodies.DeleteKey | None] = None
+    request: Ask[Principal], data: JSONBody[bodies.DeleteKey | None] = None
 ) -> views.Done:
     """Revoke a key, named by the query or by the body; it is refused from the next request on."""
     key = await _key(request, _named(request, data), KEY_COULD_NOT_BE_FOUND)
@@ -119,7 +124,7 @@ async def delete_api_key(
     return views.Done()
 
 
-def _named(ask: Ask[Manager], body: bodies.DeleteKey | None) -> str:
+def _named(ask: Ask[Principal], body: bodies.DeleteKey | None) -> str:
     named = ask.parameters().get("id") if body is None else body.id
     if named is None:
         raise invalid("id", "is required")
@@ -128,8 +133,8 @@ def _named(ask: Ask[Manager], body: bodies.DeleteKey | None) -> str:
     return named
 
 
-@get("/api/v1/api_keys/{id:str}", guards=[credentials.manager], permission="get_key")
-async def get_api_key(request: Ask[Manager]) -> views.ApiKeyDetails:
+@get("/api/v1/api_keys/{id:str}", guards=[credentials.admin_key_or_session], permission="get_key")
+async def get_api_key(request: Ask[Principal]) -> views.ApiKeyDetails:
     """Show one key with what it used, its caps and its expiry."""
     request.parameters()
     key = await _key(request, request.path("id"), KEY_NOT_FOUND)
@@ -141,7 +146,7 @@ async def get_api_key(request: Ask[Manager]) -> views.ApiKeyDetails:
     return views.ApiKeyDetails(data=row)
 
 
-async def _key(ask: Ask[Manager], text: str, missing: str) -> Key:
+async def _key(ask: Ask[Principal], text: str, missing: str) -> Key:
     return await account_keys.key_of(
         ask.services,
         ask.caller.account_id,

@@ -7,7 +7,7 @@ import msgspec
 
 from api.dialects.venice import catalogue, credentials, models, terms, views
 from api.dialects.venice.catalogue import Offer
-from api.dialects.venice.credentials import Manager
+from api.dialects.venice.credentials import Principal
 from api.dialects.venice.views import Number
 from api.http.handlers import get
 from api.identity.credentials import KeyCaller
@@ -92,7 +92,11 @@ class Log(msgspec.Struct, frozen=True, kw_only=True):
     data: list[LogRow]
 
 
-@get("/api/v1/api_keys/rate_limits", guards=[credentials.usable_client], permission="get_balances")
+@get(
+    "/api/v1/api_keys/rate_limits",
+    guards=[credentials.usable_key_or_session],
+    permission="get_balances",
+)
 async def get_rate_limits(request: Ask[KeyCaller]) -> RateLimitsReply:
     """Show what the key itself may still spend, and how often it may ask each model."""
     request.parameters()
@@ -171,8 +175,8 @@ def _breach_type(limit: LimitId, at: Instant) -> RateLimitType:
     return "TPM" if limit.kind == "tokens" else "RPM"
 
 
-@get("/api/v1/api_keys/rate_limits/log", guards=[credentials.admin])
-async def list_rate_limit_log(request: Ask[Manager]) -> Log:
+@get("/api/v1/api_keys/rate_limits/log", guards=[credentials.admin_key])
+async def list_rate_limit_log(request: Ask[Principal]) -> Log:
     """List the last 50 requests of the account that rate limits refused, newest first."""
     request.parameters()
     found = await request.services.queries.refusals.of_rates(request.caller.account_id, BREACHES)

@@ -38,7 +38,7 @@ class ModelNames(msgspec.Struct, frozen=True, kw_only=True):
     data: dict[str, str]
 
 
-@get("/api/v1/models", guards=[credentials.perhaps], permission=MAY_LOOK, query=("type",))
+@get("/api/v1/models", guards=[credentials.anyone], permission=MAY_LOOK, query=("type",))
 async def list_models(request: Ask[KeyCaller | None]) -> ModelList:
     """List the models that can be asked, with prices per million."""
     kind = _type(request, ALL)
@@ -46,7 +46,7 @@ async def list_models(request: Ask[KeyCaller | None]) -> ModelList:
     return ModelList(type=kind, data=data)
 
 
-@get("/api/v1/models/traits", guards=[credentials.perhaps], permission=MAY_LOOK, query=("type",))
+@get("/api/v1/models/traits", guards=[credentials.anyone], permission=MAY_LOOK, query=("type",))
 async def list_model_traits(request: Ask[KeyCaller | None]) -> ModelNames:
     """List which model stands for which trait, such as the default."""
     kind = _type(request, "text")
@@ -57,7 +57,7 @@ async def list_model_traits(request: Ask[KeyCaller | None]) -> ModelNames:
 
 @get(
     "/api/v1/models/compatibility_mapping",
-    guards=[credentials.perhaps],
+    guards=[credentials.anyone],
     permission=MAY_LOOK,
     query=("type",),
 )
@@ -70,7 +70,7 @@ async def list_model_compatibility(request: Ask[KeyCaller | None]) -> ModelNames
 
 
 @get(
-    "/api/v1/models/{model:str}", guards=[credentials.perhaps], permission=MAY_LOOK, refusals=(404,)
+    "/api/v1/models/{model:str}", guards=[credentials.anyone], permission=MAY_LOOK, refusals=(404,)
 )
 async def get_model(request: Ask[KeyCaller | None]) -> dict[str, Any]:
     """Show one model."""

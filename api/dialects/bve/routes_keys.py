@@ -1,6 +1,4 @@
-"""bve's routes for the operator: make, list, revoke keys; what they used."""
-
-from datetime import date, timedelta
+"""bve's routes for the operator's keys: make, list, revoke."""
 
 from litestar.params import JSONBody
 
@@ -9,17 +7,11 @@ from api.dialects.bve import bodies, credentials, views
 from api.http.handlers import Rendered, get, post
 from api.identity.auth import Caller
 from api.operations import Issuer
-from api.queries import UsageTerms
 from api.services import Ask, Services
 from ledger import events as e
 from ledger.clock import format_milliseconds
-from ledger.ids import OPERATOR_ACCOUNT, KeyId
+from ledger.ids import OPERATOR_ACCOUNT
 from ledger.state import Key
-
-DAYS, MONTHS = 30, 12
-"""Of one key."""
-DAILY_ROWS, MONTHLY_ROWS = 100, 50
-"""Of all keys together."""
 
 
 @post(
@@ -81,14 +73,19 @@ async def list_keys(request: Ask[Caller]) -> list[views.ListedKey]:
 async def revoke_key(request: Ask[Caller]) -> views.RevokedKey:
     """Revoke a key: permanent and immediate. Again, it answers as the first time."""
     # Not by ``request.path``: what can be no id at all is the id of no key, too (BV8).
-    key = await _key(request.services, request.segment("id"))
+    key = await key_of(request.services, request.segment("id"))
     ended = await account_keys.revoke(request.services, key, by=request.caller.actor)
     return views.RevokedKey(
         id=str(key.key_id), status="revoked", revoked_at=format_milliseconds(ended)
     )
 
 
-async def _key(services: Services, text: str) -> Key:
+async def key_of(services: Services, text: str) -> Key:
+    """Find one of bve's keys by its UUID.
+
+    Raises:
+        Failure: There is none.
+    """
     return await account_keys.key_of(
         services, OPERATOR_ACCOUNT, "bve", text, missing="API key not found"
     )
@@ -98,34 +95,4 @@ async def _keys(services: Services) -> list[Key]:
     return await account_keys.keys_of(services, OPERATOR_ACCOUNT, "bve")
 
 
-@get("/admin/usage", guards=[credentials.operator], query=("key_id",), refusals=(404,))
-async def get_usage(request: Ask[Caller]) -> views.Usage:
-    """Show what keys used by day and month of UTC: one key's, or the newest rows of all."""
-    query = request.parameters()
-    one = await _key(request.services, query["key_id"]) if "key_id" in query else None
-    terms = _of_all() if one is None else _of_one(one.key_id, request.services.clock.now().date())
-    found = await request.services.queries.spend.of_keys(OPERATOR_ACCOUNT, terms)
-    return views.usage(found)
-
-
-def _of_all() -> UsageTerms:
-    return UsageTerms("bve", None, days=DAILY_ROWS, months=MONTHLY_ROWS)
-
-
-def _of_one(key_id: KeyId, today: date) -> UsageTerms:
-    """Ask for the last days and months of UTC, today and this month among them.
-
-    The oldest month is asked for from its first day, so that no row is the sum of a part.
-    """
-    month = today.year * 12 + today.month - MONTHS
-    return UsageTerms(
-        "bve",
-        key_id,
-        days=DAYS,
-        months=MONTHS,
-        first_day=today - timedelta(days=DAYS - 1),
-        first_month=date(month // 12, month % 12 + 1, 1),
-    )
-
-
-HANDLERS = (create_key, list_keys, revoke_key, get_usage)
+HANDLERS = (create_key, list_keys, revoke_key)

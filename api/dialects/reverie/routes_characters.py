@@ -4,7 +4,7 @@ Its base is ``/api/device/v1``; what the page calls ``/v1`` is served with its k
 """
 
 import functools
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from litestar.params import JSONBody
@@ -15,17 +15,20 @@ from api.beside.shelf import IdempotencyKey
 from api.dialects.forwarding import document_of
 from api.dialects.reverie import bodies, credentials, talk, views
 from api.dialects.reverie.choice import chosen, default_of, model_id, named
-from api.dialects.reverie.credentials import Visitor
+from api.dialects.reverie.credentials import Principal
 from api.dialects.reverie.errors import no_model
-from api.http.handlers import Handler, Rendered, Reply, get, guard, hot, post
+from api.http.handlers import Handler, Rendered, Reply, get, hot, post
 from api.identity.credentials import KeyCaller
 from api.operations import fingerprint
 from api.queries import each
 from api.services import Ask
 
 BASE = "/api/device/v1"
-SHARED = credentials.SHARED.rstrip("/")
+SHARED = "/v1"
 IMPORT = "/api/v1/characters/import"
+# A login's token that is shown under the shared path is ryvion's.
+ACTING = {BASE: credentials.key_or_session, SHARED: credentials.key}
+USABLE = {BASE: credentials.usable_key_or_session, SHARED: credentials.usable_key}
 LISTED_MAX = 1_000
 """Characters of others that one list has; an account's own are no more than that either."""
 
@@ -33,24 +36,19 @@ LISTED_MAX = 1_000
 def _both(
     route: Callable[..., Callable[[Any], Handler]],
     path: str,
-    who: Callable[[Any], Awaitable[Any]],
+    guards: Mapping[str, Guard],
     **terms: Any,  # noqa: ANN401 - as of ``route``
 ) -> Callable[[Any], Sequence[Handler]]:
     """Serve a path under either base."""
 
     def register(function: Any) -> Sequence[Handler]:  # noqa: ANN401 - any handler
-        # A login's token shown under the shared path is ryvion's.
-        guards: dict[str, Guard] = {
-            BASE: guard("key", "session")(who),
-            SHARED: guard("key")(who),
-        }
         return [route(base + path, guards=[guards[base]], **terms)(function) for base in guards]
 
     return register
 
 
-@_both(get, "/models", credentials.visitor, refusals=(404,), permission="list_characters")
-async def list_models(request: Ask[Visitor]) -> views.ModelList:
+@_both(get, "/models", USABLE, refusals=(404,), permission="list_characters")
+async def list_models(request: Ask[Principal]) -> views.ModelList:
     """List the default character's scenarios, or else all characters that one may talk to."""
     request.parameters()
     default = await default_of(request.services, request.caller)
@@ -65,7 +63,7 @@ def _variants(character: Character) -> Iterable[views.Model]:
         yield views.model(model_id(character.slug, slug), character.created_at)
 
 
-async def _everybody(ask: Ask[Visitor]) -> Iterable[views.Model]:
+async def _everybody(ask: Ask[Principal]) -> Iterable[views.Model]:
     """Return the account's own characters and then those of others, newest first.
 
     Of a slug that both have the account's own is meant.
@@ -74,7 +72,7 @@ async def _everybody(ask: Ask[Visitor]) -> Iterable[views.Model]:
     return (own | await _listed(ask, own=False) | own).values()
 
 
-async def _listed(ask: Ask[Visitor], *, own: bool) -> dict[str, views.Model]:
+async def _listed(ask: Ask[Principal], *, own: bool) -> dict[str, views.Model]:
     found: dict[str, views.Model] = {}
     account_id = ask.caller.account_id if own else None
     page = functools.partial(
@@ -90,8 +88,8 @@ async def _listed(ask: Ask[Visitor], *, own: bool) -> dict[str, views.Model]:
     return found
 
 
-@_both(get, "/models/{id:path}", credentials.visitor, refusals=(404,), permission="get_character")
-async def get_model(request: Ask[Visitor]) -> views.Model:
+@_both(get, "/models/{id:path}", USABLE, refusals=(404,), permission="get_character")
+async def get_model(request: Ask[Principal]) -> views.Model:
     """Show a character, or one of its scenarios, as a model."""
     request.parameters()
     model = request.path("id")
@@ -104,7 +102,7 @@ async def get_model(request: Ask[Visitor]) -> views.Model:
 @_both(
     functools.partial(hot, "POST"),
     "/chat/completions",
-    credentials.caller,
+    ACTING,
     takes=bodies.Chat,
     large=True,
     refusals=(402, 404, 502, 504),
@@ -122,7 +120,7 @@ async def create_chat_completion(ask: Ask[KeyCaller]) -> Reply:
 
 @post(
     IMPORT,
-    guards=[guard("key", "session")(credentials.visitor)],
+    guards=[credentials.usable_key_or_session],
     status=201,
     refusals=(409,),
     example={
@@ -134,7 +132,7 @@ async def create_chat_completion(ask: Ask[KeyCaller]) -> Reply:
     permission="create_character",
 )
 async def import_character(
-    request: Ask[Visitor], data: JSONBody[bodies.Import]
+    request: Ask[Principal], data: JSONBody[bodies.Import]
 ) -> Rendered[views.Imported]:
     """Make a character of the account's own, once for an ``Idempotency-Key``."""
     request.parameters()
