@@ -10,7 +10,7 @@ from typing import NamedTuple
 import click
 
 
-class Place(NamedTuple):
+class LazyCommand(NamedTuple):
     """Where a command is and what it is for."""
 
     module: str
@@ -19,22 +19,24 @@ class Place(NamedTuple):
 
 
 COMMANDS = {
-    "serve": Place("api.cli.serve", "Run the service."),
-    "demo": Place("api.cli.demo", "Show the main job: start, issue keys, replay traffic, report."),
-    "replay": Place("api.cli.replay", "Send recorded traffic to the running service."),
-    "account": Place("api.cli.account", "Open, show, suspend, resume and close accounts."),
-    "key": Place("api.cli.key", "Issue, rotate, suspend, resume and revoke keys."),
-    "grant": Place("api.cli.grant", "Add credit, list it, withdraw it."),
-    "price": Place("api.cli.price", "Publish, import, show and compare rate cards."),
-    "report": Place("api.cli.report", "Spend per integration, balances."),
-    "audit": Place("api.cli.audit", "Verify the ledger; rebuild what follows from it."),
-    "db": Place("api.cli.db", "Bring the database up to date; tell how it stands."),
-    "bench": Place("api.cli.bench", "Measure speed, beside the peers'."),
+    "serve": LazyCommand("api.cli.serve", "Run the service."),
+    "demo": LazyCommand(
+        "api.cli.demo", "Show the main job: start, issue keys, replay traffic, report."
+    ),
+    "replay": LazyCommand("api.cli.replay", "Send recorded traffic to the running service."),
+    "account": LazyCommand("api.cli.account", "Open, show, suspend, resume and close accounts."),
+    "key": LazyCommand("api.cli.key", "Issue, rotate, suspend, resume and revoke keys."),
+    "grant": LazyCommand("api.cli.grant", "Add credit, list it, withdraw it."),
+    "price": LazyCommand("api.cli.price", "Publish, import, show and compare rate cards."),
+    "report": LazyCommand("api.cli.report", "Spend per integration, balances."),
+    "audit": LazyCommand("api.cli.audit", "Verify the ledger; rebuild what is derived from it."),
+    "db": LazyCommand("api.cli.db", "Bring the database up to date; show its state."),
+    "bench": LazyCommand("api.cli.bench", "Measure speed, compared with peers."),
 }
-"""Every command, in the order of the help. One whose package is not installed is not listed."""
+"""Every command, in the order of the help. One whose package is missing is not listed."""
 
 
-class Failure(click.ClickException):
+class CommandError(click.ClickException):
     """The command failed; the message is one line."""
 
     exit_code = 1

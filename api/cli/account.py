@@ -24,7 +24,7 @@ def command() -> None:
     "--max-output-tokens",
     type=click.IntRange(0),
     default=0,
-    help="Of the longest answer through the gateway; 0: as the server's setting says.",
+    help="Tokens of the longest answer through the gateway; 0: as the server's setting says.",
 )
 @click.option(
     "--overdraft",
@@ -40,7 +40,7 @@ def command() -> None:
     help="As for keys. Without any: 20 key creations a minute, 500 active keys.",
 )
 @click.option("--welcome/--no-welcome", default=True, help="Whether to add the welcome grant.")
-@click.option("--test", is_flag=True, help="Keep it in a book of its own, of tests.")
+@click.option("--test", is_flag=True, help="Keep it in the separate book of tests.")
 @click.option("--internal", is_flag=True, help="The operator's own use: never invoiced.")
 @json_option
 def open_account(

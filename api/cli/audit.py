@@ -1,4 +1,4 @@
-"""`keyledger audit`: does what is stored hold together, and does what follows from it follow."""
+"""`keyledger audit`: verify what is stored, and rebuild what is derived from it."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -7,7 +7,7 @@ import click
 from rich.console import RenderableType
 from rich.progress import TaskID
 
-from api.cli import Failure
+from api.cli import CommandError
 from api.cli.service import settings
 from api.cli.storage import database_url
 from api.cli.terminal import Cell, json_option, out, progress, show, table
@@ -22,7 +22,7 @@ FINDINGS_SHOWN = 20
 
 @click.group("audit")
 def command() -> None:
-    """Verify the ledger; rebuild what follows from it."""
+    """Verify the ledger; rebuild what is derived from it."""
 
 
 @command.command("verify")
@@ -37,7 +37,7 @@ def verify_ledger(*, processes: int | None, as_json: bool) -> None:
         report = verified(url, processes)
     show(document(report), as_json, lambda: out.print(*verdict(report), sep="\n"))
     if not report.intact:
-        raise Failure("What is stored is not what was recorded.")
+        raise CommandError("What is stored is not what was recorded.")
 
 
 def verified(url: str, processes: int | None = None) -> VerifyReport:
@@ -48,7 +48,7 @@ def verified(url: str, processes: int | None = None) -> VerifyReport:
 
 @contextmanager
 def _watched(what: str) -> Iterator[ReportProgress]:
-    """Return what is called with a lane, events done and events to do, and show it."""
+    """Show progress; yield the function to call with a lane, events done and events in all."""
     with progress() as bar:
         tasks: dict[int, TaskID] = {}
 
@@ -109,7 +109,7 @@ def verdict(report: VerifyReport) -> list[RenderableType]:
 @click.option(
     "--projection", "names", multiple=True, help="Only this one, such as spend; default: all."
 )
-@click.option("--switch", is_flag=True, help="Put the rows made anew where the live ones differ.")
+@click.option("--switch", is_flag=True, help="Replace live rows that differ with those made anew.")
 @click.option("--processes", type=click.IntRange(1, 64), help="Default: as many as pay off.")
 @json_option
 def rebuild(*, names: tuple[str, ...], switch: bool, processes: int | None, as_json: bool) -> None:
@@ -121,7 +121,7 @@ def rebuild(*, names: tuple[str, ...], switch: bool, processes: int | None, as_j
         tables = _rebuilt(url, names, switch=switch, processes=processes)
     show([_compared(each) for each in tables], as_json, lambda: _comparison(tables))
     if any(not each.equal and not each.replaced for each in tables):
-        raise Failure("What follows from the events is not what is there; see --switch.")
+        raise CommandError("The live rows are not what follows from the events; see --switch.")
 
 
 def _rebuilt(
@@ -150,7 +150,7 @@ def _rebuilt(
                     )
                 found += report.tables
     except LedgerCorrupt as error:
-        raise Failure(f"{error} See: keyledger audit verify") from error
+        raise CommandError(f"{error} See: keyledger audit verify") from error
     return sorted(found, key=lambda each: each.lane)
 
 

@@ -17,14 +17,14 @@ import click
 import msgspec
 from rich.console import Console
 
-from api.cli import Failure
+from api.cli import CommandError
 from api.cli.terminal import facts, progress
 from api.tools.bench import database, gateway, machine, table
 from api.tools.bench.bulk import BatchFailed
-from api.tools.bench.fleet import Service
+from api.tools.bench.fleet import BenchService
 from api.tools.bench.load import LoadFailed
 from api.tools.bench.peers import PeerFailed
-from api.tools.bench.processes import ServerDidNotStart, free_port, module, running
+from api.tools.bench.processes import ProcessDidNotStart, free_port, module, running
 from api.tools.bench.rounds import Bench, BenchFailed, Places
 from api.tools.bench.sizes import FULL, QUICK, Sizes
 from ledger.server.embedded import EmbeddedDatabaseError, EmbeddedPostgres
@@ -32,15 +32,15 @@ from ledger.server.embedded import EmbeddedDatabaseError, EmbeddedPostgres
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 WIDTH_MIN = 132
-"""Columns of the table where nobody looks at a terminal."""
+"""Width of the table where the output is no terminal."""
 FAILURES = (
-    *(BatchFailed, BenchFailed, LoadFailed, PeerFailed, ServerDidNotStart),
+    *(BatchFailed, BenchFailed, LoadFailed, PeerFailed, ProcessDidNotStart),
     EmbeddedDatabaseError,
 )
 
 
 class Brought(NamedTuple):
-    """Peers that are nobody's to ship; None: left out."""
+    """Peers that do not come with Keyledger; None: left out."""
 
     pgledger: Path | None
     litellm: Path | None
@@ -54,7 +54,7 @@ def _size(name: str, text: str, *, least: int = 1) -> Callable[[Decorated], Deco
 
 @click.command("bench")
 @_size("rounds", "How often everything is measured, in turn")
-@_size("seconds", "Of each measurement")
+@_size("seconds", "Length of each measurement")
 @_size("connections", "Connections at once")
 @_size("keys", "Keys that make requests")
 @_size("accounts", "Accounts the keys belong to")
@@ -93,12 +93,12 @@ def command(
     given = {name: value for name, value in sizes.items() if value is not None}
     chosen = msgspec.structs.replace(QUICK if quick else FULL, **given)
     if chosen.keys < chosen.accounts:
-        raise click.UsageError("There must be as many keys as accounts at least.")
+        raise click.UsageError("There must be at least as many keys as accounts.")
     try:
         with _stopped_in_order():
             document, rows = _measure(chosen, url, Brought(pgledger, litellm))
     except FAILURES as error:
-        raise Failure(str(error)) from error
+        raise CommandError(str(error)) from error
     if as_json:
         click.echo(json.dumps(document, indent=2))
     else:
@@ -121,7 +121,7 @@ def _stopped_in_order() -> Iterator[None]:
 
 def _measure(
     sizes: Sizes, url: str | None, brought: Brought
-) -> tuple[dict[str, Any], list[table.Row]]:
+) -> tuple[dict[str, Any], list[table.BenchRow]]:
     busy = machine.load_average()
     with contextlib.ExitStack() as stack:
         home = _home(stack)
@@ -154,7 +154,7 @@ def _measure(
 def _home(stack: contextlib.ExitStack) -> Path:
     home = Path(tempfile.mkdtemp(prefix="keyledger-bench-"))
     stack.callback(shutil.rmtree, home, ignore_errors=True)
-    # Where we are root, PostgreSQL runs as somebody else and has to come through.
+    # Under root, PostgreSQL runs as another user, who has to get through to its directory.
     home.chmod(0o711)
     return home
 
@@ -174,7 +174,7 @@ def _places(
     forwarded = stack.enter_context(database.fresh(server, "gateway"))
     directory = home / "files"
     directory.mkdir()
-    service = Service(free_port(), "bench-" + secrets.token_urlsafe(24))
+    service = BenchService(free_port(), "bench-" + secrets.token_urlsafe(24))
     settings = {
         "KEYLEDGER_HOME": str(home / "keyledger"),
         "KEYLEDGER_DATABASE_URL": ledger,
@@ -208,7 +208,7 @@ def _places(
     )
 
 
-def _print(document: dict[str, Any], rows: list[table.Row]) -> None:
+def _print(document: dict[str, Any], rows: list[table.BenchRow]) -> None:
     width = None if sys.stdout.isatty() else max(WIDTH_MIN, int(os.environ.get("COLUMNS", "0")))
     console = Console(highlight=False, width=width)
     sizes = document["sizes"]

@@ -38,18 +38,18 @@ LANES = compiled(
 
 @click.group("db")
 def command() -> None:
-    """Bring the database up to date; tell how it stands."""
+    """Bring the database up to date; show its state."""
 
 
 @command.command()
 @click.option(
     "--for-tests",
     is_flag=True,
-    help="Make one whose clock may be set ahead: KEYLEDGER_CLOCK_OFFSET. Never one to rely on.",
+    help="Make one whose clock may be set ahead: KEYLEDGER_CLOCK_OFFSET. Never for real use.",
 )
 @json_option
 def upgrade(*, for_tests: bool, as_json: bool) -> None:
-    """Bring the schema to this version's; makes the database where there is none."""
+    """Bring the schema to this version's; make the database where there is none."""
     found = settings()
     with database_url(found, make=True) as url:
         revision = database.upgrade(url, lanes=found.lanes, for_tests=for_tests)

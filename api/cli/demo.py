@@ -16,7 +16,7 @@ import httpx
 import msgspec
 
 from api import settings as configured
-from api.cli import Failure
+from api.cli import CommandError
 from api.cli.audit import document as audit_document
 from api.cli.audit import verdict, verified
 from api.cli.replay import Speed, muster, open_one, print_refusals, run
@@ -28,7 +28,7 @@ from api.process.serve import settings_as_environment
 from api.settings import Settings
 from api.tools.replay.fleet import Fleet
 from api.tools.replay.sender import BATCH, SINGLE, Options
-from api.tools.replay.tally import Tally
+from api.tools.replay.tally import ReplayTally
 from api.tools.replay.traces import GENERATED
 from ledger.secrets import dialects
 
@@ -56,7 +56,7 @@ def command(
 ) -> None:
     """Start a service, issue keys in all five dialects, replay traffic, report, verify.
 
-    Run twice it charges nothing again.
+    Run twice, it charges nothing again.
     """
     opened = open_one(trace, seed)
     found = _with_secret(settings())
@@ -64,7 +64,7 @@ def command(
         err.print(f"The service runs at {url}.")
         service = Service(url, found.admin_secret)
         fleet = muster(service, seed=seed)
-        tally = Tally()
+        tally = ReplayTally()
         options = Options(url=url, secret=found.admin_secret, mode=mode, speed=speed)
         if not as_json:
             _print_keys(fleet)
@@ -147,7 +147,7 @@ def _wait(process: subprocess.Popen[bytes], ready: str, log: Path) -> None:
                 return
         time.sleep(POLL_SECONDS)
     lines = log.read_text("utf-8", "replace").strip().splitlines() or ["It said nothing."]
-    raise Failure(f"The service did not start: {lines[-1]} ({log})")
+    raise CommandError(f"The service did not start: {lines[-1]} ({log})")
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -181,7 +181,7 @@ def _print_keys(fleet: Fleet) -> None:
     )
 
 
-def _report(found: Settings, url: str, tally: Tally, *, as_json: bool) -> None:
+def _report(found: Settings, url: str, tally: ReplayTally, *, as_json: bool) -> None:
     from projections.reports import frames  # noqa: PLC0415 - pandas takes a second
 
     with reading(found) as connection:
@@ -206,10 +206,10 @@ def _report(found: Settings, url: str, tally: Tally, *, as_json: bool) -> None:
 
     show(document, as_json, render)
     if not report.intact:
-        raise Failure("What is stored is not what was recorded.")
+        raise CommandError("What is stored is not what was recorded.")
 
 
-def _print_throughput(tally: Tally) -> None:
+def _print_throughput(tally: ReplayTally) -> None:
     latencies = tally.latencies
     total = ", ".join(map(str, tally.amounts())) or "nothing"
     out.print(

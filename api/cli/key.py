@@ -36,7 +36,7 @@ def command() -> None:
 @click.option(
     "--default-character",
     default="",
-    help="reverie: whom requests without a model are for; a character's slug.",
+    help="reverie: slug of the character that requests without a model are for.",
 )
 @json_option
 def issue(
@@ -102,7 +102,7 @@ def show_key(*, key_id: str, as_json: bool) -> None:
 )
 @json_option
 def rotate(*, key_id: str, grace_seconds: int, as_json: bool) -> None:
-    """Give a key another secret; limits, credit and history stay."""
+    """Replace a key's secret; limits, credit and history stay."""
     key = connect().post(f"/keys/{key_id}/rotate", {"grace_seconds": grace_seconds})
     show(key, as_json, lambda: _print_key(key))
 

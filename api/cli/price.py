@@ -16,7 +16,7 @@ SHOWN_CLASSES = ("input", "cache_read", "cache_write", "output")
 effective_option = click.option(
     "--effective-from", type=StartWord(), help="In force from then on; default: now."
 )
-replace_option = click.option("--replace", is_flag=True, help="Drop what is not named.")
+replace_option = click.option("--replace", is_flag=True, help="Drop models that are not named.")
 confirm_option = click.option(
     "--confirm", is_flag=True, help="Publish although something looks like a mistake."
 )
@@ -182,11 +182,11 @@ def _changes(title: str, changes: list[Any], old: str, new: str) -> Table:
 
 @command.group("import")
 def import_() -> None:
-    """Publish a price table of others as the next version."""
+    """Publish somebody else's price table as the next version."""
 
 
 @import_.command("genai-prices")
-@click.option("--name", default="standard", show_default=True, help="Of the rate card.")
+@click.option("--name", default="standard", show_default=True, help="Name of the rate card.")
 @click.option("--provider", "providers", multiple=True, help="Default: all.")
 @effective_option
 @replace_option
@@ -219,7 +219,7 @@ def genai_prices(
 
 @import_.command()
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--name", default="standard", show_default=True, help="Of the rate card.")
+@click.option("--name", default="standard", show_default=True, help="Name of the rate card.")
 @effective_option
 @replace_option
 @confirm_option

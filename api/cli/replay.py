@@ -6,18 +6,18 @@ from typing import Any
 
 import click
 
-from api.cli import Failure
+from api.cli import CommandError
 from api.cli.service import Service, connect
 from api.cli.terminal import Cell, err, json_option, out, progress, show, table
 from api.tools.replay import fleet as fleets
 from api.tools.replay import sender
 from api.tools.replay.fleet import Fleet
 from api.tools.replay.sender import BATCH, SINGLE, Options
-from api.tools.replay.tally import Tally
+from api.tools.replay.tally import ReplayTally
 from api.tools.replay.traces import InvalidTrace, Trace, open_trace
 
 SHOWN_EVERY = 50
-"""Answers between two looks of the progress bar."""
+"""Answers between two updates of the progress bar."""
 
 
 class Speed(click.ParamType[float | None]):
@@ -113,7 +113,7 @@ def command(
     TRACE is a CSV of Azure's, a JSONL of Mooncake's, a folder of ServeGen's, or the word
     "generated". Requests are spread over accounts and keys by the seed; the same seed sends the
     same requests under the same ids, so that a second run charges nothing again and a run that was
-    cut is continued.
+    cut short is continued.
     """
     opened = [open_one(place, seed, clients, hours) for place in traces]
     service = connect()
@@ -127,7 +127,7 @@ def command(
     )
     chosen = models.split(",") if models else None
     fleet = muster(service, seed=seed, accounts=accounts, keys=keys, tight=tight, models=chosen)
-    tally = Tally()
+    tally = ReplayTally()
     for trace in opened:
         run(trace, fleet, options, tally, keep_dates=keep_dates)
     tally.end()
@@ -155,10 +155,10 @@ def muster(
     priced = service.get("/rate-cards/standard")["models"]
     unknown = [model for model in models or () if model not in priced]
     if unknown:
-        raise click.UsageError(f"The rate card has no price of {', '.join(unknown)}.")
+        raise click.UsageError(f"The rate card has no price for {', '.join(unknown)}.")
     chosen = models or fleets.choose_models(priced)
     if not chosen:
-        raise Failure(
+        raise CommandError(
             "The rate card `standard` prices no model; import one: keyledger price import."
         )
     planned = fleets.plan(seed, chosen, accounts=accounts, keys=keys, tight_requests=tight)
@@ -174,7 +174,7 @@ def muster(
 
 
 def run(
-    trace: Trace, fleet: Fleet, options: Options, tally: Tally, *, keep_dates: bool = False
+    trace: Trace, fleet: Fleet, options: Options, tally: ReplayTally, *, keep_dates: bool = False
 ) -> None:
     """Send a trace, with a progress bar."""
     begins_at = trace.begins_at if keep_dates else sender.recent_beginning(fleet)
@@ -192,9 +192,9 @@ def run(
         try:
             asyncio.run(sender.send(requests, fleet.senders, options, tally, look))
         except (sender.ServiceIsGone, sender.SenderIsRefused) as error:
-            raise Failure(str(error)) from error
+            raise CommandError(str(error)) from error
         except InvalidTrace as error:
-            raise Failure(str(error)) from error
+            raise CommandError(str(error)) from error
         except KeyboardInterrupt:
             bar.stop()
             err.print("Stopped. The same command continues; nothing is charged twice.")
@@ -202,7 +202,7 @@ def run(
             raise
 
 
-def print_tally(tally: Tally) -> None:
+def print_tally(tally: ReplayTally) -> None:
     """Print what became of the requests."""
     latencies = tally.latencies
     total = ", ".join(map(str, tally.amounts())) or "nothing"
@@ -227,7 +227,7 @@ def print_tally(tally: Tally) -> None:
     print_refusals(tally)
 
 
-def print_refusals(tally: Tally) -> None:
+def print_refusals(tally: ReplayTally) -> None:
     """Print what was refused and why, where anything was."""
     if tally.refused:
         rows = [

@@ -71,7 +71,7 @@ csv_option = click.option(
     "--csv",
     "csv_file",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Write the exact amounts there too.",
+    help="Also write the exact amounts to this file.",
 )
 
 
@@ -167,7 +167,7 @@ def _total(totals: dict[str, Decimal], *, least: bool) -> Cell:
 
 
 def _amount(row: dict[str, object]) -> Cell:
-    """Write an amount: a dash for nothing priced yet, the least that it is where some is not."""
+    """Write an amount: a dash if nothing is priced yet, a lower bound if something is not."""
     amount = cast("Decimal | None", row["amount"])
     if amount is None:
         return "–"

@@ -5,7 +5,7 @@ import os
 import click
 import msgspec
 
-from api.cli import Failure
+from api.cli import CommandError
 from api.cli.service import settings
 from api.settings import PORT_MAX, VARIABLES, WORKERS_MAX
 
@@ -19,8 +19,8 @@ class _Documented(click.Command):
 
 
 @click.command(cls=_Documented)
-@click.option("--host", help="Address to listen on; before KEYLEDGER_HOST.")
-@click.option("--port", type=click.IntRange(0, PORT_MAX), help="Port; before KEYLEDGER_PORT.")
+@click.option("--host", help="Address to listen on; overrides KEYLEDGER_HOST.")
+@click.option("--port", type=click.IntRange(0, PORT_MAX), help="Port; overrides KEYLEDGER_PORT.")
 @click.option("--workers", type=click.IntRange(1, WORKERS_MAX), help="Worker processes.")
 def command(*, host: str | None, port: int | None, workers: int | None) -> None:
     """Run the service until Ctrl-C.
@@ -41,7 +41,7 @@ def command(*, host: str | None, port: int | None, workers: int | None) -> None:
     try:
         serve.run(chosen)
     except (IncompatibleDatabase, EmbeddedDatabaseError) as error:
-        raise Failure(str(error)) from error
+        raise CommandError(str(error)) from error
     except OSError as error:
         place = f"{chosen.host}:{chosen.port}"
-        raise Failure(f"{place}: {os.strerror(error.errno or 0)}.") from error
+        raise CommandError(f"{place}: {os.strerror(error.errno or 0)}.") from error

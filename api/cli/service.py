@@ -9,7 +9,7 @@ from urllib.parse import quote
 import click
 import httpx
 
-from api.cli import Failure
+from api.cli import CommandError
 from api.settings import InvalidSetting, Settings, from_environment
 
 PREFIX = "/ledger/v1"
@@ -43,7 +43,7 @@ def secret_of(found: Settings) -> str:
     kept = found.home / KEPT_SECRET
     if kept.is_file():
         return kept.read_text("ascii").strip()
-    raise Failure(
+    raise CommandError(
         "KEYLEDGER_ADMIN_SECRET is not set; it was printed when the service first started."
     )
 
@@ -74,7 +74,7 @@ class Service:
         body: Mapping[str, Any] | None = None,
         idempotency_key: str = "",
     ) -> Any:  # noqa: ANN401
-        """Post a body, once however often the connection breaks."""
+        """Post a body under an idempotency key."""
         headers = {"Idempotency-Key": idempotency_key or secrets.token_hex(16)}
         return self._answer("POST", path, json=dict(body or {}), headers=headers)
 
@@ -93,16 +93,16 @@ class Service:
             answer = self._client.request(method, path, **parts)
         except httpx.ConnectError as error:
             message = f"No service answers at {self.url}. Start one by: keyledger serve"
-            raise Failure(message) from error
+            raise CommandError(message) from error
         except httpx.HTTPError as error:
-            raise Failure(f"{self.url}: {str(error) or type(error).__name__}") from error
+            raise CommandError(f"{self.url}: {str(error) or type(error).__name__}") from error
         try:
             document = answer.json()
         except ValueError as error:
-            message = f"{self.url} answers {answer.status_code} and not in the ledger's words."
-            raise Failure(message) from error
+            message = f"{self.url} answers {answer.status_code}, not in the ledger's words."
+            raise CommandError(message) from error
         if answer.is_error:
-            raise Failure(said(answer.status_code, document))
+            raise CommandError(said(answer.status_code, document))
         return document
 
 

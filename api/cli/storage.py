@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import psycopg
 
-from api.cli import Failure
+from api.cli import CommandError
 from api.settings import Settings
 from ledger.errors import IncompatibleDatabase
 from ledger.server import database
@@ -27,12 +27,14 @@ def database_url(settings: Settings, *, make: bool = False) -> Iterator[str]:
         return
     home = settings.home / EMBEDDED
     if not make and not (home / "data").is_dir():
-        raise Failure(f"There is no database in {settings.home} yet; keyledger serve makes one.")
+        raise CommandError(
+            f"There is no database in {settings.home} yet; keyledger serve makes one."
+        )
     try:
         with EmbeddedPostgres(home) as server, _one_line_errors():
             yield server.url
     except EmbeddedDatabaseError as error:
-        raise Failure(str(error)) from error
+        raise CommandError(str(error)) from error
 
 
 @contextmanager
@@ -40,12 +42,12 @@ def _one_line_errors() -> Iterator[None]:
     try:
         yield
     except IncompatibleDatabase as error:
-        raise Failure(str(error)) from error
+        raise CommandError(str(error)) from error
     except psycopg.errors.UndefinedTable as error:
-        raise Failure("The database has no schema yet: keyledger db upgrade.") from error
+        raise CommandError("The database has no schema yet: keyledger db upgrade.") from error
     except psycopg.Error as error:
         said = " ".join(str(error).split()) or type(error).__name__
-        raise Failure(f"The database: {said}") from error
+        raise CommandError(f"The database: {said}") from error
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Words of the command line that stand for something: limits, amounts, times."""
+"""Option values with a form of their own: limits, amounts, times."""
 
 import re
 from typing import Any

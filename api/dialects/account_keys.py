@@ -1,4 +1,4 @@
-"""What dialects do with an account's keys: list, find, issue. Only those of their own."""
+"""What dialects do with an account's keys of their own: list, find, issue, revoke."""
 
 from collections.abc import Callable
 from uuid import UUID
@@ -13,7 +13,7 @@ from ledger.ids import AccountId, KeyId
 from ledger.state import Key
 
 LISTED_MAX = 10_000
-"""Keys that one answer may list: those of a bare array have no pages."""
+"""Most keys that one answer lists: a bare array has no pages."""
 
 
 async def keys_of(
@@ -24,9 +24,9 @@ async def keys_of(
     only_of: str = "",
     where: Callable[[Key], bool] | None = None,
 ) -> list[Key]:
-    """Return an account's keys of a dialect, newest first, whatever became of them.
+    """Return an account's keys of a dialect, newest first, revoked and expired ones too.
 
-    ``where``: those only, however many others there are.
+    ``where``: only these, however many others there are. ``only_of``: only this member's.
     """
     found: list[Key] = []
     async for key in services.queries.keys.each(account_id, only_of=only_of):
@@ -46,10 +46,10 @@ async def key_of(
     missing: str,
     only_of: str = "",
 ) -> Key:
-    """Find a key of an account and dialect by its UUID. ``only_of``: a member who sees no other's.
+    """Find a key of an account and dialect by its UUID. ``only_of``: only this member's.
 
     Raises:
-        Failure: There is none, or it is another's: the same words (promise 15).
+        Failure: There is none, or it is another's; both in the same words (promise 15).
     """
     absent = Failure(Kind.NOT_FOUND, missing)
     try:
@@ -64,7 +64,7 @@ async def key_of(
 
 
 async def revoke(services: Services, key: Key, *, by: str) -> Instant:
-    """Withdraw a key for good; return since when it is refused. Again, it is quiet."""
+    """Withdraw a key for good; return since when it is refused. Again, it changes nothing."""
     try:
         done = await services.ledger.keys.revoke(Asked(by), key.key_id)
     except KeyIsExpired:

@@ -1,6 +1,6 @@
 """What a dialect is to the service: one record, in its own folder.
 
-Everything that others know of a dialect stands here: a further one is a folder with a ``DIALECT``.
+All that others know of a dialect is in its record: a new one is a folder with a ``DIALECT``.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ from ledger.pricing import ModelPrice, RateCard
 COUNTED = "counted"
 """The handler counts a request itself, and answers without the gateway."""
 FREE = "free"
-"""What is read is the service's own catalogue or the key's own limits: it uses nothing up."""
+"""It reads the service's own catalogue or the key's own limits, and so uses nothing up."""
 
 
 class Dialect(NamedTuple):
@@ -28,36 +28,36 @@ class Dialect(NamedTuple):
     paths: Sequence[str] = ()
     """Beginnings of paths that are this dialect's alone."""
     methods_of: Mapping[str, frozenset[str]] = MappingProxyType({})
-    """Path → methods for which it is this dialect's, though it begins as another's."""
+    """Path → methods that are this dialect's, though the path begins as another's."""
     paths_everywhere: frozenset[str] = frozenset()
     """Paths that it answers on other dialects' hosts too."""
     key_prefix: str = ""
     """Beginning of the keys that open ``/v1``, which several dialects serve; empty: none do."""
     takes_tokens: bool = False
-    """Whether a login's token stands for a key of its under ``/v1``."""
+    """Whether a login's token may stand for one of its keys under ``/v1``."""
     is_default: bool = False
-    """Whether its contract holds under ``/v1`` where no key tells."""
+    """Whether its contract holds under ``/v1`` where no key says whose it is."""
     key_limits: tuple[LimitRule, ...] = ()
     """Limits of keys that are issued without any."""
     account_limits: tuple[LimitRule, ...] = ()
-    """Limits of any account that is opened without being given others."""
+    """Limits of every account that is opened without limits of its own."""
     own_limits: tuple[LimitRule, ...] = ()
-    """Besides, of an account that its owner opens."""
+    """Further limits of an account that its owner opens."""
     pays_with: tuple[str, ...] = ()
-    """What an account that its owner opens pays with, at par, the first to pay first."""
+    """Assets with which an account that its owner opens pays, at par, in the order they pay."""
     card: RateCard | None = None
-    """By which its keys are priced in a new database; None: by the standard card."""
+    """Prices its keys in a new database; None: the standard card does."""
     sells_characters: bool = False
-    """Whether what its keys name as a model is a character, and they may have a default one."""
+    """Whether its keys name characters as models, and may have a default one."""
 
     @property
     def name(self) -> str:
-        """Name it as keys and events do."""
+        """Return its name in keys and events."""
         return self.surface.name
 
     @property
     def metered(self) -> frozenset[str]:
-        """Name the operations that use something up."""
+        """Return the operations that use something up."""
         return frozenset(name for name, how in self.meters.items() if how != FREE)
 
 

@@ -26,11 +26,11 @@ async def forward(
 ) -> Reply:
     """Serve a row of the gateway's table for a key.
 
-    ``document``: the body where the route has read it already. ``booked``: how the request is
-    booked and shown where that is not as asked: model, upstream_model, shown_model, condition.
+    ``document``: the body, where the route has read it already. ``booked``: how the request is
+    booked and shown, where not as it was asked: model, upstream_model, shown_model, condition.
 
     Raises:
-        LedgerError: The ledger says no, or cannot say.
+        LedgerError: The ledger refuses it, or cannot decide.
         Failure: A limit is reached, the request is wrong, or no upstream answered.
     """
     entry = table.BY_NAME[name]
@@ -42,8 +42,8 @@ async def forward(
         entry,
         document=document,
         body=b"" if document is not None else await ask.body(),
-        # With its parameters: a multipart body cannot be read without its boundary. Of a body that
-        # was decoded it says nothing any more: that is written anew.
+        # With its parameters: a multipart body cannot be read without its boundary. A body that was
+        # decoded is encoded anew, so its type no longer applies.
         content_type="" if document is not None else ask.header(b"content-type") or "",
         parameters={each: _segment(ask, each) for each in table.PARAMETER.findall(entry.path)},
         query=ask.scope["query_string"].decode("latin-1") if ask.query else "",
@@ -81,7 +81,7 @@ async def document_of(ask: Ask[Any]) -> Mapping[str, Any]:
     """Read the body of an inference request.
 
     Raises:
-        Failure: It says to be something else than JSON, is no JSON object, or too large.
+        Failure: It is not sent as JSON, is no JSON object, or is too large.
     """
     ask.require_json()
     return wishes.decode(await ask.body())

@@ -16,7 +16,7 @@ _KNOWN = table.BY_NAME.keys() | {COUNTED, FREE}
 
 
 def found() -> Mapping[str, Dialect]:
-    """Import every dialect, make sure that all use of it is metered (A9), and answered once."""
+    """Import every dialect; make sure that its use is metered (A9), and answered once."""
     made = {}
     for name in dialects():
         dialect: Dialect = importlib.import_module(f"api.dialects.{name}.dialect").DIALECT
@@ -30,14 +30,14 @@ def found() -> Mapping[str, Dialect]:
 
 
 def acts_for_a_key(handler: Handler) -> bool:
-    """Return whether what a route does is done for a key."""
+    """Return whether a route acts for a key."""
     guards: Sequence[Any] = handler.guards or ()
     returns = [get_type_hints(guard.who)["return"] for guard in guards]
     return any(KeyCaller in (kind, *get_args(kind)) for kind in returns)
 
 
 def require_meters(dialect: Dialect) -> None:
-    """Make sure that every route that acts for a key is metered in a way that there is."""
+    """Make sure that every route that acts for a key is metered, in a known way."""
     acting = {
         str(handler.handler_name) for handler in dialect.surface.handlers if acts_for_a_key(handler)
     }
@@ -56,4 +56,4 @@ OF_DIALECTS = OfDialects(
     key_limits={name: each.key_limits for name, each in DIALECTS.items() if each.key_limits},
     with_characters=frozenset(name for name, each in DIALECTS.items() if each.sells_characters),
 )
-"""What is handed to whoever decides by it."""
+"""What operations need to know of the dialects."""

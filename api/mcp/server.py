@@ -2,7 +2,7 @@
 
 Each request proves itself anew and has a session manager of its own, which the SDK allows once per
 manager: so nothing outlives a request, and nothing has to run beside the application. Hosts are
-not checked here: rebinding a name helps nobody where no browser sends the credential by itself.
+not checked: DNS rebinding gains nothing where no browser sends the credential by itself.
 """
 
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ from api.http.failure import Failure, Kind
 from api.http.openapi import VERSION
 from api.http.surface import failure_of
 from api.mcp.schemas import schema
-from api.mcp.tools import TOOLS, Tool
+from api.mcp.tools import TOOLS, LedgerTool
 from api.services import Services
 from ledger.errors import LedgerError
 from ledger.server.database import UNREACHABLE
@@ -33,7 +33,7 @@ from ledger.server.database import UNREACHABLE
 log = structlog.get_logger("keyledger.mcp")
 
 ASKED = "keyledger.asked"
-"""Where the scope holds who asks, for the tools."""
+"""Where the scope holds the services and whoever asks, for the tools."""
 
 INSTRUCTIONS = (
     "The billing ledger of one account: balances, API keys, usage, charges and refusals. Amounts"
@@ -64,13 +64,13 @@ Context = ServerRequestContext[Any, Any]
 async def serve(
     services: Services, principal: Principal, scope: Scope, receive: Receive, send: Send
 ) -> None:
-    """Answer one request of a client whose body ``receive`` gives."""
-    told = {**scope, ASKED: (services, principal)}
+    """Answer one request, whose body ``receive`` returns."""
+    passed = {**scope, ASKED: (services, principal)}
     manager = StreamableHTTPSessionManager(
         SERVER, json_response=True, stateless=True, max_request_body_size=reading.ORDINARY_BODY_MAX
     )
     async with manager.run():
-        await manager.handle_request(told, receive, send)  # type: ignore[arg-type]
+        await manager.handle_request(passed, receive, send)  # type: ignore[arg-type]
 
 
 def _asked(context: Context) -> tuple[Services, Principal]:
@@ -89,7 +89,7 @@ async def _list(
 
 
 async def _call(context: Context, params: types.CallToolRequestParams) -> types.CallToolResult:
-    """Run a tool; what goes wrong is told in ryvion's envelope, for the model to read."""
+    """Run a tool; what goes wrong is said in ryvion's envelope, for the model to read."""
     services, principal = _asked(context)
     found = TOOLS.get(params.name)
     if found is None:
@@ -109,7 +109,7 @@ async def _call(context: Context, params: types.CallToolRequestParams) -> types.
     )
 
 
-def _arguments(found: Tool, arguments: Mapping[str, Any] | None) -> msgspec.Struct:
+def _arguments(found: LedgerTool, arguments: Mapping[str, Any] | None) -> msgspec.Struct:
     try:
         made: msgspec.Struct = msgspec.convert(dict(arguments or {}), found.takes)
     except msgspec.ValidationError as error:

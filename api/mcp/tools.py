@@ -1,4 +1,4 @@
-"""The tools: what each is called, takes, gives and needs. All are bound to the caller's account."""
+"""The tools: what each takes, returns and needs. All are bound to the caller's account."""
 
 from collections.abc import Awaitable, Callable
 from datetime import date
@@ -37,7 +37,7 @@ FAR = 2**62
 Run = Callable[[Services, Principal, Any], Awaitable[Any]]
 
 
-class Tool(NamedTuple):
+class LedgerTool(NamedTuple):
     """One tool."""
 
     name: str
@@ -55,7 +55,7 @@ class Tool(NamedTuple):
     """Whether a second call changes nothing more."""
 
 
-TOOLS: dict[str, Tool] = {}
+TOOLS: dict[str, LedgerTool] = {}
 
 
 def tool(
@@ -73,7 +73,7 @@ def tool(
     def register(run: Run) -> Run:
         name: str = run.__name__
         about = " ".join((run.__doc__ or "").split())
-        TOOLS[name] = Tool(
+        TOOLS[name] = LedgerTool(
             name, operation, title, about, takes, gives, run, reads, destroys, repeats
         )
         return run
@@ -153,7 +153,10 @@ async def _lines(
     terms = SpendTerms.by(groups, start, end)
     lines, _ = await services.queries.spend.sums(principal.account_id, terms)
     if len(lines) > forms.LINES_MAX:
-        raise invalid("start", f"makes more than {forms.LINES_MAX} lines; ask for less")
+        raise invalid(
+            "start",
+            f"makes more than {forms.LINES_MAX} lines; choose a later start or fewer groups",
+        )
     return lines
 
 
@@ -321,4 +324,4 @@ def _key_id(text: str | None) -> UUID | None:
     try:
         return UUID(text)
     except ValueError as error:
-        raise invalid("key", "is no key's id") from error
+        raise invalid("key", "must be a key's id, as lists show it") from error

@@ -12,29 +12,6 @@ VIEWS = "api/mcp/forms.py"
 LAYERS = {"Ask"}
 """One thing in three layers: what every request carries, with accounts, with the native guard."""
 
-DOUBLED: set[str] = {
-    "Asked",
-    "CharacterView",
-    "Client",
-    "Connection",
-    "Done",
-    "Envelope",
-    "Exchange",
-    "Failure",
-    "Fleet",
-    "Found",
-    "ImportedScenario",
-    "Meter",
-    "Said",
-    "Sender",
-    "Service",
-    "Tier",
-    "Usage",
-    "Window",
-    "Words",
-}
-"""Names still to be parted. It shrinks to nothing: take a name out once one definition is left."""
-
 
 def definitions() -> dict[str, list[str]]:
     """Return the modules that define each public class name."""
@@ -73,13 +50,10 @@ def test_the_rule_bites() -> None:
 
 
 def test_one_class_name_has_one_meaning() -> None:
-    """No public class name is defined twice but those still to be parted."""
+    """No public class name is defined twice."""
     doubled = {
         name: modules
         for name, modules in definitions().items()
         if name not in LAYERS and is_doubled(modules)
     }
-    new = {name: modules for name, modules in doubled.items() if name not in DOUBLED}
-    assert not new, f"Name one of each after what it is: {new}"
-    parted = DOUBLED - doubled.keys()
-    assert not parted, f"Defined once now, take them out of DOUBLED: {sorted(parted)}"
+    assert not doubled, f"Name one of each after what it is: {doubled}"

@@ -11,7 +11,7 @@ from nbclient import NotebookClient
 from api.tools.replay import fleet as fleets
 from api.tools.replay import sender
 from api.tools.replay.sender import BATCH, Options
-from api.tools.replay.tally import Tally
+from api.tools.replay.tally import ReplayTally
 from api.tools.replay.traces import GENERATED, open_trace
 
 pytestmark = pytest.mark.processes
@@ -43,7 +43,7 @@ def test_the_notebook_about_spend_runs(
 
     fleet = fleets.muster(fleets.plan(1, ["m", "free"]), post)
     requests = sender.items(open_trace(GENERATED, seed=1), fleet, sender.recent_beginning(fleet))
-    tally = Tally()
+    tally = ReplayTally()
     options = Options(url=served.url, secret=SECRET, mode=BATCH)
     asyncio.run(sender.send(requests, fleet.senders, options, tally, lambda: None))
 

@@ -40,6 +40,6 @@ async def usable_key(ask: Ask[Any]) -> KeyCaller:
 
 
 async def _key(ask: Ask[Any]) -> KeyCaller:
-    # Of the two headers one counts here, and still both may not differ (RFC 6750 §2).
+    # Only one of the two headers counts here, but they may not differ (RFC 6750 §2).
     shown.bearer_or_api_key(ask)
     return await ask.services.credentials.proven(shown.bearer(ask), "bve")

@@ -29,8 +29,8 @@ WORDS: Mapping[Kind, Words] = {
 }
 
 _ENDED = WORDS[Kind.KEY_IS_REVOKED]
-"""Of an expired key too: the page knows no other end, and lists show it as revoked. Not of a
-secret that a rotation replaced: its key lives on."""
+"""An expired key is worded so too: the page knows no other end, and lists show it as revoked. A
+secret that a rotation replaced is not: its key lives on."""
 _UNSUPPORTED_STREAMING = Words(400, REQUEST, "unsupported_streaming_completion")
 _LIMITS = {
     views.RPM: "Rate limit exceeded: requests per minute",

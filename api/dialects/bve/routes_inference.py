@@ -31,7 +31,7 @@ async def list_models(ask: Ask[KeyCaller]) -> Reply:
 
 
 def _only(key: Key, body: bytes) -> bytes:
-    """Leave the models out that a key may not use.
+    """Leave out the models that a key may not use.
 
     Raises:
         Failure: It is no list of models.
@@ -105,7 +105,7 @@ async def create_embedding(ask: Ask[KeyCaller]) -> Reply:
 
 @_posted("/v1/responses", {"model": "keyledger-small", "input": "Hello"})
 async def create_response(ask: Ask[KeyCaller]) -> Reply:
-    """Answer, streamed or not."""
+    """Create a response, streamed or not."""
     return await forward(ask, "responses", own_errors=True)
 
 

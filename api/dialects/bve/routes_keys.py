@@ -72,7 +72,7 @@ async def list_keys(request: Ask[Caller]) -> list[views.ListedKey]:
 @post("/admin/api-keys/{id:str}/revoke", guards=[credentials.operator], refusals=(404,))
 async def revoke_key(request: Ask[Caller]) -> views.RevokedKey:
     """Revoke a key: permanent and immediate. Again, it answers as the first time."""
-    # Not by ``request.path``: what can be no id at all is the id of no key, too (BV8).
+    # Not ``request.path``: text that cannot be an id is the id of no key either (BV8).
     key = await key_of(request.services, request.segment("id"))
     ended = await account_keys.revoke(request.services, key, by=request.caller.actor)
     return views.RevokedKey(

@@ -11,13 +11,13 @@ from api.services import Ask
 from ledger.ids import OPERATOR_ACCOUNT, KeyId
 
 DAYS, MONTHS = 30, 12
-"""Of one key."""
+"""How many are shown of one key."""
 DAILY_ROWS, MONTHLY_ROWS = 100, 50
-"""Of all keys together."""
+"""How many are shown of all keys together."""
 
 
 @get("/admin/usage", guards=[credentials.operator], query=("key_id",), refusals=(404,))
-async def get_usage(request: Ask[Caller]) -> views.Usage:
+async def get_usage(request: Ask[Caller]) -> views.UsageByPeriod:
     """Show what keys used by day and month of UTC: one key's, or the newest rows of all."""
     query = request.parameters()
     one = await key_of(request.services, query["key_id"]) if "key_id" in query else None
@@ -33,7 +33,7 @@ def _of_all() -> UsageTerms:
 def _of_one(key_id: KeyId, today: date) -> UsageTerms:
     """Ask for the last days and months of UTC, today and this month among them.
 
-    The oldest month is asked for from its first day, so that no row is the sum of a part.
+    The oldest month is asked for from its first day, so that no row sums part of a month.
     """
     month = today.year * 12 + today.month - MONTHS
     return UsageTerms(

@@ -79,7 +79,7 @@ class MonthlyUsage(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     updated_at: str
 
 
-class Usage(msgspec.Struct, frozen=True, kw_only=True):
+class UsageByPeriod(msgspec.Struct, frozen=True, kw_only=True):
     """What keys used, newest first."""
 
     daily: list[DailyUsage]
@@ -95,7 +95,7 @@ def ceiling(limits: Mapping[str, Limit], limit_id: str) -> int | None:
 def listed(key: Key, at: Instant) -> ListedKey:
     """Show a key without its secret.
 
-    The page knows three states. Of these an expired key is revoked, since its expiry.
+    The page knows three states; an expired key is shown as revoked since its expiry.
     """
     ended = key.ended_at(at)
     return ListedKey(
@@ -113,14 +113,14 @@ def listed(key: Key, at: Instant) -> ListedKey:
     )
 
 
-def usage(found: UsageOfKeys) -> Usage:
+def usage(found: UsageOfKeys) -> UsageByPeriod:
     """Show what keys used.
 
-    When a row itself last changed is kept nowhere. ``updatedAt`` says until when it is right: it
-    holds all that had been recorded by then.
+    When a row itself last changed is not kept. ``updatedAt`` says how current it is: it holds all
+    that had been recorded by then.
     """
     updated_at = format_milliseconds(found.recorded_at)
-    return Usage(
+    return UsageByPeriod(
         daily=[_daily(line, updated_at) for line in found.days],
         monthly=[_monthly(line, updated_at) for line in found.months],
     )

@@ -22,7 +22,7 @@ GENERAL = "general"
 async def counted(ask: Ask[KeyCaller], model: str, work: Callable[[], Awaitable[Any]]) -> Answer:
     """Count a call, do its work and answer the view that it returns.
 
-    ``model``: what it is booked on.
+    ``model``: the model that it is booked on.
 
     Raises:
         Failure: The limit leaves no room, or the work failed: it counts all the same.

@@ -20,7 +20,7 @@ async def usable_key(ask: Ask[Any]) -> KeyCaller:
 
 @guard("session")
 async def session(ask: Ask[Any]) -> Caller:
-    """Find the member whose token is shown; an API key is none.
+    """Find the member whose token is shown; an API key is refused.
 
     Raises:
         Failure: 401 in any other case.

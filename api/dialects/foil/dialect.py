@@ -3,7 +3,7 @@
 from api.dialects.dialect import COUNTED, Dialect, opening_card
 from api.dialects.foil import routes_keys, routes_personas
 from api.dialects.foil.counting import GENERAL
-from api.dialects.foil.errors import Envelope, word
+from api.dialects.foil.errors import ErrorEnvelope, word
 from api.http.surface import Surface, request_id_header
 from ledger.events import LimitRule
 from ledger.model_names import OTHERS
@@ -18,7 +18,7 @@ DIALECT = Dialect(
         handlers=[*routes_keys.HANDLERS, *routes_personas.HANDLERS],
         word=word,
         headers=request_id_header,
-        error=Envelope,
+        error=ErrorEnvelope,
     ),
     paths=("/api/v1/sdk/",),
     # It counts, and bills nothing.

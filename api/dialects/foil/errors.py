@@ -9,16 +9,16 @@ from api.http.failure import Failure, Kind
 from api.http.wording import error_answer
 
 
-class Error(msgspec.Struct, frozen=True, kw_only=True):
+class ErrorMessage(msgspec.Struct, frozen=True, kw_only=True):
     """What went wrong."""
 
     message: str
 
 
-class Envelope(msgspec.Struct, frozen=True, kw_only=True):
+class ErrorEnvelope(msgspec.Struct, frozen=True, kw_only=True):
     """foil's envelope of an error."""
 
-    error: Error
+    error: ErrorMessage
 
 
 class LoginIsMissing(Failure):
@@ -77,4 +77,4 @@ def word(failure: Failure) -> Answer:
     if failure.kind is Kind.BUDGET_IS_EXHAUSTED:
         # Clients wait as long as this header says before they try again: it may be a month.
         failure.headers.pop("Retry-After", None)
-    return error_answer(Envelope(error=Error(message=message)), status, failure)
+    return error_answer(ErrorEnvelope(error=ErrorMessage(message=message)), status, failure)

@@ -22,7 +22,7 @@ from api.queries import each
 from api.services import Ask
 
 LISTED = "personas"
-"""What listing is booked on."""
+"""The model that listing is booked on."""
 OF_PERSONA = "/api/v1/sdk/chat/{persona_id:str}/"
 
 _message = msgspec.json.Decoder(bodies.SendMessage)
@@ -35,9 +35,9 @@ def _general(
     takes: Any = None,  # noqa: ANN401 - a type
     **terms: Any,  # noqa: ANN401 - as of ``route``
 ) -> Callable[[Callable[..., Awaitable[Any]]], Handler]:
-    """Serve a call about a persona that talks to no model; it returns the view to answer.
+    """Serve a call about a persona that talks to no model.
 
-    It is given the persona, and the body where it ``takes`` one.
+    The function is given the persona, and the body where it ``takes`` one; it returns the view.
     """
     decoder = None if takes is None else msgspec.json.Decoder(takes)
 
@@ -122,8 +122,8 @@ async def _personas(ask: Ask[KeyCaller]) -> list[views.Persona]:
 )
 async def init_session(
     ask: Ask[KeyCaller], persona: Character, said: bodies.InitSession
-) -> views.Begun:
-    """Begin a session with a persona, afresh where the player has one."""
+) -> views.SessionStart:
+    """Begin a session with a persona; a session that the player has begins anew."""
     begun = await ask.services.conversations.begin(
         persona,
         user_session_id=said.user_session_id,
@@ -137,7 +137,7 @@ async def init_session(
     "POST",
     OF_PERSONA + "message",
     takes=bodies.SendMessage,
-    gives=views.Said,
+    gives=views.PersonaAnswer,
     guards=[credentials.usable_key],
     query=("machine_id",),
     refusals=(402, 404, 409, 502, 504),
@@ -178,7 +178,7 @@ async def _talk(ask: Ask[KeyCaller]) -> Talk:
     query=("user_session_id", "machine_id"),
     required=("user_session_id",),
 )
-async def get_session(ask: Ask[KeyCaller], persona: Character) -> views.Session:
+async def get_session(ask: Ask[KeyCaller], persona: Character) -> views.SessionState:
     """Show where a session stands."""
     return views.session(persona, await _session(ask, persona))
 
@@ -202,14 +202,14 @@ async def get_history(ask: Ask[KeyCaller], persona: Character) -> views.History:
     required=("user_session_id",),
 )
 async def reset_session(ask: Ask[KeyCaller], persona: Character) -> views.Reset:
-    """Let a session begin again: its messages go."""
+    """Begin a session again, without its messages."""
     session = await _session(ask, persona)
     begun = await ask.services.conversations.reset(persona, session.user_session_id)
     return views.Reset(session_id=str(begun.session.session_id), message=begun.greeting)
 
 
 @_general("GET", "machines", query=("user_session_id",), required=("user_session_id",))
-async def list_machines(ask: Ask[KeyCaller], persona: Character) -> list[views.Machine]:
+async def list_machines(ask: Ask[KeyCaller], persona: Character) -> list[views.MachineState]:
     """List a persona's machines, of which there is one."""
     player = ask.query["user_session_id"]
     return [

@@ -70,7 +70,7 @@ async def whole(talk: Talk) -> Reply:
         text = _text_of(reply.body)
         kept = await _keep(talk, text)
     except Failure as failure:
-        # It counted all the same, and says what is left.
+        # It was counted all the same: the headers say what is left.
         failure.headers.update(headers)
         raise
     return answer(views.said(kept, text), headers=headers)
@@ -143,7 +143,7 @@ async def _keep(talk: Talk, text: str) -> PlayerSession:
 
 
 class _Translation:
-    """Makes foil's events of the gateway's: metadata, text_delta …, done or error."""
+    """Makes foil's events from the gateway's: metadata, text_delta …, done or error."""
 
     def __init__(self, talk: Talk) -> None:
         self._talk = talk

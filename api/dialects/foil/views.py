@@ -1,4 +1,4 @@
-"""What foil's routes answer: exactly these fields, for clients build closed objects of them.
+"""What foil's routes answer: exactly these fields, because clients build closed objects.
 
 Times are seconds ``Z``.
 """
@@ -42,7 +42,7 @@ class Persona(msgspec.Struct, frozen=True, kw_only=True):
     updated_at: str
 
 
-class Begun(msgspec.Struct, frozen=True, kw_only=True):
+class SessionStart(msgspec.Struct, frozen=True, kw_only=True):
     """A session that began."""
 
     session_id: str
@@ -55,7 +55,7 @@ class Begun(msgspec.Struct, frozen=True, kw_only=True):
     machine_id: str
 
 
-class Said(msgspec.Struct, frozen=True, kw_only=True):
+class PersonaAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """What the persona said."""
 
     message: str
@@ -67,7 +67,7 @@ class Said(msgspec.Struct, frozen=True, kw_only=True):
     session_id: str
 
 
-class Session(msgspec.Struct, frozen=True, kw_only=True):
+class SessionState(msgspec.Struct, frozen=True, kw_only=True):
     """Where a session stands."""
 
     session_id: str
@@ -117,7 +117,7 @@ class Reset(msgspec.Struct, frozen=True, kw_only=True):
     message: str
 
 
-class Machine(msgspec.Struct, frozen=True, kw_only=True):
+class MachineState(msgspec.Struct, frozen=True, kw_only=True):
     """A persona's machine."""
 
     machine_id: str
@@ -172,9 +172,9 @@ def persona(line: CharacterLine) -> Persona:
     )
 
 
-def begun(persona: Character, found: conversations.BegunSession) -> Begun:
+def begun(persona: Character, found: conversations.BegunSession) -> SessionStart:
     """Show a session that begins."""
-    return Begun(
+    return SessionStart(
         session_id=str(found.session.session_id),
         user_session_id=found.session.user_session_id,
         persona_name=persona.name,
@@ -186,9 +186,9 @@ def begun(persona: Character, found: conversations.BegunSession) -> Begun:
     )
 
 
-def said(found: conversations.PlayerSession, text: str) -> Said:
+def said(found: conversations.PlayerSession, text: str) -> PersonaAnswer:
     """Show what a persona said."""
-    return Said(
+    return PersonaAnswer(
         message=text,
         current_state=found.current_state,
         score=found.score,
@@ -211,9 +211,9 @@ def metadata(found: conversations.PlayerSession) -> Metadata:
     )
 
 
-def session(persona: Character, found: conversations.PlayerSession) -> Session:
+def session(persona: Character, found: conversations.PlayerSession) -> SessionState:
     """Show where a session stands."""
-    return Session(
+    return SessionState(
         session_id=str(found.session_id),
         persona_id=str(found.character_id),
         machine_id=str(persona.machine_id),
@@ -255,9 +255,9 @@ def history(found: conversations.PlayerSession, messages: list[conversations.Mes
     )
 
 
-def machine(found: conversations.PersonaMachine) -> Machine:
+def machine(found: conversations.PersonaMachine) -> MachineState:
     """Show what drives a persona."""
-    return Machine(
+    return MachineState(
         machine_id=str(found.machine_id),
         machine_key=found.machine_key,
         name=found.name,

@@ -12,7 +12,7 @@ FIELD_SHOWN = 64
 """Characters of a field's name that an error repeats."""
 
 
-class ImportedScenario(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ImportScenario(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A situation that the character can be met in."""
 
     name: str
@@ -23,7 +23,7 @@ class ImportedScenario(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     system_prompt: str | None = None
 
 
-class Import(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ImportCharacter(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A character to import."""
 
     name: str
@@ -31,11 +31,11 @@ class Import(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     greeting: str | None = None
     """May name the player: ``{player}``."""
     system_prompt: str | None = None
-    scenarios: tuple[ImportedScenario, ...] | None = None
+    scenarios: tuple[ImportScenario, ...] | None = None
 
     @property
     def draft(self) -> CharacterDraft:
-        """Return it as characters are made here."""
+        """Return it as a draft of a character."""
         return CharacterDraft(
             name=self.name,
             description=self.description or "",
@@ -45,7 +45,7 @@ class Import(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         )
 
 
-def _scenario(said: ImportedScenario) -> Scenario:
+def _scenario(said: ImportScenario) -> Scenario:
     return Scenario(
         name=said.name,
         slug=said.slug or "",
@@ -55,10 +55,10 @@ def _scenario(said: ImportedScenario) -> Scenario:
     )
 
 
-class Chat(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ChatCompletion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A chat completion: what OpenAI's clients send, and nothing else.
 
-    Types are the upstream's to judge, but for those that metering reads.
+    The upstream judges the types, except of the fields that metering reads.
     """
 
     messages: list[dict[str, Any]]
@@ -102,7 +102,7 @@ class Chat(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     web_search_options: Any = None
 
 
-FIELDS = frozenset(Chat.__struct_fields__)
+FIELDS = frozenset(ChatCompletion.__struct_fields__)
 
 
 def require_known(document: Mapping[str, Any]) -> None:
@@ -120,7 +120,7 @@ def model_of(document: Mapping[str, Any]) -> str | None:
     """Return what a chat completion asks for; None: it leaves that open.
 
     Raises:
-        Failure: It is no name.
+        Failure: It is not a name.
     """
     model = document.get("model")
     if model is None:

@@ -1,4 +1,4 @@
-"""Whom a request is for: the character that it names, the key's default, or the latest chat's."""
+"""Which character a request is for: the one it names, the key's default, or the latest chat's."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -33,10 +33,10 @@ def model_id(slug: str, scenario_slug: str = "") -> str:
 
 
 async def chosen(ask: Ask[KeyCaller], document: Mapping[str, Any]) -> Choice:
-    """Choose whom a chat completion is for.
+    """Choose the character that a chat completion is for.
 
     Raises:
-        Failure: There is nobody of this name, or nobody at all; or the key may not act.
+        Failure: No character has this name, or there is none at all; or the key may not act.
     """
     model = bodies.model_of(document)
     if model is None:
@@ -44,7 +44,7 @@ async def chosen(ask: Ask[KeyCaller], document: Mapping[str, Any]) -> Choice:
     try:
         return await named(ask.services, ask.caller.account_id, model)
     except Failure:
-        # Who may not act is told so, and not which characters there are.
+        # Whoever may not act is told that, not which characters there are.
         await ask.services.credentials.usable(ask.caller)
         raise
 
@@ -53,7 +53,7 @@ async def named(services: Services, account_id: AccountId, model: str) -> Choice
     """Find the character that a model names.
 
     Raises:
-        Failure: The account may talk to none of this name.
+        Failure: The account may talk to no character of this name.
     """
     try:
         return Choice(*await services.characters.of_model(account_id, model))
@@ -75,7 +75,7 @@ async def default_of(services: Services, principal: Principal) -> Choice | None:
     """Return the default character of a key; None: it has none.
 
     Raises:
-        NoCharacter: It is not there any more, or no longer for this account.
+        NoCharacter: It no longer exists, or no longer for this account.
     """
     model = principal.default_character
     if not model:

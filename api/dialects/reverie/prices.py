@@ -8,7 +8,7 @@ from ledger.model_names import OTHERS
 from ledger.pricing import ConditionPrice, ModelPrice
 
 PER = 1_000_000
-"""Tokens that a price is of."""
+"""Tokens that a price is for."""
 
 
 def _per_token(multiplier: str) -> dict[str, str]:

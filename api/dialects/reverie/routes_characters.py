@@ -30,7 +30,7 @@ IMPORT = "/api/v1/characters/import"
 ACTING = {BASE: credentials.key_or_session, SHARED: credentials.key}
 USABLE = {BASE: credentials.usable_key_or_session, SHARED: credentials.usable_key}
 LISTED_MAX = 1_000
-"""Characters of others that one list has; an account's own are no more than that either."""
+"""Most characters of others in one list; an account has no more of its own either."""
 
 
 def _both(
@@ -66,7 +66,7 @@ def _variants(character: Character) -> Iterable[views.Model]:
 async def _everybody(ask: Ask[Principal]) -> Iterable[views.Model]:
     """Return the account's own characters and then those of others, newest first.
 
-    Of a slug that both have the account's own is meant.
+    A slug that both have means the account's own.
     """
     own = await _listed(ask, own=True)
     return (own | await _listed(ask, own=False) | own).values()
@@ -103,7 +103,7 @@ async def get_model(request: Ask[Principal]) -> views.Model:
     functools.partial(hot, "POST"),
     "/chat/completions",
     ACTING,
-    takes=bodies.Chat,
+    takes=bodies.ChatCompletion,
     large=True,
     refusals=(402, 404, 502, 504),
     other_types=("text/event-stream",),
@@ -132,8 +132,8 @@ async def create_chat_completion(ask: Ask[KeyCaller]) -> Reply:
     permission="create_character",
 )
 async def import_character(
-    request: Ask[Principal], data: JSONBody[bodies.Import]
-) -> Rendered[views.Imported]:
+    request: Ask[Principal], data: JSONBody[bodies.ImportCharacter]
+) -> Rendered[views.ImportedCharacter]:
     """Make a character of the account's own, once for an ``Idempotency-Key``."""
     request.parameters()
     key = request.idempotency_key

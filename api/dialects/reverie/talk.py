@@ -56,7 +56,7 @@ async def completed(ask: Talk, choice: Choice, document: Mapping[str, Any]) -> R
 
 
 async def _noting(ask: Talk, choice: Choice, message: Any, send: Send) -> None:  # noqa: ANN401
-    """Note the chat of a stream when it begins, inside the gateway's own care for its end."""
+    """Note the chat when its stream begins; the gateway still cares for how it ends."""
     if message["type"] == "http.response.start":
         await _note(ask, choice)
     await send(message)
@@ -72,7 +72,7 @@ def _ours(failure: Failure, upstream_model: str, model: str) -> Failure:
 
 
 async def _note(ask: Talk, choice: Choice) -> None:
-    """Note the chat. What was delivered and charged stays so where that cannot be written."""
+    """Note the chat; where that cannot be written, the answer and its charge stand."""
     caller = ask.caller
     try:
         await ask.services.characters.note_chat(

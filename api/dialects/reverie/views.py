@@ -37,7 +37,7 @@ class ImportedScenario(msgspec.Struct, frozen=True, kw_only=True):
     system_prompt: str
 
 
-class Imported(msgspec.Struct, frozen=True, kw_only=True):
+class ImportedCharacter(msgspec.Struct, frozen=True, kw_only=True):
     """A character that was imported. Its slug is what ``model`` calls it."""
 
     id: str
@@ -60,9 +60,9 @@ def models(found: Sequence[Model]) -> ModelList:
     return ModelList(data=list(found))
 
 
-def imported(character: Character) -> Imported:
+def imported(character: Character) -> ImportedCharacter:
     """Show an imported character to its author."""
-    return Imported(
+    return ImportedCharacter(
         id=str(character.character_id),
         slug=character.slug,
         name=character.name,

@@ -35,6 +35,6 @@ class CreateKey(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class SpendLimit(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the account shall spend in any hour at most; ``null`` lifts its own limit."""
+    """The most that the account may spend in any hour; ``null`` lifts its own limit."""
 
     ceiling: Money | None

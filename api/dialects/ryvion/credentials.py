@@ -24,7 +24,7 @@ DIALECT = "ryvion"
 
 
 class Principal(NamedTuple):
-    """Who asks, known to be good right now."""
+    """Whoever asks, known to be good right now."""
 
     account_id: AccountId
     actor: str
@@ -34,18 +34,18 @@ class Principal(NamedTuple):
     secret: int | None = None
     """Number of the key's secret that was shown."""
     member_id: str = ""
-    """Of a session, or who issued the key where a member did."""
+    """The session's member, or the one who issued the key; empty: the operator did."""
     role: str = ""
-    """That member's, now; empty: there is no member, or they have left."""
+    """That member's role now; empty: there is no member, or they have left."""
 
     @property
     def scopes(self) -> tuple[str, ...]:
-        """Return the key's scopes; a session has none and no need of any."""
+        """Return the key's scopes; a session has none and needs none."""
         return () if self.key is None else self.key.scopes
 
     @property
     def only_own_keys(self) -> str:
-        """Return the member whose keys alone are in sight; empty: all of the account."""
+        """Return the member whose keys alone are shown; empty: all of the account's are."""
         return self.member_id if self.role in {"member", ""} else ""
 
     def may(self, operation: str) -> bool:
@@ -53,9 +53,9 @@ class Principal(NamedTuple):
         return scopes.allows(self.scopes, operation) and self._role_allows(operation)
 
     def _role_allows(self, operation: str) -> bool:
-        """Return whether the role allows it: a session's always, a key issuer's where it counts.
+        """Return whether the role allows it: a session's always, a key issuer's on the account.
 
-        Else a member would make a key to do what the member may not.
+        Otherwise a member could make a key that does what the member may not.
         """
         is_free = not self.member_id or operation not in scopes.OF_ACCOUNT
         if self.key is not None and is_free:
@@ -70,7 +70,7 @@ async def _usable(ask: Ask[Any]) -> Principal:
     """Find who asks, if they may act now.
 
     Raises:
-        Failure: Nobody does, or the credential is no good.
+        Failure: Nothing is shown, or the credential is no good.
     """
     credentials = ask.services.credentials
     found = await credentials.shown(shown.bearer_or_api_key(ask), DIALECT)
@@ -107,7 +107,9 @@ async def require(services: Services, found: Principal, operation: str) -> None:
         )
     if not scopes.allows(found.scopes, operation):
         raise Failure(Kind.SCOPE_IS_DENIED)
-    raise Failure(Kind.ROLE_IS_DENIED, "The role of who made this key does not allow this.")
+    raise Failure(
+        Kind.ROLE_IS_DENIED, "The role of the member who made this key does not allow this."
+    )
 
 
 def _denied(session: Principal) -> Failure:

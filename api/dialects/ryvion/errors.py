@@ -57,14 +57,14 @@ def word(failure: Failure) -> Answer:
         said = _RATES.get(limit.limit_id, limit.limit_id)
         words = words._replace(message=f"Rate limit exceeded: {said}")
     elif failure.kind is Kind.CREDENTIAL_IS_UNKNOWN and failure.error is None and failure.detail:
-        # No key was shown, but an address and a password: they are what is not right.
+        # An email address and a password were shown, not a key: it is they that are wrong.
         words = words._replace(message="")
     return openai_answer({failure.kind: words}, failure)
 
 
 def _spending(words: Words, limit: LimitIsReached) -> Words:
     per, current = None, ""
-    # Of one asset's spending, or of all; the page has no words for less than everything.
+    # For all spending, or all of one asset: the page has no words for a part of it.
     if len(limit.assets) <= 1 and not (limit.category or limit.model or limit.each_model):
         per = _WINDOWS.get(limit.window)
     if per is not None:

@@ -14,7 +14,7 @@ MISSING = "API key not found"
 async def create(
     services: Services, principal: Principal, body: bodies.CreateKey
 ) -> views.CreatedKey:
-    """Create a key that may no more than the one that asks for it.
+    """Create a key that may do no more than the one that asks for it.
 
     Raises:
         Failure: It would be wider.
@@ -37,7 +37,7 @@ async def create(
 
 
 async def all_of(services: Services, principal: Principal) -> list[views.ListedKey]:
-    """List the keys that work or may work again, newest first: there is no field to say more."""
+    """List the keys that work or may work again, newest first: the page shows no status."""
     found = await account_keys.keys_of(
         services, principal.account_id, DIALECT, only_of=principal.only_own_keys
     )
@@ -46,10 +46,10 @@ async def all_of(services: Services, principal: Principal) -> list[views.ListedK
 
 
 async def revoke(services: Services, principal: Principal, key_id: str) -> None:
-    """Revoke a key for good; quiet where it is revoked.
+    """Revoke a key for good; again, it changes nothing.
 
     Raises:
-        Failure: There is none of this id within sight.
+        Failure: There is none of this id among those shown.
     """
     key = await account_keys.key_of(
         services,

@@ -15,7 +15,7 @@ from ledger.ids import format_id
     refusals=(409,),
     example={"email": "ada@example.com", "password": "correct horse battery", "name": "Ada"},
 )
-async def sign_up(request: Ask[None], data: JSONBody[bodies.SignUp]) -> Rendered[views.Session]:
+async def sign_up(request: Ask[None], data: JSONBody[bodies.SignUp]) -> Rendered[views.SignedIn]:
     """Open an account with the welcome grant and log its owner in."""
     services, at = request.services, request.services.clock.now()
     opened = await services.signups.open(
@@ -25,7 +25,7 @@ async def sign_up(request: Ask[None], data: JSONBody[bodies.SignUp]) -> Rendered
         client=request.client_address,
         at=at,
     )
-    view = views.Session(
+    view = views.SignedIn(
         token=services.gate.access_token(opened.account_id, opened.member_id, at),
         buyer_id=str(opened.account_id),
         email=opened.email,
@@ -38,14 +38,14 @@ async def sign_up(request: Ask[None], data: JSONBody[bodies.SignUp]) -> Rendered
     "/api/v1/auth/login",
     example={"email": "ada@example.com", "password": "correct horse battery"},
 )
-async def log_in(request: Ask[None], data: JSONBody[bodies.LogIn]) -> Rendered[views.Session]:
+async def log_in(request: Ask[None], data: JSONBody[bodies.LogIn]) -> Rendered[views.SignedIn]:
     """Log in; the token may stand wherever a key may."""
     services, at = request.services, request.services.clock.now()
     found = await services.logins.proven(
         data.email, data.password, client=request.client_address, at=at
     )
     member_id = format_id("mbr", found.member)
-    view = views.Session(
+    view = views.SignedIn(
         token=services.gate.access_token(found.account_id, member_id, at),
         buyer_id=str(found.account_id),
         email=found.email,

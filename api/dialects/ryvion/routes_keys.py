@@ -18,10 +18,7 @@ async def create_key(
     request: Ask[Principal], data: JSONBody[bodies.CreateKey]
 ) -> Rendered[views.CreatedKey]:
     """Create a key; its secret is in this answer and nowhere else."""
-    return Rendered(
-        await keys.create(request.services, request.caller, data),
-        headers={"Cache-Control": "no-store"},
-    )
+    return Rendered(await keys.create(request.services, request.caller, data))
 
 
 @get("/api/v1/auth/api-keys", guards=[credentials.usable_key_or_session("keys:list")])

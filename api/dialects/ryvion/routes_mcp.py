@@ -17,7 +17,7 @@ from api.services import Ask
 _decoder = msgspec.json.Decoder(dict[str, Any])
 
 
-class Exchange:
+class McpExchange:
     """One exchange of the protocol."""
 
     def __init__(self, ask: Ask[Principal], body: bytes, speak: Any) -> None:  # noqa: ANN401
@@ -54,9 +54,9 @@ async def speak_mcp(ask: Ask[Principal]) -> Reply:
         raise Failure(Kind.UNSUPPORTED_MEDIA_TYPE, "Send the body as application/json.")
     body = await ask.body()
     reading.decode(_decoder, body)
-    # In a thread: it takes half a second once, for which others shall not wait.
+    # In a thread: the first import takes half a second, which others should not wait for.
     speak = await asyncio.to_thread(importlib.import_module, "api.mcp.server")
-    return Exchange(ask, body, speak)
+    return McpExchange(ask, body, speak)
 
 
 HANDLERS = (speak_mcp,)

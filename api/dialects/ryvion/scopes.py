@@ -1,7 +1,7 @@
-"""What ryvion's three scopes allow: the page's table, read literally. Not named is not allowed.
+"""What ryvion's three scopes allow: the page's table, read literally. Others are refused.
 
 Tests make every cell of it into a request. A key issued without scopes by the operator is as good
-as one of ``buyer``; a login's token has no scope, and may what its member's role may.
+as one of ``buyer``; a login's token has no scope, and may do what its member's role may.
 """
 
 from collections.abc import Collection, Mapping
@@ -52,13 +52,13 @@ ROLES: Mapping[str, frozenset[str]] = {
     "keys:revoke": PERMISSIONS["revoke_key"],
     "me": _MAY_LOOK,
 }
-"""Operation → roles of members whose session may: as natively. Who may issue a key could do with it
-whatever a key may."""
+"""Operation → roles whose sessions may do it, as in the native API. Whoever may issue a key could
+do with it whatever a key may."""
 
 OF_ACCOUNT = frozenset({"billing:read", "billing:write", "keys:create", "keys:list", "keys:revoke"})
-"""Operations on the account itself. A key that a member made may no more of them than the member
-may by now. Others it keeps, whatever becomes of the member: it serves an integration, which shall
-not fall silent when somebody leaves."""
+"""Operations on the account itself. A key that a member made may do only those that the member may
+do now. It keeps all others, whatever becomes of the member: it serves an integration, which should
+not stop when somebody leaves."""
 
 
 def allows(scopes: Collection[str], operation: str) -> bool:

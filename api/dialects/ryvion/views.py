@@ -7,7 +7,7 @@ from ledger.clock import format_milliseconds
 from ledger.state import Key
 
 
-class Session(msgspec.Struct, frozen=True, kw_only=True):
+class SignedIn(msgspec.Struct, frozen=True, kw_only=True):
     """Somebody who signed up or logged in."""
 
     token: str
@@ -22,7 +22,7 @@ class Me(msgspec.Struct, frozen=True, kw_only=True):
 
     buyer_id: str
     email: str | None
-    """Of the session's member, or of who holds the key; null where nobody logs in."""
+    """The session's member's, or the key holder's; null where nobody logs in."""
     name: str
 
 
@@ -52,7 +52,7 @@ class KeySpend(msgspec.Struct, frozen=True, kw_only=True):
 
     id: str
     name: str
-    """As it was called meanwhile."""
+    """What it was called in that time."""
     requests: int
     amount: str
 
@@ -84,7 +84,7 @@ class Billing(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def scope_of(key: Key) -> str:
-    """Return the scope that a page shows."""
+    """Return a key's scope as it is shown."""
     return " ".join(key.scopes) or BUYER
 
 

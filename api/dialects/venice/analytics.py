@@ -17,7 +17,7 @@ from ledger.clock import EPOCH
 from ledger.state import Key
 
 WEB_APP = "Web App"
-"""Who spends without a key of their own."""
+"""The name for members who spend without a key."""
 _MILLISECOND = timedelta(milliseconds=1)
 
 
@@ -64,7 +64,7 @@ class UsageAnalytics(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 class _Sum:
-    """What is summed of one name."""
+    """What one name adds up to."""
 
     __slots__ = ("diem", "units", "usd")
 
@@ -128,7 +128,7 @@ def _id(key: Key | None, key_id: UUID) -> str | None:
 
 
 def _names(found: Analytics) -> Mapping[UUID, str]:
-    """Name each key as it is named now; two of one name by a part of their ids besides."""
+    """Return each key's present name; two of one name with a part of their ids besides."""
     names: dict[UUID, str] = {}
     for key_id, _, _, _, integration in found.keys:
         key = found.known.get(key_id)

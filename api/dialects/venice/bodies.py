@@ -16,7 +16,7 @@ Text = Annotated[str, Meta(max_length=8_192)]
 
 _CAP = {"type": ["number", "null"], "minimum": 0, "maximum": 9_999_999_999}
 Cap = Annotated[msgspec.Raw, Meta(extra_json_schema=_CAP)]
-"""A number as it was written, so that no binary fraction comes near, or null: no cap."""
+"""A number kept as it is written, never as a binary fraction; or null: no cap."""
 
 
 class ConsumptionLimit(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -1,4 +1,4 @@
-"""Which models there are and what they cost: the gateway's list, priced as who asks is charged."""
+"""Which models there are and what they cost: the gateway's list, at the caller's prices."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -65,7 +65,7 @@ class _List(msgspec.Struct):
 _decode = msgspec.json.Decoder(_List)
 _known: "WeakKeyDictionary[Gateway, tuple[Instant, list[_Listed]]]" = WeakKeyDictionary()
 _asking: "WeakKeyDictionary[Gateway, asyncio.Task[list[_Listed]]]" = WeakKeyDictionary()
-"""Lists on their way: who asks meanwhile waits for the same one."""
+"""Lists under way: whoever asks meanwhile waits for the same one."""
 
 
 async def offers(services: Services, caller: KeyCaller | None) -> Sequence[Offer]:
@@ -93,7 +93,7 @@ def _offer(listed: _Listed, book: PriceBook) -> Offer | None:
 
 
 async def _book(services: Services, caller: KeyCaller | None) -> PriceBook | None:
-    """Find the card that a caller is charged by now; for who shows nothing, the standard one."""
+    """Find the card that a caller is charged by now; without a caller, the standard one."""
     name = STANDARD_CARD
     if caller is not None:
         account, _ = await services.queries.accounts.one(caller.account_id)
@@ -116,13 +116,13 @@ async def _listed(services: Services) -> list[_Listed]:
 
 def _note(gateway: Gateway, task: "asyncio.Task[list[_Listed]]") -> None:
     del _asking[gateway]
-    # A failure is everybody's who waits. It is looked at here, for they may all be gone.
+    # Everybody who waits gets the failure. It is read here too: they may all be gone.
     if not task.cancelled() and task.exception() is None:
         _known[gateway] = (clock.now(), task.result())
 
 
 async def _asked(services: Services) -> list[_Listed]:
-    # The list is everybody's, so it is asked for in the operator's name, and costs nobody.
+    # The list is everybody's, so it is asked for in the operator's name, and costs nobody anything.
     key_id = await services.ledger.keys.for_sessions(OPERATOR_ACCOUNT, "venice")
     reply = await services.gateway.serve(
         Admission(OPERATOR_ACCOUNT, key_id, None, SYSTEM),

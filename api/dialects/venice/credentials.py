@@ -28,18 +28,18 @@ _NOT_COUNTED = frozenset(
         Kind.UNAVAILABLE,
     }
 )
-"""Failures that are no key's, or that cannot be written down."""
+"""Failures that belong to no key, or that cannot be recorded."""
 
 
 class Principal(NamedTuple):
-    """Who manages keys: an ADMIN key, or a member of the account."""
+    """Whoever manages keys: an ADMIN key, or a member of the account."""
 
     account_id: AccountId
     actor: str
     member_id: str = ""
-    """Of a login, or who issued the ADMIN key where a member did."""
+    """The session's member, or the one who issued the ADMIN key; empty: the operator did."""
     only_own_keys: str = ""
-    """The member whose keys alone are in sight; empty: all of the account."""
+    """The member whose keys alone are shown; empty: all of the account's are."""
 
 
 @guard("key", "session")
@@ -69,20 +69,20 @@ async def admin_key(ask: Ask[Any]) -> Principal:
 
 @guard("key", "session")
 async def key_or_session(ask: Ask[Any]) -> KeyCaller:
-    """Find the key that is shown, which the lane decides about; or a login's own key.
+    """Find the key that is shown, about which the lane decides; or a session's own key.
 
     Raises:
-        Failure: Nobody shows anything good, or the login's role may not do this.
+        Failure: Nothing good is shown, or the session's role may not do this.
     """
     return await _key_or_session(ask)
 
 
 @guard("key", "session")
 async def usable_key_or_session(ask: Ask[Any]) -> KeyCaller:
-    """Find the key that is shown, or a login's own, if it may act now; with its state.
+    """Find the key that is shown, or a session's own, if it may act now; with its state.
 
     Raises:
-        Failure: It may not act, or the login's role may not do this.
+        Failure: It may not act, or the session's role may not do this.
     """
     return await _usable(ask, await _key_or_session(ask))
 
@@ -137,7 +137,7 @@ async def _admin(ask: Ask[Any], caller: KeyCaller) -> Principal:
         raise Failure(Kind.ROLE_IS_DENIED)
     issuer, role = await ask.services.credentials.issuer_of(caller)
     if issuer and role not in KEY_MANAGERS:
-        # Else who may not manage keys any more would go on by a key made before.
+        # Otherwise a member who may no longer manage keys could go on with a key made before.
         raise Failure(Kind.ACCESS_IS_DENIED)
     return Principal(caller.account_id, caller.actor, issuer)
 

@@ -17,8 +17,10 @@ _SIGNATURE_BYTES = 16
 _PURPOSE = b"venice/usage-history"
 
 
-class Walk(msgspec.Struct, frozen=True, kw_only=True, array_like=True, forbid_unknown_fields=True):
-    """Where a walk through the history stands, and what it is for."""
+class HistoryCursor(
+    msgspec.Struct, frozen=True, kw_only=True, array_like=True, forbid_unknown_fields=True
+):
+    """A place in the history, and the filters of the list."""
 
     account: str
     version: int
@@ -33,7 +35,7 @@ class Walk(msgspec.Struct, frozen=True, kw_only=True, array_like=True, forbid_un
     """Exclusive."""
 
 
-_decoder = msgspec.json.Decoder(Walk)
+_decoder = msgspec.json.Decoder(HistoryCursor)
 
 
 def _signature(secret: str, content: bytes) -> bytes:
@@ -41,13 +43,13 @@ def _signature(secret: str, content: bytes) -> bytes:
     return hmac.new(key, content, hashlib.sha256).digest()[:_SIGNATURE_BYTES]
 
 
-def write(walk: Walk, secret: str) -> str:
-    """Write a walk as a cursor."""
+def write(walk: HistoryCursor, secret: str) -> str:
+    """Write a cursor as text."""
     content = msgspec.json.encode(walk)
     return base64.urlsafe_b64encode(_signature(secret, content) + content).decode().rstrip("=")
 
 
-def read(text: str, secret: str, account: str) -> Walk:
+def read(text: str, secret: str, account: str) -> HistoryCursor:
     """Read a cursor that was given to this account.
 
     Raises:

@@ -24,15 +24,15 @@ _ABSENT_KEYS = frozenset({KEY_NOT_FOUND, KEY_NOT_FOUND_OR_EXPIRED, KEY_COULD_NOT
 """Answered with 400: only things with a public name have a 404."""
 
 
-class Words(NamedTuple):
-    """How one kind of failure is said."""
+class Wording(NamedTuple):
+    """Status and text of one kind of failure."""
 
     status: int
     text: str = ""
     """Empty: the failure's own detail."""
 
 
-_UNPROVEN = Words(401, "Authentication failed")
+_UNPROVEN = Wording(401, "Authentication failed")
 INVALID = "Invalid request parameters"
 _RATE = "Rate limit exceeded"
 _FAILURES = (
@@ -48,48 +48,54 @@ _SPEND = (
     " has reached its configured {0} spending limit."
 )
 
-WORDS: Mapping[Kind, Words] = {
+WORDS: Mapping[Kind, Wording] = {
     Kind.CREDENTIAL_IS_MISSING: _UNPROVEN,
     Kind.CREDENTIAL_IS_MALFORMED: _UNPROVEN,
     Kind.CREDENTIAL_IS_UNKNOWN: _UNPROVEN,
-    Kind.CREDENTIALS_DISAGREE: Words(400, INVALID),
+    Kind.CREDENTIALS_DISAGREE: Wording(400, INVALID),
     Kind.KEY_IS_REVOKED: _UNPROVEN,
     Kind.KEY_IS_SUSPENDED: _UNPROVEN,
     Kind.KEY_IS_EXPIRED: _UNPROVEN,
     Kind.ACCOUNT_IS_BARRED: _UNPROVEN,
-    Kind.ROLE_IS_DENIED: Words(401, "Admin API key required"),
-    Kind.SCOPE_IS_DENIED: Words(403, "Unauthorized access"),
-    Kind.MODEL_IS_DENIED: Words(403, "The model privacy of this API key does not allow this model"),
-    Kind.MODEL_IS_UNKNOWN: Words(404),
-    Kind.MODEL_IS_MISSING: Words(400, "model is required"),
-    Kind.RATE_IS_LIMITED: Words(429, _RATE),
-    Kind.BUDGET_IS_EXHAUSTED: Words(402, _BALANCE),
-    Kind.BALANCE_IS_EXHAUSTED: Words(402, _BALANCE),
-    Kind.TOO_MANY_KEYS: Words(400, "API key limit reached"),
-    Kind.NOT_FOUND: Words(404),
-    Kind.ACCESS_IS_DENIED: Words(403, "Unauthorized access"),
-    Kind.ROUTE_IS_UNKNOWN: Words(404),
-    Kind.METHOD_IS_UNKNOWN: Words(405, "Method not allowed"),
-    Kind.INVALID_FIELD: Words(400, INVALID),
-    Kind.INVALID_JSON: Words(400, "Invalid JSON request"),
-    Kind.UNSUPPORTED_MEDIA_TYPE: Words(415, "Invalid request content-type"),
-    Kind.TOO_LARGE: Words(
+    Kind.ROLE_IS_DENIED: Wording(401, "Admin API key required"),
+    Kind.SCOPE_IS_DENIED: Wording(403, "Unauthorized access"),
+    Kind.MODEL_IS_DENIED: Wording(
+        403, "The model privacy of this API key does not allow this model"
+    ),
+    Kind.MODEL_IS_UNKNOWN: Wording(404),
+    Kind.MODEL_IS_MISSING: Wording(400, "model is required"),
+    Kind.RATE_IS_LIMITED: Wording(429, _RATE),
+    Kind.BUDGET_IS_EXHAUSTED: Wording(402, _BALANCE),
+    Kind.BALANCE_IS_EXHAUSTED: Wording(402, _BALANCE),
+    Kind.TOO_MANY_KEYS: Wording(400, "API key limit reached"),
+    Kind.NOT_FOUND: Wording(404),
+    Kind.ACCESS_IS_DENIED: Wording(403, "Unauthorized access"),
+    Kind.ROUTE_IS_UNKNOWN: Wording(404),
+    Kind.METHOD_IS_UNKNOWN: Wording(405, "Method not allowed"),
+    Kind.INVALID_FIELD: Wording(400, INVALID),
+    Kind.INVALID_JSON: Wording(400, "Invalid JSON request"),
+    Kind.UNSUPPORTED_MEDIA_TYPE: Wording(415, "Invalid request content-type"),
+    Kind.TOO_LARGE: Wording(
         413, "The request payload is too large. Please reduce the size of your request."
     ),
-    Kind.CONFLICT: Words(409),
-    Kind.IN_PROGRESS: Words(409),
-    Kind.UPSTREAM_FAILED: Words(500, "Inference processing failed"),
-    Kind.UPSTREAM_TIMED_OUT: Words(504, "The request took too long to complete and was timed-out."),
-    Kind.UNAVAILABLE: Words(503, "The service is temporarily unavailable. Please try again later."),
-    Kind.INTERNAL: Words(500, "An unknown error occurred"),
+    Kind.CONFLICT: Wording(409),
+    Kind.IN_PROGRESS: Wording(409),
+    Kind.UPSTREAM_FAILED: Wording(500, "Inference processing failed"),
+    Kind.UPSTREAM_TIMED_OUT: Wording(
+        504, "The request took too long to complete and was timed-out."
+    ),
+    Kind.UNAVAILABLE: Wording(
+        503, "The service is temporarily unavailable. Please try again later."
+    ),
+    Kind.INTERNAL: Wording(500, "An unknown error occurred"),
 }
 
 _FIELDS = {"name": "description", "expires_at": "expiresAt"}
-"""What the ledger calls otherwise than the page."""
+"""The ledger's name of a field → the page's, where they differ."""
 
 
 class Error(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What went wrong; of a wrong field ``{_errors: [], field: {_errors: […]}}`` besides."""
+    """What went wrong; for a wrong field also ``{_errors: [], field: {_errors: […]}}``."""
 
     error: str
     details: dict[str, Any] | UnsetType = UNSET
@@ -122,7 +128,7 @@ def _of_limit(limit: LimitIsReached) -> str:
     """Say which limit it was, where the page has words of its own for it."""
     match limit.kind:
         case "failures" if limit.used >= limit.ceiling:
-            # Else requests that are under way take the room, and none of them has failed yet.
+            # Otherwise requests under way take the room, and none of them has failed yet.
             return _FAILURES
         case "spend" if limit.scope == "key":
             return _SPEND.format("DIEM" if limit.assets == ("DIEM",) else "USD")

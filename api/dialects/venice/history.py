@@ -42,7 +42,7 @@ class InferenceDetails(msgspec.Struct, frozen=True, kw_only=True, rename="camel"
     completion_tokens: int | None
 
 
-class Entry(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+class HistoryEntry(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """One line of the usage history."""
 
     timestamp: str
@@ -51,14 +51,14 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """Millions of tokens, else pieces."""
     price_per_unit_usd: Number
     amount: Number
-    """Below zero: it was taken."""
+    """Negative: it was charged."""
     currency: Currency
     notes: str
     inference_details: InferenceDetails | None
 
 
 class _Share(NamedTuple):
-    """What an asset paid of a class."""
+    """The part of a class that an asset paid."""
 
     name: str
     units: Decimal
@@ -67,14 +67,14 @@ class _Share(NamedTuple):
     asset: str
 
 
-def entries_of(event: Recorded, assets: Mapping[int, str]) -> list[Entry]:
+def entries_of(event: Recorded, assets: Mapping[int, str]) -> list[HistoryEntry]:
     """Return the entries of an event: none where it charged nothing."""
     body = event.body
     if not isinstance(body, Charged) or not body.charge:
         return []
     details = _details(body)
     return [
-        Entry(
+        HistoryEntry(
             timestamp=format_milliseconds(event.envelope.recorded_at),
             sku=_sku(body.model, share.name),
             units=share.units,
@@ -123,7 +123,7 @@ def _shares(body: Charged, assets: Mapping[int, str]) -> Iterator[_Share]:
 def _costs(body: Charged) -> Sequence[tuple[str, int, int, int]]:
     """Return class, quantity, price and cost in pico.
 
-    What other models used inside the request stands with the last.
+    What other models cost inside the request is added to the last.
     """
     lines = [(name, *body.lines[name]) for name in CLASSES if name in body.lines]
     priced = [(name, units, parse_pico(price)) for name, units, price in lines if price]
@@ -141,7 +141,7 @@ def _units(name: str, quantity: int) -> Decimal:
 
 
 def _per_unit(name: str, pico: int) -> Decimal:
-    """Return the price of a unit as it is shown; cards price all by the million."""
+    """Return the price of a unit as it is shown; cards price everything per million."""
     price = decimal_of(pico)
     return price if name in _TOKENS else price.scaleb(-6)
 

@@ -12,22 +12,22 @@ from ledger.events import LimitRule
 MINUTE = "rolling:60"
 
 
-class Tier(NamedTuple):
+class SpeedTier(NamedTuple):
     """How often a minute a key may ask a model, and for how many tokens."""
 
     requests: int
     tokens: int
 
 
-TIERS: Mapping[str, Tier] = {
-    "XS": Tier(500, 1_000_000),
-    "S": Tier(75, 750_000),
-    "M": Tier(50, 750_000),
-    "L": Tier(20, 500_000),
+TIERS: Mapping[str, SpeedTier] = {
+    "XS": SpeedTier(500, 1_000_000),
+    "S": SpeedTier(75, 750_000),
+    "M": SpeedTier(50, 750_000),
+    "L": SpeedTier(20, 500_000),
 }
 
 
-class Model(NamedTuple):
+class KnownModel(NamedTuple):
     """A model that this service knows."""
 
     name: str
@@ -40,14 +40,14 @@ class Model(NamedTuple):
     """Names of others' models that it stands in for."""
 
 
-KNOWN: Mapping[str, Model] = {
-    "keyledger-small": Model(
+KNOWN: Mapping[str, KnownModel] = {
+    "keyledger-small": KnownModel(
         "Keyledger Small", "text", "XS", 131_072, ("fastest",), ("gpt-4o-mini", "gpt-5-mini")
     ),
-    "keyledger-large": Model(
+    "keyledger-large": KnownModel(
         "Keyledger Large", "text", "M", 131_072, ("default", "most_intelligent"), ("gpt-4o",)
     ),
-    "keyledger-embedding": Model(
+    "keyledger-embedding": KnownModel(
         "Keyledger Embedding",
         "embedding",
         "XS",
@@ -67,7 +67,7 @@ STAND_INS: Mapping[str, str] = {
 }
 
 
-def tier_of(model: str) -> Tier:
+def tier_of(model: str) -> SpeedTier:
     """Return the tier of a model."""
     return TIERS[KNOWN[model].tier if model in KNOWN else STRANGERS_TIER]
 
@@ -94,13 +94,13 @@ def category_of(model: str) -> str:
 
 
 def is_private(model: str) -> bool:
-    """Return whether what a model is asked stays in this house."""
+    """Return whether what a model is asked stays within this service."""
     return model in KNOWN
 
 
 def allowed_models(privacy: str) -> tuple[str, ...] | None:
     """Return the models that a key of some privacy may use; None: every one.
 
-    ``PRIVATE_TEXT`` leaves pictures and sound free, of which none are served here.
+    ``PRIVATE_TEXT`` does not restrict pictures and sound, of which none are served here.
     """
     return None if privacy == "ALL" else tuple(name for name in KNOWN if is_private(name))

@@ -11,8 +11,8 @@ import msgspec
 from api.dialects.venice import credentials, cursors, history, terms, views
 from api.dialects.venice.analytics import UsageAnalytics, usage_analytics
 from api.dialects.venice.credentials import Principal
-from api.dialects.venice.cursors import Walk
-from api.dialects.venice.history import CURRENCIES, Currency, Entry
+from api.dialects.venice.cursors import HistoryCursor
+from api.dialects.venice.history import CURRENCIES, Currency, HistoryEntry
 from api.dialects.venice.views import Number
 from api.http.answers import Answer
 from api.http.failure import invalid
@@ -27,7 +27,7 @@ from ledger.state import Account
 
 PAGE_DEFAULT, PAGE_MIN, PAGE_MAX = 1_000, 10, 1_000
 READ_AT_ONCE, READS_MAX = 1_000, 20
-"""Events read for one page: after so many of them a page may be short, and goes on."""
+"""Events per read, reads per page: a page that needs more is short, and its cursor goes on."""
 CURSOR_MAX = 512
 DAYS_MAX, DAYS_DEFAULT = 90, 7
 TOP = 8
@@ -57,7 +57,7 @@ class BillingBalance(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 class UsageHistory(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """A page of the usage history, oldest first."""
 
-    data: list[Entry]
+    data: list[HistoryEntry]
     next_cursor: str | None
 
 
@@ -106,7 +106,7 @@ async def list_usage_history(request: Ask[Principal]) -> Rendered[UsageHistory]:
     return Rendered(UsageHistory(data=entries, next_cursor=cursor))
 
 
-def _walk(ask: Ask[Principal], secret: str) -> Walk:
+def _walk(ask: Ask[Principal], secret: str) -> HistoryCursor:
     query = ask.parameters()
     account = format_id("acct", ask.caller.account_id)
     if "cursor" in query:
@@ -122,7 +122,9 @@ def _walk(ask: Ask[Principal], secret: str) -> Walk:
     if start is not None and end is not None and end <= start:
         raise invalid("endTimestamp", "must be later than startTimestamp")
     size = ask.whole("pageSize", query.get("pageSize", str(PAGE_DEFAULT)), PAGE_MIN, PAGE_MAX)
-    return Walk(account=account, version=0, page_size=size, currency=currency, start=start, end=end)
+    return HistoryCursor(
+        account=account, version=0, page_size=size, currency=currency, start=start, end=end
+    )
 
 
 def _instant(query: Mapping[str, str], name: str) -> Instant | None:
@@ -138,20 +140,22 @@ def _instant(query: Mapping[str, str], name: str) -> Instant | None:
     return at
 
 
-async def _page(ask: Ask[Principal], walk: Walk) -> tuple[list[Entry], Walk | None]:
+async def _page(
+    ask: Ask[Principal], walk: HistoryCursor
+) -> tuple[list[HistoryEntry], HistoryCursor | None]:
     """Return a page, and where the next one begins; None: this is the last."""
     account_id, events = ask.caller.account_id, ask.services.queries.events
     place = msgspec.structs.replace
     if walk.start is not None and not walk.version:
         walk = place(walk, version=await events.version_before(account_id, walk.start))
-    entries: list[Entry] = []
+    entries: list[HistoryEntry] = []
     for _ in range(READS_MAX):
         chapter = await events.after(account_id, walk.version, READ_AT_ONCE)
         for event in chapter.events:
             at, version = event.envelope.recorded_at, event.envelope.version
             if walk.end is not None and at >= walk.end:
                 return entries, None
-            fresh: Sequence[Entry] = ()
+            fresh: Sequence[HistoryEntry] = ()
             if walk.start is None or at >= walk.start:
                 found = history.entries_of(event, chapter.assets)
                 fresh = [each for each in found if walk.currency in {"", each.currency}]
@@ -165,11 +169,11 @@ async def _page(ask: Ask[Principal], walk: Walk) -> tuple[list[Entry], Walk | No
     return entries, walk
 
 
-def _csv(entries: Sequence[Entry], cursor: str | None, at: Instant) -> Answer:
-    """Write a page as CSV; where it goes on stands in a header."""
+def _csv(entries: Sequence[HistoryEntry], cursor: str | None, at: Instant) -> Answer:
+    """Write a page as CSV; its cursor is in a header."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\r\n")
-    columns = [field.encode_name for field in msgspec.structs.fields(Entry)][:-1]
+    columns = [field.encode_name for field in msgspec.structs.fields(HistoryEntry)][:-1]
     details = [field.encode_name for field in msgspec.structs.fields(history.InferenceDetails)]
     writer.writerow([*columns, *(f"inferenceDetails.{name}" for name in details)])
     for entry in entries:
@@ -184,7 +188,7 @@ def _csv(entries: Sequence[Entry], cursor: str | None, at: Instant) -> Answer:
 
 
 def _cell(value: object) -> str:
-    """Write a value so that no spreadsheet takes what a client named for a formula."""
+    """Write a value so that no spreadsheet takes text that a client chose for a formula."""
     if value is None:
         return ""
     if not isinstance(value, str):

@@ -23,7 +23,7 @@ SEARCH_MAX = 200
 AUTHOR_LENGTH = 8
 FLAGS = ("isAdult", "isPro", "isWebEnabled")
 NAMES = ("tags", "categories", "modelId")
-"""What characters here have none of, or all the same."""
+"""Filters for what no character here has."""
 SORTS = (
     *("featured", "highestRating", "highlyRated", "highlyRatedAndRecent", "imports"),
     *("mostRecent", "ratingCount"),
@@ -40,7 +40,7 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     user_rating: int | None = None
 
 
-class CharacterView(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+class PublicCharacter(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """A character as others see it."""
 
     id: str
@@ -65,14 +65,14 @@ class CharacterList(msgspec.Struct, frozen=True, kw_only=True):
     """Characters, newest first."""
 
     object: Literal["list"] = "list"
-    data: list[CharacterView]
+    data: list[PublicCharacter]
 
 
 class CharacterReply(msgspec.Struct, frozen=True, kw_only=True):
     """A character."""
 
     object: Literal["character"] = "character"
-    data: CharacterView
+    data: PublicCharacter
 
 
 @get(
@@ -143,9 +143,9 @@ async def get_character(request: Ask[KeyCaller]) -> CharacterReply:
     return CharacterReply(data=_view(request, found))
 
 
-def _view(ask: Ask[Any], found: CharacterLine | Character) -> CharacterView:
+def _view(ask: Ask[Any], found: CharacterLine | Character) -> PublicCharacter:
     author = hashlib.sha256(b"venice/author/" + found.account_id.bytes).hexdigest()
-    return CharacterView(
+    return PublicCharacter(
         id=str(found.character_id),
         slug=found.slug,
         name=found.name,

@@ -19,12 +19,12 @@ from ledger.money import format_pico
 from ledger.standing import Standing
 
 MAY_ASK = "issue_key"
-"""Whose login may spend: who could issue a key to do it with."""
+"""The operation whose roles may spend by session: they could issue a key to do it with."""
 SLUG_MAX = 255
 
 
 class VeniceParameters(msgspec.Struct):
-    """What venice takes beside OpenAI's parameters; others than these have no effect here."""
+    """What venice takes besides OpenAI's parameters; any others have no effect here."""
 
     character_slug: str | None = None
 
@@ -92,14 +92,16 @@ def _character_slug(parameters: object) -> str | None:
     try:
         slug = msgspec.convert(parameters, VeniceParameters).character_slug
     except msgspec.ValidationError as error:
-        raise invalid("venice_parameters", "must be an object, its slug a text") from error
+        raise invalid(
+            "venice_parameters", "must be an object whose character_slug is a string"
+        ) from error
     if slug is not None and len(slug) > SLUG_MAX:
         raise invalid("venice_parameters.character_slug", f"at most {SLUG_MAX} characters")
     return slug
 
 
 async def _speak_as(ask: Ask[KeyCaller], slug: str, document: dict[str, Any]) -> None:
-    """Let a character's prompt come first, and its model stand in where none is named."""
+    """Let a character's prompt come first, and the default model answer if none is named."""
     absent = Failure(Kind.NOT_FOUND, NO_SUCH_CHARACTER_SLUG)
     if "/" in slug:
         raise absent

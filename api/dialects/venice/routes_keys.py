@@ -110,7 +110,7 @@ async def update_api_key(
 )
 async def delete_api_key(
     request: Ask[Principal], data: JSONBody[bodies.DeleteKey | None] = None
-) -> views.Done:
+) -> views.Success:
     """Revoke a key, named by the query or by the body; it is refused from the next request on."""
     key = await _key(request, _named(request, data), KEY_COULD_NOT_BE_FOUND)
     absent = Failure(Kind.NOT_FOUND, KEY_COULD_NOT_BE_FOUND)
@@ -119,9 +119,9 @@ async def delete_api_key(
     except KeyIsExpired as error:
         raise absent from error
     if not done.recorded:
-        # It was revoked before; of two at once, one revoked it.
+        # It was revoked before, perhaps by a request at the same time.
         raise absent
-    return views.Done()
+    return views.Success()
 
 
 def _named(ask: Ask[Principal], body: bodies.DeleteKey | None) -> str:
@@ -129,7 +129,7 @@ def _named(ask: Ask[Principal], body: bodies.DeleteKey | None) -> str:
     if named is None:
         raise invalid("id", "is required")
     if ask.parameters().get("id", named) != named:
-        raise invalid("id", "is another one in the query")
+        raise invalid("id", "differs between the query and the body")
     return named
 
 

@@ -51,8 +51,8 @@ class ModelRates(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     rate_limits: list[Rate]
 
 
-class Tier(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """On which terms the key is served: there is one."""
+class ApiTier(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """The tier in which the key is served: there is one."""
 
     id: Literal["paid"] = "paid"
     is_charged: bool = True
@@ -62,7 +62,7 @@ class RateLimits(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """What the key may still do."""
 
     access_permitted: bool
-    api_tier: Tier = Tier()
+    api_tier: ApiTier = ApiTier()
     balances: Balances
     key_expiration: str | None
     next_epoch_begins: str
@@ -143,8 +143,8 @@ def _balances(left: dict[str, int]) -> Balances:
 def _rates(offer: Offer, key: Key) -> ModelRates:
     """Show the limits that count requests of a model: those in force, not those of the page.
 
-    Left out is what counts over another window than the page has a word for: an hour's number
-    would be taken for a minute's.
+    Limits over a window that the page has no word for are left out: an hour's number would be taken
+    for a minute's.
     """
     category = models.category_of(offer.id)
     found = [
@@ -161,11 +161,11 @@ def _rate_type(limit: Limit) -> RateType | None:
 
 
 def _breach_type(limit: LimitId, at: Instant) -> RateLimitType:
-    """Name whatever limit refused, by the nearest word that is in the page's closed set.
+    """Name the limit that refused by the nearest word of the page's closed set.
 
-    Its words for windows are a minute and a day, and for tokens there is the minute alone. What
-    counts over a day or longer is ``RPD``, requests or tokens: by a word of a minute a client would
-    try again in vain until the window ends. What counts over less is of the minute.
+    The page knows a minute and a day, and for tokens only a minute. A limit over a day or longer is
+    ``RPD``, whether on requests or tokens: if told of a minute, a client would try again in vain
+    until the window ends. A shorter limit is named as one per minute.
     """
     if limit.kind == "failures":
         return "FAILED_REQUESTS"
@@ -180,7 +180,7 @@ async def list_rate_limit_log(request: Ask[Principal]) -> Log:
     """List the last 50 requests of the account that rate limits refused, newest first."""
     request.parameters()
     found = await request.services.queries.refusals.of_rates(request.caller.account_id, BREACHES)
-    # A refusal that was written down once for many counts for as many.
+    # One record may stand for many refusals: it is listed as often.
     rows = [_row(breach) for breach in found for _ in range(min(breach.times, BREACHES))]
     return Log(data=rows[:BREACHES])
 

@@ -19,7 +19,7 @@ TYPES = (
     *(ALL, "code"),
 )
 MAY_LOOK = "get_rate_card"
-"""Whose login may see models and their prices: who natively may."""
+"""The operation whose roles may see models and prices by session, as in the native API."""
 
 
 class ModelList(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,7 +31,7 @@ class ModelList(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ModelNames(msgspec.Struct, frozen=True, kw_only=True):
-    """What else a model goes by, and its name."""
+    """Other names and traits → the model that they mean."""
 
     object: Literal["list"] = "list"
     type: str

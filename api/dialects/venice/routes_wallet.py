@@ -25,7 +25,7 @@ class TokenReply(msgspec.Struct, frozen=True, kw_only=True):
 
 @get("/api/v1/api_keys/generate_web3_key", guards=[])
 async def get_web3_token(request: Ask[None]) -> Rendered[TokenReply]:
-    """Return a token for a wallet to sign: it holds for 15 minutes, and once."""
+    """Return a token for a wallet to sign: it is good once, for 15 minutes."""
     request.parameters()
     view = TokenReply(data=Token(token=request.services.wallets.challenge()))
     return Rendered(view)

@@ -1,8 +1,8 @@
 """What venice's terms of a key are in the ledger's words: limits, settings, an expiry.
 
 A key counts what it spends by day, month and lifetime from its first request on, whichever of the
-three its cap is for. So a cap that is set later, or moved to another period, finds what the period
-has seen already.
+three its cap is for. So a cap that is set later, or moved to another period, counts what was spent
+in the period before.
 """
 
 import re
@@ -87,7 +87,7 @@ def issued(
         dialect="venice",
         allowed_models=models.allowed_models(body.model_privacy),
         expires_at=_expiry(body.expires_at),
-        # Failures come last: what else refuses a request says so first.
+        # Failures come last, so that any other limit that refuses a request is named first.
         limits=(*_spend_rules(budgets), *models.tier_rules(), FAILURES),
         settings=settings,
     )
@@ -184,7 +184,7 @@ def _spend_rules(budgets: Budgets) -> tuple[e.LimitRule, ...]:
 
 
 def _changed_budgets(budgets: Budgets, wanted: bodies.ConsumptionLimit) -> Budgets:
-    """Return caps with those replaced that are named; ``vcu`` only where ``diem`` is not.
+    """Return caps, those that are named replaced; ``vcu`` only where ``diem`` is not.
 
     Raises:
         Failure: One is no number, or out of bounds.
@@ -237,7 +237,7 @@ def _expiry(text: str) -> Instant | None:
 
 
 def room(key: Key, name: str, at: Instant) -> int | None:
-    """Return what a cap leaves in pico, reservations taken off; None: there is no cap."""
+    """Return what a cap leaves in pico, less reservations; None: there is no cap."""
     limit = limit_of(key, name)
     return None if limit is None else standing.of_limit(limit, key.counters, at).remaining
 

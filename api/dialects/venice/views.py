@@ -22,7 +22,7 @@ LAST = 6
 Number = Annotated[Decimal, Meta(extra_json_schema={WRITTEN_AS: "number"})]
 
 encode = msgspec.json.Encoder(decimal_format="number").encode
-"""Writes a view; what is a Decimal becomes a number."""
+"""Writes a view; a Decimal becomes a number."""
 
 
 class ConsumptionLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,7 +48,7 @@ class PeriodUsage(msgspec.Struct, frozen=True, kw_only=True):
     diem: str
 
 
-class KeyUsage(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+class TrailingUsage(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """What a key spent."""
 
     trailing_seven_days: SpendSums
@@ -67,7 +67,7 @@ class ApiKeyRow(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     consumption_limits: ConsumptionLimits
     limit_period: bodies.Period
     model_privacy: bodies.Privacy
-    usage: KeyUsage | UnsetType = UNSET
+    usage: TrailingUsage | UnsetType = UNSET
     current_period_usage: PeriodUsage | UnsetType = UNSET
 
 
@@ -111,7 +111,7 @@ class CreatedKey(msgspec.Struct, frozen=True, kw_only=True):
     data: NewKey
 
 
-class Done(msgspec.Struct, frozen=True, kw_only=True):
+class Success(msgspec.Struct, frozen=True, kw_only=True):
     """It is done."""
 
     success: bool = True
@@ -183,7 +183,7 @@ def with_usage(key: Key, week: Sequence[SpendLine], at: Instant) -> ApiKeyRow:
     sums = SpendSums(usd=four_places(usd), vcu=four_places(0), diem=four_places(diem))
     return msgspec.structs.replace(
         shown(key),
-        usage=KeyUsage(trailing_seven_days=sums),
+        usage=TrailingUsage(trailing_seven_days=sums),
         current_period_usage=_period_usage(key, at),
     )
 

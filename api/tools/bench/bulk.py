@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from api.tools.bench.fleet import API, Service, bodies_of
+from api.tools.bench.fleet import API, BenchService, bodies_of
 
 TIMEOUT_SECONDS = 300
 
@@ -27,8 +27,8 @@ def batches_of(keys: Sequence[str], first: int, batch: int, batches: int) -> lis
     return made
 
 
-def post_all(service: Service, batches: Sequence[bytes], at_once: int) -> float:
-    """Post batches, some at once; return how many seconds it took until all were recorded.
+def post_all(service: BenchService, batches: Sequence[bytes], at_once: int) -> float:
+    """Post batches, some at once; return the seconds until all were recorded.
 
     Raises:
         BatchFailed: A batch was refused, or one of its requests.

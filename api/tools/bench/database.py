@@ -67,7 +67,7 @@ def named(url: str, name: str) -> str:
 
 @contextlib.contextmanager
 def fresh(url: str, purpose: str) -> Iterator[str]:
-    """Make an empty database for the block; return how to connect to it."""
+    """Make an empty database for the block; yield how to connect to it."""
     name = f"keyledger_bench_{purpose}_{secrets.token_hex(4)}"
     create = sql.SQL("CREATE DATABASE {} TEMPLATE template0 ENCODING 'UTF8'")
     drop = sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)")
@@ -79,7 +79,7 @@ def fresh(url: str, purpose: str) -> Iterator[str]:
             connection.execute(drop.format(sql.Identifier(name)))
 
 
-class Looker:
+class LedgerProbe:
     """Looks at the measured ledger from outside, on a connection of its own."""
 
     def __init__(self, url: str) -> None:
@@ -87,7 +87,7 @@ class Looker:
         self._connection = psycopg.connect(url, autocommit=True)
 
     def close(self) -> None:
-        """Let go."""
+        """Close the connection."""
         self._connection.close()
 
     def number(self, query: LiteralString) -> int:
@@ -97,7 +97,7 @@ class Looker:
         return int(row[0])
 
     def size(self) -> Size:
-        """Weigh events and request ids."""
+        """Return what events and request ids take."""
         size_bytes = self.number(EVENTS_BYTES) + self.number(REQUEST_IDS_BYTES)
         return Size(size_bytes, self.number(REQUESTS))
 
@@ -106,7 +106,7 @@ class Looker:
         self._connection.execute(MARK)
 
     def copy_in_seconds(self) -> float:
-        """Copy the events since the mark into a bare table; return how long that took."""
+        """Copy the events since the mark into a bare table; return how many seconds it took."""
         with self._connection.cursor().copy(COPY_NEW) as source:
             rows = b"".join(source)
         self._connection.execute(MAKE_TARGET)
@@ -119,7 +119,7 @@ class Looker:
         return took_seconds
 
     def copy_out_seconds(self) -> float:
-        """Copy all events out and drop them; return how long that took."""
+        """Copy all events out and drop them; return how many seconds it took."""
         began = time.perf_counter()
         with self._connection.cursor().copy(COPY_ALL) as source:
             for _ in source:
@@ -127,7 +127,7 @@ class Looker:
         return time.perf_counter() - began
 
     def seconds(self, query: LiteralString) -> float:
-        """Run a query to its end; return how long that took."""
+        """Run a query to its end; return how many seconds it took."""
         began = time.perf_counter()
         self._connection.execute(query).fetchall()
         return time.perf_counter() - began

@@ -22,16 +22,16 @@ LIMITS = (
     {"kind": "requests", "window": "rolling:60", "ceiling": "1000000000"},
     {"kind": "spend", "window": "month", "ceiling": "1000000"},
 )
-"""So large that nothing is refused, there so that every request is held to them."""
+"""So large that nothing is refused; they are there so that every request is held to them."""
 CREDIT = {"amount": "1000000", "asset": "USD", "kind": "paid", "reason": "Bench"}
 VARIATIONS = 8
-"""Requests of each key, in turn, that differ in what they used and cost. Were all alike, whatever
-remembers what it read or rated last would look faster than it is."""
+"""Requests per key, in turn, that differ in usage and cost. If all were alike, whatever remembers
+what it read or rated last would look faster than it is."""
 STRIDE = 7_919
-"""A prime, larger than any fleet: keys take turns far from their account's others."""
+"""A prime, larger than the number of keys: those of one account are far apart in turn."""
 
 
-class Service(NamedTuple):
+class BenchService(NamedTuple):
     """Keyledger as it is served."""
 
     port: int
@@ -44,7 +44,7 @@ class Service(NamedTuple):
         return f"http://127.0.0.1:{self.port}"
 
 
-class Fleet(NamedTuple):
+class BenchKeys(NamedTuple):
     """Keys that there are."""
 
     keys: Sequence[str]
@@ -52,7 +52,7 @@ class Fleet(NamedTuple):
     """Those of one account."""
 
 
-async def _muster(service: Service, accounts: int, keys: int) -> Fleet:
+async def _muster(service: BenchService, accounts: int, keys: int) -> BenchKeys:
     headers = {"Authorization": f"Bearer {service.secret}"}
     limits = httpx.Limits(max_connections=AT_ONCE)
     async with httpx.AsyncClient(
@@ -81,10 +81,10 @@ async def _muster(service: Service, accounts: int, keys: int) -> Fleet:
         opened = await asyncio.gather(*map(account, range(accounts)))
         issued = await asyncio.gather(*map(key, range(keys)))
     spread = [issued[number * STRIDE % keys] for number in range(keys)]
-    return Fleet(spread, issued[::accounts])
+    return BenchKeys(spread, issued[::accounts])
 
 
-def muster(service: Service, accounts: int, keys: int) -> Fleet:
+def muster(service: BenchService, accounts: int, keys: int) -> BenchKeys:
     """Publish the rate card, open the accounts, grant credit, issue the keys."""
     return asyncio.run(_muster(service, accounts, keys))
 
@@ -110,7 +110,7 @@ def body_of(key: str, number: int) -> Parts:
     return before, after
 
 
-def requests_of(service: Service, keys: Sequence[str]) -> list[Parts]:
+def requests_of(service: BenchService, keys: Sequence[str]) -> list[Parts]:
     """Return the whole HTTP requests of keys, before and after their numbers."""
     found = []
     for before, after in bodies_of(keys):
@@ -119,7 +119,7 @@ def requests_of(service: Service, keys: Sequence[str]) -> list[Parts]:
     return found
 
 
-def head_of(service: Service, content_type: str, length: int) -> bytes:
+def head_of(service: BenchService, content_type: str, length: int) -> bytes:
     """Return the head of a request that records usage."""
     return (
         f"POST {API}/usage HTTP/1.1\r\n"

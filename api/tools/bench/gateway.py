@@ -1,4 +1,4 @@
-"""The gateway beside the upstream it stands before: requests per second, and what it adds in time.
+"""The gateway compared with its own upstream: requests per second, and the latency that it adds.
 
 The upstream is trivial: ``python -m api.tools.bench.gateway PORT`` answers every chat completion
 with the same few tokens, whole or streamed, from a Litestar handler that decodes the body and does
@@ -28,7 +28,7 @@ from litestar.response import Stream
 from api.process.serve import configured
 from api.tools.bench import load
 from api.tools.bench.fleet import API
-from api.tools.bench.load import Found, Load, Parts
+from api.tools.bench.load import LoadPlan, LoadResult, Parts
 from api.tools.bench.processes import free_port, module, running
 from api.tools.bench.sizes import Sizes
 
@@ -46,7 +46,7 @@ LIMITS = (
 )
 KINDS = ("whole", "streamed")
 SLOW_MILLISECONDS = 20
-"""What an upstream may take that is not idle: a small model is not much faster."""
+"""What a real upstream may take: even a small model is not much faster."""
 MASTER_KEY = "sk-bench"
 """LiteLLM's."""
 
@@ -80,7 +80,7 @@ _PIECE = _chunk([{"index": 0, "delta": {"content": " word"}, "finish_reason": No
 _LAST = _chunk([], _USAGE) + b"data: [DONE]\n\n"
 
 
-class Asked(msgspec.Struct, frozen=True):
+class CompletionBody(msgspec.Struct, frozen=True):
     """What the handler decodes a body into."""
 
     model: str
@@ -91,7 +91,7 @@ class Asked(msgspec.Struct, frozen=True):
 
 
 @post("/v1/chat/completions", status_code=200)
-async def complete(data: Asked) -> Response[bytes] | Stream:
+async def complete(data: CompletionBody) -> Response[bytes] | Stream:
     """Answer a chat completion; a stream where the body asks for one."""
     if data.user:
         await asyncio.sleep(int(data.user) / 1_000)
@@ -130,7 +130,7 @@ async def bare(scope: Any, receive: Any, send: Any) -> None:  # noqa: ANN401
     await send({"type": "http.response.body", "body": _LAST})
 
 
-class Figures(NamedTuple):
+class WaySpeed(NamedTuple):
     """One way to ask, measured: with many connections, and with one."""
 
     per_second: float
@@ -170,18 +170,18 @@ class GatewayBench:
             found = self._load(self._ways[way].port, requests, self._connections)
             self.found[f"{way} slow"].append(found.per_second)
 
-    def _figures(self, name: str, kind: str) -> Figures:
+    def _figures(self, name: str, kind: str) -> WaySpeed:
         requests, port = self._requests(name, streamed=kind == "streamed"), self._ways[name].port
         many, one = (self._load(port, requests, count) for count in (self._connections, 1))
-        return Figures(many.per_second, one.median_seconds)
+        return WaySpeed(many.per_second, one.median_seconds)
 
     def _requests(self, name: str, **terms: Any) -> list[Parts]:  # noqa: ANN401 - handed on
         way = self._ways[name]
         return [_request(way.port, key, **terms) for key in way.secrets]
 
-    def _load(self, port: int, requests: list[Parts], connections: int) -> Found:
+    def _load(self, port: int, requests: list[Parts], connections: int) -> LoadResult:
         return load.measure(
-            Load(
+            LoadPlan(
                 host="127.0.0.1",
                 port=port,
                 connections=connections,
@@ -193,7 +193,7 @@ class GatewayBench:
         )
 
     def lines(self) -> Iterator[dict[str, Any]]:
-        """Return what the table says of it: throughput, then latency, whole and streamed."""
+        """Yield what the table says of it: throughput, then latency, whole and streamed."""
         for kind in KINDS:
             ours, direct, idle = (
                 self._median(f"{w} {kind}") for w in ("gateway", "direct", "bare")

@@ -33,7 +33,7 @@ Parts = tuple[bytes, bytes]
 """A request before and after its number."""
 
 
-class Load(msgspec.Struct, frozen=True, kw_only=True):
+class LoadPlan(msgspec.Struct, frozen=True, kw_only=True):
     """What to send where."""
 
     host: str
@@ -47,7 +47,7 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
     """Sent in turn, again and again."""
 
 
-class Found(msgspec.Struct, frozen=True, kw_only=True):
+class LoadResult(msgspec.Struct, frozen=True, kw_only=True):
     """What was measured after the warm-up."""
 
     answered: int
@@ -68,10 +68,10 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
         return self.answered / self.seconds
 
 
-class Sender:
+class LoadRun:
     """What all connections share."""
 
-    def __init__(self, load: Load) -> None:
+    def __init__(self, load: LoadPlan) -> None:
         """Begin with nothing sent."""
         self.load = load
         self.numbers = count(load.first)
@@ -84,10 +84,10 @@ class Sender:
         self.lost = 0
 
 
-class Connection(asyncio.Protocol):
+class LoadConnection(asyncio.Protocol):
     """A connection with one request under way."""
 
-    def __init__(self, sender: Sender) -> None:
+    def __init__(self, sender: LoadRun) -> None:
         """Take the shared counters."""
         self._sender = sender
         self._transport: asyncio.Transport
@@ -139,7 +139,7 @@ class Connection(asyncio.Protocol):
             self.send()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """End; count it where it was not we who ended."""
+        """End; count the connection as lost unless we ended it."""
         self._sender.lost += not self._sender.ended or exc is not None
         if not self.done.done():
             self.done.set_result(None)
@@ -151,17 +151,17 @@ def length(head: bytes) -> int:
     return int(head[start + 16 : head.index(b"\r", start)]) if start >= 0 else 0
 
 
-async def run(load: Load) -> Found:
+async def run(load: LoadPlan) -> LoadResult:
     """Send for as long as asked, then wait for the last answers.
 
     Raises:
         ConnectionError: The server closed connections, or left requests unanswered.
     """
     loop = asyncio.get_running_loop()
-    sender = Sender(load)
+    sender = LoadRun(load)
     async with asyncio.timeout(CONNECT_SECONDS):
         connections = [
-            (await loop.create_connection(lambda: Connection(sender), load.host, load.port))[1]
+            (await loop.create_connection(lambda: LoadConnection(sender), load.host, load.port))[1]
             for _ in range(load.connections)
         ]
     for connection in connections:
@@ -176,7 +176,7 @@ async def run(load: Load) -> Found:
     if sender.lost or unanswered:
         raise ConnectionError(f"{sender.lost} connections lost, {len(unanswered)} unanswered")
     latencies = sorted(sender.latencies) or [0.0]
-    return Found(
+    return LoadResult(
         answered=len(sender.latencies),
         seconds=seconds,
         sent=sender.sent,
@@ -191,7 +191,7 @@ class LoadFailed(RuntimeError):
     """The load generator failed."""
 
 
-def measure(load: Load) -> Found:
+def measure(load: LoadPlan) -> LoadResult:
     """Run a load in a process of its own.
 
     Raises:
@@ -208,7 +208,7 @@ def measure(load: Load) -> Found:
     )
     if done.returncode:
         raise LoadFailed(done.stderr.decode(errors="replace"))
-    found = msgspec.msgpack.decode(done.stdout, type=Found)
+    found = msgspec.msgpack.decode(done.stdout, type=LoadResult)
     if found.others or not found.answered:
         raise LoadFailed(f"{found.answered} answers; others by status: {found.others}")
     return found
@@ -216,7 +216,7 @@ def measure(load: Load) -> Found:
 
 def main() -> None:
     """Read a load from standard input, run it, write what was found."""
-    load = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=Load)
+    load = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=LoadPlan)
     found = uvloop.run(run(load))
     sys.stdout.buffer.write(msgspec.msgpack.encode(found))
 

@@ -30,7 +30,7 @@ def describe(url: str, directory: Path) -> dict[str, str]:
 
 
 def load_average() -> str:
-    """Tell how busy the machine is: the mean number of runnable processes of the last minute."""
+    """Return how busy the machine is: the mean number of runnable processes of the last minute."""
     return f"{os.getloadavg()[0]:.1f}"
 
 

@@ -126,11 +126,11 @@ class PgLedger:
         clients = ["-c", str(PGLEDGER_CLIENTS), "-j", "2", "-T", str(seconds)]
         script = ["-f", str(self._script), "-D", f"accounts={PGLEDGER_ACCOUNTS}"]
         command = [pgbench(), "-n", "-M", "prepared", *clients, *script, self._conninfo]
-        told = _run(command, seconds=seconds)
-        for line in told.splitlines():
+        output = _run(command, seconds=seconds)
+        for line in output.splitlines():
             if line.startswith("tps ="):
                 return float(line.split()[2])
-        raise PeerFailed(told)
+        raise PeerFailed(output)
 
     def bytes_per_transfer(self) -> float:
         """Return what a transfer takes with its entries and indexes, after VACUUM FULL."""

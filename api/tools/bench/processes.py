@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[3]
 PROC = Path("/proc")
 
 
-class ServerDidNotStart(RuntimeError):
+class ProcessDidNotStart(RuntimeError):
     """A server did not start in time."""
 
 
@@ -49,10 +49,10 @@ def module(name: str, *arguments: str) -> list[str]:
 def running(
     command: Sequence[str], *, ready: str, more: Mapping[str, str], log: Path
 ) -> Iterator[int]:
-    """Run a command until the end of the block; return its pid once ``ready`` answers.
+    """Run a command until the end of the block; yield its pid once ``ready`` answers.
 
     Raises:
-        ServerDidNotStart: Not in time, or it ended.
+        ProcessDidNotStart: Not in time, or it ended.
     """
     with log.open("wb") as output:
         process = subprocess.Popen(  # noqa: S603 - a server of ours, or the one that was named
@@ -77,7 +77,7 @@ def _wait(process: subprocess.Popen[bytes], ready: str, log: Path) -> None:
             if httpx.get(ready, timeout=5).is_success:
                 return
         time.sleep(POLL_SECONDS)
-    raise ServerDidNotStart(f"{process.args!r}\n{log.read_text(errors='replace')[-4_000:]}")
+    raise ProcessDidNotStart(f"{process.args!r}\n{log.read_text(errors='replace')[-4_000:]}")
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from api.tools.bench import bulk, fleet, load
-from api.tools.bench.database import EVENTS, FROM_EVENTS, FROM_PROJECTION, REQUESTS, Looker
+from api.tools.bench.database import EVENTS, FROM_EVENTS, FROM_PROJECTION, REQUESTS, LedgerProbe
 from api.tools.bench.gateway import GatewayBench
-from api.tools.bench.load import Found, Load, Parts
+from api.tools.bench.load import LoadPlan, LoadResult, Parts
 from api.tools.bench.peers import EventSourcing, PeerFailed, PgLedger, TpcB
 from api.tools.bench.processes import Scales, children, processor_seconds, resident_bytes
 from api.tools.bench.sizes import Sizes
@@ -26,7 +26,7 @@ class BenchFailed(RuntimeError):
 class Places(NamedTuple):
     """What there is to measure."""
 
-    service: fleet.Service
+    service: fleet.BenchService
     supervisor: int
     """Process whose children are our workers."""
     empty_port: int
@@ -58,12 +58,12 @@ class Bench:
         self.missing: dict[str, str] = {}
         """Peer → why it was not measured."""
         self.equal = True
-        """Whether every rebuild gave what there was."""
+        """Whether every rebuild matched the live rows."""
         self._places = places
         self.gateway = places.gateway
         self._number = 1
         self._accepted = 0
-        self._looker = Looker(places.ledger)
+        self._probe = LedgerProbe(places.ledger)
         self._fleet = fleet.muster(places.service, sizes.accounts, sizes.keys)
         self._spread = fleet.requests_of(places.service, self._fleet.keys)
         self._tpcb = TpcB(places.peers, sizes.scale, places.directory)
@@ -71,7 +71,7 @@ class Bench:
         self._pgledger: PgLedger | None = None
         if places.pgledger is not None:
             self._pgledger = PgLedger(places.peers, places.pgledger, places.directory)
-        self._stored_before = self._looker.number(REQUESTS)
+        self._stored_before = self._probe.number(REQUESTS)
 
     def _optional(self, name: str, make: Callable[[], EventSourcing]) -> EventSourcing | None:
         try:
@@ -81,8 +81,8 @@ class Bench:
             return None
 
     def close(self) -> None:
-        """Let go of the database."""
-        self._looker.close()
+        """Close the connection to the database."""
+        self._probe.close()
 
     def measurements(self) -> list[Measurement]:
         """Return what one round does, in order."""
@@ -106,7 +106,7 @@ class Bench:
         ]
 
     def rounds(self) -> Iterator[Measurement]:
-        """Return every measurement of every round, in order; the caller runs each."""
+        """Yield every measurement of every round, in order; the caller runs each."""
         for _ in range(self.sizes.rounds):
             yield from self.measurements()
         yield Measurement("sizes", self._last)
@@ -120,12 +120,14 @@ class Bench:
         """Return the median over the rounds; None: it was not measured."""
         return statistics.median(self.found[name]) if self.found.get(name) else None
 
-    def _load(self, port: int, requests: Sequence[Parts], connections: int, name: str) -> Found:
+    def _load(
+        self, port: int, requests: Sequence[Parts], connections: int, name: str
+    ) -> LoadResult:
         ours = port == self._places.service.port
         workers = children(self._places.supervisor if ours else self._places.empty_supervisor)
         before = processor_seconds(workers)
         found = load.measure(
-            Load(
+            LoadPlan(
                 host="127.0.0.1",
                 port=port,
                 connections=connections,
@@ -141,16 +143,16 @@ class Bench:
         self._number += found.sent
         return found
 
-    def _ours(self, requests: Sequence[Parts], connections: int, name: str) -> Found:
+    def _ours(self, requests: Sequence[Parts], connections: int, name: str) -> LoadResult:
         found = self._load(self._places.service.port, requests, connections, name)
         self._accepted += found.accepted
         return found
 
     def _throughput(self) -> None:
-        before = self._looker.size()
+        before = self._probe.size()
         with Scales(self._places.supervisor) as scales:
             found = self._ours(self._spread, self.sizes.connections, "ours")
-        after = self._looker.size()
+        after = self._probe.size()
         self.found["ours"].append(found.per_second)
         self.found["ours p99"].append(found.p99_seconds)
         self.found["resident"].append(scales.heaviest_bytes)
@@ -192,28 +194,28 @@ class Bench:
         return took_seconds
 
     def _bulk(self) -> None:
-        self._looker.mark()
+        self._probe.mark()
         rows = self.sizes.batch * self.sizes.batches
         self.found["bulk"].append(rows / self._ingest(self.sizes.batch, self.sizes.batches))
-        self.found["copy in"].append(rows / self._looker.copy_in_seconds())
+        self.found["copy in"].append(rows / self._probe.copy_in_seconds())
 
     def _rebuild(self) -> None:
         # Imported here: with it come pools of processes that nothing else here needs.
         from projections.rebuild import rebuild  # noqa: PLC0415
 
-        events = self._looker.number(EVENTS)
+        events = self._probe.number(EVENTS)
         began = time.perf_counter()
         report = rebuild(self._places.ledger)
         self.found["rebuild"].append(report.events / (time.perf_counter() - began))
-        self.found["copy out"].append(events / self._looker.copy_out_seconds())
+        self.found["copy out"].append(events / self._probe.copy_out_seconds())
         self.equal = self.equal and report.equal
 
     def _last(self) -> None:
-        """Weigh what is left at the end, and hold the service to its word."""
-        stored = self._looker.number(REQUESTS) - self._stored_before
+        """Measure what is left at the end; require that all that was acknowledged is stored."""
+        stored = self._probe.number(REQUESTS) - self._stored_before
         if stored != self._accepted:
             raise BenchFailed(f"{self._accepted} requests were acknowledged, {stored} are stored.")
-        size = self._looker.size()
+        size = self._probe.size()
         self.found["bytes"].append(size.bytes / size.requests)
         workers = children(self._places.supervisor)
         self.found["resident at the end"].append(max(map(resident_bytes, workers)))
@@ -224,12 +226,12 @@ class Bench:
 
     def _spend(self) -> None:
         batch = self.sizes.batch
-        while (lacking := self.sizes.events - self._looker.number(EVENTS)) > 0:
+        while (lacking := self.sizes.events - self._probe.number(EVENTS)) > 0:
             self._ingest(min(batch, lacking), 1)
         for _ in range(self.sizes.rounds):
-            self.found["spend"].append(self._looker.seconds(FROM_PROJECTION))
-            self.found["spend from events"].append(self._looker.seconds(FROM_EVENTS))
-        self.found["events"].append(self._looker.number(EVENTS))
+            self.found["spend"].append(self._probe.seconds(FROM_PROJECTION))
+            self.found["spend from events"].append(self._probe.seconds(FROM_EVENTS))
+        self.found["events"].append(self._probe.number(EVENTS))
 
     @property
     def acknowledged(self) -> int:

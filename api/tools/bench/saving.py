@@ -37,7 +37,7 @@ def main() -> None:
     from eventsourcing.application import Application  # noqa: PLC0415 - of an extra
     from eventsourcing.domain import Aggregate, event  # noqa: PLC0415
 
-    class Meter(Aggregate):
+    class UsageMeter(Aggregate):
         """What a request adds to."""
 
         @event("Recorded")
@@ -53,7 +53,7 @@ def main() -> None:
     ends = [0.0]
 
     def work(thread: int) -> None:
-        meters = [Meter() for _ in range(AGGREGATES)]
+        meters = [UsageMeter() for _ in range(AGGREGATES)]
         application.save(*meters)
         ready.wait()
         gate.wait()

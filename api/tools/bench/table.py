@@ -1,4 +1,4 @@
-"""The rows of DESIGN §9 that concern speed, size and memory: found, and what they are held to."""
+"""The rows on speed, size and memory: what was found, and what it is held to."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ MEGA = 1_000_000
 NOT_MEASURED = "not measured"
 
 
-class Row(msgspec.Struct, frozen=True, kw_only=True):
+class BenchRow(msgspec.Struct, frozen=True, kw_only=True):
     """One line of the table."""
 
     what: str
@@ -37,7 +37,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def verdict(self) -> str:
-        """Tell which of reach and aim is met."""
+        """Say which of reach and aim is met."""
         held = self.ours if self.of_ours else self.ratio
         if held is None:
             return NOT_MEASURED
@@ -47,14 +47,14 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
         return "neither"
 
 
-def rows_of(bench: Bench) -> list[Row]:
+def rows_of(bench: Bench) -> list[BenchRow]:
     """Return the table from what was found."""
-    gateway = [Row(**line) for line in bench.gateway.lines()]
+    gateway = [BenchRow(**line) for line in bench.gateway.lines()]
     rows = [*_http(bench), *gateway, *_bulk(bench), *_space(bench)]
     return [*rows, _spend(bench)] if bench.sizes.events else rows
 
 
-def _http(bench: Bench) -> list[Row]:
+def _http(bench: Bench) -> list[BenchRow]:
     sizes, ours = bench.sizes, bench.median("ours")
     name = f"usage over HTTP, {sizes.connections} connections"
     threaded, version = bench.median("eventsourcing threads"), bench.eventsourcing_version
@@ -64,7 +64,7 @@ def _http(bench: Bench) -> list[Row]:
         f" {figure(threaded)}/s: ratio {figure(over(ours, threaded))}."
     )
     return [
-        Row(
+        BenchRow(
             what=name,
             against="empty Litestar @post handler",
             unit="requests/s",
@@ -74,7 +74,7 @@ def _http(bench: Bench) -> list[Row]:
             aim=1.0,
             note=_throughput_note(bench),
         ),
-        Row(
+        BenchRow(
             what="the same, one connection, median",
             against="pgbench TPC-B, one client",
             unit="ms",
@@ -85,7 +85,7 @@ def _http(bench: Bench) -> list[Row]:
             at_most=True,
             note=f"pgbench over its Unix socket, scale {sizes.scale}, prepared.",
         ),
-        Row(
+        BenchRow(
             what=name,
             against=f"eventsourcing {version}, one thread".replace(" ,", ","),
             unit="events/s",
@@ -95,7 +95,7 @@ def _http(bench: Bench) -> list[Row]:
             aim=20,
             note=saving,
         ),
-        Row(
+        BenchRow(
             what=name,
             against=f"pgledger transfers, {PGLEDGER_CLIENTS} clients",
             unit="/s",
@@ -107,7 +107,7 @@ def _http(bench: Bench) -> list[Row]:
             if bench.median("pgledger")
             else "Give a checkout with --pgledger.",
         ),
-        Row(
+        BenchRow(
             what="one hot account",
             against="uniform accounts",
             unit="requests/s",
@@ -133,10 +133,10 @@ def _throughput_note(bench: Bench) -> str:
     )
 
 
-def _bulk(bench: Bench) -> list[Row]:
+def _bulk(bench: Bench) -> list[BenchRow]:
     sizes = bench.sizes
     return [
-        Row(
+        BenchRow(
             what="bulk ingest over HTTP",
             against="bare binary COPY in",
             unit="rows/s",
@@ -148,7 +148,7 @@ def _bulk(bench: Bench) -> list[Row]:
             " projection is current at the answer. COPY puts the very same rows into a table with"
             " the same columns and primary key.",
         ),
-        Row(
+        BenchRow(
             what="rebuild of inline projections",
             against="bare binary COPY out",
             unit="events/s",
@@ -162,11 +162,11 @@ def _bulk(bench: Bench) -> list[Row]:
     ]
 
 
-def _space(bench: Bench) -> list[Row]:
+def _space(bench: Bench) -> list[BenchRow]:
     measured = bench.median("pgledger bytes")
     quoted = "" if measured else ", as its README says"
     return [
-        Row(
+        BenchRow(
             what="bytes per request: event, request id, indexes",
             against=f"pgledger per transfer{quoted}",
             unit="bytes",
@@ -179,7 +179,7 @@ def _space(bench: Bench) -> list[Row]:
             note=f"Everything recorded in this run, never vacuumed; what came over HTTP alone"
             f" {figure(bench.median('bytes over HTTP'))}. pgledger after VACUUM FULL.",
         ),
-        Row(
+        BenchRow(
             what="API worker under load, resident",
             against="–",
             unit="MB",
@@ -195,8 +195,8 @@ def _space(bench: Bench) -> list[Row]:
     ]
 
 
-def _spend(bench: Bench) -> Row:
-    return Row(
+def _spend(bench: Bench) -> BenchRow:
+    return BenchRow(
         what="monthly spend per integration",
         against="the same from events in SQL",
         unit="ms",
@@ -230,7 +230,7 @@ def figure(value: float | None, factor: float = 1) -> str:
     return f"{scaled:.3g}"
 
 
-def rendered(rows: Sequence[Row]) -> Table:
+def rendered(rows: Sequence[BenchRow]) -> Table:
     """Lay the rows out."""
     grid = Table(title="Measured, beside the peers", title_justify="left", pad_edge=False)
     for name in ("#", "what", "against"):

@@ -23,7 +23,7 @@ ROOMY_LIMITS = (
     {"kind": "tokens", "window": "day", "ceiling": "100000000000"},
     {"kind": "spend", "window": "month", "ceiling": "1000000"},
 )
-"""Large enough that nothing is refused, there so that every request is held to them."""
+"""So large that nothing is refused; they are there so that every request is held to them."""
 ACCOUNT_NAMES = ("Northwind", "Halcyon", "Atlas", "Juniper", "Brightside")
 INTEGRATIONS = (
     *("support-bot", "site-search", "code-review", "mail-triage", "meeting-notes"),
@@ -89,7 +89,7 @@ class Fleet(NamedTuple):
 
 
 class Poster(Protocol):
-    """Posts to the service and gives the decoded answer."""
+    """Posts to the service and returns the decoded answer."""
 
     def __call__(self, path: str, body: Mapping[str, Any], idempotency_key: str) -> Any:  # noqa: ANN401
         """Post once, however often it is called with one idempotency key."""

@@ -16,7 +16,7 @@ import msgspec
 
 from api.tools.replay import wire
 from api.tools.replay.fleet import Fleet, Sender
-from api.tools.replay.tally import Answered, Tally
+from api.tools.replay.tally import Answered, ReplayTally
 from api.tools.replay.traces import Trace, TraceRequest
 from api.tools.replay.wire import Connection, Reply
 from ledger.clock import Instant, format_instant
@@ -94,13 +94,13 @@ _encode = msgspec.json.Encoder().encode
 _RETRIED = 503
 _PASSING_CODES = {"ledger_is_unavailable", "queue_is_full", "outcome_is_unknown"}
 _SERIOUS = {400, 401, 403, 404, 405, 413, 415, 500}
-"""Statuses of an exchange that say that sending on makes no sense."""
+"""Statuses after which sending on makes no sense."""
 
 
 def recent_beginning(fleet: Fleet) -> Instant:
     """Return the instant at which a trace begins: a day before the hour of the fleet's opening.
 
-    All of a day's trace then is past and accepted, and every run sends the same instants.
+    A day's trace is then all in the past and accepted, and every run sends the same instants.
     """
     return fleet.opened_at.replace(minute=0, second=0, microsecond=0) - RECENT
 
@@ -129,7 +129,7 @@ async def send(
     requests: Iterator[tuple[int, Item]],
     senders: Sequence[Sender],
     options: Options,
-    tally: Tally,
+    tally: ReplayTally,
     progress: Callable[[], None],
 ) -> None:
     """Send every request and count what became of it.
@@ -225,7 +225,7 @@ async def _work(
     connection: Connection,
     queue: _Queue,
     senders: Sequence[Sender],
-    tally: Tally,
+    tally: ReplayTally,
     progress: Callable[[], None],
 ) -> None:
     try:
@@ -245,9 +245,9 @@ async def _work(
 
 
 async def _exchange(
-    connection: Connection, taken: list[Item], senders: Sequence[Sender], tally: Tally
+    connection: Connection, taken: list[Item], senders: Sequence[Sender], tally: ReplayTally
 ) -> list[Item]:
-    """Send requests of one key; give back those to be sent again."""
+    """Send requests of one key; return those to be sent again."""
     reply = await _post(connection, b"\n".join(item.body for item in taken), tally)
     if reply.status == _RETRIED:
         return taken
@@ -261,7 +261,7 @@ async def _exchange(
     return again
 
 
-async def _post(connection: Connection, body: bytes, tally: Tally) -> Reply:
+async def _post(connection: Connection, body: bytes, tally: ReplayTally) -> Reply:
     pause_seconds = RETRY_FIRST_SECONDS
     give_up_at = time.monotonic() + GIVE_UP_SECONDS
     while True:

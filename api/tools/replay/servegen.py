@@ -23,7 +23,7 @@ LENGTHS = ("input_tokens", "output_tokens")
 REASONING = "reason_ratio"
 
 
-class Window(NamedTuple):
+class RateWindow(NamedTuple):
     """How a client sent for ten minutes."""
 
     start_seconds: int
@@ -34,11 +34,11 @@ class Window(NamedTuple):
     """Of a Weibull distribution; None: a Gamma one of the cv."""
 
 
-class Client(NamedTuple):
+class MeasuredClient(NamedTuple):
     """What was measured of one client."""
 
     number: int
-    windows: Sequence[Window]
+    windows: Sequence[RateWindow]
     dataset: Path
 
 
@@ -53,10 +53,10 @@ class Arrival(NamedTuple):
     usage: Mapping[str, int]
 
 
-def clients_of(folder: Path, *, most: int | None = None) -> list[Client]:
+def clients_of(folder: Path, *, most: int | None = None) -> list[MeasuredClient]:
     """Read what was measured, by the number of the client.
 
-    ``most`` keeps so many, those who sent most.
+    ``most``: only so many, those that sent most.
 
     Raises:
         ValueError: A file is not as expected.
@@ -66,19 +66,19 @@ def clients_of(folder: Path, *, most: int | None = None) -> list[Client]:
         number = int(trace.name.split("-")[1])
         dataset = folder / f"chunk-{number}-dataset.json"
         if dataset.is_file():
-            found.append(Client(number, _windows(trace), dataset))
+            found.append(MeasuredClient(number, _windows(trace), dataset))
     found.sort(key=lambda client: (-_sent(client), client.number))
     return sorted(found[:most])
 
 
-def _windows(trace: Path) -> list[Window]:
+def _windows(trace: Path) -> list[RateWindow]:
     windows = []
     with trace.open(newline="", encoding="utf-8") as file:
         for line, row in enumerate(csv.reader(file), 1):
             try:
                 start, rate, cv, pattern, shape, _ = row
                 is_weibull = pattern == "Weibull"
-                window = Window(
+                window = RateWindow(
                     int(start), float(rate), float(cv), float(shape) if is_weibull else None
                 )
             except ValueError as error:
@@ -89,17 +89,17 @@ def _windows(trace: Path) -> list[Window]:
     return windows
 
 
-def _sent(client: Client) -> float:
+def _sent(client: MeasuredClient) -> float:
     return sum(window.rate for window in client.windows)
 
 
-def expected(clients: Sequence[Client], until_seconds: int) -> int:
+def expected(clients: Sequence[MeasuredClient], until_seconds: int) -> int:
     """Return about how many requests will be drawn."""
     rates = [w.rate for c in clients for w in c.windows if w.start_seconds < until_seconds]
     return round(sum(rates) * WINDOW_SECONDS)
 
 
-def arrivals(clients: Sequence[Client], seed: int, until_seconds: int) -> Iterator[Arrival]:
+def arrivals(clients: Sequence[MeasuredClient], seed: int, until_seconds: int) -> Iterator[Arrival]:
     """Draw every client's requests and merge them in the order of their arrival.
 
     Each client draws from a seed of its own: another number of clients changes nobody's requests.
@@ -107,7 +107,7 @@ def arrivals(clients: Sequence[Client], seed: int, until_seconds: int) -> Iterat
     return heapq.merge(*(_requests(client, seed, until_seconds) for client in clients))
 
 
-def _requests(client: Client, seed: int, until_seconds: int) -> Iterator[Arrival]:
+def _requests(client: MeasuredClient, seed: int, until_seconds: int) -> Iterator[Arrival]:
     draw = random.Random(f"servegen/{seed}/{client.number}")  # noqa: S311 - traffic
     lengths = _Lengths(client.dataset)
     number = 0
@@ -124,8 +124,8 @@ def _requests(client: Client, seed: int, until_seconds: int) -> Iterator[Arrival
             after += _gap(draw, window)
 
 
-def _gap(draw: random.Random, window: Window) -> float:
-    """Draw the seconds to the next request; their mean is one by the rate."""
+def _gap(draw: random.Random, window: RateWindow) -> float:
+    """Draw the seconds to the next request; their mean is 1 / rate."""
     if window.shape is not None:
         mean = math.gamma(1 + 1 / window.shape)
         return draw.weibullvariate(1 / window.rate / mean, window.shape)
@@ -143,7 +143,7 @@ class _Lengths:
         self._tables: dict[str, _Table] = {}
 
     def at(self, seconds: int) -> bool:
-        """Turn to the window that holds an instant; tell whether its lengths are known."""
+        """Turn to the window that holds an instant; return whether its lengths are known."""
         place = bisect_right(self._starts, seconds) - 1
         start = self._starts[max(place, 0)]
         if start != self._start:
@@ -156,7 +156,7 @@ class _Lengths:
         return all(name in self._tables for name in LENGTHS)
 
     def draw(self, draw: random.Random) -> dict[str, int]:
-        """Draw lengths; of the output, the share that was thought is counted as reasoning."""
+        """Draw lengths; the share of the output that was thought counts as reasoning."""
         context, made = (round(self._tables[name].draw(draw)) for name in LENGTHS)
         ratios = self._tables.get(REASONING)
         thought = min(round(made * ratios.draw(draw)), made) if ratios else 0

@@ -45,7 +45,7 @@ class Latencies:
         return 0
 
 
-class Tally:
+class ReplayTally:
     """Counts while a replay runs."""
 
     def __init__(self) -> None:

@@ -196,7 +196,7 @@ def _mooncake_rows(path: Path) -> Iterator[TraceRequest]:
                 "cache_read": cached,
                 "output": prompt.output_length,
             }
-            # The first block is a system prompt that all share; the second tells conversations.
+            # The first block is a system prompt that all share; the second differs by conversation.
             blocks = prompt.hash_ids[1:2] or prompt.hash_ids
             session = f"block {blocks[0]}" if blocks else str(number)
             offset = max(prompt.timestamp - begin, 0) * 1_000
@@ -204,7 +204,7 @@ def _mooncake_rows(path: Path) -> Iterator[TraceRequest]:
 
 
 class PrefixCache:
-    """Tells how much of a prompt was seen before, by the ids of its blocks.
+    """Finds how much of a prompt was seen before, by the ids of its blocks.
 
     Read from the cache are the leading blocks that any earlier prompt held, 512 tokens each, up to
     the first that none did; the rest is read afresh. A prompt's last block is partial: it counts

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from rich.console import Console
 
 from api.cli.bench import command
-from api.tools.bench.table import Row, rendered
+from api.tools.bench.table import BenchRow, rendered
 
 pytestmark = pytest.mark.processes
 
@@ -115,7 +115,10 @@ def test_fewer_keys_than_accounts_are_refused() -> None:
 
 def test_the_table_can_be_rendered(document: Any) -> None:
     """The table for people has a line for each row, with ratio and verdict."""
-    rows = [Row(**{name: row[name] for name in Row.__struct_fields__}) for row in document["rows"]]
+    rows = [
+        BenchRow(**{name: row[name] for name in BenchRow.__struct_fields__})
+        for row in document["rows"]
+    ]
     written = io.StringIO()
     Console(width=200, file=written).print(rendered(rows))
     text = written.getvalue()

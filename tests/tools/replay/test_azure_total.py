@@ -22,7 +22,7 @@ from api.settings import Settings
 from api.tools.replay import fleet as fleets
 from api.tools.replay import sender
 from api.tools.replay.sender import BATCH, SINGLE, Options
-from api.tools.replay.tally import Tally
+from api.tools.replay.tally import ReplayTally
 from api.tools.replay.traces import open_trace
 from ledger.server import database
 from projections.reports import frames
@@ -88,7 +88,7 @@ def test_what_each_integration_cost_is_exact_to_the_last_pico(
 
         fleet = fleets.muster(plan, post)
         trace = open_trace(str(TRACE), seed=SEED)
-        tally = Tally()
+        tally = ReplayTally()
         # Singly first, then all of it in batches: what is sent twice is charged once.
         for mode, rows in ((SINGLE, ROWS // 4), (BATCH, ROWS)):
             requests = islice(sender.items(trace, fleet, sender.recent_beginning(fleet)), rows)

@@ -12,7 +12,7 @@ from api.tools.replay import fleet as fleets
 from api.tools.replay import sender
 from api.tools.replay.fleet import Fleet
 from api.tools.replay.sender import BATCH, SINGLE, Item, Options, SenderIsRefused, ServiceIsGone
-from api.tools.replay.tally import Latencies, Tally
+from api.tools.replay.tally import Latencies, ReplayTally
 from api.tools.replay.traces import Trace, open_trace
 from ledger.money import PICO_PER_UNIT
 
@@ -49,9 +49,9 @@ def feed(world: Any, lane: int) -> Iterator[Any]:
         yield from page["data"]
 
 
-def replay(url: str, trace: Trace, fleet: Fleet, **terms: Any) -> Tally:
+def replay(url: str, trace: Trace, fleet: Fleet, **terms: Any) -> ReplayTally:
     """Send a trace."""
-    tally = Tally()
+    tally = ReplayTally()
     requests = sender.items(trace, fleet, sender.recent_beginning(fleet))
     options = Options(url=url, secret=SECRET, **terms)
     asyncio.run(sender.send(requests, fleet.senders, options, tally, lambda: None))
@@ -122,7 +122,7 @@ def test_another_secret_ends_the_run(served: Any, world: Any, trace: Trace) -> N
     options = Options(url=served.url, secret="wrong")
     requests = sender.items(trace, fleet, sender.recent_beginning(fleet))
     with pytest.raises(SenderIsRefused, match="401"):
-        asyncio.run(sender.send(requests, fleet.senders, options, Tally(), lambda: None))
+        asyncio.run(sender.send(requests, fleet.senders, options, ReplayTally(), lambda: None))
 
 
 class Unsteady:
@@ -175,7 +175,7 @@ def test_busy_and_broken_answers_are_tried_again_under_the_same_id(
 ) -> None:
     """Each request is answered once in the end, those of a key still in their order."""
     monkeypatch.setattr(sender, "RETRY_FIRST_SECONDS", 0.001)
-    service, tally = Unsteady(), Tally()
+    service, tally = Unsteady(), ReplayTally()
 
     async def run() -> None:
         server = await asyncio.start_server(service.serve, "127.0.0.1", 0)
@@ -198,7 +198,9 @@ def test_a_service_that_is_gone_ends_the_run(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(sender, "RETRY_FIRST_SECONDS", 0.02)
     options = Options(url="http://127.0.0.1:9", secret="any")
     with pytest.raises(ServiceIsGone, match="does not answer"):
-        asyncio.run(sender.send(requests_of(3), senders_of(2), options, Tally(), lambda: None))
+        asyncio.run(
+            sender.send(requests_of(3), senders_of(2), options, ReplayTally(), lambda: None)
+        )
 
 
 def test_quantiles_are_close_whatever_the_scale() -> None:
