@@ -214,7 +214,7 @@ def _rebuild_lane(task: _Task, lane: int, progress: ReportProgress) -> LaneRebui
                     _replaced(connection, result, table)
                     for result, table in zip(compared, task.tables, strict=True)
                 ]
-                _tell(connection, task, lane, compared, seq)
+                _announce(connection, task, lane, compared, seq)
     return LaneRebuilt(lane=lane, seq=seq, tables=tuple(compared))
 
 
@@ -234,7 +234,7 @@ def _lock(connection: _CONNECTION, task: _Task, lane: int) -> None:
         connection.execute(store.LOCK_HEAD, (lane,))
 
 
-def _tell(
+def _announce(
     connection: _CONNECTION, task: _Task, lane: int, compared: list[Compared], seq: int
 ) -> None:
     """Let those who move the rows know that these were replaced."""

@@ -383,7 +383,7 @@ class Batch:
                 outcome = self._decide(command)
             except Refused as refusal:
                 seq = self.state.seq
-                outcome = self._noted(command, refusal, refusals)
+                outcome = self._record_refusal(command, refusal, refusals)
                 outcome.lane, outcome.position, outcome.decided_at = self.lane, seq, self.at
             self.results.append((command, outcome))
 
@@ -395,9 +395,9 @@ class Batch:
         account = self.state.accounts.get(run[0].account_id)
         if account is None:
             return False
-        at = self._due_until(account)
+        at = self._take_due_grants(account)
         instants = [at, *(at + number * TICK for number in range(1, len(run)))]
-        places, asked = self._alikes(run, instants)
+        places, asked = self._group_alike(run, instants)
         if not asked:
             return False
         try:
@@ -415,7 +415,7 @@ class Batch:
             change_together(account, alikes.key, bodies, alikes.instants[-1])
         return True
 
-    def _alikes(
+    def _group_alike(
         self, run: list[Command], instants: list[Instant]
     ) -> tuple[list[list[int]], list[together.Alikes]]:
         """Group requests by key and by what is alike: their places in the run, and themselves.
@@ -478,7 +478,7 @@ class Batch:
         state = self.state
         hashed = command.request_hash
         account = state.accounts.get(command.account_id)
-        at = self._due_until(account)
+        at = self._take_due_grants(account)
         facts = Facts(
             account,
             self._own_key(command),
@@ -518,7 +518,7 @@ class Batch:
         at, last = self.at, self.state.last_recorded_at
         return at if last is None or at > last else last + TICK
 
-    def _due_until(self, account: Account | None) -> Instant:
+    def _take_due_grants(self, account: Account | None) -> Instant:
         """Record the grants that take effect until the next instant, and return that instant.
 
         What is decided about the account then sees what they repaid.
@@ -622,12 +622,12 @@ class Batch:
         )
         self.also.append(row)
 
-    def _noted(self, command: Command, refusal: Refused, log: RefusalLog) -> Refused:
+    def _record_refusal(self, command: Command, refusal: Refused, log: RefusalLog) -> Refused:
         """Record a refusal; return it, or that of a limit on failures without room for it."""
         key, account = self._own_key(command), self.state.accounts.get(command.account_id)
         if not command.metered or key is None or account is None:
             return refusal
-        at, fails = self._due_until(account), False
+        at, fails = self._take_due_grants(account), False
         event = refused_event(command, refusal, key.name)
         if not (isinstance(refusal, LimitIsReached) and refusal.kind == "failures"):
             about = {"category": event.category, "model": event.model}
@@ -650,7 +650,7 @@ class Batch:
             account = self.state.accounts.get(note.account_id)
             if account is not None:
                 event = msgspec.structs.replace(note.event, count=note.times)
-                self.append(note.account_id, note.key_id, event, self._due_until(account))
+                self.append(note.account_id, note.key_id, event, self._take_due_grants(account))
 
     def expire(
         self, reservations: Iterable[bytes], key_ids: Iterable[UUID], accounts: Iterable[UUID]
@@ -664,18 +664,18 @@ class Batch:
         for key_id in key_ids:
             key = state.keys.get(key_id)
             if key is not None:
-                at = self._due_until(state.accounts[key.account_id])
+                at = self._take_due_grants(state.accounts[key.account_id])
                 for expired in keys.expire(key, at=at):
                     self.append(key.account_id, key.key_id, expired, at)
         for account_id in accounts:
             found = state.accounts.get(account_id)
-            at = self._due_until(found)
+            at = self._take_due_grants(found)
             for lapsed in credit.expire(found, at=at) if found else []:
                 self.append(AccountId(account_id), None, lapsed, at)
 
     def _expire_request(self, hashed: bytes, reservation: Reservation) -> None:
         account = self.state.accounts[reservation.account_id]
-        at = self._due_until(account)
+        at = self._take_due_grants(account)
         event = credit.with_repaid(account, metering.expire(account, reservation), reservation, at)
         recorded = self.append(reservation.account_id, reservation.key_id, event, at)
         self._closed_requests[hashed] = (reservation.seq, recorded.envelope.lane_seq)

@@ -199,14 +199,14 @@ class Lane:
                 await self._answer(commands[:half])
                 await self._answer(commands[half:])
                 return
-            meant = self._meant(error)
+            meant = self._refusal_for(error)
             if meant is error:
                 log.exception("command_failed", lane=self.lane)
             results = [(command, meant) for command in commands]
         for command, result in results:
             command.ticket.settle(command.index, result)
 
-    def _meant(self, error: Exception) -> Exception:
+    def _refusal_for(self, error: Exception) -> Exception:
         """Return the refusal that a broken constraint stands for, else the error itself."""
         name = error.diag.constraint_name if isinstance(error, psycopg.Error) else None
         return self._constraints[name]() if name and name in self._constraints else error
@@ -220,7 +220,7 @@ class Lane:
                 await asyncio.sleep(attempt * BACKOFF_SECONDS)
             except (psycopg.Error, OSError) as error:
                 await self._forget()
-                if not _passes(error):
+                if not _may_succeed_later(error):
                     raise
                 log.warning("ledger_unavailable", lane=self.lane, error=str(error).strip())
                 raise LedgerUnavailable from error
@@ -231,11 +231,11 @@ class Lane:
 
     async def _transact(self, commands: list[Command]) -> list[tuple[Command, Outcome | Exception]]:
         self._refusals.undo()
-        pipeline, batch = await self._begun(commands)
+        pipeline, batch = await self._begin(commands)
         while batch.more_is_due:
             # What ran out for those who ask comes first, in as many transactions as it takes.
             await self._commit(pipeline, batch)
-            pipeline, batch = await self._begun(commands)
+            pipeline, batch = await self._begin(commands)
         decided = 0
         for run in runs(commands):
             batch.decide_run(run, self._refusals)
@@ -246,7 +246,7 @@ class Lane:
         await self._commit(pipeline, batch)
         return batch.results
 
-    async def _begun(self, commands: list[Command]) -> tuple[Pipeline, Batch]:
+    async def _begin(self, commands: list[Command]) -> tuple[Pipeline, Batch]:
         """Lock the head and load what a batch reads."""
         idle = self._pipeline is not None
         pipeline = await self._connected()
@@ -280,11 +280,11 @@ class Lane:
             raise
         except (psycopg.OperationalError, psycopg.InterfaceError) as error:
             await self._forget()
-            if not (batch.changes.events and await self._is_in(batch.changes.events[-1])):
+            if not (batch.changes.events and await self._is_committed(batch.changes.events[-1])):
                 raise
             log.warning("lost_acknowledgement_resolved", lane=self.lane, error=str(error))
 
-    async def _is_in(self, last: Recorded) -> bool:
+    async def _is_committed(self, last: Recorded) -> bool:
         """Ask the record whether a batch whose acknowledgement was lost is in."""
         try:
             connection = (await self._connected()).connection
@@ -337,7 +337,7 @@ class Lane:
             await card_rows.load(connection, self._cards)
         batch = Batch(self.lane, state, self._cards, asked.at)
         batch.replies = {row[0]: (bytes(row[1]), row[2].encode()) for row in asked.replies}
-        await self._know(connection, batch, asked.requests)
+        await self._load_known(connection, batch, asked.requests)
         await self._expire(connection, batch, await self._due(connection, batch, asked, wanted))
         await self._note(connection, batch)
         return batch
@@ -432,7 +432,9 @@ class Lane:
             self._undisturbed = 0
         return LaneState(seq=head.seq, chain=head.chain, last_recorded_at=head.last_recorded_at)
 
-    async def _know(self, connection: AsyncConnection, batch: Batch, rows: list[TupleRow]) -> None:
+    async def _load_known(
+        self, connection: AsyncConnection, batch: Batch, rows: list[TupleRow]
+    ) -> None:
         """Load what is stored about request ids that were used before."""
         if not rows:
             return
@@ -450,9 +452,9 @@ class Lane:
                 )
             else:
                 batch.known[hashed] = KnownRequest(events[first], events[last] if last else None)
-        await self._know_ratings(connection, batch)
+        await self._load_ratings(connection, batch)
 
-    async def _know_ratings(self, connection: AsyncConnection, batch: Batch) -> None:
+    async def _load_ratings(self, connection: AsyncConnection, batch: Batch) -> None:
         """Load what gave known requests the prices they lacked: a rating may lack some too."""
         ask = [(hashed, known.last or known.first) for hashed, known in batch.known.items()]
         while lacking := {
@@ -531,7 +533,7 @@ class _Loaded(NamedTuple):
     loaded: list[tuple[StateQuery, list[TupleRow]]]
 
 
-def _passes(error: psycopg.Error | OSError) -> bool:
+def _may_succeed_later(error: psycopg.Error | OSError) -> bool:
     """Return whether the database could not take the batch now, and may later."""
     match error:
         case psycopg.errors.CheckViolation():
