@@ -119,7 +119,7 @@ def pytest_runtest_setup() -> None:
 
 
 def settings_for(home: Path, **changes: Any) -> Settings:
-    """Give settings for a test: fixed secrets, 5 USD of welcome."""
+    """Return settings for a test: fixed secrets, 5 USD of welcome."""
     terms: dict[str, Any] = {
         "home": home,
         "admin_secret": OPERATOR_SECRET,
@@ -167,11 +167,11 @@ class Databases:
         self._prefix = f"kl_{os.getpid()}"
 
     def url(self, name: str) -> str:
-        """Give the URL of a database of the server."""
+        """Return the URL of a database of the server."""
         return make_conninfo(**{**conninfo_to_dict(self._server_url), "dbname": name})
 
     def create(self, template: str = "template0") -> str:
-        """Make a database; give its name."""
+        """Make a database; return its name."""
         name = f"{self._prefix}_{next(_numbers)}"
         self._run(
             sql.SQL("CREATE DATABASE {} TEMPLATE {} ENCODING 'UTF8'").format(
@@ -197,7 +197,7 @@ def databases(server_url: str) -> Databases:
 
 @pytest.fixture(scope="session")
 def migrated_template(databases: Databases) -> Iterator[str]:
-    """Give the name of a database with today's schema and nothing in it; 2 lanes."""
+    """Yield the name of a database with today's schema and nothing in it; 2 lanes."""
     name = databases.create()
     database.upgrade(databases.url(name), lanes=2, for_tests=True)
     yield name
@@ -208,7 +208,7 @@ def migrated_template(databases: Databases) -> Iterator[str]:
 def furnished_template(
     databases: Databases, migrated_template: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[str]:
-    """Give the name of a database with the operator's account and the rate card ``standard``."""
+    """Yield the name of a database with the operator's account and the rate card ``standard``."""
     name = databases.create(migrated_template)
     asyncio.run(_furnish(databases.url(name), tmp_path_factory.mktemp("home")))
     yield name
@@ -240,7 +240,7 @@ async def _furnish(url: str, home: Path) -> None:
 def dialects_template(
     databases: Databases, furnished_template: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[str]:
-    """Give the name of a furnished database with the dialects' own rate cards besides."""
+    """Yield the name of a furnished database with the dialects' own rate cards besides."""
     name = databases.create(furnished_template)
     asyncio.run(_price_dialects(databases.url(name), tmp_path_factory.mktemp("home")))
     yield name
@@ -263,7 +263,7 @@ async def _price_dialects(url: str, home: Path) -> None:
 
 @pytest.fixture
 def database_url(databases: Databases, migrated_template: str) -> Iterator[str]:
-    """Give a fresh, migrated, empty database for one test."""
+    """Yield a fresh, migrated, empty database for one test."""
     name = databases.create(migrated_template)
     yield databases.url(name)
     databases.drop(name)
@@ -271,7 +271,7 @@ def database_url(databases: Databases, migrated_template: str) -> Iterator[str]:
 
 @pytest.fixture
 def furnished_url(databases: Databases, furnished_template: str) -> Iterator[str]:
-    """Give a fresh, furnished database for one test."""
+    """Yield a fresh, furnished database for one test."""
     name = databases.create(furnished_template)
     yield databases.url(name)
     databases.drop(name)
@@ -279,7 +279,7 @@ def furnished_url(databases: Databases, furnished_template: str) -> Iterator[str
 
 @pytest.fixture(scope="module")
 def ledger_url(databases: Databases, furnished_template: str) -> Iterator[str]:
-    """Give a fresh, furnished database for one module."""
+    """Yield a fresh, furnished database for one module."""
     name = databases.create(furnished_template)
     yield databases.url(name)
     databases.drop(name)
@@ -287,7 +287,7 @@ def ledger_url(databases: Databases, furnished_template: str) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def dialects_url(databases: Databases, dialects_template: str) -> Iterator[str]:
-    """Give a fresh database with the dialects' own rate cards for one module."""
+    """Yield a fresh database with the dialects' own rate cards for one module."""
     name = databases.create(dialects_template)
     yield databases.url(name)
     databases.drop(name)
@@ -308,7 +308,7 @@ class Served:
 
     @property
     def services(self) -> wiring.Services:
-        """Give what the application works with. It belongs to the server's own event loop."""
+        """Return what the application works with. It belongs to the server's own event loop."""
         found: wiring.Services = self.app.services
         return found
 
@@ -329,7 +329,7 @@ class Served:
         self._socket.close()
 
     def client(self, secret: str | None = OPERATOR_SECRET) -> httpx.Client:
-        """Give a client that shows a secret or token; None: nothing."""
+        """Return a client that shows a secret or token; None: nothing."""
         headers = {} if secret is None else {"Authorization": f"Bearer {secret}"}
         return httpx.Client(base_url=self.url, headers=headers, timeout=10, verify=TLS)
 
@@ -344,7 +344,7 @@ def served(ledger_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 @pytest.fixture(scope="module")
 def operator(served: Served) -> Iterator[httpx.Client]:
-    """Give a client with the operator's secret."""
+    """Yield a client with the operator's secret."""
     with served.client() as client:
         yield client
 
@@ -370,7 +370,7 @@ class World:
         return found.json()
 
     def account(self, **terms: Any) -> str:
-        """Open an account with 5 USD; give its id."""
+        """Open an account with 5 USD; return its id."""
         return self.post("/accounts", {"name": "Acme", **terms}, 201)["account_id"]
 
     def key(self, account_id: str, **terms: Any) -> dict[str, Any]:
@@ -379,7 +379,7 @@ class World:
         return self.post(f"/accounts/{account_id}/keys", body, 201)
 
     def usage(self, key: dict[str, Any], request_id: str, **terms: Any) -> dict[str, Any]:
-        """Give the body that records one request of 1,000 input tokens: 0.001 USD."""
+        """Return the body that records one request of 1,000 input tokens: 0.001 USD."""
         body = {"key_id": key["key_id"], "request_id": request_id, "model": "m"}
         return {**body, "usage": {"input": 1000}, **terms}
 
@@ -392,5 +392,5 @@ class World:
 
 @pytest.fixture
 def world(operator: httpx.Client) -> World:
-    """Give the helper over the module's served ledger."""
+    """Return the helper over the module's served ledger."""
     return World(operator)

@@ -51,13 +51,13 @@ class Stage:
         return await self.shelf.publish(account, made.character_id)
 
     async def rows(self, sql: str, parameters: Any = None) -> list[Any]:
-        """Run a statement as the service's role; give its rows, where it has any."""
+        """Run a statement as the service's role; return its rows, where it has any."""
         async with self.services.pool.connection() as connection:
             found = await connection.execute(sql, parameters)
             return await found.fetchall() if found.description else []
 
     async def everything(self) -> dict[str, str]:
-        """Give every table of the schema as text."""
+        """Return every table of the schema as text."""
         names = await self.rows(
             "SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
             " WHERE n.nspname = 'keyledger' AND c.relkind = 'r'"

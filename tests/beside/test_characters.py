@@ -36,7 +36,7 @@ STORM = Scenario(name="Storm", system_prompt="A storm is coming.")
 
 
 async def outcomes(*asked: Any) -> list[Any]:
-    """Ask at once; give every answer, errors included."""
+    """Ask at once; return every answer, errors included."""
     return list(await asyncio.gather(*asked, return_exceptions=True))
 
 
@@ -158,7 +158,7 @@ def test_nobody_owns_a_character_without_an_open_account(tell: Tell) -> None:
 
 
 async def seen(stage: Any, account: AccountId | None, made: Any) -> dict[str, str]:
-    """Give how each way to a character ends for an account."""
+    """Return how each way to a character ends for an account."""
     shelf = stage.shelf
     ways = {
         "visible": shelf.visible(account, made.character_id),

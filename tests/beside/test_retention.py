@@ -28,7 +28,7 @@ MESSAGES = "character_messages"
 
 
 async def a_turn(stage: Any, player: str = "u-1") -> Any:
-    """Let a player say something; give the session."""
+    """Let a player say something; return the session."""
     account = await stage.account()
     luna = await stage.published(account, f"Luna {player}")
     begun = await stage.talk.begin(luna, **{**PLAYER, "user_session_id": player})

@@ -33,7 +33,7 @@ class Tenant(NamedTuple):
 
     @property
     def owner(self) -> httpx.Client:
-        """Give the owner's client."""
+        """Return the owner's client."""
         return self.roles["owner"]
 
     def make(self, **terms: Any) -> dict[str, Any]:

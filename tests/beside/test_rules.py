@@ -18,7 +18,7 @@ from ledger.model_names import OTHERS
 
 
 def a_character(**terms: Any) -> Character:
-    """Give a character that is nowhere."""
+    """Return a character that is nowhere."""
     made: dict[str, Any] = {
         "character_id": UUID(int=1),
         "account_id": OPERATOR_ACCOUNT,

@@ -23,7 +23,7 @@ async def persona(stage: Any, **terms: Any) -> Any:
 
 
 async def said(stage: Any, session: PlayerSession) -> list[tuple[str, str]]:
-    """Give who said what."""
+    """Return who said what."""
     return [(each.role, each.content) for each in await stage.talk.history(session)]
 
 

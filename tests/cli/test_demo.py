@@ -13,7 +13,7 @@ pytestmark = pytest.mark.processes
 
 @pytest.fixture
 def home(keyledger: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:  # noqa: ARG001
-    """Give a data directory that no other run of pytest closes to the database's user."""
+    """Yield a data directory that no other run of pytest closes to the database's user."""
     with tempfile.TemporaryDirectory(prefix="keyledger-tests-") as made:
         place = Path(made) / "home"
         Path(made).chmod(0o711)
@@ -23,7 +23,7 @@ def home(keyledger: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:  # 
 
 @pytest.fixture
 def trace(tmp_path: Path) -> Path:
-    """Give 300 recorded requests."""
+    """Return 300 recorded requests."""
     file = tmp_path / "short.csv"
     rows = [
         f"2023-11-16 18:{n // 60:02}:{n % 60:02}.1234567,{300 + n},{20 + n % 7}\n"

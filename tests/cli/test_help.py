@@ -16,7 +16,7 @@ WITHOUT_JSON = {"serve"}
 
 
 def imported_by(statement: str) -> set[str]:
-    """Give the slow packages that a fresh process has imported after a statement."""
+    """Return the slow packages that a fresh process has imported after a statement."""
     script = f"import sys; {statement}; print(*(n for n in {SLOW!r} if n in sys.modules))"
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60

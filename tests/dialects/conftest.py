@@ -28,7 +28,7 @@ def ledger_url(dialects_url: str) -> str:
 
 @pytest.fixture(scope="module")
 def upstream() -> Iterator[Scripted]:
-    """Give an upstream that does what it is told."""
+    """Yield an upstream that does what it is told."""
     found = Scripted()
     yield found
     found.stop()
@@ -46,7 +46,7 @@ class Person(NamedTuple):
 
 @pytest.fixture(scope="module")
 def person(served: Any, operator: httpx.Client) -> Iterator[Callable[..., Person]]:
-    """Give a way to let a person open an account, on given terms, and sign in."""
+    """Yield a way to let a person open an account, on given terms, and sign in."""
     made: list[Person] = []
 
     def make(**terms: Any) -> Person:
@@ -70,7 +70,7 @@ def person(served: Any, operator: httpx.Client) -> Iterator[Callable[..., Person
 
 @pytest.fixture(scope="session")
 def page() -> Callable[[str], str]:
-    """Give a way to read a product's page by its number; skips where the pages are absent."""
+    """Return a way to read a product's page by its number; skips where the pages are absent."""
     shared = Path(os.environ.get("KEYLEDGER_SHARED", Path(__file__).parents[3] / "shared"))
 
     def read(number: str) -> str:
@@ -84,7 +84,7 @@ def page() -> Callable[[str], str]:
 
 @pytest.fixture(scope="session")
 def curl() -> Callable[[str], tuple[int, str]]:
-    """Give a way to run a curl command as a page has it; gives status and body."""
+    """Return a way to run a curl command as a page has it; returns status and body."""
     if shutil.which("curl") is None:
         pytest.skip("curl is not installed")
 
@@ -101,7 +101,7 @@ def curl() -> Callable[[str], tuple[int, str]]:
 
 @pytest.fixture
 def opens(served: Any, person: Callable[..., Person]) -> Iterator[Callable[..., Venice]]:
-    """Give a way to open accounts with 5 USD and those limits of an own account that are named."""
+    """Yield a way to open accounts with 5 USD and those limits of an own account that are named."""
     opened: list[Venice] = []
 
     def make(*kinds: str) -> Venice:
@@ -115,5 +115,5 @@ def opens(served: Any, person: Callable[..., Person]) -> Iterator[Callable[..., 
 
 @pytest.fixture
 def venice(opens: Callable[..., Venice]) -> Venice:
-    """Give a fresh account with 5 USD and no limits of its own."""
+    """Return a fresh account with 5 USD and no limits of its own."""
     return opens()

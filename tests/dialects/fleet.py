@@ -53,7 +53,7 @@ class Fleet:
         self.operator = self.client(OPERATOR_SECRET)
 
     def client(self, secret: str | None = None, **options: Any) -> httpx.Client:
-        """Give a client that shows a secret or token; None: nothing."""
+        """Return a client that shows a secret or token; None: nothing."""
         headers = {} if secret is None else {"Authorization": f"Bearer {secret}"}
         made = httpx.Client(
             base_url=self.url, headers=headers, timeout=30, verify=rig.TLS, **options
@@ -112,12 +112,12 @@ def running(url: str, home: Path, *, workers: int = 1, **environment: str) -> It
 
 
 def native(key_id: str) -> str:
-    """Give the native path of a key by its UUID."""
+    """Return the native path of a key by its UUID."""
     return f"/ledger/v1/keys/key_{UUID(key_id).hex}"
 
 
 def lines(fleet: Fleet, each: int) -> list[Line]:
-    """Open connections until every worker has so many, and give those (Linux)."""
+    """Open connections until every worker has so many, and return those (Linux)."""
     workers = fleet.service.workers()
     found: dict[int, list[Line]] = {worker: [] for worker in workers}
     for _ in range(LINES_MAX):
@@ -140,7 +140,7 @@ def _line(fleet: Fleet, workers: Sequence[int]) -> Line:
 
 
 def _inode(local: int, remote: int) -> str:
-    """Give the socket that a server holds of a connection on 127.0.0.1."""
+    """Return the socket that a server holds of a connection on 127.0.0.1."""
     wanted = [f"0100007F:{port:04X}" for port in (local, remote)]
     for row in Path("/proc/net/tcp").read_text().splitlines()[1:]:
         words = row.split()

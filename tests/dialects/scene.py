@@ -63,12 +63,12 @@ class Scene:
             more[self._dialect]()
 
     def of_path(self, path: str, name: str) -> str:
-        """Give what exists for a path parameter."""
+        """Return what exists for a path parameter."""
         before = path.partition(f"/{{{name}}}")[0].rpartition("/")[2]
         return str(self.there.get(f"{before}/{name}", self.there.get(name, "nothing")))
 
     def of_request(self, path: str, name: str, otherwise: Any = None) -> Any:
-        """Give what exists for a field of a path's query or body."""
+        """Return what exists for a field of a path's query or body."""
         return self.there.get(f"{path.rpartition('/')[2]}/{name}", self.there.get(name, otherwise))
 
     def _key(self, dialect: str) -> str:

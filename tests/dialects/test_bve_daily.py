@@ -20,7 +20,7 @@ MINUTELY = 100_000
 
 @pytest.fixture
 def client(served: Any, operator: httpx.Client) -> Any:
-    """Give a client with a fresh key."""
+    """Yield a client with a fresh key."""
     made = operator.post("/admin/api-keys", json={"name": "busy", "rpm_limit": MINUTELY}).json()
     assert made["rpd_limit"] == DAILY
     with served.client(made["key"]) as found:

@@ -20,7 +20,7 @@ CHAT = {"model": "keyledger-small", "messages": [{"role": "user", "content": "Hi
 
 @pytest.fixture
 def client_of(served: Any, operator: httpx.Client) -> Iterator[Callable[..., httpx.Client]]:
-    """Give a way to make a key on given terms and a client that shows it."""
+    """Yield a way to make a key on given terms and a client that shows it."""
     opened: list[httpx.Client] = []
 
     def make(**terms: Any) -> httpx.Client:
@@ -48,7 +48,7 @@ def statuses(client: httpx.Client, count: int, **terms: Any) -> list[int]:
 
 
 def refusal(found: httpx.Response) -> tuple[int, str, str]:
-    """Give status, code and message of a refusal."""
+    """Return status, code and message of a refusal."""
     error = found.json()["error"]
     return found.status_code, error["code"], error["message"]
 
@@ -160,7 +160,7 @@ def test_a_secret_that_was_replaced_is_unknown(client_of: Any, operator: httpx.C
 
 
 def row_of(operator: httpx.Client, key_id: str) -> dict[str, Any]:
-    """Give a key as the list shows it."""
+    """Return a key as the list shows it."""
     return next(row for row in operator.get("/admin/api-keys").json() if row["id"] == key_id)
 
 
@@ -288,7 +288,7 @@ def test_openais_client_works(served: Any, client_of: Any) -> None:
 
 
 def test_a_stream_without_usage_asked_has_none(client_of: Any) -> None:
-    """What we asked the upstream for is not shown to who did not."""
+    """What we asked the upstream for is not shown to anyone who did not."""
     client = client_of()
     with client.stream("POST", "/v1/chat/completions", json={**CHAT, "stream": True}) as found:
         lines = [line for line in found.iter_lines() if line.startswith("data: ")]

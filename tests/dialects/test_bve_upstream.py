@@ -39,7 +39,7 @@ def served(
 
 @pytest.fixture
 def answers(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Give a way to say how the upstream answers all that follows, on every path."""
+    """Return a way to say how the upstream answers all that follows, on every path."""
 
     def plan(status: int, body: Any, **headers: str) -> None:
         said = {"status": status, "body": body, "headers": headers}
@@ -50,7 +50,7 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 @pytest.fixture
 def client(served: Served, operator: httpx.Client) -> Iterator[httpx.Client]:
-    """Give a client with a key."""
+    """Yield a client with a key."""
     with served.client(create(operator)["key"]) as found:
         yield found
 
@@ -63,7 +63,7 @@ def ask(client: httpx.Client, path: str) -> httpx.Response:
 
 
 def envelope(found: httpx.Response) -> dict[str, Any]:
-    """Give an error, which has OpenAI's four members and nothing else beside."""
+    """Return an error, which has OpenAI's four members and nothing else beside."""
     assert list(found.json()) == ["error"]
     assert list(found.json()["error"]) == ["message", "type", "param", "code"]
     return found.json()["error"]

@@ -28,7 +28,7 @@ Line = tuple[str, date, int]
 
 @pytest.fixture
 def used(operator: httpx.Client) -> Callable[..., None]:
-    """Give a way to have keys use something on days gone by, many at once."""
+    """Return a way to have keys use something on days gone by, many at once."""
 
     def record(*lines: Line, model: str = "keyledger-small") -> None:
         bodies = [
@@ -60,12 +60,12 @@ def usage(operator: httpx.Client, **query: str) -> dict[str, Any]:
 
 
 def day_before(days: int) -> date:
-    """Give a day of UTC, so many before today."""
+    """Return a day of UTC, so many before today."""
     return clock.now().date() - timedelta(days=days)
 
 
 def month_before(months: int) -> date:
-    """Give the first day of a month of UTC, so many before this one."""
+    """Return the first day of a month of UTC, so many before this one."""
     first = clock.now().date().replace(day=1)
     for _ in range(months):
         first = (first - timedelta(days=1)).replace(day=1)

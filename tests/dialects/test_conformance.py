@@ -64,7 +64,7 @@ class House:
 
     @cached_property
     def talk(self) -> str:
-        """Begin the player's session with a persona of foil; give its path."""
+        """Begin the player's session with a persona of foil; return its path."""
         shown = DRIVERS["foil"].show(DRIVERS["foil"].create(self).secret)
         with self.served.client(None) as client:
             persona = client.get(f"{SDK}/personas", headers=shown).json()[0]["id"]
@@ -74,7 +74,7 @@ class House:
         return path
 
     def native(self, key_id: str) -> str:
-        """Give the native path of a key by its UUID."""
+        """Return the native path of a key by its UUID."""
         return f"/ledger/v1/keys/key_{UUID(key_id).hex}"
 
 
@@ -361,7 +361,7 @@ def test_a_rotated_key_has_two_secrets_for_a_while(
 
 
 def asks(driver: Driver, house: House) -> list[tuple[str, str, Any]]:
-    """Give a request that reads, one that is metered, one that manages: method, path, body."""
+    """Return a request that reads, one that is metered, one that manages: method, path, body."""
     return [("GET", driver.reads, None), ("POST", *driver.talks(house)), (*driver.manages, {})]
 
 
@@ -396,7 +396,7 @@ def test_a_bad_credential_is_refused(driver: Driver, nobody: httpx.Client) -> No
 
 
 def worded(driver: Driver, found: httpx.Response) -> Any:
-    """Give the message of an error, whose envelope and headers are the dialect's."""
+    """Return the message of an error, whose envelope and headers are the dialect's."""
     assert re.fullmatch(driver.request_id, found.headers["x-request-id"])
     assert found.headers["content-type"] == "application/json"
     assert found.headers["access-control-allow-origin"] == "*"

@@ -66,7 +66,7 @@ class Game:
         return found.json()
 
     def client(self, key: str | None = None) -> httpx.Client:
-        """Give a client that shows a key; a fresh one where none is given."""
+        """Return a client that shows a key; a fresh one where none is given."""
         headers = {"X-API-Key": key or self.make_key()["key"]}
         made = httpx.Client(base_url=self._served.url, headers=headers, timeout=20, verify=TLS)
         self.clients.append(made)
@@ -74,7 +74,7 @@ class Game:
 
     @property
     def chat(self) -> str:
-        """Give the persona's path."""
+        """Return the persona's path."""
         return f"{SDK}/chat/{uuid_of(self.persona)}"
 
     def begin(self, client: httpx.Client, player: str = "player-001") -> dict[str, Any]:
@@ -92,7 +92,7 @@ class Game:
 
 
 def uuid_of(character: dict[str, Any]) -> str:
-    """Give a character's id as the SDK has it."""
+    """Return a character's id as the SDK has it."""
     text = character["character_id"]
     return str(uuid.UUID(text.rpartition("_")[2]))
 
@@ -107,7 +107,7 @@ def game(served: Any, person: Callable[..., Any]) -> Iterator[Game]:
 
 
 def message_of(found: httpx.Response) -> str:
-    """Give the message of an error, which has nothing else."""
+    """Return the message of an error, which has nothing else."""
     body = found.json()
     assert list(body) == ["error"]
     assert list(body["error"]) == ["message"]
@@ -362,7 +362,7 @@ def test_fo2_an_expired_key_is_gone(game: Game, world: Any) -> None:
 
 
 def at_once(count: int, call: Callable[[], httpx.Response]) -> list[int]:
-    """Make so many calls at once; give their statuses, sorted."""
+    """Make so many calls at once; return their statuses, sorted."""
     with concurrent.futures.ThreadPoolExecutor(12) as pool:
         return sorted(each.status_code for each in pool.map(lambda _: call(), range(count)))
 
@@ -396,7 +396,7 @@ def test_fo9_the_61st_general_call_of_a_minute_is_refused(game: Game) -> None:
 
 
 def limits_of(found: httpx.Response) -> tuple[str, ...]:
-    """Give what a reply's headers say of the limit on requests."""
+    """Return what a reply's headers say of the limit on requests."""
     left = re.fullmatch(r'"key:requests:\w+/rolling:60";r=(\d+);t=\d+', found.headers["ratelimit"])
     assert left is not None
     names = ("limit", "remaining")

@@ -161,7 +161,7 @@ def game(person: Callable[..., Any], operator: httpx.Client) -> Game:
 
 @pytest.fixture(params=["sync", "async"])
 def said(request: pytest.FixtureRequest, foilengine: Path, served: Any, game: Game) -> Any:
-    """Let the client make every call that it has, and give what it made of the answers."""
+    """Let the client make every call that it has, and return what it made of the answers."""
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, served.url, *game, request.param],
         env={**os.environ, "PYTHONPATH": str(foilengine)},

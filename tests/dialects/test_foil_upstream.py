@@ -42,7 +42,7 @@ def game(served: Served, person: Callable[..., Any]) -> Iterator[Game]:
 
 @pytest.fixture
 def streams(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Give a way to have the upstream stream, or not, whatever it is asked."""
+    """Return a way to have the upstream stream, or not, whatever it is asked."""
 
     def make(*, really: bool) -> None:
         asked = scripted.Answer.__init__
@@ -56,7 +56,7 @@ def streams(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 
 def history(game: Game, client: httpx.Client) -> list[str]:
-    """Give what was said in the session."""
+    """Return what was said in the session."""
     query = {"user_session_id": "player-001"}
     found = client.get(f"{game.chat}/history", params=query).json()
     return [each["content"] for each in found["messages"]]

@@ -91,7 +91,7 @@ class Hammer:
         self.given_up = threading.Event()
 
     def has_begun(self) -> bool:
-        """Tell whether both routes have answered on every connection."""
+        """Return whether both routes have answered on every connection."""
         good = {(sent.place, sent.is_metered) for sent in list(self.sent) if sent.status == 200}
         return len(good) == 2 * len(self.held)
 
@@ -144,7 +144,7 @@ def test_no_worker_answers_after_a_revocation(
 
 
 def chat_of(dialect: str, house: House) -> Callable[[httpx.Client, str, int], httpx.Response]:
-    """Give a way to make a short metered call of a dialect, as a numbered player."""
+    """Return a way to make a short metered call of a dialect, as a numbered player."""
     persona = house.persona if dialect == "foil" else ""
 
     def chat(client: httpx.Client, secret: str, place: int) -> httpx.Response:
@@ -160,7 +160,7 @@ def chat_of(dialect: str, house: House) -> Callable[[httpx.Client, str, int], ht
 
 
 def cost_of(reply: httpx.Response, dialect: str, model: str = "keyledger-small") -> Decimal:
-    """Give what a reply says that it cost: its tokens at the price."""
+    """Return what a reply says that it cost: its tokens at the price."""
     if dialect == "foil":
         return Decimal(0)
     said = reply.json()["usage"]
@@ -183,7 +183,7 @@ class Purse:
         self._asset = asset
 
     def balance(self) -> Decimal:
-        """Give the balance once nothing is held."""
+        """Return the balance once nothing is held."""
         return until(self._settled, within=10)[0]
 
     def _settled(self) -> tuple[Decimal] | None:
@@ -192,7 +192,7 @@ class Purse:
         return (Decimal(mine["balance"]),) if Decimal(mine["pending"]) == 0 else None
 
     def charged(self, key_id: str) -> tuple[int, Decimal]:
-        """Give requests and sum of the charges of a key, from the projection of spend."""
+        """Return requests and sum of the charges of a key, from the projection of spend."""
         found = self._operator.get(f"{self._path}/spend", params={"group_by": "key"}).json()
         named = native(key_id).rpartition("/")[2]
         rows = [row for row in found["data"] if row.get("key_id") == named]
@@ -211,7 +211,7 @@ class Rotation:
         self.done = 0
 
     def known(self, number: int) -> str:
-        """Give a client's secret: the newest, or with every other request the one before it."""
+        """Return a client's secret: the newest, or with every other request the one before it."""
         newest = len(self.secrets) - 1
         return self.secrets[max(0, newest - number % 2)]
 
@@ -265,7 +265,7 @@ def test_nothing_fails_while_a_key_rotates(
 
 
 def begin(held: Sequence[Line], secret: str) -> str:
-    """Begin a session of foil for each connection, and give the persona's path segment."""
+    """Begin a session of foil for each connection, and return the persona's path segment."""
     shown = {"X-API-Key": secret}
     persona = held[0].client.get(f"{SDK}/personas", headers=shown).json()[0]["id"]
     for place, line in enumerate(held):
@@ -321,7 +321,7 @@ def test_bve_counts_requests_over_processes(
 
 
 def bve_key(house: House, **terms: int) -> str:
-    """Create a key of bve on some terms; give its secret."""
+    """Create a key of bve on some terms; return its secret."""
     made = house.operator.post("/admin/api-keys", json={"name": "bot", **terms})
     assert made.status_code == 201, made.text
     return made.json()["key"]
@@ -347,21 +347,21 @@ def test_bve_counts_monthly_tokens_over_processes(house: House, held: Sequence[L
 
 
 def record(house: House, made: Made, number: int, **usage: int) -> dict[str, Any]:
-    """Give the body that records usage of a key, exactly priced."""
+    """Return the body that records usage of a key, exactly priced."""
     key_id = native(made.key_id).rpartition("/")[2]
     named = {"key_id": key_id, "request_id": f"{house.person.email}-{key_id}-{number}"}
     return {**named, "model": "keyledger-large", "usage": usage}
 
 
 def customer(fleet: Fleet, *limits: Mapping[str, Any], **amounts: str) -> House:
-    """Give somebody with limits of their account and some credit, beside the operator."""
+    """Return somebody with limits of their account and some credit, beside the operator."""
     person: Member = fleet.person(limits=list(limits), pays_with=["DIEM", "USD"])
     fleet.grant(person.account_id, **amounts)
     return House(fleet, fleet.operator, person)
 
 
 def hourly(ceiling: str) -> dict[str, Any]:
-    """Give ryvion's limit of an account's spend in any hour."""
+    """Return ryvion's limit of an account's spend in any hour."""
     return {"kind": "spend", "window": "rolling:3600", "ceiling": ceiling, "assets": ["CAD"]}
 
 
@@ -433,7 +433,7 @@ def venice_key(tenant: House, period: str, usd: object) -> Made:
 
 
 def used(tenant: House, made: Made) -> Decimal:
-    """Give what a key spent of its cap, as its details say."""
+    """Return what a key spent of its cap, as its details say."""
     found = tenant.person.client.get(f"{KEYS}/{made.key_id}").json()["data"]
     return Decimal(found["currentPeriodUsage"]["usd"])
 
@@ -453,7 +453,7 @@ def test_v12_no_chat_spends_above_a_cap(fleet: Fleet, held: Sequence[Line]) -> N
 
 
 def caps(fleet: Fleet, made: Made) -> list[dict[str, Any]]:
-    """Give a key's limits on spending, without those on how often it asks and fails."""
+    """Return a key's limits on spending, without those on how often it asks and fails."""
     found = fleet.operator.get(native(made.key_id)).json()["limits"]
     names = ("kind", "window", "ceiling", "assets")
     return [{name: each[name] for name in names} for each in found if each["kind"] == "spend"]
@@ -487,7 +487,7 @@ def create(client: httpx.Client, owner: House, number: int) -> httpx.Response:
 
 
 def active_keys(owner: House) -> int:
-    """Give how many keys of an account are active."""
+    """Return how many keys of an account are active."""
     return owner.operator.get(f"/ledger/v1/accounts/{owner.person.account_id}").json()[
         "active_keys"
     ]

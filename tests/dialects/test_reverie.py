@@ -62,19 +62,19 @@ class Customer:
         return self.native("POST", f"/accounts/{self.account_id}/keys", body, 201)
 
     def client(self, key: Any = None, **terms: Any) -> httpx.Client:
-        """Give a client that shows a key: this one, or another on given terms."""
+        """Return a client that shows a key: this one, or another on given terms."""
         found = self.served.client((key or self.key(**terms))["secret"])
         self.opened.append(found)
         return found
 
     def character(self, **terms: Any) -> str:
-        """Import a character; give its slug."""
+        """Import a character; return its slug."""
         found = self.web.post("/api/v1/characters/import", json={**LUNA, **terms})
         assert found.status_code == 201, found.text
         return found.json()["slug"]
 
     def character_id(self, slug: str) -> str:
-        """Give the id by which the native API knows a character."""
+        """Return the id by which the native API knows a character."""
         return self.native("GET", f"/characters/by-slug/{slug}")["character_id"]
 
     def spent(self) -> Counter[str]:
@@ -87,7 +87,7 @@ class Customer:
         return sums
 
     def balance(self) -> int:
-        """Give what is left of the credits."""
+        """Return what is left of the credits."""
         found = self.native("GET", f"/accounts/{self.account_id}/balances")["balances"]
         return next(int(each["balance"]) for each in found if each["asset"] == "CREDIT")
 
@@ -101,7 +101,7 @@ class Customer:
 def customer(
     served: Any, operator: httpx.Client, person: Callable[..., Any]
 ) -> Iterator[Callable[..., Customer]]:
-    """Give a way to make customers, with 100,000 credits and no other money."""
+    """Yield a way to make customers, with 100,000 credits and no other money."""
     made: list[Customer] = []
 
     def make(credit: str = "100000") -> Customer:
@@ -119,14 +119,14 @@ def chat(client: httpx.Client, base: str = BASE, **terms: Any) -> httpx.Response
 
 
 def tokens(found: httpx.Response) -> int:
-    """Give how many tokens a completion used, which must have come."""
+    """Return how many tokens a completion used, which must have come."""
     assert found.status_code == 200, found.text
     total: int = found.json()["usage"]["total_tokens"]
     return total
 
 
 def refusal(found: httpx.Response) -> tuple[int, str, str | None]:
-    """Give status, code and field of a refusal in OpenAI's envelope."""
+    """Return status, code and field of a refusal in OpenAI's envelope."""
     assert set(found.json()) == {"error"}
     error = found.json()["error"]
     assert set(error) == {"message", "type", "param", "code"}
@@ -134,7 +134,7 @@ def refusal(found: httpx.Response) -> tuple[int, str, str | None]:
 
 
 def listed(client: httpx.Client, base: str = BASE) -> list[str]:
-    """Give the ids of all models that are listed."""
+    """Return the ids of all models that are listed."""
     found = client.get(f"{base}/models")
     assert found.status_code == 200, found.text
     return [model["id"] for model in found.json()["data"]]
@@ -628,7 +628,7 @@ def test_r18_the_web_and_the_api_pay_the_same(
 
 
 def credits_left(someone: Customer) -> int:
-    """Give the balance in tenths of a credit."""
+    """Return the balance in tenths of a credit."""
     found = someone.native("GET", f"/accounts/{someone.account_id}/balances")["balances"]
     text = next(each["balance"] for each in found if each["asset"] == "CREDIT")
     whole, _, tenths = text.partition(".")

@@ -51,7 +51,7 @@ class Book:
         return self.post(f"/accounts/{self.account_id}/keys", body, 201)
 
     def character(self, name: str) -> str:
-        """Import a character with a scenario; give its slug."""
+        """Import a character with a scenario; return its slug."""
         body = {"name": name, "scenarios": [{"name": "Storm"}]}
         found = self.web.post("/api/v1/characters/import", json=body)
         assert found.status_code == 201
@@ -59,7 +59,7 @@ class Book:
         return slug
 
     def chat(self, key: Any, model: str) -> int:
-        """Chat with a key, or on the web; give the tokens that were used."""
+        """Chat with a key, or on the web; return the tokens that were used."""
         client = self.web if key is None else self.served.client(key["secret"])
         found = client.post("/api/device/v1/chat/completions", json={**CHAT, "model": model})
         assert found.status_code == 200, found.text
@@ -85,12 +85,12 @@ class Book:
         return rows
 
     def balances(self) -> dict[str, Decimal]:
-        """Give the ledger's own balances."""
+        """Return the ledger's own balances."""
         found = self.web.get(f"/ledger/v1/accounts/{self.account_id}/balances").json()["balances"]
         return {each["asset"]: Decimal(each["balance"]) for each in found}
 
     def spend(self) -> dict[tuple[str, str], Decimal]:
-        """Give the ledger's own sums by integration and asset, where there are any."""
+        """Return the ledger's own sums by integration and asset, where there are any."""
         path = f"/ledger/v1/accounts/{self.account_id}/spend?group_by=integration"
         lines = self.web.get(path).json()["data"]
         found = {(each["integration"], each["asset"]): Decimal(each["amount"]) for each in lines}
@@ -101,7 +101,7 @@ class Book:
 def book(
     served: Any, operator: httpx.Client, person: Callable[..., Any]
 ) -> Iterator[Callable[..., Book]]:
-    """Give a way to open accounts without any money."""
+    """Return a way to open accounts without any money."""
     return lambda **terms: Book(served, operator, person(welcome=False, **terms))  # type: ignore[return-value]
 
 

@@ -59,7 +59,7 @@ class Customer:
         return found.json()
 
     def character(self, name: str) -> str:
-        """Import a character; give its slug."""
+        """Import a character; return its slug."""
         slug: str = self._ask(self.token, "/api/v1/characters/import", {"name": name})["slug"]
         return slug
 
@@ -77,7 +77,7 @@ class Customer:
         return self.once("POST", PATH, shown, {**CHAT, **terms})
 
     def balance(self) -> Any:
-        """Give what is left of the credits, and what is held."""
+        """Return what is left of the credits, and what is held."""
         path = f"/ledger/v1/accounts/{self.account_id}/balances"
         found = self.once("GET", path, self.token).json()["balances"]
         return next(each for each in found if each["asset"] == "CREDIT")

@@ -57,12 +57,12 @@ class Caller:
         return self.client.post(PATH, json=self.body(**plan))
 
     def body(self, **plan: Any) -> dict[str, Any]:
-        """Give what to ask."""
+        """Return what to ask."""
         messages = [{"role": "user", "content": json.dumps(plan)}]
         return {"model": f"{self.slug}/storm", "messages": messages}
 
     def balance(self) -> Any:
-        """Give the credits, and what is held of them."""
+        """Return the credits, and what is held of them."""
         path = f"/ledger/v1/accounts/{self.account_id}/balances"
         found = self.web.get(path).json()["balances"]
         return next(
@@ -72,7 +72,7 @@ class Caller:
 
 @pytest.fixture
 def caller(served: Served, person: Any) -> Iterator[Caller]:
-    """Give a key of a fresh account with 1,000,000 credits."""
+    """Yield a key of a fresh account with 1,000,000 credits."""
     found = Caller(served, person())
     yield found
     found.client.close()

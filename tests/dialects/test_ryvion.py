@@ -64,7 +64,7 @@ class Buyer(NamedTuple):
     email: str
 
     def client(self, secret: str = "", header: str = "bearer") -> httpx.Client:
-        """Give a client with a key, or with the token."""
+        """Return a client with a key, or with the token."""
         headers = shown(header, secret or self.token)
         return httpx.Client(base_url=self.served.url, headers=headers, timeout=20, verify=TLS)
 
@@ -77,13 +77,13 @@ class Buyer(NamedTuple):
 
     @property
     def account_id(self) -> str:
-        """Give the account's id as the native API writes it."""
+        """Return the account's id as the native API writes it."""
         return f"acct_{uuid.UUID(self.buyer_id).hex}"
 
 
 @pytest.fixture(scope="module")
 def sign_up(served: Served) -> Callable[..., Buyer]:
-    """Give a way to open an account."""
+    """Return a way to open an account."""
 
     def make(name: str = "Ada") -> Buyer:
         email = f"ada-{secrets.token_hex(6)}@example.com"
@@ -98,19 +98,19 @@ def sign_up(served: Served) -> Callable[..., Buyer]:
 
 @pytest.fixture
 def buyer(sign_up: Callable[..., Buyer]) -> Buyer:
-    """Give somebody who signed up."""
+    """Return somebody who signed up."""
     return sign_up()
 
 
 def error(found: httpx.Response) -> dict[str, Any]:
-    """Give the error of a reply, whose envelope is OpenAI's to the letter."""
+    """Return the error of a reply, whose envelope is OpenAI's to the letter."""
     assert list(found.json()) == ["error"], found.text
     assert list(found.json()["error"]) == ["message", "type", "param", "code"]
     return found.json()["error"]
 
 
 def code(found: httpx.Response) -> tuple[int, str]:
-    """Give status and code of a refusal."""
+    """Return status and code of a refusal."""
     return found.status_code, error(found)["code"]
 
 
@@ -233,7 +233,7 @@ ROUTES = {handler.handler_name: route(handler) for handler in DIALECT.surface.ha
 
 
 def routes() -> list[tuple[str, str]]:
-    """Give every route that needs a credential."""
+    """Return every route that needs a credential."""
     return [
         (route.method, re.sub(r"{\w+}", NOBODYS, route.path))
         for route in ROUTES.values()
@@ -681,7 +681,7 @@ def test_y8_every_route_is_a_cell_of_the_contract() -> None:
 
 @pytest.fixture(scope="module")
 def scoped(sign_up: Callable[..., Buyer]) -> tuple[Buyer, dict[str, str]]:
-    """Give an account with a key of each scope, and its token."""
+    """Return an account with a key of each scope, and its token."""
     somebody = sign_up()
     secrets_ = {scope: somebody.key(scope)["key"] for scope in SCOPES}
     return somebody, {**secrets_, "session": somebody.token}
@@ -816,7 +816,7 @@ class Member(NamedTuple):
 
 @pytest.fixture
 def join(buyer: Buyer, operator: httpx.Client) -> Callable[[str], Member]:
-    """Give a way to let somebody into the buyer's account with a role."""
+    """Return a way to let somebody into the buyer's account with a role."""
 
     def make(role: str) -> Member:
         email = f"{role}-{secrets.token_hex(6)}@example.com"
@@ -858,7 +858,7 @@ MANAGES: dict[str, set[str]] = {
 
 
 def managed(client: httpx.Client) -> set[str]:
-    """Ask each route on the account itself; give those that a role did not keep from answering."""
+    """Ask each route on the account itself; return those that no role kept from answering."""
     done = set()
     for operation in OF_ACCOUNT:
         route = ROUTES[operation]

@@ -100,7 +100,7 @@ class Keeper:
 
 @pytest.fixture(scope="module")
 def keeper() -> Iterator[Keeper]:
-    """Give the upstream."""
+    """Yield the upstream."""
     found = Keeper()
     yield found
     found.stop()
@@ -145,12 +145,12 @@ class Tenant:
 
 @pytest.fixture(scope="module")
 def tenant(served: Served, person: Any) -> Tenant:
-    """Give an account for the module."""
+    """Return an account for the module."""
     return Tenant(served, person())
 
 
 def told(keeper: Keeper, reply: httpx.Response) -> Told:
-    """Give what the upstream was asked for a reply, once."""
+    """Return what the upstream was asked for a reply, once."""
     (found,) = keeper.told[reply.headers["x-request-id"]]
     return found
 

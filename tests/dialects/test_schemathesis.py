@@ -91,7 +91,7 @@ def scenes() -> dict[str, Scene]:
 
 
 def is_ruinous(asked: Asked) -> bool:
-    """Tell whether an operation may leave an account of which nothing works any more."""
+    """Return whether an operation may leave an account of which nothing works any more."""
     endings = ("/close", "/suspend", "/limits", "{member_id}", "/logout")
     return asked.dialect == NATIVE and asked.label.endswith(endings)
 
@@ -107,14 +107,14 @@ def scene(fleet: Fleet, scenes: dict[str, Scene], asked: Asked) -> Iterator[Scen
 
 
 def schemes_of(operation: Any) -> list[str]:
-    """Give the security schemes by which an operation may be asked; empty: by anybody."""
+    """Return the security schemes by which an operation may be asked; empty: by anybody."""
     raw = operation.definition.raw
     required = raw.get("security", operation.schema.raw_schema.get("security", []))
     return [name for each in required for name in each]
 
 
 def kinds_of(operation: Any) -> st.SearchStrategy[Any]:
-    """Give right examples and wrong ones."""
+    """Return right examples and wrong ones."""
     modes = (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)
     return st.one_of([operation.as_strategy(generation_mode=mode) for mode in modes])
 
@@ -170,7 +170,7 @@ def test_what_is_examined_is_what_is_served(fleet: Fleet, dialect: str) -> None:
 
 
 def _plainly(operation: Any, scene: Scene) -> dict[str, Any]:
-    """Give the parts of a request as the document's own example has them."""
+    """Return the parts of a request as the document's own example has them."""
     path = operation.full_path
     for parameter in operation.path_parameters:
         text = scene.of_path(operation.full_path, parameter.name)
@@ -187,7 +187,7 @@ def _plainly(operation: Any, scene: Scene) -> dict[str, Any]:
 
 
 def _bad(shown: Mapping[str, str], strangers: list[str]) -> Iterator[dict[str, str]]:
-    """Give what is wrong in the place of a good credential."""
+    """Yield what is wrong in the place of a good credential."""
     ((name, good),) = shown.items()
     scheme = "Bearer " if name == "Authorization" else ""
     secret = good.removeprefix(scheme)
@@ -228,7 +228,7 @@ def test_no_operation_ignores_a_credential(
 
 
 def _is_anothers(path: str, headers: Mapping[str, str]) -> bool:
-    """Tell whether a key is asked in its own dialect: under ``/v1`` its prefix says so."""
+    """Return whether a key is asked in its own dialect: under ``/v1`` its prefix says so."""
     shown = "".join(headers.values()).removeprefix("Bearer ")
     return path.startswith("/v1/") and shown.startswith(("sk-bve-", "ryv_", "rk_"))
 

@@ -56,7 +56,7 @@ class Command:
             )
 
     def is_ready(self) -> bool:
-        """Tell whether it serves."""
+        """Return whether it serves."""
         assert self._process.poll() is None, self._log.read_text()
         try:
             return self.get("/health/ready").status_code == 200
@@ -68,7 +68,7 @@ class Command:
         return self.ask("GET", path, secret)
 
     def post(self, path: str, body: Any, secret: str = "") -> Any:
-        """Post something, and give what comes back."""
+        """Post something, and return what comes back."""
         found = self.ask("POST", path, secret, body)
         assert found.is_success, found.text
         return found.json()
@@ -80,7 +80,7 @@ class Command:
         return httpx.request(method, url, headers=shown, json=body, timeout=30, verify=TLS)
 
     def stop(self) -> int:
-        """Stop it as Ctrl-C does; give its exit code."""
+        """Stop it as Ctrl-C does; return its exit code."""
         self._process.terminate()
         try:
             return self._process.wait(timeout=60)
@@ -120,14 +120,14 @@ def person(command: Command) -> Person:
 
 
 def clients(command: Command, base: str, key: str) -> Iterator[openai.OpenAI]:
-    """Give OpenAI's client with a base URL and a key, again and again."""
+    """Yield OpenAI's client with a base URL and a key, again and again."""
     for _ in range(CLIENTS):
         with openai.OpenAI(base_url=command.url + base, api_key=key) as client:
             yield client
 
 
 def talk(client: openai.OpenAI, model: str) -> tuple[str, int]:
-    """Chat, whole and streamed, which must say the same; give the text and its tokens."""
+    """Chat, whole and streamed, which must say the same; return the text and its tokens."""
     whole = client.chat.completions.create(model=model, messages=HELLO)
     text = whole.choices[0].message.content
     assert text
@@ -280,7 +280,7 @@ def test_openais_asynchronous_client_asks_at_once(command: Command) -> None:
 
 
 def speak(command: Command, key: str, *calls: tuple[str, dict[str, Any]]) -> list[Any]:
-    """Let the official MCP client list the tools and call some; give names, then results."""
+    """Let the official MCP client list the tools and call some; return names, then results."""
 
     async def run() -> list[Any]:
         headers = {"Authorization": f"Bearer {key}"}

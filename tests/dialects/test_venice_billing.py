@@ -47,7 +47,7 @@ def with_services(venice: Venice, story: Callable[[wiring.Services], Awaitable[A
 
 
 def native_spend(venice: Venice) -> dict[str, Decimal]:
-    """Give what the native report says was spent, per asset."""
+    """Return what the native report says was spent, per asset."""
     path = f"/ledger/v1/accounts/{venice.account_id}/spend"
     lines = venice.operator.get(path).json()["data"]
     return {line["asset"]: Decimal(line["amount"]) for line in lines}
@@ -153,7 +153,7 @@ def test_allowances_are_the_operators(venice: Venice) -> None:
 
 @pytest.fixture
 def busy(venice: Venice) -> Venice:
-    """Give an account that spent three assets on two models by two keys."""
+    """Return an account that spent three assets on two models by two keys."""
     venice.grant("DIEM", "0.0025")
     venice.grant("BUNDLED_CREDITS", "0.00133")
     venice.keys = [venice.create(description="one"), venice.create(description="two")]
@@ -168,7 +168,7 @@ def busy(venice: Venice) -> Venice:
 
 
 def walk(admin: httpx.Client, **first: Any) -> list[list[dict[str, Any]]]:
-    """Walk through the usage history; give the pages."""
+    """Walk through the usage history; return the pages."""
     found = exact(admin.get(HISTORY, params=first))
     pages = [found["data"]]
     while found["nextCursor"] is not None:

@@ -40,7 +40,7 @@ def chat(client: httpx.Client, **terms: Any) -> httpx.Response:
 
 
 def events_of(venice: Venice, kind: str) -> list[dict[str, Any]]:
-    """Give the bodies of an account's events of a kind, newest first."""
+    """Return the bodies of an account's events of a kind, newest first."""
     found = venice.operator.get(f"/ledger/v1/accounts/{venice.account_id}/events")
     return [event for event in found.json()["data"] if event["type"] == kind]
 
@@ -98,7 +98,7 @@ def priced_by(venice: Venice, name: str, asset: str, price: str) -> None:
 
 
 def pricing_of(client: httpx.Client) -> dict[str, Any]:
-    """Give the prices that are shown, by model."""
+    """Return the prices that are shown, by model."""
     found = client.get(MODELS)
     assert found.status_code == 200, found.text
     return {model["id"]: model["model_spec"]["pricing"] for model in found.json()["data"]}

@@ -44,7 +44,7 @@ def once(service: rig.Service, method: str, path: str, shown: str, **terms: Any)
 
 
 def a_session(service: rig.Service, *kinds: str) -> str:
-    """Open an account with the limits of some kinds; give its owner's token."""
+    """Open an account with the limits of some kinds; return its owner's token."""
     email = f"owner-{threading.get_native_id()}-{'-'.join(kinds)}@example.com"
     owner = {"email": email, "password": PASSWORD, "name": "Pat"}
     body = {"name": "Acme", "owner": owner, **own_terms(*kinds)}
@@ -57,7 +57,7 @@ def a_session(service: rig.Service, *kinds: str) -> str:
 
 
 def create(service: rig.Service, shown: str) -> int:
-    """Create a key; give the status."""
+    """Create a key; return the status."""
     return once(service, "POST", KEYS, shown, json=BODY).status_code
 
 

@@ -82,7 +82,7 @@ class Upstream:
 
 @pytest.fixture(scope="module")
 def upstream() -> Iterator[Upstream]:
-    """Give the upstream."""
+    """Yield the upstream."""
     found = Upstream()
     yield found
     found.stop()
@@ -117,20 +117,20 @@ def statuses(client: httpx.Client, model: str, count: int) -> Counter[int]:
 
 
 def rates(client: httpx.Client) -> dict[str, Any]:
-    """Give the limits that a key is shown, by model."""
+    """Return the limits that a key is shown, by model."""
     found = client.get(RATES)
     assert found.status_code == 200, found.text
     return {each["apiModelId"]: each["rateLimits"] for each in found.json()["data"]["rateLimits"]}
 
 
 def native_limits(venice: Venice, client: Any) -> list[dict[str, Any]]:
-    """Give a key's limits, and what counts against them, as the native API shows them."""
+    """Return a key's limits, and what counts against them, as the native API shows them."""
     native = f"key_{client.key['id'].replace('-', '')}"
     return venice.operator.get(f"/ledger/v1/keys/{native}").json()["limits"]
 
 
 def counted(venice: Venice, client: Any) -> dict[str, str]:
-    """Give how many requests a key counts of each model that has a counter of its own."""
+    """Return how many requests a key counts per model that has a counter of its own."""
     (found,) = (
         limit.get("models", ())
         for limit in native_limits(venice, client)
@@ -140,7 +140,7 @@ def counted(venice: Venice, client: Any) -> dict[str, str]:
 
 
 def events(venice: Venice) -> Counter[str]:
-    """Give how many events of each kind the account has."""
+    """Return how many events of each kind the account has."""
     found: Counter[str] = Counter()
     after: dict[str, Any] = {}
     while True:

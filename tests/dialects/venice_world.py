@@ -28,7 +28,7 @@ NOWHERE = "e28e82dc-9df2-4b47-b726-d0a222ef2ab5"
 
 
 def own_terms(*kinds: str) -> dict[str, Any]:
-    """Give the terms of an account that its owner opens, with the limits of some kinds."""
+    """Return the terms of an account that its owner opens, with the limits of some kinds."""
     limits = [
         {"kind": rule.kind, "window": rule.window, "ceiling": rule.ceiling}
         for rule in OWN.limits
@@ -55,7 +55,7 @@ class Venice:
             client.close()
 
     def showing(self, secret: str) -> httpx.Client:
-        """Give a client that shows a secret or token."""
+        """Return a client that shows a secret or token."""
         self.clients.append(self.served.client(secret))
         return self.clients[-1]
 
@@ -74,11 +74,11 @@ class Venice:
         return client
 
     def admin(self) -> httpx.Client:
-        """Give a client that shows an ADMIN key."""
+        """Return a client that shows an ADMIN key."""
         return self.client(apiKeyType="ADMIN", description="an admin")
 
     def member(self, role: str) -> httpx.Client:
-        """Let somebody join in a role; give a client that shows the token of their login."""
+        """Let somebody join in a role; return a client that shows the token of their login."""
         email = f"{role}-{self.account_id}@example.com"
         login = {"email": email, "password": "correct horse battery"}
         path = f"/ledger/v1/accounts/{self.account_id}/members"
@@ -105,7 +105,7 @@ class Venice:
         return self.operator.post("/ledger/v1/usage", json=body)
 
     def details(self, key: dict[str, Any]) -> dict[str, Any]:
-        """Give a key's details."""
+        """Return a key's details."""
         found = self.session.get(f"{KEYS}/{key['id']}")
         assert found.status_code == 200, found.text
         return found.json()["data"]
@@ -121,7 +121,7 @@ Opens = Callable[..., Venice]
 
 
 def is_milliseconds(text: str) -> bool:
-    """Tell whether a time is written with milliseconds and ``Z``."""
+    """Return whether a time is written with milliseconds and ``Z``."""
     return format_milliseconds(parse_instant(text)) == text
 
 

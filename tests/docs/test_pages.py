@@ -37,7 +37,7 @@ def named(text: str) -> Iterator[str]:
 
 
 def is_there(name: str, page: Path) -> bool:
-    """Tell whether there is such a file: from the root, or beside the page or below it."""
+    """Return whether there is such a file: from the root, or beside the page or below it."""
     if (ROOT / name).exists():
         return True
     return page.parent != ROOT and any(page.parent.rglob(name))

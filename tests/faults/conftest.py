@@ -13,7 +13,7 @@ import rig
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[rig.Postgres]:
-    """Give a server with the furnished database that others are copied from."""
+    """Yield a server with the furnished database that others are copied from."""
     home = tmp_path_factory.mktemp("external")
     for parent in home.parents[:3]:
         if parent.stat().st_uid == home.stat().st_uid and parent != Path("/tmp"):  # noqa: S108
@@ -30,7 +30,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[rig.Postgres]:
 
 @pytest.fixture
 def database(server: rig.Postgres) -> Callable[[], str]:
-    """Give a way to make furnished databases."""
+    """Return a way to make furnished databases."""
     made: list[str] = []
 
     def make() -> str:

@@ -43,14 +43,14 @@ def until(found: Callable[[], Any], *, within: float, every: float = 0.05) -> An
 
 
 def free_port() -> int:
-    """Give a port nobody listens on."""
+    """Return a port nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
 
 
 def children(pid: int) -> list[int]:
-    """Give the processes that a process started (Linux)."""
+    """Return the processes that a process started (Linux)."""
     with contextlib.suppress(FileNotFoundError):
         words = Path(f"/proc/{pid}/task/{pid}/children").read_text()
         return [int(word) for word in words.split()]
@@ -58,14 +58,14 @@ def children(pid: int) -> list[int]:
 
 
 def command_of(pid: int) -> str:
-    """Give the command line of a process (Linux)."""
+    """Return the command line of a process (Linux)."""
     with contextlib.suppress(OSError):
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
     return ""
 
 
 def lives(pid: int) -> bool:
-    """Tell whether a process runs; one that nobody has reaped does not."""
+    """Return whether a process runs; one that nobody has reaped does not."""
     return bool(command_of(pid))
 
 
@@ -120,7 +120,7 @@ class Postgres:
 
     @property
     def pid(self) -> int:
-        """Give the postmaster's process id."""
+        """Return the postmaster's process id."""
         return int((self.data / "postmaster.pid").read_text().split()[0])
 
     def stop(self, mode: str = "immediate") -> None:
@@ -132,7 +132,7 @@ class Postgres:
             until(lambda: not lives(pid), within=30)
 
     def url(self, database: str, *, port: int | None = None) -> str:
-        """Give the URL of a database; ``port``: of a proxy before it."""
+        """Return the URL of a database; ``port``: of a proxy before it."""
         place = f"127.0.0.1:{port or self.port}/{database}"
         return f"postgresql://keyledger@{place}?sslmode=disable&gssencmode=disable"
 
@@ -201,7 +201,7 @@ class Service:
         return self
 
     def is_ready(self) -> bool:
-        """Tell whether a worker says that it can serve."""
+        """Return whether a worker says that it can serve."""
         assert self.process.poll() is None, f"{self.process.poll()}: {self.words()}"
         with contextlib.suppress(httpx.HTTPError):
             answer = httpx.get(self.address + "/health/ready", timeout=5, verify=TLS)
@@ -209,7 +209,7 @@ class Service:
         return False
 
     def workers(self) -> list[int]:
-        """Give the process ids of its workers."""
+        """Return the process ids of its workers."""
         return [pid for pid in children(self.process.pid) if "--worker" in command_of(pid)]
 
     def ask_to_stop(self) -> None:
@@ -234,11 +234,11 @@ class Service:
             end(pid)
 
     def words(self) -> str:
-        """Give everything it said."""
+        """Return everything it said."""
         return self.log.read_text(errors="replace")
 
     def client(self, secret: str = OPERATOR, **options: Any) -> httpx.Client:
-        """Give a client that shows a secret."""
+        """Return a client that shows a secret."""
         headers = {"Authorization": f"Bearer {secret}"}
         base = self.address + "/ledger/v1"
         return httpx.Client(base_url=base, headers=headers, timeout=40, verify=TLS, **options)
@@ -262,7 +262,7 @@ class Service:
 
 
 def answered(answer: httpx.Response, status: int = 200) -> Any:
-    """Give an answer's document, which must have this status."""
+    """Return an answer's document, which must have this status."""
     assert answer.status_code == status, answer.text
     return answer.json()
 
@@ -279,20 +279,20 @@ def issue(client: httpx.Client, account: str, dialect: str = "bve", **terms: Any
 
 
 def usage(key: str, request_id: str, units: int = 1000) -> dict[str, Any]:
-    """Give the body of a metered request."""
+    """Return the body of a metered request."""
     return {"request_id": request_id, "key_id": key, "model": MODEL, "usage": {"input": units}}
 
 
 @contextlib.contextmanager
 def subject(service: Service, **terms: Any) -> Iterator[tuple[httpx.Client, str, str]]:
-    """Give a client, an account with ample credit and one of its keys."""
+    """Yield a client, an account with ample credit and one of its keys."""
     with service.client() as client:
         account = open_account(client, overdraft={"USD": "unlimited"}, **terms)
         yield client, account, issue(client, account)["key_id"]
 
 
 def is_refused_for_now(answer: httpx.Response) -> bool:
-    """Tell whether an answer says 503 in full: a problem, and when to come again (promise 13)."""
+    """Return whether an answer says 503 in full: a problem, and when to come again (promise 13)."""
     return (
         answer.status_code == 503
         and int(answer.headers["retry-after"]) >= 1
@@ -302,7 +302,7 @@ def is_refused_for_now(answer: httpx.Response) -> bool:
 
 
 def events_of(server: Postgres, database: str, request_id: str) -> list[str]:
-    """Give the types of the events about a request id, in order."""
+    """Return the types of the events about a request id, in order."""
     rows = server.ask(
         database,
         "SELECT type::text FROM events WHERE payload ->> 'request_id' = %s ORDER BY lane_seq",

@@ -26,7 +26,7 @@ QUEUE_MAX, BATCH_MAX = 20_000, 5_000
 
 @pytest.fixture(scope="module")
 def name(server: rig.Postgres) -> str:
-    """Give the database of this module."""
+    """Return the database of this module."""
     server.create("weak", rig.TEMPLATE)
     return "weak"
 
@@ -35,7 +35,7 @@ def name(server: rig.Postgres) -> str:
 def service(
     server: rig.Postgres, name: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[rig.Service]:
-    """Give a service whose processes outlive every fault of this module."""
+    """Yield a service whose processes outlive every fault of this module."""
     home = tmp_path_factory.mktemp("weak") / "k"
     with rig.Service(home, KEYLEDGER_DATABASE_URL=server.url(name)) as service:
         before = service.workers()
@@ -48,7 +48,7 @@ Subject = tuple[httpx.Client, str, str]
 
 @pytest.fixture
 def subject(service: rig.Service) -> Iterator[Subject]:
-    """Give a client, an account and its key, which has been used."""
+    """Yield a client, an account and its key, which has been used."""
     with rig.subject(service) as found:
         client, _, key = found
         rig.answered(client.post("/usage", json=rig.usage(key, "first")))
@@ -142,7 +142,7 @@ def held(server: rig.Postgres, database: str) -> Iterator[psycopg.Connection]:
 
 
 def resident_mebibytes(pid: int) -> int:
-    """Give what a process holds in memory."""
+    """Return what a process holds in memory."""
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") // 2**20
 
@@ -359,7 +359,7 @@ def _fill(filler: Path) -> None:
 
 
 def _record_until_refused(client: httpx.Client, key: str) -> tuple[list[str], bool]:
-    """Record until the disk is full; give what was acknowledged, and whether it came to that."""
+    """Record until the disk is full; return what was acknowledged, and whether it came to that."""
     acknowledged: list[str] = []
     refused = 0
     for turn in range(60):

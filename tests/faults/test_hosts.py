@@ -13,7 +13,7 @@ pytestmark = pytest.mark.faults
 
 @pytest.fixture(scope="module")
 def name(server: rig.Postgres) -> str:
-    """Give an empty database: both hosts find it as such."""
+    """Return an empty database: both hosts find it as such."""
     server.create("shared")
     return "shared"
 
@@ -22,7 +22,7 @@ def name(server: rig.Postgres) -> str:
 def hosts(
     server: rig.Postgres, name: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[rig.Service, rig.Service]]:
-    """Give two hosts that started at the same instant."""
+    """Yield two hosts that started at the same instant."""
     place = tmp_path_factory.mktemp("hosts")
     url = server.url(name)
     first, second = (

@@ -183,7 +183,7 @@ class Killer:
 
 @pytest.fixture
 def service(tmp_path: Path) -> Iterator[rig.Service]:
-    """Give a service with its own embedded database."""
+    """Yield a service with its own embedded database."""
     for parent in (tmp_path, *tmp_path.parents[:2]):
         parent.chmod(parent.stat().st_mode | 0o011)
     with rig.Service(tmp_path / "k", workers=2) as service:

@@ -31,13 +31,13 @@ class Setting(NamedTuple):
         return self.client.post("/usage", json=rig.usage(self.key, request_id))
 
     def events_of(self, request_id: str) -> list[str]:
-        """Give the events about a request."""
+        """Return the events about a request."""
         return rig.events_of(self.server, self.database, request_id)
 
 
 @pytest.fixture(scope="module")
 def setting(server: rig.Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setting]:
-    """Give a service behind a proxy, with an account and a key that have spent something."""
+    """Yield a service behind a proxy, with an account and a key that have spent something."""
     # Tests of a module may come back to a worker after others: each time a database of its own.
     name = f"proxied_{os.urandom(4).hex()}"
     server.create(name, rig.TEMPLATE)

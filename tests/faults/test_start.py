@@ -19,7 +19,7 @@ Database = Callable[[], str]
 
 
 def refused(service: rig.Service) -> str:
-    """Start a service that must not start; give its words."""
+    """Start a service that must not start; return its words."""
     service.spawn()
     try:
         code = service.process.wait(timeout=rig.READY_SECONDS)
@@ -33,14 +33,14 @@ def refused(service: rig.Service) -> str:
 
 
 def dump(server: rig.Postgres, database: str) -> str:
-    """Give a digest of everything in a database."""
+    """Return a digest of everything in a database."""
     words = [str(binary("pg_dump")), "--no-sync", "--restrict-key=same", server.url(database)]
     done = subprocess.run(words, capture_output=True, check=True)
     return hashlib.sha256(done.stdout).hexdigest()
 
 
 def leaves_alone(server: rig.Postgres, name: str, home: Path, **environment: str) -> str:
-    """See that a start is refused and leaves the database as it was; give the words."""
+    """See that a start is refused and leaves the database as it was; return the words."""
     before = dump(server, name)
     environment = {"KEYLEDGER_DATABASE_URL": server.url(name), **environment}
     words = refused(rig.Service(home / "k", **environment))

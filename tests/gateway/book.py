@@ -25,7 +25,7 @@ class Booked(NamedTuple):
 
 
 def book(url: str) -> dict[str, list[Booked]]:
-    """Give every request with everything that ended it."""
+    """Return every request with everything that ended it."""
     found: dict[str, list[Booked]] = {}
     with psycopg.connect(url) as connection:
         rows = connection.execute(
@@ -46,7 +46,7 @@ def book(url: str) -> dict[str, list[Booked]]:
 
 
 def ended(url: str, request_id: str, *, seconds: float = 10) -> Booked:
-    """Give the one ending of a request, waiting for it."""
+    """Return the one ending of a request, waiting for it."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         endings = book(url).get(request_id, [])
@@ -58,7 +58,7 @@ def ended(url: str, request_id: str, *, seconds: float = 10) -> Booked:
 
 
 def settlement(url: str, request_id: str) -> dict[str, Any]:
-    """Give all that the event says which settled a request."""
+    """Return all that the event says which settled a request."""
     with psycopg.connect(url) as connection:
         rows = connection.execute(
             "SELECT payload::text FROM keyledger.events WHERE type::text LIKE 'request_settled%'"
@@ -68,7 +68,7 @@ def settlement(url: str, request_id: str) -> dict[str, Any]:
 
 
 def all_events(url: str) -> str:
-    """Give every event as text, to look for what must not be there."""
+    """Return every event as text, to look for what must not be there."""
     with psycopg.connect(url) as connection:
         rows = connection.execute("SELECT payload::text FROM keyledger.events").fetchall()
     return "\n".join(row[0] for row in rows)

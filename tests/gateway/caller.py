@@ -68,12 +68,12 @@ class Caller:
 
     @property
     def has_head(self) -> bool:
-        """Tell whether the head came."""
+        """Return whether the head came."""
         return b"\r\n\r\n" in self.text
 
     @property
     def body(self) -> bytes:
-        """Give what came of a chunked body, put together."""
+        """Return what came of a chunked body, put together."""
         rest, found = bytes(self.text.partition(b"\r\n\r\n")[2]), b""
         while rest:
             size, _, rest = rest.partition(b"\r\n")
@@ -83,18 +83,18 @@ class Caller:
 
     @property
     def status(self) -> int:
-        """Give the status; 0: none came."""
+        """Return the status; 0: none came."""
         return int(self.text.split(b" ", 2)[1]) if self.has_head else 0
 
     @property
     def request_id(self) -> str:
-        """Give the request's id; empty: no head came."""
+        """Return the request's id; empty: no head came."""
         found = re.search(rb"x-request-id: (\S+)", self.text.partition(b"\r\n\r\n")[0])
         return found[1].decode() if found else ""
 
     @property
     def is_whole(self) -> bool:
-        """Tell whether the answer is at its end, as HTTP says."""
+        """Return whether the answer is at its end, as HTTP says."""
         head, blank, body = self.text.partition(b"\r\n\r\n")
         length = re.search(rb"(?i)content-length: (\d+)", head)
         if length:
@@ -103,22 +103,22 @@ class Caller:
 
     @property
     def is_good(self) -> bool:
-        """Tell whether it is a whole answer, or a stream with its last event."""
+        """Return whether it is a whole answer, or a stream with its last event."""
         return self.status == 200 and self.is_whole and (not self.is_stream or self.has_end)
 
     @property
     def is_stream(self) -> bool:
-        """Tell whether a stream came."""
+        """Return whether a stream came."""
         return b"text/event-stream" in self.text.partition(b"\r\n\r\n")[0]
 
     @property
     def has_end(self) -> bool:
-        """Tell whether the protocol's last event came."""
+        """Return whether the protocol's last event came."""
         return VOICES[self.kind].end in self.text
 
     @property
     def has_failed(self) -> bool:
-        """Tell whether an error came, as an answer or as an event."""
+        """Return whether an error came, as an answer or as an event."""
         return FAILED.search(self.text) is not None
 
     def leave(self, how: str = "fin") -> None:

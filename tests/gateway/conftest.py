@@ -10,7 +10,7 @@ from tests.gateway.scripted import KEY, Scripted
 
 @pytest.fixture(scope="module")
 def upstream() -> Iterator[Scripted]:
-    """Give a scripted upstream for one module."""
+    """Yield a scripted upstream for one module."""
     found = Scripted()
     yield found
     found.stop()

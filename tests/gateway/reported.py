@@ -37,17 +37,17 @@ class Row(NamedTuple):
 
     @property
     def is_stream(self) -> bool:
-        """Tell whether it came in events."""
+        """Return whether it came in events."""
         return isinstance(self.said, list)
 
     @property
     def body(self) -> str:
-        """Give a whole reply as text."""
+        """Return a whole reply as text."""
         return self.said if isinstance(self.said, str) else json.dumps(self.said)
 
     @property
     def events(self) -> list[str]:
-        """Give the events as they are written, without the blank line."""
+        """Return the events as they are written, without the blank line."""
         return [each if isinstance(each, str) else written(each) for each in self.said]
 
 
@@ -61,7 +61,7 @@ DONE = "data: [DONE]"
 
 
 def chat(usage: Any = None, text: Any = "one two three", **more: Any) -> dict[str, Any]:
-    """Give a whole chat completion."""
+    """Return a whole chat completion."""
     message = {"role": "assistant", "content": text} | more.pop("message", {})
     choices = [{"index": 0, "message": message, "finish_reason": "stop"}]
     reply = {"id": "chatcmpl-1", "object": "chat.completion", "model": ASKED, "choices": choices}
@@ -69,24 +69,24 @@ def chat(usage: Any = None, text: Any = "one two three", **more: Any) -> dict[st
 
 
 def piece(text: str = " a", **more: Any) -> dict[str, Any]:
-    """Give an event with a piece of a chat completion."""
+    """Return an event with a piece of a chat completion."""
     return delta(content=text, **more)
 
 
 def delta(**said: Any) -> dict[str, Any]:
-    """Give an event with a delta of a chat completion."""
+    """Return an event with a delta of a chat completion."""
     more = {name: said.pop(name) for name in ("usage", "x_groq", "service_tier") if name in said}
     choices = [{"index": 0, "delta": said, "finish_reason": None}]
     return {"id": "chatcmpl-1", "model": ASKED, "choices": choices, **more}
 
 
 def last(usage: Any, **more: Any) -> dict[str, Any]:
-    """Give the event that tells usage alone."""
+    """Return the event that tells usage alone."""
     return {"id": "chatcmpl-1", "model": ASKED, "choices": [], "usage": usage, **more}
 
 
 def openai(prompt: Any, completion: Any, total: Any = None, **more: Any) -> dict[str, Any]:
-    """Give a report in OpenAI's words for chat."""
+    """Return a report in OpenAI's words for chat."""
     if total is None and isinstance(prompt, int) and isinstance(completion, int):
         total = prompt + completion
     sums = {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": total}
@@ -94,29 +94,29 @@ def openai(prompt: Any, completion: Any, total: Any = None, **more: Any) -> dict
 
 
 def named(into: Any, output: Any, **more: Any) -> dict[str, Any]:
-    """Give a report in the words of Responses and of Anthropic."""
+    """Return a report in the words of Responses and of Anthropic."""
     return {"input_tokens": into, "output_tokens": output, **more}
 
 
 def response(usage: Any, text: str = "one two", *items: Any, **more: Any) -> dict[str, Any]:
-    """Give a whole response."""
+    """Return a whole response."""
     said = {"type": "message", "content": [{"type": "output_text", "text": text}]}
     reply = {"id": "resp_1", "object": "response", "status": "completed", "model": ASKED}
     return reply | {"error": None, "output": [*items, said], "usage": usage} | more
 
 
 def output(text: str = " a") -> dict[str, Any]:
-    """Give an event with a piece of a response."""
+    """Return an event with a piece of a response."""
     return {"type": "response.output_text.delta", "delta": text}
 
 
 def ended(usage: Any, kind: str = "completed", **more: Any) -> dict[str, Any]:
-    """Give the event that ends a response."""
+    """Return the event that ends a response."""
     return {"type": f"response.{kind}", "response": response(usage) | {"status": kind} | more}
 
 
 def message(usage: Any, *content: Any, **more: Any) -> dict[str, Any]:
-    """Give a whole message of Anthropic's."""
+    """Return a whole message of Anthropic's."""
     said = list(content) or [{"type": "text", "text": "one two"}]
     return {
         "id": "msg_1",
@@ -128,31 +128,31 @@ def message(usage: Any, *content: Any, **more: Any) -> dict[str, Any]:
 
 
 def start(usage: Any) -> dict[str, Any]:
-    """Give the event that begins a message."""
+    """Return the event that begins a message."""
     begun = {"id": "msg_1", "type": "message", "model": ASKED, "content": [], "usage": usage}
     return {"type": "message_start", "message": begun}
 
 
 def words(text: str = " a") -> dict[str, Any]:
-    """Give an event with a piece of a message."""
+    """Return an event with a piece of a message."""
     told = {"type": "text_delta", "text": text}
     return {"type": "content_block_delta", "index": 0, "delta": told}
 
 
 def stop(usage: Any) -> list[dict[str, Any]]:
-    """Give the events that end a message."""
+    """Return the events that end a message."""
     told = {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": usage}
     return [told, {"type": "message_stop"}]
 
 
 def vectors(usage: Any) -> dict[str, Any]:
-    """Give a whole answer with embeddings."""
+    """Return a whole answer with embeddings."""
     data = [{"object": "embedding", "index": 0, "embedding": [1, 2]}]
     return {"object": "list", "data": data, "model": ASKED, "usage": usage}
 
 
 def written_text(usage: Any, text: str = "one two") -> dict[str, Any]:
-    """Give a whole legacy completion."""
+    """Return a whole legacy completion."""
     choices = [{"index": 0, "text": text, "finish_reason": "stop"}]
     return {"id": "cmpl-1", "object": "text_completion", "model": ASKED, "choices": choices} | (
         {} if usage is None else {"usage": usage}
@@ -160,7 +160,7 @@ def written_text(usage: Any, text: str = "one two") -> dict[str, Any]:
 
 
 def text_piece(text: str = " a") -> dict[str, Any]:
-    """Give an event with a piece of a legacy completion."""
+    """Return an event with a piece of a legacy completion."""
     return {"id": "cmpl-1", "model": ASKED, "choices": [{"index": 0, "text": text}]}
 
 

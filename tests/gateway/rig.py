@@ -184,7 +184,7 @@ class Rig:
 
     @property
     def services(self) -> Services:
-        """Give what it works with."""
+        """Return what it works with."""
         return self.app.services
 
     def account(self, credit: str = "5 USD", **terms: Any) -> AccountId:
@@ -203,13 +203,13 @@ class Rig:
         return account_id
 
     def key(self, account_id: AccountId, **terms: Any) -> tuple[KeyId, str]:
-        """Issue a key; give its id and its secret."""
+        """Issue a key; return its id and its secret."""
         issued = e.KeyIssued(by="test", **{"name": "bot", "dialect": "bve", **terms})
         made = self.run(self.services.ledger.keys.issue(Asked("test"), account_id, issued))
         return made.key.key_id, made.secret
 
     def client(self, secret: str) -> httpx.Client:
-        """Give a client that shows a secret."""
+        """Return a client that shows a secret."""
         return httpx.Client(
             base_url=self.url,
             headers={"Authorization": f"Bearer {secret}"},

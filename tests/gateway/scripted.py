@@ -97,7 +97,7 @@ def plan_of(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def raw_of(text: str) -> bytes:
-    """Give the bytes of a body that a plan has as text: one each, unless it begins with a mark."""
+    """Return the bytes of a plan's text: one per character, unless a byte order mark begins it."""
     return text.encode("utf-8" if text.startswith("\ufeff") else "latin-1")
 
 
@@ -122,7 +122,7 @@ class Answer:
             self.tokens = min(bound_of(document), plan["within"])
 
     async def give(self) -> bool:
-        """Answer; tell whether the connection goes on."""
+        """Answer; return whether the connection goes on."""
         plan = self.plan
         if plan["attempt"] <= plan.get("fail_first", 0):
             return await self.fail(plan.get("how", "500"))
@@ -154,7 +154,7 @@ class Answer:
 
     @property
     def usage(self) -> dict[str, int]:
-        """Give what it says it used."""
+        """Return what it says it used."""
         return {
             "prompt_tokens": INPUT,
             "completion_tokens": self.tokens,
@@ -248,7 +248,7 @@ class Answer:
 
     @property
     def line_end(self) -> bytes:
-        """Give how lines end."""
+        """Return how lines end."""
         return b"\r\n" if self.plan.get("crlf") else b"\n"
 
     async def piece(self, number: int) -> None:

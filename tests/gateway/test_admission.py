@@ -42,7 +42,7 @@ def chat(client: httpx.Client, plan: dict[str, Any] | None = None, **body: Any) 
 
 @pytest.fixture
 def own(gateway: Rig) -> Iterator[httpx.Client]:
-    """Give a client of a fresh account, under limits."""
+    """Yield a client of a fresh account, under limits."""
     account = gateway.account(limits=(e.LimitRule(kind="requests", window="day", ceiling="50"),))
     with gateway.client(gateway.key(account, limits=RULES)[1]) as found:
         yield found
@@ -212,7 +212,7 @@ def test_a_dialect_may_word_an_upstreams_refusal_itself(
 
 @pytest.fixture
 def second() -> Iterator[Scripted]:
-    """Give another upstream."""
+    """Yield another upstream."""
     found = Scripted()
     yield found
     found.stop()
@@ -317,7 +317,7 @@ def test_durations_are_written_as_go_does(span: timedelta, text: str) -> None:
 
 
 def measured(limit_id: str, ceiling: int, used: int, window: int | None = 60) -> Measured:
-    """Give a limit as it stands."""
+    """Return a limit as it stands."""
     resets = None if window is None else AT + timedelta(seconds=30)
     kind = LimitId.parse(limit_id).kind
     return Measured("key", limit_id, kind, ceiling, used, 0, window, resets, resets)

@@ -354,7 +354,7 @@ def test_uses_that_the_request_leaves_open_are_the_operators_figure(
     [[SEARCH], [{"type": "code_interpreter"}], [{"type": "unheard_of"}]],
 )
 def test_what_has_neither_bound_nor_price_is_refused_where_the_account_says_so(tools: Any) -> None:
-    """Else it is held by the operator's figure; a bound alone, or a price alone, is enough."""
+    """Otherwise it is held by the operator's figure; a bound alone, or a price alone, is enough."""
     wish = read("responses", input="a", tools=tools)
     with pytest.raises(ModelIsUnpriced, match="does not bound its use"):
         asked(wish, refuses=True)

@@ -36,7 +36,7 @@ class World(NamedTuple):
         return Caller(self.port, self.secret).ask(kind, plan, stream=stream)
 
     def ended(self, caller: Caller) -> tuple[Booked, Attempt]:
-        """Give how a request ended, and what the upstream wrote of the one time it was asked."""
+        """Return how a request ended, and what the upstream wrote of the one time it was asked."""
         found = ended(self.url, caller.request_id)
         (attempt,) = told(self.upstream)[caller.request_id]
         return found, attempt
@@ -178,7 +178,7 @@ def test_a_client_that_reads_byte_by_byte_gets_every_byte(world: World, kind: st
 
 
 def events(caller: Caller) -> bytes:
-    """Give the events of a stream, whatever chunks they came in."""
+    """Return the events of a stream, whatever chunks they came in."""
     body, out = bytes(caller.text.partition(b"\r\n\r\n")[2]), b""
     while body:
         size, _, rest = body.partition(b"\r\n")
@@ -188,7 +188,7 @@ def events(caller: Caller) -> bytes:
 
 
 def test_a_client_that_leaves_slowly_is_charged_what_the_upstream_says(world: World) -> None:
-    """Byte by byte to the third token, then a reset: no other rule for who reads slowly."""
+    """Byte by byte to the third token, then a reset: a slow reader has no other rule."""
     caller = Caller(world.port, world.secret, receive_bytes=2_048)
     caller.ask("chat", PACED, stream=True)
     while caller.pieces < 3:

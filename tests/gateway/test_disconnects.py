@@ -54,7 +54,7 @@ class Raw:
 
     @property
     def request_id(self) -> str:
-        """Give the request's id, from the head."""
+        """Return the request's id, from the head."""
         self.read_until(b"\r\n\r\n")
         head = self.text.partition(b"\r\n\r\n")[0].decode().lower()
         return head.partition("x-request-id: ")[2].split("\r\n")[0]
@@ -66,7 +66,7 @@ class Raw:
 
 @pytest.fixture(scope="module")
 def secret(gateway: Rig) -> str:
-    """Give a key of an account with credit."""
+    """Return a key of an account with credit."""
     return gateway.key(gateway.account())[1]
 
 
@@ -204,7 +204,7 @@ Plan = tuple[dict[str, Any], int | None, bool]
 
 
 def _run_all(gateway: Rig, plans: list[Plan]) -> list[str]:
-    """Send everything, two dozen at a time; give the request ids."""
+    """Send everything, two dozen at a time; return the request ids."""
     secret = gateway.key(gateway.account())[1]
 
     def run(planned: Plan) -> str:
@@ -338,7 +338,7 @@ class Away:
 
 
 def ending(number: int) -> Ending:
-    """Give an ending."""
+    """Return an ending."""
     usage = Usage(input=1, output=number)
     how = Settle(request_id=f"r{number}", usage=usage)
     return Ending(new_account_id(), new_key_id(0), how)

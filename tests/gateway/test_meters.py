@@ -181,12 +181,12 @@ def tally(name: str, *, asks: bool = True, **body: Any) -> StreamTally:
 
 
 def chunk(**members: Any) -> bytes:
-    """Give an event as a provider writes it."""
+    """Return an event as a provider writes it."""
     return sse.event(json.dumps(members, separators=(",", ":")).encode())
 
 
 def piece(text: str, **members: Any) -> bytes:
-    """Give a piece of a chat stream."""
+    """Return a piece of a chat stream."""
     return chunk(choices=[{"index": 0, "delta": {"content": text}}], **members)
 
 

@@ -119,7 +119,7 @@ def run(fleet: Fleet, upstream: Scripted, url: str, beyond: int) -> Load:
 
 @pytest.fixture(scope="module")
 def upstream() -> Iterator[Scripted]:
-    """Give an upstream."""
+    """Yield an upstream."""
     found = Scripted()
     yield found
     found.stop()

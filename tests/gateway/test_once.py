@@ -78,7 +78,7 @@ class Service:
         self.key_id, self.secret = self.key()
 
     def key(self, dialect: str = "ryvion", **terms: Any) -> tuple[str, str]:
-        """Issue a key of the account; give its id and its secret."""
+        """Issue a key of the account; return its id and its secret."""
         path = f"/ledger/v1/accounts/{self.person.account_id}/keys"
         made = self.fleet.operator.post(path, json={"name": "bot", "dialect": dialect, **terms})
         assert made.status_code == 201, made.text
@@ -86,7 +86,7 @@ class Service:
 
     @cached_property
     def lines(self) -> Sequence[Line]:
-        """Give a connection to each worker."""
+        """Return a connection to each worker."""
         return lines(self.fleet, 1)
 
     def post(self, body: Any, key: str, *, to: int | None = None, **more: Any) -> httpx.Response:
@@ -102,7 +102,7 @@ class Service:
         return self.fleet.operator.post(path, content=caller.asked, headers=headers)
 
     def settled(self, request_id: str) -> Booked:
-        """Give the one ending of a request, which charges it."""
+        """Return the one ending of a request, which charges it."""
         found = ended(self.url, request_id)
         assert found.ending == "settled"
         return found
@@ -126,7 +126,7 @@ def service(
 
 
 def request_id(found: httpx.Response) -> str:
-    """Give the id that a reply names; bve writes it in its own way."""
+    """Return the id that a reply names; bve writes it in its own way."""
     said = found.headers["x-request-id"]
     return said if said.startswith("req_") else f"req_{said.replace('-', '')}"
 
@@ -600,7 +600,7 @@ def _pass(here: socket.socket, there: socket.socket, left: int | None) -> None:
 
 @pytest.fixture
 def cut(service: Service) -> Iterator[Callable[[int], openai.OpenAI]]:
-    """Give OpenAI's own client behind a connection that is cut once."""
+    """Yield OpenAI's own client behind a connection that is cut once."""
     made: list[Cutting] = []
 
     def client(after: int) -> openai.OpenAI:

@@ -173,7 +173,7 @@ def test_the_operators_bound_is_told_and_said(
 
 
 def test_the_clients_own_bound_is_not_said(gateway: Rig, upstream: Scripted) -> None:
-    """It knows that one, and the body goes on as it came."""
+    """It knows that one, and the body goes on unchanged."""
     with gateway.client(gateway.key(gateway.account())[1]) as client:
         reply = chat(client, max_completion_tokens=77)
     assert HEADER not in reply.headers

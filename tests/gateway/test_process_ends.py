@@ -38,7 +38,7 @@ class Ended(NamedTuple):
     left_open: int
 
     def of(self, caller: Caller) -> tuple[Booked, Attempt]:
-        """Give how a request ended, and what the upstream wrote of it."""
+        """Return how a request ended, and what the upstream wrote of it."""
         (found,), (attempt,) = self.known[caller.request_id], self.asked[caller.request_id]
         return found, attempt
 

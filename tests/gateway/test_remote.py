@@ -34,7 +34,7 @@ async def heard(reader: asyncio.StreamReader) -> bytes:
 
 
 def answering(*answers: bytes, then: str = "close") -> Serve:
-    """Give a server that answers each request of a connection with the next of these."""
+    """Return a server that answers each request of a connection with the next of these."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         for answer in answers:
@@ -50,7 +50,7 @@ def answering(*answers: bytes, then: str = "close") -> Serve:
 def run(
     serve: Serve, use: Callable[[HttpUpstream], Awaitable[Any]], *, key: str = "k", **terms: int
 ) -> tuple[Any, int]:
-    """Use an upstream over a server; give what came of it, and how many connections there were."""
+    """Use an upstream over a server; return what came of it, and the number of connections."""
     connections = 0
 
     async def counted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -80,7 +80,7 @@ def run(
 
 
 def outgoing(**terms: Any) -> Outgoing:
-    """Give a request."""
+    """Return a request."""
     entry = table.BY_NAME[terms.pop("name", "chat")]
     terms = {"document": {}} | terms if entry.method == "POST" else terms
     return Outgoing(entry, new_account_id(), "req_1", **terms)
@@ -135,7 +135,7 @@ def test_a_kept_connection_that_was_closed_costs_nothing() -> None:
 
 
 def closing(reset: bool) -> Serve:  # noqa: FBT001
-    """Give a server that answers once on two connections, then hears a request and hangs up."""
+    """Return a server that answers once on two connections, then hears a request and hangs up."""
     served = 0
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -550,7 +550,7 @@ def asked(use: Outgoing, *, key: str = "k", answer: bytes = OK) -> tuple[bytes, 
 
 
 def lines_of(request: bytes) -> list[bytes]:
-    """Give the lines of a request's head."""
+    """Return the lines of a request's head."""
     return request.partition(b"\r\n\r\n")[0].split(b"\r\n")
 
 

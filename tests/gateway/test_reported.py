@@ -35,7 +35,7 @@ every_row = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 
 
 def asked(row: Row, text: str) -> dict[str, Any]:
-    """Give the body of a request whose last message is a text."""
+    """Return the body of a request whose last message is a text."""
     messages = [{"role": "user", "content": text}]
     body: dict[str, Any] = {"model": "m", "stream": row.is_stream}
     match row.route:
@@ -54,7 +54,7 @@ def is_as_told(usage: dict[str, int], told: dict[str, int]) -> bool:
 
 
 def of(usage: Usage) -> dict[str, int]:
-    """Give the classes of a usage that are not 0."""
+    """Return the classes of a usage that are not 0."""
     return {name: number for name in CLASSES if (number := getattr(usage, name))}
 
 
@@ -107,7 +107,7 @@ def test_the_table_is_large_and_covers_every_route() -> None:
 
 @pytest.fixture(scope="module")
 def client(gateway: Rig) -> Iterator[httpx.Client]:
-    """Give a client whose usage has a price in every class."""
+    """Yield a client whose usage has a price in every class."""
     card = RateCard(
         name="reported",
         version=1,
@@ -145,7 +145,7 @@ def charge_of(usage: dict[str, int], row: Row) -> str:
 
 
 def kept_report(url: str, digest: str) -> dict[str, Any] | None:
-    """Give the report that is kept beside an event, by the digest that the event holds."""
+    """Return the report that is kept beside an event, by the digest that the event holds."""
     with psycopg.connect(url) as connection:
         kept = connection.execute("SELECT report FROM keyledger.provider_reports").fetchall()
     for (text,) in kept:
@@ -195,7 +195,7 @@ def native(operator: httpx.Client) -> World:
 
 @pytest.fixture(scope="module")
 def key_id(native: World) -> str:
-    """Give a key whose usage has a price in every class."""
+    """Return a key whose usage has a price in every class."""
     models = {
         "m": {"prices": PRICES, "conditions": {"priority": {"prices": PRIORITY}}},
         OTHER: {"prices": PRICES},

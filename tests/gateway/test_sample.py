@@ -18,20 +18,20 @@ ASKED: Any = [{"role": "user", "content": "What is a ledger?"}]
 
 @pytest.fixture(scope="module")
 def secret(built_in: Rig) -> str:
-    """Give a key of an account with credit."""
+    """Return a key of an account with credit."""
     return built_in.key(built_in.account())[1]
 
 
 @pytest.fixture(scope="module")
 def client(built_in: Rig, secret: str) -> Iterator[openai.OpenAI]:
-    """Give OpenAI's client: only base URL and key are ours."""
+    """Yield OpenAI's client: only base URL and key are ours."""
     with openai.OpenAI(base_url=built_in.url, api_key=secret, max_retries=0) as found:
         yield found
 
 
 @pytest.fixture(scope="module")
 def plain(built_in: Rig, secret: str) -> Iterator[httpx.Client]:
-    """Give a plain client."""
+    """Yield a plain client."""
     with built_in.client(secret) as found:
         yield found
 

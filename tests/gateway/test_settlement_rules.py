@@ -16,7 +16,7 @@ from tests.gateway.scripted import INPUT, KEY, Scripted
 
 @pytest.fixture(scope="module")
 def client(gateway: Rig) -> Iterator[httpx.Client]:
-    """Give a client of an account with credit."""
+    """Yield a client of an account with credit."""
     _, secret = gateway.key(gateway.account())
     with gateway.client(secret) as found:
         yield found
@@ -29,7 +29,7 @@ def chat(client: httpx.Client, plan: dict[str, Any] | None = None, **body: Any) 
 
 
 def streamed(client: httpx.Client, plan: dict[str, Any], **body: Any) -> tuple[str, str]:
-    """Ask for a stream; give its request id and what came."""
+    """Ask for a stream; return its request id and what came."""
     messages = [{"role": "user", "content": json.dumps(plan)}]
     asked = {"model": "m", "messages": messages, "stream": True, **body}
     with client.stream("POST", "/chat/completions", json=asked) as reply:
@@ -366,7 +366,7 @@ def test_attempts_and_endings_are_counted(client: httpx.Client) -> None:
 
 
 def counted() -> dict[str, int]:
-    """Give the gateway's numbers as a scraper reads them, without the buckets."""
+    """Return the gateway's numbers as a scraper reads them, without the buckets."""
     pattern = r"^keyledger_((?:upstream|gateway)_\w+?(?:_total|_count)\{.*\}) (\S+)$"
     found = re.findall(pattern, metrics.text().decode(), re.MULTILINE)
     return {name: round(float(value)) for name, value in found}

@@ -13,7 +13,7 @@ LINES = st.lists(st.sampled_from([b"data: a", b"data:b", b": note", b"event: x",
 
 @st.composite
 def streams(draw: st.DrawFn) -> bytes:
-    """Give a stream of events, each with line ends of its own."""
+    """Return a stream of events, each with line ends of its own."""
     text = b""
     for lines in draw(st.lists(LINES, max_size=6)):
         end = draw(ENDS)

@@ -48,7 +48,7 @@ class World(NamedTuple):
         return Caller(self.fleet.service.port, self.secret).ask(kind, plan, stream=stream)
 
     def balance(self) -> tuple[Decimal, Decimal]:
-        """Give the credit, and what of it is held."""
+        """Return the credit, and what of it is held."""
         path = f"/ledger/v1/accounts/{self.account_id}/balances"
         found = self.fleet.operator.get(path).json()["balances"]
         (mine,) = [each for each in found if each["asset"] == "CAD"]
@@ -162,7 +162,7 @@ class Killer(threading.Thread):
 
 @pytest.fixture(scope="module")
 def storm(world: World) -> tuple[list[Heard], Decimal]:
-    """Send everything while upstreams die; give what clients heard, and what it cost."""
+    """Send everything while upstreams die; return what clients heard, and what it cost."""
     draw = random.Random(SEED)  # noqa: S311 - a test's dice
     plans = [_plan(draw, number) for number in range(REQUESTS)]
     before, _ = world.balance()
@@ -190,13 +190,13 @@ class Case(NamedTuple):
 
     @property
     def answered(self) -> Attempt:
-        """Give the attempt that answered: none is made after it."""
+        """Return the attempt that answered: none is made after it."""
         return self.attempts[-1]
 
 
 @pytest.fixture(scope="module")
 def cases(world: World, storm: tuple[list[Heard], Decimal]) -> Sequence[Case]:
-    """Give every request of the ledger, each with its one ending."""
+    """Return every request of the ledger, each with its one ending."""
     heard, _ = storm
     known, asked = book(world.url), told(*world.upstreams)
     assert asked.keys() <= known.keys()

@@ -60,7 +60,7 @@ class Load(NamedTuple):
     url: str
 
     def ended(self, ending: str) -> dict[str, Booked]:
-        """Give the requests that ended so."""
+        """Return the requests that ended so."""
         found = {name: endings[0] for name, endings in self.known.items()}
         return {name: each for name, each in found.items() if each.ending == ending}
 
@@ -75,7 +75,7 @@ class Service(NamedTuple):
     """Its path."""
 
     def balance(self) -> tuple[Decimal, Decimal]:
-        """Give the credit, and what of it is held."""
+        """Return the credit, and what of it is held."""
         found = self.fleet.operator.get(f"{self.account}/balances").json()["balances"]
         (mine,) = [each for each in found if each["asset"] == "CAD"]
         return Decimal(mine["balance"]), Decimal(mine["pending"])

@@ -214,7 +214,7 @@ class Telling:
         self._told: bool = plan.get("usage", True)
 
     async def give(self, document: Mapping[str, Any]) -> bool:
-        """Answer; tell whether the connection goes on."""
+        """Answer; return whether the connection goes on."""
         if not document.get("stream"):
             return await self._whole()
         options = document.get("stream_options") or {}
@@ -363,7 +363,7 @@ class Truthful:
 
 
 def told(*upstreams: Truthful) -> dict[str, list[Attempt]]:
-    """Give every request that upstreams were asked, with its attempts in order."""
+    """Return every request that upstreams were asked, with its attempts in order."""
     found: dict[str, list[Attempt]] = {}
     everything = [attempt for each in upstreams for attempt in each.attempts()]
     for attempt in sorted(everything, key=lambda each: each.at):

@@ -69,7 +69,7 @@ def named_values(tree: ast.AST) -> Iterator[tuple[str, ast.expr | None]]:
 
 
 def is_path(node: ast.expr) -> bool:
-    """Tell whether an operand of `/` looks like a part of a path."""
+    """Return whether an operand of `/` looks like a part of a path."""
     match node:
         case ast.Constant(value=str()) | ast.JoinedStr():
             return True
@@ -108,7 +108,7 @@ def divisions(tree: ast.AST, _lines: list[str]) -> Iterator[Finding]:
 
 
 def starts_as_sql(node: ast.expr) -> bool:
-    """Tell whether a string, formatted or not, begins like a statement."""
+    """Return whether a string, formatted or not, begins like a statement."""
     match node:
         case ast.Constant(value=str(text)) | ast.JoinedStr(values=[ast.Constant(value=text), *_]):
             return bool(SQL.match(text))
@@ -133,7 +133,7 @@ def built_sql(tree: ast.AST, lines: list[str]) -> Iterator[Finding]:
 
 
 def is_broad(caught: ast.expr | None) -> bool:
-    """Tell whether an except clause catches nearly everything."""
+    """Return whether an except clause catches nearly everything."""
     match caught:
         case None:
             return True
@@ -161,7 +161,7 @@ ROUNDS = frozenset({"quantize", "divide_round_half_even", "to_integral_value", "
 
 
 def is_money(node: ast.AST) -> bool:
-    """Tell whether a name in an operand sounds like an amount."""
+    """Return whether a name in an operand sounds like an amount."""
     return any(MONEY.search(name_of(each)) for each in ast.walk(node))
 
 

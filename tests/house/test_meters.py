@@ -36,7 +36,7 @@ def referred(function: FunctionType) -> Iterator[Any]:
 
 
 def reached(function: FunctionType) -> tuple[set[Any], set[str]]:
-    """Give the ways to meter that a handler comes to, and the texts its functions hold."""
+    """Return the ways to meter that a handler comes to, and the texts its functions hold."""
     seen, waiting = set[FunctionType](), [function]
     ways, texts = set[Any](), set[str]()
     while waiting:
@@ -54,7 +54,7 @@ def reached(function: FunctionType) -> tuple[set[Any], set[str]]:
 
 
 def all_routes() -> list[Any]:
-    """Give every route of every dialect."""
+    """Return every route of every dialect."""
     return [
         pytest.param(dialect, handler, id=f"{name}-{handler.handler_name}-{place}")
         for name, dialect in DIALECTS.items()
@@ -86,7 +86,7 @@ def test_what_is_metered_is_answered_once(dialect: Dialect, handler: Handler) ->
 
 
 def dialect_of(handler: Handler, meters: dict[str, str]) -> Dialect:
-    """Give a dialect of one route."""
+    """Return a dialect of one route."""
     bve = DIALECTS["bve"]
     return bve._replace(surface=bve.surface._replace(handlers=[handler]), meters=meters)
 

@@ -29,7 +29,7 @@ PUBLIC = {
 
 
 def served(surface: Surface, asked: type[Any]) -> list[tuple[str, Handler]]:
-    """Give the path and handler of everything that the application serves."""
+    """Return the path and handler of everything that the application serves."""
     app = application(surface, asked)
     return [
         (route.path, handler)

@@ -27,7 +27,7 @@ LARGE = {
 
 
 def bounds() -> Iterable[tuple[str, bool, int]]:
-    """Give every route's name, whether anybody may call it, and its bound."""
+    """Yield every route's name, whether anybody may call it, and its bound."""
     surfaces = [native.SURFACE, *(dialect.surface for dialect in DIALECTS.values())]
     for surface in surfaces:
         for handler in surface.handlers:

@@ -13,7 +13,7 @@ AT = datetime(2026, 11, 21, tzinfo=UTC)
 
 
 def every_error(kind: type[Any]) -> set[type[Any]]:
-    """Give a class and all below it."""
+    """Return a class and all below it."""
     return {kind}.union(*(every_error(below) for below in kind.__subclasses__()))
 
 

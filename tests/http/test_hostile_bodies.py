@@ -125,7 +125,7 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def read(decoder: msgspec.json.Decoder[Any], body: bytes) -> str:
-    """Read a body; give what is said of it, empty: it is taken."""
+    """Read a body; return what is said of it, empty: it is taken."""
     try:
         reading.decode(decoder, body)
     except Failure as problem:
@@ -134,7 +134,7 @@ def read(decoder: msgspec.json.Decoder[Any], body: bytes) -> str:
 
 
 def cost(work: Callable[[], object]) -> float:
-    """Give the median of several calls in a row, after one that makes the caches alike."""
+    """Return the median of several calls in a row, after one that makes the caches alike."""
     work()
     return statistics.median(seconds(work) for _ in range(ROUNDS))
 

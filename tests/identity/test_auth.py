@@ -208,7 +208,7 @@ def test_an_account_keeps_an_owner(people: People) -> None:
 
 
 def claims(people: People, **changes: Any) -> dict[str, Any]:
-    """Give claims as the ledger signs them."""
+    """Return claims as the ledger signs them."""
     at = clock.now()
     made = {
         "iss": auth.ISSUER,

@@ -71,7 +71,7 @@ def together(hosts: Sequence[Served], guesses: Sequence[Guess]) -> list[httpx.Re
 
 
 def statuses(found: Sequence[httpx.Response]) -> list[int]:
-    """Give the statuses in order of size."""
+    """Return the statuses in order of size."""
     return sorted(each.status_code for each in found)
 
 
@@ -184,7 +184,7 @@ async def opened(url: str, home: Path) -> Any:
 async def outcome(
     services: Services, password: str, at: datetime, client: str = "192.0.2.1"
 ) -> tuple[int, str]:
-    """Try at an instant; give the status and ``Retry-After``."""
+    """Try at an instant; return the status and ``Retry-After``."""
     try:
         await services.logins.proven(OWNER, password, client=client, at=at)
     except Failure as problem:

@@ -23,7 +23,7 @@ PER_HOUR = 5
 
 
 def body(email: str, **terms: Any) -> dict[str, Any]:
-    """Give what somebody sends who signs up."""
+    """Return what somebody sends who signs up."""
     return {"email": email, "password": "correct horse battery", "name": "Ada", **terms}
 
 
@@ -120,7 +120,7 @@ def as_time(moment: int) -> timedelta:
 
 
 async def tries(signups: Signups, at: datetime, count: int) -> int:
-    """Try so often at an instant; give how many were let in."""
+    """Try so often at an instant; return how many were let in."""
     admitted = 0
     for _ in range(count):
         with contextlib.suppress(Failure):

@@ -270,7 +270,7 @@ PREVIOUS = hashlib.sha256(b"previous").digest()
 
 
 def vector(body: e.AnyEvent) -> dict[str, object]:
-    """Give what is frozen of an event."""
+    """Return what is frozen of an event."""
     payload = encode(body)
     envelope = envelope_bytes(ENVELOPE, label(body))
     return {
@@ -283,7 +283,7 @@ def vector(body: e.AnyEvent) -> dict[str, object]:
 
 @pytest.fixture(scope="module")
 def golden() -> list[dict]:
-    """Give the frozen vectors."""
+    """Return the frozen vectors."""
     return json.loads(GOLDEN.read_text("utf-8"))
 
 

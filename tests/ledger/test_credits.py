@@ -125,7 +125,7 @@ def test_a_refusal_for_credit_tells_its_numbers() -> None:
 
 
 def terms(**changes) -> e.CreditGranted:
-    """Give the terms of a grant."""
+    """Return the terms of a grant."""
     return e.CreditGranted(**{"by": "x", "lot": 99, "asset": "USD", "amount": "5.00", **changes})
 
 

@@ -32,7 +32,7 @@ OWN, SHARED = "requests:each_model=m0/rolling:60", "requests:each_model/rolling:
 
 
 def rule(kind="requests", window="rolling:60", ceiling="2", **more) -> e.LimitRule:
-    """Make a rule of each model."""
+    """Make a rule that holds per model."""
     return e.LimitRule(
         **{"kind": kind, "window": window, "ceiling": ceiling, "each_model": True, **more}
     )
@@ -53,7 +53,7 @@ def ask(world: Core, model: str, *, usage: Usage = ONE, make=core.record):
 
 
 def counters(world: Core) -> dict[str, Counter]:
-    """Give the key's counters."""
+    """Return the key's counters."""
     return world.state.keys[K].counters
 
 

@@ -43,7 +43,7 @@ def fail(request_id: str) -> Command:
 
 
 def counted(made: core.Core, *, of_account: bool = False) -> tuple[int, int]:
-    """Give how many failures count, and how many requests may fail yet."""
+    """Return how many failures count, and how many more requests may fail."""
     subject = made.state.accounts[A] if of_account else made.state.keys[K]
     (counter,) = subject.counters.values()
     return sum(counter.used.values()), sum(counter.pending.values())

@@ -56,7 +56,7 @@ def holding(world: Core, usage: Usage, open_: Open):
 
 
 def fits(hold, tokens_: int) -> bool:
-    """Tell whether an answer of so many tokens would be held."""
+    """Return whether an answer of so many tokens would be held."""
     try:
         hold(tokens_)
     except (CreditIsExhausted, LimitIsReached):

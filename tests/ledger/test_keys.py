@@ -51,7 +51,7 @@ def a_key(**changes) -> Key:
 
 
 def terms(**changes) -> e.KeyIssued:
-    """Give the terms of a new key."""
+    """Return the terms of a new key."""
     return e.KeyIssued(**{"by": "x", "name": "bot", "dialect": "bve", **changes})
 
 

@@ -56,7 +56,7 @@ def rule(kind, window, ceiling, **more) -> e.LimitRule:
 
 
 def balance(world, asset="USD") -> int:
-    """Give what is unspent, in pico."""
+    """Return what is unspent, in pico."""
     return world.state.accounts[A].balance(asset)
 
 

@@ -33,7 +33,7 @@ def limit(account: Account | None, ceiling: str | None) -> list[e.AnyEvent]:
 
 
 def rules_of(made: list[e.AnyEvent]) -> tuple[e.LimitRule, ...]:
-    """Give the limits that the one event sets."""
+    """Return the limits that the one event sets."""
     (event,) = made
     assert isinstance(event, e.AccountLimitsSet)
     return event.limits

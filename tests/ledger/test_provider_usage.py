@@ -99,7 +99,7 @@ MARKS = {
 
 
 def format_of(sample: dict[str, Any]) -> str:
-    """Tell which reader of the oracle's is meant for a report."""
+    """Return which reader of the oracle's is meant for a report."""
     payload = payload_of(sample)
     return next(form for field, form in MARKS.items() if field in payload)
 

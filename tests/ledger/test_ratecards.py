@@ -35,13 +35,13 @@ def published(card, *earlier, start=None, replace=False, **terms) -> list[e.AnyE
 
 
 def would_be(card, *earlier, start=None, replace=False) -> RateCard:
-    """Give the version that would come into being."""
+    """Return the version that would come into being."""
     draft = draft_of(card, start=start, replace=replace)
     return propose(RateCards(earlier), draft, at=START).card
 
 
 def suspicions(card, *earlier, start=None, replace=False, users=0) -> tuple[str, ...]:
-    """Give what would have to be confirmed."""
+    """Return what would have to be confirmed."""
     draft = draft_of(card, start=start, replace=replace)
     return reasons_of(propose(RateCards(earlier), draft, at=START), users)
 

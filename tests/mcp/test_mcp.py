@@ -72,7 +72,7 @@ class Buyer(NamedTuple):
     account_id: str
 
     def rest(self, secret: str = "") -> httpx.Client:
-        """Give a client of the REST routes."""
+        """Return a client of the REST routes."""
         return self.served.client(secret or self.token)
 
     def key(self, scope: str = "buyer", name: str = "k") -> dict[str, Any]:
@@ -149,7 +149,7 @@ def call(buyer: Buyer, secret: str, name: str, mode: str = "auto", /, **argument
 
 
 def refused(buyer: Buyer, secret: str, name: str, /, **arguments: Any) -> dict[str, Any]:
-    """Call a tool that says no, and give the error."""
+    """Call a tool that says no, and return the error."""
     found = speak(buyer, secret, lambda client: client.call_tool(name, arguments))
     assert found.is_error
     error: dict[str, Any] = json.loads(found.content[0].text)["error"]
@@ -192,7 +192,7 @@ def test_tools_say_what_they_do_and_take(buyer: Buyer) -> None:
 
 
 def bounded(schema: dict[str, Any]) -> bool:
-    """Tell whether a value of a schema has a greatest size."""
+    """Return whether a value of a schema has a greatest size."""
     if "anyOf" in schema:
         return all(bounded(each) for each in schema["anyOf"])
     kind = schema.get("type")
@@ -501,7 +501,7 @@ def test_the_transport_is_bounded_and_worded(buyer: Buyer) -> None:
 
 
 def test_any_host_is_answered(buyer: Buyer) -> None:
-    """Behind a proxy the service has other names: no 421 for who shows a good key."""
+    """Behind a proxy the service has other names: no 421 for anyone who shows a good key."""
     with buyer.rest() as client:
         headers = {**ACCEPT, "Host": "ledger.example.com", "Origin": "https://example.com"}
         found = client.post("/mcp", json=PING, headers=headers)

@@ -11,7 +11,7 @@ from ledger import clock, errors
 
 
 def kinds(of: type) -> list[type]:
-    """Give every class below one."""
+    """Return every class below one."""
     return [each for kind in of.__subclasses__() for each in (kind, *kinds(kind))]
 
 

@@ -13,13 +13,13 @@ PASSWORD = "correct horse battery"
 
 
 def events(world: Any, account: str, kind: str) -> list[dict[str, Any]]:
-    """Give the payloads of an account's events of a type, newest first."""
+    """Return the payloads of an account's events of a type, newest first."""
     found = world.get(f"/accounts/{account}/events?limit=100")["data"]
     return [event["payload"] for event in found if event["type"] == kind]
 
 
 def member(world: Any, served: Any, account: str, role: str) -> tuple[str, Any]:
-    """Let somebody join; give their id and client."""
+    """Let somebody join; return their id and client."""
     email = f"{role}-{secrets.token_hex(4)}@example.com"
     body = {"email": email, "password": PASSWORD, "role": role}
     member_id = world.post(f"/accounts/{account}/members", body, 201)["member_id"]
@@ -38,7 +38,7 @@ def test_events_name_the_operator_and_time(world: Any) -> None:
 
 @pytest.mark.parametrize("role", ["owner", "member"])
 def test_events_name_a_member_by_role_and_id(world: Any, served: Any, role: str) -> None:
-    """A person acts in a role: it stands beside their id, and nothing else of theirs."""
+    """A person acts in a role: it stands beside their id, and nothing else about them."""
     account = world.account()
     member_id, client = member(world, served, account, role)
     with client:
@@ -111,7 +111,7 @@ def test_a_key_that_a_key_made_names_it(world: Any, served: Any, dialect: str) -
 
 
 def acted(world: Any, account: str, kind: str) -> list[tuple[str, int]]:
-    """Give who made an account's requests, with the number of the secret, oldest first."""
+    """Return who made an account's requests, with the number of the secret, oldest first."""
     found = events(world, account, kind)
     return [(each["by"], each.get("secret", 0)) for each in reversed(found)]
 

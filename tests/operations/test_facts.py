@@ -34,7 +34,7 @@ def run(furnished_url: str, tmp_path: Path) -> Callable[[Story], None]:
 
 
 async def an_account(services: wiring.Services) -> Any:
-    """Open an account without credit; give its id."""
+    """Open an account without credit; return its id."""
     opened = e.AccountOpened(by="operator")
     accounts = services.ledger.accounts
     done = await accounts.open(Asked("operator"), opened, name="Acme", welcome=False)

@@ -35,7 +35,7 @@ def test_an_issuer_sets_no_more_than_is_theirs() -> None:
 
 
 def test_who_sees_no_others_keys_makes_none_that_manages_them() -> None:
-    """Else a member would see by a key what the member may not."""
+    """Otherwise a member would see by a key what the member may not."""
     with pytest.raises(InvalidField) as refused:
         Issuer("mbr_1", only_own=True).allowed(terms(settings=ADMIN))
     assert refused.value.field == "settings.apiKeyType"

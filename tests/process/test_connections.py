@@ -150,7 +150,7 @@ def to_the_end(caller: socket.socket) -> bytes:
 
 
 def status(reply: bytes) -> int:
-    """Give the status of a reply."""
+    """Return the status of a reply."""
     return int(reply.split(b" ", 2)[1])
 
 
@@ -228,7 +228,7 @@ def pour(caller: socket.socket, data: bytes) -> None:
 
 
 def resident() -> int:
-    """Give the bytes of memory of this process, in which the server runs."""
+    """Return the bytes of memory of this process, in which the server runs."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
 
@@ -272,7 +272,7 @@ def test_an_early_answer_is_heard_by_a_client_that_still_sends(connect: Connect)
 
 
 def dribble(caller: socket.socket, data: bytes, seconds: float = 8) -> float:
-    """Send a byte at a time; tell how long the other end bore it."""
+    """Send a byte at a time; return how long the other end bore it."""
     began = time.monotonic()
     with contextlib.suppress(ConnectionError):
         for place in range(len(data)):
@@ -349,7 +349,7 @@ def test_a_client_that_does_not_read_is_left(
 
 
 def soon(happened: Callable[[], bool]) -> bool:
-    """Wait a while for something; tell whether it came."""
+    """Wait a while for something; return whether it came."""
     deadline = time.monotonic() + 10
     while not happened() and time.monotonic() < deadline:
         time.sleep(0.02)

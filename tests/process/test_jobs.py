@@ -42,7 +42,7 @@ def run(furnished_url: str, tmp_path: Path) -> Callable[[Story], None]:
 
 
 async def a_key(services: wiring.Services, **terms: Any) -> tuple[Any, Any]:
-    """Open an account and issue a key; give both ids."""
+    """Open an account and issue a key; return both ids."""
     asked = Asked("operator")
     opened = e.AccountOpened(by="operator", **terms)
     done = await services.ledger.accounts.open(asked, opened, name="Acme")

@@ -37,7 +37,7 @@ def serving(url: str, home: Path, trusted: str) -> Iterator[httpx.Client]:
 
 
 def sign_up(client: httpx.Client, name: str, *forwarded: str) -> int:
-    """Sign up with headers that a proxy may have written; give the status."""
+    """Sign up with headers that a proxy may have written; return the status."""
     body = {"email": f"{name}@example.com", "password": "correct horse battery", "name": "Ada"}
     headers = [("X-Forwarded-For", value) for value in forwarded]
     return client.post(SIGNUP, json=body, headers=headers).status_code
@@ -79,7 +79,7 @@ async def _who(scope: Any, receive: Any, send: Any) -> None:
 
 @contextlib.contextmanager
 def asking(trusted: str, listening: socket.socket) -> Iterator[int]:
-    """Serve that as Keyledger is served; give the port."""
+    """Serve that as Keyledger is served; return the port."""
     networks = Settings(trusted_proxies=trusted).trusted_networks
     server = uvicorn.Server(configured(_who, networks))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
@@ -161,7 +161,7 @@ def test_by_default_nobody_is_trusted(text: str) -> None:
     ],
 )
 def test_another_setting_is_refused(text: str, says: str) -> None:
-    """Else uvicorn would take it for a name that never fits, or believe everybody."""
+    """Otherwise uvicorn would take it for a name that never fits, or believe everybody."""
     with pytest.raises(InvalidSetting) as refused:
         from_environment({NAME: text})
     assert str(refused.value).startswith(f"{NAME}: ")

@@ -68,12 +68,12 @@ class Running:
         pytest.fail(self.log.read_text())
 
     def workers(self) -> list[int]:
-        """Give the process ids of its workers."""
+        """Return the process ids of its workers."""
         found = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
         return [int(pid) for pid in found.split()]
 
     def client(self) -> httpx.Client:
-        """Give the operator's client."""
+        """Return the operator's client."""
         headers = {"Authorization": "Bearer operator-secret-of-tests"}
         return httpx.Client(base_url=self.url, headers=headers, timeout=10, verify=TLS)
 
@@ -82,7 +82,7 @@ class Running:
 def started(
     ledger_url: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Callable[[], Running]]:
-    """Give a way to have the module's service running: started where it is not, or has ended."""
+    """Yield a way to have the module's service running: started where it is not, or has ended."""
     found: list[Running] = []
 
     def start() -> Running:
@@ -99,12 +99,12 @@ def started(
 
 @pytest.fixture
 def running(started: Callable[[], Running]) -> Running:
-    """Give the module's service, running."""
+    """Return the module's service, running."""
     return started()
 
 
 def unused_port() -> int:
-    """Give a port that nobody listens on."""
+    """Return a port that nobody listens on."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         found: int = listening.getsockname()[1]
     return found

@@ -38,7 +38,7 @@ class Sent(asyncio.Transport):
         self.closed = True
 
     def is_closing(self) -> bool:
-        """Tell whether it ended."""
+        """Return whether it ended."""
         return self.closed
 
 

@@ -77,11 +77,11 @@ class Ledger:
         return asyncio.run(with_writer())
 
     def submit(self, *commands: Command) -> list[Outcome | Exception]:
-        """Submit commands in one go; give their outcomes."""
+        """Submit commands in one go; return their outcomes."""
         return self.run(lambda writer: writer.submit(commands))
 
     def do(self, *commands: Command) -> list[Recorded]:
-        """Submit commands one after another that must not be refused; give their events."""
+        """Submit commands one after another that must not be refused; return their events."""
 
         async def each(writer: Writer) -> list[Recorded]:
             outcomes = [await writer.submit_one(command) for command in commands]
@@ -90,15 +90,15 @@ class Ledger:
         return self.run(each)
 
     def account(self, name: str) -> AccountId:
-        """Give the account id of a name."""
+        """Return the account id of a name."""
         return core.account_id(name)
 
     def key(self, account: AccountId, name: str) -> KeyId:
-        """Give the key id of a name, in the account's lane."""
+        """Return the key id of a name, in the account's lane."""
         return core.key_id(name, lane_of_account(account, LANES))
 
     def request_id(self) -> str:
-        """Give a request id that was not used before."""
+        """Return a request id that was not used before."""
         return f"r{next(self._numbers)}"
 
     def record(self, account: AccountId, key: KeyId, **terms: Any) -> Command:
@@ -106,7 +106,7 @@ class Ledger:
         return core.record(account, key, self.request_id(), SMALL, **terms)
 
     def heads(self) -> dict[int, int]:
-        """Give each lane's head."""
+        """Return each lane's head."""
         with self.connect() as connection:
             return dict(connection.execute("SELECT lane, seq FROM lane_heads").fetchall())
 

@@ -21,7 +21,7 @@ Owned = tuple[AccountId, KeyId]
 
 @pytest.fixture
 def ledger(database_url: str) -> Iterator[Ledger]:
-    """Give a ledger in which something can be bought."""
+    """Yield a ledger in which something can be bought."""
     found = Ledger(database_url)
     found.start()
     yield found
@@ -48,7 +48,7 @@ def limited(owned: Owned, *rules: e.LimitRule, of_account: bool) -> Any:
 
 
 def pending(ledger: Ledger) -> list[str]:
-    """Give every counter in the table that holds something."""
+    """Return every counter in the table that holds something."""
     return [
         counters
         for (counters,) in ledger.rows("SELECT counters::text FROM limit_counters")

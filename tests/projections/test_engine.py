@@ -27,7 +27,7 @@ LIMIT = e.LimitRule(kind="requests", window="lifetime", ceiling="2")
 
 @pytest.fixture
 def ledger(database_url: str) -> Ledger:
-    """Give a ledger of one account of lane 0, whose key may make two requests."""
+    """Return a ledger of one account of lane 0, whose key may make two requests."""
     ledger = Ledger(database_url)
     account, key = ledger.start()
     ledger.do(core.set_key_limits(account, key, LIMIT))
@@ -59,12 +59,12 @@ def catch_up(ledger: Ledger, projection: CatchingUp = BREACHES, limit: int = 100
 
 
 def logged(ledger: Ledger) -> list[tuple[Any, ...]]:
-    """Give the rows of the breach log."""
+    """Return the rows of the breach log."""
     return ledger.rows("SELECT lane_seq, reason, count FROM refusals ORDER BY lane_seq")
 
 
 def refused_at(ledger: Ledger) -> list[int]:
-    """Give the positions at which something was refused."""
+    """Return the positions at which something was refused."""
     rows = ledger.rows("SELECT lane_seq FROM events WHERE type = 'request_refused' ORDER BY 1")
     return [seq for (seq,) in rows]
 

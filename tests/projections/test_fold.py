@@ -114,7 +114,7 @@ def story_of_models(seed: int, of_account: tuple[e.LimitRule, ...]) -> list[Reco
 
 
 def tuples(log: list[Recorded]) -> Iterator[bytes]:
-    """Give events as COPY does."""
+    """Yield events as COPY does."""
     for envelope, body, payload, hashed in log:
         at, occurred_at = (
             microseconds(at) - since_1970(0) for at in (envelope.recorded_at, envelope.occurred_at)
@@ -140,13 +140,13 @@ def folded(log: list[Recorded], chunk: int) -> Fold:
 def comparable(
     sums: dict[spend.SpendGroup, spend.Sums],
 ) -> dict[spend.SpendGroup, tuple[object, ...]]:
-    """Give sums as data, without lines that came to nothing."""
+    """Return sums as data, without lines that came to nothing."""
     found = {line: (s.requests, s.unpriced, s.amount, s.usage) for line, s in sums.items()}
     return {line: values for line, values in found.items() if any(values[:3])}
 
 
 def saved(state: LaneState) -> list[bytes]:
-    """Give what is written down of counters, to the byte."""
+    """Return what is written down of counters, to the byte."""
     found = []
     for account, key in ((ACCOUNT, None), *((ACCOUNT, key) for key in KEYS)):
         changes = BatchChanges()
@@ -194,7 +194,7 @@ def test_counters_of_models_are_made_and_forgotten_as_one_by_one(
 
 
 def test_requests_are_indeed_folded_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else the tests above would compare nothing: fewer changes are made than requests."""
+    """Otherwise the tests above would compare nothing: fewer changes are made than requests."""
     requests: list[int] = []
 
     def counted(*arguments: Any, **terms: Any) -> dict[str, int]:
@@ -224,7 +224,7 @@ def test_a_changed_byte_anywhere_stops_the_fold() -> None:
 
 
 def _lengths(raw: bytes) -> set[int]:
-    """Give the places of lengths, which no stored byte makes, and of the gap, which is no input."""
+    """Return the places of lengths, which no stored byte makes, and of the gap (no input)."""
     places: set[int] = set()
     place, field = 2, 0
     while place < len(raw):

@@ -19,7 +19,7 @@ DAY = timedelta(days=1)
 
 @pytest.fixture(scope="module")
 def ledger(databases: Any, migrated_template: str) -> Iterator[Ledger]:
-    """Give a ledger in which everything happened, in both lanes."""
+    """Yield a ledger in which everything happened, in both lanes."""
     name = databases.create(migrated_template)
     ledger = Ledger(databases.url(name))
     ledger.tell_everything()
@@ -29,13 +29,13 @@ def ledger(databases: Any, migrated_template: str) -> Iterator[Ledger]:
 
 @pytest.fixture
 def connection(ledger: Ledger) -> Iterator[psycopg.Connection[Any]]:
-    """Give a connection that may only read."""
+    """Yield a connection that may only read."""
     with psycopg.connect(database.conninfo(ledger.url, database.READER)) as connection:
         yield connection
 
 
 def days(connection: psycopg.Connection[Any]) -> list[date]:
-    """Give the days on which anything was spent."""
+    """Return the days on which anything was spent."""
     return sorted(frames.spend(connection, ("day",))["day"])
 
 

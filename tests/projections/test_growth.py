@@ -26,7 +26,7 @@ TABLES = ("request_ids", "reservations")
 
 @pytest.fixture(params=["never", "when_small"])
 def ledger(database_url: str, request: pytest.FixtureRequest) -> Ledger:
-    """Give a ledger whose tables were analysed never, or when they were small and not since.
+    """Return a ledger whose tables were analysed never, or when they were small and not since.
 
     The plans of prepared statements are made then, and kept.
     """
@@ -80,14 +80,14 @@ def require_outcomes(results: Sequence[object]) -> None:
 
 
 async def read_by_a_turn(writer: Writer, ledger: Ledger, account: AccountId, key: KeyId) -> int:
-    """Give how many tuples and index entries the server reads for one turn."""
+    """Return how many tuples and index entries the server reads for one turn."""
     before = await read(writer, ledger, account, key)
     await turn(writer, ledger, account, key)
     return await read(writer, ledger, account, key) - before
 
 
 async def read(writer: Writer, ledger: Ledger, account: AccountId, key: KeyId) -> int:
-    """Give what the server has read by now; the lane's connection tells when it is used again."""
+    """Return what the server has read by now; the lane's connection tells when it is used again."""
     await asyncio.sleep(FLUSH_SECONDS)
     await writer.submit([ledger.record(account, key)])
     await asyncio.sleep(0.1)

@@ -99,13 +99,13 @@ def fill(url: str) -> None:
 
 
 def partitions(connection: Connection[Any]) -> list[str]:
-    """Give the names of the partitions of events."""
+    """Return the names of the partitions of events."""
     query = "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'events'::regclass"
     return [name for (name,) in connection.execute(query)]
 
 
 def seconds_to_month(ahead: int) -> int:
-    """Give how many seconds from now a month begins; 0: it is the present one."""
+    """Return how many seconds from now a month begins; 0: it is the present one."""
     now = clock.now()
     years, month = divmod(now.month - 1 + ahead, 12)
     start = datetime(now.year + years, month + 1, 2, tzinfo=UTC)
@@ -127,12 +127,12 @@ def record(ledger: Ledger, times: int) -> None:
 
 
 def text_of(query: str | bytes) -> str:
-    """Give a statement as text, however it was made."""
+    """Return a statement as text, however it was made."""
     return query.decode() if isinstance(query, bytes) else query
 
 
 def explained(query: str | bytes) -> bytes:
-    """Give what asks for a statement's plan."""
+    """Return what asks for a statement's plan."""
     return (EXPLAIN + text_of(query)).encode()
 
 
@@ -174,7 +174,7 @@ class Plans:
         self.found.append((text_of(query), row[0][0]["Plan"]))
 
     def nodes(self) -> Iterator[tuple[str, Plan]]:
-        """Give each part of each plan, with the statement."""
+        """Yield each part of each plan, with the statement."""
         left = list(self.found)
         while left:
             query, plan = left.pop()

@@ -24,7 +24,7 @@ INLINE_TABLES = [table.name for each in INLINE for table in each.tables]
 
 @pytest.fixture(scope="module")
 def told(databases: Any, migrated_template: str) -> Iterator[str]:
-    """Give the name of a database in which everything happened."""
+    """Yield the name of a database in which everything happened."""
     name = databases.create(migrated_template)
     Ledger(databases.url(name)).tell_everything()
     yield name
@@ -33,19 +33,19 @@ def told(databases: Any, migrated_template: str) -> Iterator[str]:
 
 @pytest.fixture
 def ledger(databases: Any, told: str) -> Iterator[Ledger]:
-    """Give a ledger in which everything happened, for one test."""
+    """Yield a ledger in which everything happened, for one test."""
     name = databases.create(told)
     yield Ledger(databases.url(name))
     databases.drop(name)
 
 
 def tables_that_differ(report: rebuild.RebuildReport) -> list[tuple[int, str]]:
-    """Give lane and name of tables that are not the same."""
+    """Return lane and name of tables that are not the same."""
     return [(table.lane, table.table) for table in report.tables if not table.equal]
 
 
 def content(ledger: Ledger) -> dict[str, list[Any]]:
-    """Give every row of every inline projection."""
+    """Return every row of every inline projection."""
     return {table: sorted(ledger.rows(f"SELECT t::text FROM {table} t")) for table in INLINE_TABLES}
 
 

@@ -177,7 +177,7 @@ def counted(log: list[Recorded], measure) -> list[Counted]:
 
 
 def tidy(state: LaneState) -> object:
-    """Give a state as comparable data, without zeros that stand for nothing."""
+    """Return a state as comparable data, without zeros that stand for nothing."""
     for account in state.accounts.values():
         account.overdrawn = {asset: pico for asset, pico in account.overdrawn.items() if pico}
         account.overdraft_held = {a: pico for a, pico in account.overdraft_held.items() if pico}
@@ -185,7 +185,7 @@ def tidy(state: LaneState) -> object:
 
 
 def check_database(url: str) -> list[Recorded]:
-    """What stands in the tables is what the events say, row for row (Promise 7); give the events.
+    """What stands in the tables is what the events say, row for row (Promise 7); return the events.
 
     Everything a decision reads is read back through the projections and compared with a fold of
     the lane from its first event; spend is compared with sums over the events.

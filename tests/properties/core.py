@@ -31,12 +31,12 @@ PRICES = {"input": "0.15", "output": "0.6"}
 
 
 def account_id(name: str) -> AccountId:
-    """Give the same account id for the same name."""
+    """Return the same account id for the same name."""
     return AccountId(UUID(bytes=hashlib.sha256(name.encode()).digest()[:16]))
 
 
 def key_id(name: str, lane: int = 0) -> KeyId:
-    """Give the same key id for the same name."""
+    """Return the same key id for the same name."""
     return KeyId(UUID(bytes=hashlib.sha256(name.encode()).digest()[:14] + lane.to_bytes(2)))
 
 
@@ -108,7 +108,7 @@ class Core:
         return found
 
     def do(self, command: Command) -> list[e.AnyEvent]:
-        """Decide one command that must not be refused; give its events."""
+        """Decide one command that must not be refused; return its events."""
         outcome = self.submit(command)
         if isinstance(outcome, Refused):
             raise outcome
@@ -129,7 +129,7 @@ def fold(log: list[Recorded]) -> LaneState:
 
 
 def plain(state: LaneState) -> object:
-    """Give a state as comparable data, without notes of what is still to be written down."""
+    """Return a state as comparable data, without notes of what is still to be written down."""
     found = msgspec.to_builtins(state, str_keys=True, enc_hook=lambda window: str(type(window)))
     for account in found["accounts"].values():
         del account["touched"], account["drained"], account["limits"]

@@ -30,13 +30,13 @@ def create_partitions(url: str, *months: str) -> None:
 
 @contextmanager
 def connected(url: str, role: str = database.APP) -> Iterator[psycopg.Connection]:
-    """Give a connection as one of the service's roles."""
+    """Yield a connection as one of the service's roles."""
     with psycopg.connect(database.conninfo(url, role), autocommit=True) as connection:
         yield connection
 
 
 def lanes_of(url: str) -> int:
-    """Tell how many lanes a database has."""
+    """Return how many lanes a database has."""
     with connected(url) as connection:
         return database.lanes_of(connection)
 
@@ -94,7 +94,7 @@ def writer_of(url: str, cards: RateCards | None = None) -> Writer:
 
 @asynccontextmanager
 async def writing(url: str):
-    """Give a running writer."""
+    """Yield a running writer."""
     writer = writer_of(url)
     writer.start()
     try:
@@ -135,7 +135,7 @@ class Stored:
 
     @property
     def at(self) -> Instant:
-        """Tell where the clock stands."""
+        """Return where the clock stands."""
         return self._at
 
     @at.setter

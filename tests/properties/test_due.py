@@ -29,7 +29,7 @@ TTL = timedelta(seconds=60)
 
 
 def neighbours(url: str) -> tuple:
-    """Give two accounts of one lane, each with a key, and the commands that make them."""
+    """Return two accounts of one lane, each with a key, and the commands that make them."""
     crowd = an_account(url, "crowd", overdraft={"USD": "unlimited"})
     lane = lane_of_account(crowd[0], 2)
     name = next(

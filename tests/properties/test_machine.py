@@ -36,7 +36,7 @@ TOKENS = 10**11
 """Pico of one token of ``mini``."""
 OVERDRAFT = "0.5"
 EACH = "15"
-"""Tokens of each model in a minute."""
+"""Tokens per model in a minute."""
 AT_ONCE = 2
 """Models that a key counts by themselves: one fewer than there are."""
 UNASKED = (
@@ -53,7 +53,7 @@ amounts = st.integers(1, 30).map(lambda tenths: format_pico(tenths * TOKENS))
 
 
 def limits(requests: int, per_day: int, spend: int) -> tuple[e.LimitRule, ...]:
-    """Give a key's limits; the same counters whatever the ceilings."""
+    """Return a key's limits; the same counters whatever the ceilings."""
     return (
         e.LimitRule(kind="requests", window="rolling:60", ceiling=str(requests)),
         e.LimitRule(kind="tokens", window="day", ceiling=str(per_day)),

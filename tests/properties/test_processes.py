@@ -26,7 +26,7 @@ PROCESSES = 4
 
 @pytest.fixture(scope="module")
 def pool() -> Iterator:
-    """Give four processes, started once."""
+    """Yield four processes, started once."""
     context = multiprocessing.get_context("spawn")
     barrier = context.Barrier(PROCESSES)
     with context.Pool(PROCESSES, workers.enter, (barrier,)) as running:
@@ -36,7 +36,7 @@ def pool() -> Iterator:
 
 
 def opening() -> tuple[Command, ...]:
-    """Give the commands that publish the usual prices."""
+    """Return the commands that publish the usual prices."""
     return core.open_account(OPERATOR_ACCOUNT), core.publish(a_card())
 
 
@@ -52,7 +52,7 @@ def prepared(url: str, *commands) -> None:
 
 
 def an_account(url: str, name: str = "a", *, grant: str = "", limits=(), **terms):
-    """Give an account's id, a key's, and the commands that make them."""
+    """Return an account's id, a key's, and the commands that make them."""
     account = account_id(name)
     key = key_id(name, lane_of_account(account, lanes_of(url)))
     commands = [core.open_account(account, **terms), core.issue(account, key, limits=limits)]

@@ -122,7 +122,7 @@ def one_by_one(commands: list[Command]) -> list[list[Command]]:
 
 
 def told(result: Outcome | Exception) -> object:
-    """Give an answer as comparable data."""
+    """Return an answer as comparable data."""
     if isinstance(result, Refused):
         return type(result), vars(result)
     assert isinstance(result, Outcome), result
@@ -135,7 +135,7 @@ def decided(
     split: Callable[[list[Command]], list[list[Command]]],
     at: Instant = core.START,
 ) -> tuple[list[object], object, list]:
-    """Decide commands in one batch; give answers, state and events."""
+    """Decide commands in one batch; return answers, state and events."""
     state = LaneState()
     for recorded in world.log:
         core.evolve(state, recorded.envelope, recorded.body)

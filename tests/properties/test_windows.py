@@ -61,7 +61,7 @@ class Trace:
         return counted(log, MEASURES[self.rule.kind])
 
     def step(self, what: str, tokens: int, model: str = "mini"):
-        """Play one step; give the outcome and what was asked, if anything was."""
+        """Play one step; return the outcome and what was asked, if anything was."""
         open_now = sorted(r.seq for r in self.core.state.reservations.values())
         if what in {"settle", "release"}:
             if open_now:
@@ -244,11 +244,11 @@ def test_a_calendar_window_holds_exactly_its_limit(window, trace, ceiling, start
 
 
 def is_of(event, request_id: str) -> bool:
-    """Tell whether an event admits this request."""
+    """Return whether an event admits this request."""
     kinds = e.RequestRecorded | e.RequestReserved
     return isinstance(event.body, kinds) and event.body.request_id == request_id
 
 
 def is_in(event, asked: set[str]) -> bool:
-    """Tell whether an event is about one of these requests."""
+    """Return whether an event is about one of these requests."""
     return getattr(event.body, "request_id", None) in asked

@@ -61,7 +61,7 @@ async def same_request(url, account, key, count) -> Counter:
 
 
 async def use_until(url, account, key, seconds, secret) -> list[tuple[float, str]]:
-    """Use a key for a while from eight clients; tell when each request began and its outcome."""
+    """Use a key for a while from eight clients; return when each request began and its outcome."""
     seen: list[tuple[float, str]] = []
 
     async def client(writer, me, end) -> None:
@@ -80,7 +80,7 @@ async def use_until(url, account, key, seconds, secret) -> list[tuple[float, str
 
 
 async def revoke_after(url, account, key, seconds) -> float:
-    """Revoke a key after a while; tell when that was done."""
+    """Revoke a key after a while; return when that was done."""
     async with writing(url) as writer:
         await together()
         await asyncio.sleep(seconds)

@@ -13,7 +13,7 @@ MONTHS = ("2026-09-01", "2026-10-01", "2026-11-01", "2026-12-01", "2027-01-01", 
 
 @pytest.fixture(scope="session")
 def one_lane_template(databases) -> Iterator[str]:
-    """Give the name of an empty database with one lane."""
+    """Yield the name of an empty database with one lane."""
     name = databases.create()
     database.upgrade(databases.url(name), lanes=1, for_tests=True)
     create_partitions(databases.url(name), *MONTHS)
@@ -23,7 +23,7 @@ def one_lane_template(databases) -> Iterator[str]:
 
 @pytest.fixture
 def one_lane_url(databases, one_lane_template) -> Iterator[str]:
-    """Give a fresh database with one lane for one story."""
+    """Yield a fresh database with one lane for one story."""
     name = databases.create(one_lane_template)
     yield databases.url(name)
     databases.drop(name)

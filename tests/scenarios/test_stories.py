@@ -15,7 +15,7 @@ STORIES = sorted(Path(__file__).parent.glob("*.txt"))
 
 
 def as_expected(line: Line, came: str) -> bool:
-    """Tell whether what came is what the story says; a refusal may be told without its numbers."""
+    """Return whether it came as the story says; a refusal may be told without its numbers."""
     if not line.expected:
         return not came.startswith("refused")
     return came == line.expected or (
@@ -24,7 +24,7 @@ def as_expected(line: Line, came: str) -> bool:
 
 
 def told(path: Path, backend) -> list[str]:
-    """Tell a story; give what came of each line."""
+    """Tell a story; return what came of each line."""
     lines = read(path)
     if lines[0].verb == "at":
         backend.at = parse_instant(lines[0].names[0])
@@ -39,7 +39,7 @@ def told(path: Path, backend) -> list[str]:
 
 @pytest.fixture
 def stored(one_lane_url) -> Iterator[Stored]:
-    """Give a writer over a fresh database."""
+    """Yield a writer over a fresh database."""
     backend = Stored(one_lane_url, START)
     yield backend
     backend.close()

@@ -116,7 +116,7 @@ class Talk:
                     self._badly(dialect, f"{base}/{path}", make)
 
     def model_of(self, dialect: str) -> str:
-        """Give the model that a dialect talks to."""
+        """Return the model that a dialect talks to."""
         return self.house.character if dialect == "reverie" else MODEL
 
     def _well(self, dialect: str, path: str, make: Makes, *, streams: bool) -> None:
@@ -227,7 +227,7 @@ class Talk:
                 self.answered.append(said)
 
     def converse(self) -> str:
-        """Let foil talk; give what was said."""
+        """Let foil talk; return what was said."""
         shown = DRIVERS["foil"].show(self.made["foil"])
         persona = self.client.get("/api/v1/sdk/personas", headers=shown).json()[0]["id"]
         base = f"/api/v1/sdk/chat/{persona}"
@@ -323,7 +323,7 @@ def _logs(place: Path) -> list[Path]:
 
 
 def rows_by_table(dump: str) -> dict[str, str]:
-    """Give the rows of every table of a dump."""
+    """Return the rows of every table of a dump."""
     found: dict[str, list[str]] = {}
     table = ""
     for line in dump.splitlines():

@@ -155,7 +155,7 @@ def _rotate(listener: Listener, issued: list[dict[str, Any]]) -> list[str]:
 
 
 def _log_in(listener: Listener, account: str) -> list[str]:
-    """Log members in, rightly and wrongly; give the tokens."""
+    """Log members in, rightly and wrongly; return the tokens."""
     member = {"email": "m@example.com", "password": OTHER_PASSWORD, "role": "member"}
     rig.answered(listener.send("POST", f"/accounts/{account}/members", json=member), 201)
     listener.send("POST", f"/accounts/{account}/members", json=member)
@@ -241,7 +241,7 @@ FURTHER = ("user", "service_tier", "stop", "metadata", "previous_response_id", "
 def _plant(
     listener: Listener, service: rig.Service, account: str, others: list[str], *, whole: bool
 ) -> list[str]:
-    """Send secrets as every text that any documented route takes; give those of new keys."""
+    """Send secrets as every text that any documented route takes; return those of new keys."""
     made = [rig.issue(listener.client, account, name, **TERMS[name]) for name in DIALECTS]
     ids = {"account_id": account, "key_id": made[0]["key_id"]}
     operator = listener.client.headers["Authorization"]
@@ -263,7 +263,7 @@ def _plant(
 
 
 def _turns(known: list[str], *, whole: bool) -> list[Iterator[str]]:
-    """Give which secret each operation is sent, once over all operations or once per secret."""
+    """Return which secret each operation is sent, once over all operations or once per secret."""
     if whole:
         return [repeat(secret) for secret in known]
     chance = random.Random(SEED)  # noqa: S311 - to be repeated, not to be secret
@@ -302,7 +302,7 @@ def _plant_in(  # noqa: PLR0917
 def planted(
     document: dict[str, Any], content: dict[str, Any], ids: dict[str, str], secret: str
 ) -> Iterator[Any]:
-    """Give a route's example with a secret in each place that takes a text."""
+    """Yield a route's example with a secret in each place that takes a text."""
     example = content.get("example") or {}
     if isinstance(example, dict):
         example = {**example, **{name: ids[name] for name in ids.keys() & example.keys()}}
@@ -383,7 +383,7 @@ def _break(listener: Listener, service: rig.Service, given: list[str]) -> None:
 
 
 def forms(secret: str) -> list[bytes]:
-    """Give the ways in which a secret may be written down."""
+    """Return the ways in which a secret may be written down."""
     whole = secret.encode()
     body = re.sub(r"^(?:rk_|ryv_|VENICE_\w+_KEY_|pk_live_|sk-bve-|admin_)", "", secret).encode()
     return [
@@ -396,7 +396,7 @@ def forms(secret: str) -> list[bytes]:
 
 
 def leaks(text: bytes, secret: str) -> list[str]:
-    """Give what surrounds a secret in a text."""
+    """Return what surrounds a secret in a text."""
     found = []
     for form in forms(secret):
         place = text.find(form)

@@ -61,7 +61,7 @@ def told() -> None:
 
 
 def sample(kind: inspect.Type) -> Any:  # noqa: PLR0911, C901 - one line per type
-    """Give a value of a type, in builtins."""
+    """Return a value of a type, in builtins."""
     match kind:
         case inspect.StrType():
             return "1"
@@ -90,7 +90,7 @@ def sample(kind: inspect.Type) -> Any:  # noqa: PLR0911, C901 - one line per typ
 
 
 def planted(kind: inspect.Type, text: str, depth: int = DEPTH) -> Iterator[Any]:  # noqa: C901
-    """Give values of a type with a text in one place of it, every place in turn."""
+    """Yield values of a type with a text in one place of it, every place in turn."""
     inner = depth - 1
     match kind if depth else None:
         case inspect.StrType():
@@ -120,7 +120,7 @@ def planted(kind: inspect.Type, text: str, depth: int = DEPTH) -> Iterator[Any]:
 
 
 def cases(text: str) -> Iterator[tuple[str, str, e.AnyEvent]]:
-    """Give every event type with a text in each place that takes one, and the field's name."""
+    """Yield every event type with a text in each place that takes one, and the field's name."""
     instances = {type(each): msgspec.to_builtins(each) for each in INSTANCES}
     for event in KINDS:
         kind = inspect.type_info(event)

@@ -40,7 +40,7 @@ def _push(number: int) -> bytes:
 
 
 def creation(runtime: bytes, constructor: str = "") -> bytes:
-    """Give the code that runs once: the constructor, then leaving ``runtime`` at the address."""
+    """Return the code that runs once: the constructor, then leaving ``runtime`` at the address."""
 
     def code(start: int) -> bytes:
         size = hex(len(runtime))

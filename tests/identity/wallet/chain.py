@@ -19,7 +19,7 @@ from tests.identity.wallet.assembler import assemble, creation
 
 
 def selector(signature: str) -> str:
-    """Give the first word of a call of a function, as a number."""
+    """Return the first word of a call of a function, as a number."""
     return "0x" + function_signature_to_4byte_selector(signature).hex()
 
 
@@ -54,7 +54,7 @@ WALLET = assemble(f"""
 """A contract wallet (EIP-1271) of one owner."""
 
 ECHO = assemble("calldatasize 0x0 0x0 calldatacopy calldatasize 0x0 return")
-"""Gives back what it was asked."""
+"""Returns what it was asked."""
 MUTE = assemble("stop")
 REVERTING = assemble("0x0 0x0 revert")
 BROKEN = assemble("invalid")
@@ -83,17 +83,17 @@ class Chain:
             return self._tester.get_transaction_receipt(sent)
 
     def deploy(self, runtime: bytes, constructor: str = "") -> str:
-        """Put a contract on the chain; give its address."""
+        """Put a contract on the chain; return its address."""
         receipt = self._send(data="0x" + creation(runtime, constructor).hex())
         assert receipt["status"] == 1
         return receipt["contract_address"]
 
     def wallet_of(self, owner: str) -> str:
-        """Deploy a contract wallet; give its address."""
+        """Deploy a contract wallet; return its address."""
         return self.deploy(WALLET, f"{owner} 0x0 sstore")
 
     def stake(self, holder: str, amount: int = 1) -> None:
-        """Give an address a stake."""
+        """Return an address a stake."""
         question = function_signature_to_4byte_selector("stake(address,uint256)")
         data = question + encode(["address", "uint256"], [holder, amount])
         assert self._send(to=self.staking, data="0x" + data.hex())["status"] == 1

@@ -16,7 +16,7 @@ Story = Callable[[Services], Awaitable[Any]]
 
 @pytest.fixture(scope="session")
 def chain() -> Chain:
-    """Give a chain with the staking contract."""
+    """Return a chain with the staking contract."""
     return Chain()
 
 
@@ -30,13 +30,13 @@ def node(chain: Chain) -> Iterator[Endpoint]:
 
 @pytest.fixture
 def node_url(node: Endpoint) -> str:
-    """Give where the chain is served."""
+    """Return where the chain is served."""
     return node.url
 
 
 @pytest.fixture
 def web3(chain: Chain, node_url: str) -> dict[str, Any]:
-    """Give the settings that name this chain."""
+    """Return the settings that name this chain."""
     return {
         "web3_rpc_url": node_url,
         "web3_contract": chain.staking,

@@ -26,7 +26,7 @@ Answer = Callable[[bytes], tuple[int, bytes]]
 
 @contextmanager
 def answering(answer: Answer) -> Iterator[str]:
-    """Serve answers; give the URL."""
+    """Serve answers; return the URL."""
     endpoint = Endpoint(answer)
     try:
         yield endpoint.url
@@ -53,7 +53,7 @@ def unavailable(run: Any, chain: Chain, url: str, **changes: Any) -> WalletUnava
 
 
 def says(call: bytes, **members: Any) -> tuple[int, bytes]:
-    """Give an answer with the id of its question."""
+    """Return an answer with the id of its question."""
     return 200, json.dumps({"jsonrpc": "2.0", "id": json.loads(call)["id"], **members}).encode()
 
 

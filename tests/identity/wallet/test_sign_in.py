@@ -44,7 +44,7 @@ EVENTS = ["account_opened", "wallet_linked", "credit_granted"]
 
 
 def accounts_of(url: str, address: str) -> list[tuple[Any, ...]]:
-    """Give the account that a wallet opened, with the kinds of its events and its balances."""
+    """Return the account that a wallet opened, with the kinds of its events and its balances."""
     with psycopg.connect(database.conninfo(url, database.APP)) as connection:
         return connection.execute(
             "SELECT w.account_id, p.name, array_agg(e.type::text ORDER BY e.lane_seq),"

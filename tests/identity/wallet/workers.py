@@ -17,7 +17,7 @@ def enter(barrier) -> None:
 
 
 def sign_in(task) -> list[tuple[str, str]]:
-    """Use one token several times at once; give what came of each, and the account."""
+    """Use one token several times at once; return what came of each, and the account."""
     return asyncio.run(_sign_in(*task))
 
 

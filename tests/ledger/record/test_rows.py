@@ -55,7 +55,7 @@ WORDS = ("plain", 'a "quote"', "a \\ and, {braces}", "", "NULL")
 
 @pytest.fixture
 def connection(database_url: str) -> Iterator[psycopg.Connection[Any]]:
-    """Give a connection that has the table of these tests."""
+    """Yield a connection that has the table of these tests."""
     with psycopg.connect(database_url) as connection:
         arrays.register(connection)
         connection.execute(compiled(CreateTable(THINGS)))

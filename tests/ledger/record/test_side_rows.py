@@ -41,7 +41,7 @@ class Told(NamedTuple):
             assert connection.execute(statement, terms).rowcount, statement
 
     def found(self) -> list[tuple[str, str]]:
-        """Verify; give what was found, and in which table."""
+        """Verify; return what was found, and in which table."""
         return [(each.what, each.column) for each in verify.verify(self.url).findings]
 
 

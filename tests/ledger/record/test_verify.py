@@ -31,7 +31,7 @@ Told = tuple[Ledger, AccountId, KeyId]
 
 @pytest.fixture
 def told(database_url: str) -> Told:
-    """Give a ledger whose lane of one account has eight requests at its end."""
+    """Return a ledger whose lane of one account has eight requests at its end."""
     ledger = Ledger(database_url)
     account, key = ledger.start()
     ledger.do(*(ledger.record(account, key) for _ in range(8)))
@@ -52,7 +52,7 @@ def tamper(ledger: Ledger, *statements: str) -> None:
 
 
 def partitions(connection: psycopg.Connection[Any]) -> list[str]:
-    """Give the names of the partitions of events."""
+    """Return the names of the partitions of events."""
     rows = connection.execute(
         "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'events'::regclass"
     )
@@ -60,12 +60,12 @@ def partitions(connection: psycopg.Connection[Any]) -> list[str]:
 
 
 def findings(ledger: Ledger) -> list[Finding]:
-    """Verify, and give what was found."""
+    """Verify, and return what was found."""
     return verify.verify(ledger.url).findings
 
 
 def lane_of(told: Told) -> tuple[int, int]:
-    """Give the lane of the account, and its head."""
+    """Return the lane of the account, and its head."""
     ledger, account, _ = told
     ((lane, seq),) = ledger.rows(
         "SELECT lane, last_seq FROM account_heads WHERE account_id = %s", account
@@ -74,7 +74,7 @@ def lane_of(told: Told) -> tuple[int, int]:
 
 
 def whats(found: list[Finding]) -> list[tuple[int, str, str]]:
-    """Give position, kind and column of findings."""
+    """Return position, kind and column of findings."""
     return [(finding.seq, finding.what, finding.column) for finding in found]
 
 
@@ -127,7 +127,7 @@ def test_a_changed_payload_byte_is_found_where_it_is(told: Told) -> None:
 
 
 def account_version(told: Told) -> int:
-    """Give the account's newest version."""
+    """Return the account's newest version."""
     ledger, account, _ = told
     ((version,),) = ledger.rows("SELECT version FROM account_heads WHERE account_id = %s", account)
     return int(version)
@@ -273,7 +273,7 @@ def test_an_event_forged_with_its_own_hash_is_found_by_the_next_one(told: Told) 
 
 
 def database_epoch() -> core.datetime:
-    """Give 1970."""
+    """Return 1970."""
     return core.datetime(1970, 1, 1, tzinfo=core.UTC)
 
 

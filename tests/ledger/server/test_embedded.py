@@ -40,7 +40,7 @@ server.stop()
 
 @pytest.fixture
 def home(tmp_path: Path) -> Iterator[Path]:
-    """Give a home; stop whatever server a failed test left there."""
+    """Yield a home; stop whatever server a failed test left there."""
     home = tmp_path / "home"
     yield home
     left_over = EmbeddedPostgres(home)
@@ -51,7 +51,7 @@ def home(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give a home with a database made and stopped, to be copied or looked at."""
+    """Return a home with a database made and stopped, to be copied or looked at."""
     home = tmp_path_factory.mktemp("made") / "home"
     with EmbeddedPostgres(home, settings=SMALL):
         pass
@@ -59,7 +59,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def server_at(home: Path) -> EmbeddedPostgres:
-    """Give a small server's user."""
+    """Return a small server's user."""
     return EmbeddedPostgres(home, settings=SMALL)
 
 
@@ -150,7 +150,7 @@ def test_a_server_is_durable_and_closed_and_takes_settings(
 
 @pytest.fixture(scope="module")
 def shared(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
-    """Give one running server to the tests that only look at it."""
+    """Yield one running server to the tests that only look at it."""
     home = copied(made, tmp_path_factory.mktemp("shared") / "home")
     asked = {
         **SMALL,

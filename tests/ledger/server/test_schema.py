@@ -62,7 +62,7 @@ def _every_table() -> None:
 
 @pytest.fixture
 def migrated(database_url: str) -> Iterator[Connection]:
-    """Give a connection to a database as the migrations and the start leave it."""
+    """Yield a connection to a database as the migrations and the start leave it."""
     engine = sqlalchemy.create_engine(
         "postgresql+psycopg://",
         creator=lambda: psycopg.connect(database_url),
@@ -77,7 +77,7 @@ def migrated(database_url: str) -> Iterator[Connection]:
 
 @pytest.fixture
 def declared(migrated: Connection) -> Iterator[Connection]:
-    """Give the same database with another schema, of the declared tables and nothing else."""
+    """Yield the same database with another schema, of the declared tables and nothing else."""
     migrated.execute(text("CREATE SCHEMA declared"))
     migrated.execute(text("SET search_path = declared, keyledger"))
     metadata.create_all(migrated, checkfirst=False)
@@ -86,7 +86,7 @@ def declared(migrated: Connection) -> Iterator[Connection]:
 
 
 def is_compared(name: str | None) -> bool:
-    """Tell whether a table is one of the migrations' own, and no partition."""
+    """Return whether a table is one of the migrations' own, and no partition."""
     return name != ALEMBICS_OWN and not str(name).startswith("events_")
 
 

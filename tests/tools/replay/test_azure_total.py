@@ -57,7 +57,7 @@ def independent_totals(fleet: fleets.Fleet, models: dict[str, Any]) -> dict[str,
 
 
 def is_plain(price: dict[str, Any]) -> bool:
-    """Tell whether a model has the same prices for any context, at any time of day."""
+    """Return whether a model has the same prices for any context, at any time of day."""
     conditions = price.get("conditions", {}).values()
     return not price.get("tiers") and not any(each.get("between") for each in conditions)
 

@@ -21,7 +21,7 @@ SECRET = "operator-secret-of-tests"
 
 @pytest.fixture
 def trace(tmp_path: Path) -> Trace:
-    """Give 400 requests of 1,000 and 500 tokens: 0.002 USD each under the model m."""
+    """Return 400 requests of 1,000 and 500 tokens: 0.002 USD each under the model m."""
     file = tmp_path / "even.csv"
     rows = [
         f"2023-11-16 18:{number // 60:02}:{number % 60:02}.0000000,1000,500\n"
@@ -158,14 +158,14 @@ class Unsteady:
 
 
 def requests_of(count: int) -> Iterator[tuple[int, Item]]:
-    """Give requests of two keys in turn."""
+    """Yield requests of two keys in turn."""
     for number in range(count):
         body = json.dumps({"request_id": f"r{number}"}).encode()
         yield 0, Item(number % 2, body)
 
 
 def senders_of(count: int) -> list[Any]:
-    """Give keys that there are nowhere."""
+    """Return keys that there are nowhere."""
     plan = fleets.plan(1, ["m"], keys=count, tight_requests=0)
     return [fleets.Sender(f"key_{n}", "acct", "A", "", key) for n, key in enumerate(plan.keys)]
 
