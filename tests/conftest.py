@@ -12,7 +12,7 @@
 ``world``         a helper that opens accounts, issues keys, meters: ``world.account()``,
                   ``world.key(account)``, ``world.record(key, "r1")``.
 
-Databases are copies of a template, so one takes some 50 ms.
+Databases are copies of a template, in memory where there is room.
 """
 
 import asyncio

@@ -108,16 +108,27 @@ def test_an_answer_below_sixteen_tokens_is_refused_and_said(gateway: Rig) -> Non
     assert said.endswith("An answer of 12 tokens would fit, and 16 are the least.")
 
 
-def test_sixteen_at_once_on_half_a_dollar_leave_no_debt(gateway: Rig, ledger_url: str) -> None:
+@pytest.mark.parametrize(
+    ("served_by", "credit"),
+    [
+        # At 2 USD a million fifteen have room for 900 tokens, and one for what they leave.
+        ("bounded", "0.0285 USD"),
+        # The same of 16,384 tokens, which is the most where the operator says nothing.
+        pytest.param("gateway", "0.5 USD", marks=pytest.mark.soak),
+    ],
+)
+def test_sixteen_at_once_on_little_credit_leave_no_debt(
+    served_by: str, credit: str, ledger_url: str, request: pytest.FixtureRequest
+) -> None:
     """Promise 5: as much is held as there is, so whatever they make of it is paid for (A12)."""
-    account = gateway.account(credit="0.5 USD")
+    gateway: Rig = request.getfixturevalue(served_by)
+    account = gateway.account(credit=credit)
     secret = gateway.key(account)[1]
     with ThreadPoolExecutor(16) as pool, gateway.client(secret) as client:
         ask = {"as_told": 0, "stall_after": 0, "stall_seconds": 0.3}
         replies = list(pool.map(lambda _: chat(client, ask, stream=True), range(16)))
     good = [reply for reply in replies if reply.status_code == 200]
     assert {reply.status_code for reply in replies} <= {200, 402}
-    # 16,384 tokens at 2 USD a million: fifteen have room for that, and one for what they leave.
     assert len(good) >= 15
     for reply in good:
         assert ended(ledger_url, reply.headers["x-request-id"]).output == bound_of(reply)[0]
