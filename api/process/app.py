@@ -1,8 +1,9 @@
 """A process's ASGI application: its lifespan, and a front that passes each request on."""
 
+import asyncio
+import contextlib
 from collections.abc import Callable, Mapping
-from functools import cache
-from types import MappingProxyType
+from functools import cache, partial
 from typing import Any
 
 from litestar.types import Receive, Scope, Send
@@ -10,6 +11,7 @@ from litestar.types import Receive, Scope, Send
 from api import native
 from api.dialects.registry import DIALECTS, OF_DIALECTS
 from api.http.openapi import document
+from api.http.surface import Surface
 from api.native.asking import Ask as NativeAsk
 from api.process.front import Front
 from api.process.health import own_paths
@@ -38,7 +40,8 @@ class Application:
         self._started = started
         self.services: Services
         """What handlers work with, from start-up on."""
-        self._front = Front(own_paths(lambda: self.services, documents()), settings.allowed_origins)
+        own = own_paths(lambda: self.services, {at: partial(document_at, at) for at in DOCUMENTED})
+        self._front = Front(own, settings.allowed_origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or run the lifespan."""
@@ -59,12 +62,16 @@ class Application:
 
                 runner = Jobs(services)
                 runner.start()
+        except asyncio.CancelledError:
+            return  # told to end before it began
         except BaseException as error:
             await send({"type": "lifespan.startup.failed", "message": str(error)})
             raise
         self._started()
         await send({"type": "lifespan.startup.complete"})
-        await receive()
+        # A server that is told to end as it starts takes this away without a word.
+        with contextlib.suppress(asyncio.CancelledError):
+            await receive()
         services.stopping = True
         if runner is not None:
             await runner.stop()
@@ -72,11 +79,14 @@ class Application:
         await send({"type": "lifespan.shutdown.complete"})
 
 
+DOCUMENTED: Mapping[str, tuple[Surface, type[Ask[Any]]]] = {
+    "/openapi.json": (native.SURFACE, NativeAsk),
+    **{f"/openapi/{name}.json": (each.surface, Ask) for name, each in DIALECTS.items()},
+}
+"""Where each surface's OpenAPI document is found."""
+
+
 @cache
-def documents() -> Mapping[str, bytes]:
-    """Return the OpenAPI document of every surface, by its path."""
-    of_dialects = {
-        f"/openapi/{name}.json": document(dialect.surface, Ask)
-        for name, dialect in DIALECTS.items()
-    }
-    return MappingProxyType({"/openapi.json": document(native.SURFACE, NativeAsk), **of_dialects})
+def document_at(path: str) -> bytes:
+    """Write the OpenAPI document that is found at a path."""
+    return document(*DOCUMENTED[path])

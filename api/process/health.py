@@ -83,21 +83,23 @@ Check = Callable[[Services, Ask[None]], Any]
 
 
 def own_paths(
-    services: Callable[[], Services], documents: Mapping[str, bytes]
+    services: Callable[[], Services], documents: Mapping[str, Callable[[], bytes]]
 ) -> Mapping[str, ASGIApp]:
-    """Return the handlers of paths outside any surface. ``documents``: path → OpenAPI document."""
+    """Return what answers the paths that no surface has. ``documents``: path → what writes it."""
     checks: Mapping[str, Check] = {
         "/health": live,
         "/health/live": live,
         "/health/ready": ready,
         "/metrics": measured,
-        **{path: _documented(text) for path, text in documents.items()},
+        **{path: _documented(write) for path, write in documents.items()},
     }
     return {path: _reading(check, services) for path, check in checks.items()}
 
 
-def _documented(text: bytes) -> Check:
+def _documented(write: Callable[[], bytes]) -> Check:
     async def document(_services: Services, _ask: Ask[None]) -> Answer:
+        # In a thread, because the first time it takes a while; most workers never write one.
+        text = await asyncio.to_thread(write)
         return Answer(text, content_type=b"application/vnd.oai.openapi+json; version=3.1")
 
     return document
