@@ -46,8 +46,8 @@ GATEWAY_ANSWERS = Table(
         "until",
         INSTANT,
         nullable=False,
-        comment="Without a head: the holder counts as alive until then unless it renews; with one:"
-        " kept until then",
+        comment="Without a head: the holder lives that long unless it says so again; with one:"
+        " kept that long",
     ),
     Column("size", Integer, nullable=False, server_default=text("0")),
     Column("lane", SmallInteger, nullable=False),
@@ -55,7 +55,7 @@ GATEWAY_ANSWERS = Table(
         "once_hash",
         LargeBinary,
         nullable=False,
-        comment="Hash of key, route and Idempotency-Key, never that key itself",
+        comment="Hash of key, route and Idempotency-Key, never the last itself",
     ),
     Column("fingerprint", LargeBinary, nullable=False),
     Column("request_id", Text, nullable=False, server_default=text("''")),

@@ -58,7 +58,7 @@ GATEWAY_SHELVES = Table(
     Column("resources", Integer, nullable=False),
     PrimaryKeyConstraint("lane", "account_id", name="account_has_one_gateway_shelf"),
     CheckConstraint("resources >= 0", name="gateway_shelf_is_not_negative"),
-    comment="How many resources an account keeps; locked by whoever adds or deletes one",
+    comment="How much an account keeps; locked by whoever adds to it or takes away",
     postgresql_with={"fillfactor": 50},
 )
 _kept, _shelf = GATEWAY_RESOURCES.c, GATEWAY_SHELVES.c

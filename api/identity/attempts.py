@@ -38,7 +38,7 @@ ATTEMPTS = Table(
         "subject_hash",
         LargeBinary,
         nullable=False,
-        comment="HMAC of what is tried and by whom, never the text itself",
+        comment="HMAC of what is tried and by whom, never itself",
     ),
     Column("recent", ARRAY(INSTANT), nullable=False, comment="Attempts that still count"),
     PrimaryKeyConstraint("subject_hash", name="subject_has_one_row_of_attempts"),

@@ -141,7 +141,7 @@ def test_calls_are_admitted_and_metered_only_where_they_have_a_price(
     assert free.status_code == 200
     assert free.headers["x-ratelimit-remaining-requests"] == "3"
     assert free.headers["x-request-id"] not in book(ledger_url)
-    assert "keyledger-account" not in upstream.seen[free.headers["x-request-id"]]
+    assert upstream.seen[free.headers["x-request-id"]]["keyledger-account"].startswith("acct_")
     card = RateCard(
         name="calls",
         version=1,

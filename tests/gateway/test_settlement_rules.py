@@ -305,28 +305,35 @@ def test_a_request_id_never_goes_upstream_twice(
     assert ended(ledger_url, "req_of_this_test").ending == "settled"
 
 
-def test_nothing_secret_passes(client: httpx.Client, upstream: Scripted) -> None:
-    """The upstream sees its key and not the client's; the client sees neither, nor cookies."""
-    reply = client.post(
-        "/chat/completions",
-        json={"model": "m", "messages": [{"role": "user", "content": "{}"}]},
-        headers={
-            "X-API-Key": "other",
-            "Cookie": "a=b",
-            "OpenAI-Organization": "theirs",
-            "Anthropic-Version": "2023-06-01",
-        },
-    )
-    seen = upstream.seen[reply.headers["x-request-id"]]
-    assert seen["authorization"] == f"Bearer {KEY}"
-    assert seen["anthropic-version"] == "2023-06-01"
-    assert not {"cookie", "x-api-key", "openai-organization", "keyledger-account"} & seen.keys()
-    assert client.headers["Authorization"] not in str(seen)
-    assert reply.headers["openai-processing-ms"] == "12"
-    assert not {"set-cookie", "x-upstream-secret"} & reply.headers.keys()
-    _, text = streamed(client, {"tokens": 1, "error": True})
-    assert "oops ***" in text
-    assert KEY not in text
+def test_nothing_secret_passes(gateway: Rig, upstream: Scripted) -> None:
+    """The upstream sees its key and not the client's; the client sees neither, nor cookies.
+
+    Whose call it is says the gateway, whatever the client claims.
+    """
+    account = gateway.account()
+    with gateway.client(gateway.key(account)[1]) as client:
+        reply = client.post(
+            "/chat/completions",
+            json={"model": "m", "messages": [{"role": "user", "content": "{}"}]},
+            headers={
+                "X-API-Key": "other",
+                "Cookie": "a=b",
+                "OpenAI-Organization": "theirs",
+                "Anthropic-Version": "2023-06-01",
+                "Keyledger-Account": "acct_of_somebody_else",
+            },
+        )
+        seen = upstream.seen[reply.headers["x-request-id"]]
+        assert seen["authorization"] == f"Bearer {KEY}"
+        assert seen["anthropic-version"] == "2023-06-01"
+        assert seen["keyledger-account"] == f"acct_{account.hex}"
+        assert not {"cookie", "x-api-key", "openai-organization"} & seen.keys()
+        assert client.headers["Authorization"] not in str(seen)
+        assert reply.headers["openai-processing-ms"] == "12"
+        assert not {"set-cookie", "x-upstream-secret"} & reply.headers.keys()
+        _, text = streamed(client, {"tokens": 1, "error": True})
+        assert "oops ***" in text
+        assert KEY not in text
 
 
 def test_message_text_is_in_no_event(client: httpx.Client, ledger_url: str) -> None:

@@ -37,7 +37,7 @@ WALLET_TOKENS = Table(
     Column("used_at", INSTANT, nullable=False),
     Column("expires_at", INSTANT, nullable=False),
     PrimaryKeyConstraint("jti", name="wallet_token_is_used_once"),
-    comment="Used ones only, until no clock counts them as valid any more",
+    comment="Used ones only, until no clock takes them for valid any more",
 )
 MARK_USED = compiled(
     insert(WALLET_TOKENS).on_conflict_do_nothing(constraint=WALLET_TOKENS.primary_key)
