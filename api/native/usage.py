@@ -18,7 +18,7 @@ from api.native.asking import (
     found_answer,
 )
 from api.operations import Asked, Ledger, fingerprint, notes_of
-from api.queries.resolve import Owned, Proof
+from api.queries.resolve import Owned, Proof, Resolver
 from ledger.clock import Instant
 from ledger.codec import Recorded
 from ledger.errors import LedgerError, NoSuchRequest, Refused
@@ -60,11 +60,11 @@ async def subject_of(ask: Ask, key_id: str | UnsetType, secret: str | UnsetType)
     return ask.owned(await ask.services.resolver.key(key_id))
 
 
-def known_subject(ask: Ask, body: bodies.UsageBody) -> Owned | None:
+def known_subject(ask: Ask, resolver: Resolver, body: bodies.UsageBody) -> Owned | None:
     """Find the key that a body names by id in memory; None: it has to be looked up."""
     if body.secret is not UNSET or body.key_id is UNSET:
         return None
-    known = ask.services.resolver.known_key(body.key_id)
+    known = resolver.known_key(body.key_id)
     if known is None:
         return None
     return ask.owned(known)
@@ -104,7 +104,10 @@ async def record_usage(request: Ask) -> Reply:
 
 
 async def _one(ask: Ask, body: bodies.UsageBody, raw: bytes) -> Answer:
-    subject = known_subject(ask, body) or await subject_of(ask, body.key_id, body.secret)
+    resolver = ask.services.resolver
+    subject: Subject | None = known_subject(ask, resolver, body)
+    if subject is None:
+        subject = await subject_of(ask, body.key_id, body.secret)
     record = _record_of(body, subject, ask.caller.actor)
     asked = _asked(ask, raw)
     ledger = ask.services.ledger
@@ -228,8 +231,10 @@ class _Part:
             if isinstance(outcome, Exception):
                 self.results[place] = _failure(outcome)
                 continue
-            lane = ledger.lane_of(command.account_id)
-            said = b'{"ok":true,' if outcome.events else b'{"ok":true,"replayed":true,'
+            if outcome.events:
+                lane, said = outcome.events[0].envelope.lane, b'{"ok":true,'
+            else:
+                lane, said = ledger.lane_of(command.account_id), b'{"ok":true,"replayed":true,'
             self.results[place] = said + b'"receipt":' + _receipt_of(outcome) + b"}"
             positions[lane] = max(positions.get(lane, 0), outcome.position)
         return self.results
@@ -267,15 +272,20 @@ async def _read(ask: Ask, items: list[bytes], *, cloud: bool) -> _Part:
             part.results[place] = _failure(error)
         else:
             read.append((place, body))
-    await ask.services.resolver.learn(body.key_id for _, body in read if body.key_id is not UNSET)
+    # Out of the loop, which is the hot path of a batch.
+    resolver, requests = ask.services.resolver, ask.services.ledger.requests
+    actor = ask.caller.actor
+    await resolver.learn(body.key_id for _, body in read if body.key_id is not UNSET)
     for place, body in read:
         try:
-            subject = known_subject(ask, body) or await subject_of(ask, body.key_id, body.secret)
-            record = _record_of(body, subject, ask.caller.actor)
+            subject: Subject | None = known_subject(ask, resolver, body)
+            if subject is None:
+                subject = await subject_of(ask, body.key_id, body.secret)
+            record = _record_of(body, subject, actor)
         except (Failure, Refused) as error:
             part.results[place] = _failure(error)
             continue
-        command = ask.services.ledger.requests.recording(subject.account_id, subject.key_id, record)
+        command = requests.recording(subject.account_id, subject.key_id, record)
         part.places.append(place)
         part.commands.append(command)
     return part

@@ -48,7 +48,7 @@ CHUNK = 20_000
 """Events read at a time."""
 FINDINGS_MAX = 100
 """Findings kept per lane; further ones are counted."""
-PROCESSES_FROM = 100_000
+PROCESSES_FROM = 250_000
 """Fewer events are walked in this process: others take a while to start."""
 POLL_SECONDS = 0.2
 
