@@ -1,4 +1,4 @@
-"""One suite for five dialects: what every page promises, in each one's own words."""
+"""One suite for six surfaces, the native API among them: what each promises, in its own words."""
 
 import itertools
 import re
@@ -114,8 +114,12 @@ class Driver(NamedTuple):
     """Statuses of a key that does not work."""
     talks: Callable[[House], tuple[str, Any]]
     """A path and a body that are posted, for a model to answer and the lane to meter."""
-    request_id: str = r"req_[0-9a-f]{32}"
-    """What ``X-Request-Id`` looks like on every reply."""
+    request_id: str | None = r"req_[0-9a-f]{32}"
+    """What ``X-Request-Id`` looks like on every reply; None: there is none."""
+    content_type: str = "application/json"
+    """Of an error."""
+    uses: Callable[[House, str], httpx.Response] | None = None
+    """How a key's secret is used where no path takes it as a credential."""
 
 
 def _bearer(secret: str) -> dict[str, str]:
@@ -252,6 +256,41 @@ DRIVERS: Mapping[str, Driver] = {
 }
 
 
+def _problem(body: Any) -> Any:
+    assert list(body)[:5] == ["type", "title", "status", "detail", "code"]
+    assert body["type"].endswith("/" + body["code"])
+    return body["detail"]
+
+
+def _use_natively(house: House, secret: str) -> httpx.Response:
+    """Have a request of a key's recorded, as a platform does that is shown the secret."""
+    usage = {"input": 1}
+    body = {"request_id": f"r{next(NUMBERS)}", "secret": secret, "model": CHAT["model"]}
+    return house.operator.post("/ledger/v1/usage", json={**body, "usage": usage})
+
+
+NUMBERS = itertools.count()
+NATIVE = Driver(
+    create=_create_native,
+    listed=DRIVERS["reverie"].listed,
+    revoke=DRIVERS["reverie"].revoke,
+    show=_bearer,
+    reads="/ledger/v1/rate-cards",
+    metered=("/ledger/v1/usage", None),
+    manages=("POST", "/ledger/v1/accounts"),
+    manager=lambda house: house.operator,
+    elsewhere="/ledger/v1/nothing",
+    message=_problem,
+    refused=frozenset({404, 409}),
+    talks=_chats("/ledger/v1/usage"),
+    request_id=None,
+    content_type="application/problem+json",
+    uses=_use_natively,
+)
+"""Dialect zero: callers are the operator and members, and a key's secret stands in the body."""
+SURFACES: Mapping[str, Driver] = {"native": NATIVE, **DRIVERS}
+
+
 @pytest.fixture(scope="module")
 def house(served: Any, operator: httpx.Client, person: Callable[..., Any]) -> House:
     """The service and its people, for the module."""
@@ -273,14 +312,36 @@ def nobody(served: Any) -> Iterator[httpx.Client]:
         yield client
 
 
-@pytest.fixture(params=DRIVERS)
+@pytest.fixture(params=SURFACES)
 def driver(request: pytest.FixtureRequest) -> Driver:
-    """Each dialect in turn."""
+    """Each surface in turn."""
+    return SURFACES[request.param]
+
+
+@pytest.fixture(params=DRIVERS)
+def dialect(request: pytest.FixtureRequest) -> Driver:
+    """Each dialect in turn: what is asked by a key's own credential, through the gateway."""
     return DRIVERS[request.param]
+
+
+def credential(driver: Driver, house: House, made: Made) -> dict[str, str]:
+    """Return headers that show who may read: the key, or natively the operator."""
+    if driver.uses is None:
+        return driver.show(made.secret)
+    return {"Authorization": house.operator.headers["Authorization"]}
+
+
+def read(driver: Driver, house: House, client: httpx.Client, secret: str) -> httpx.Response:
+    """Use a key without metering, where the surface has such a use."""
+    if driver.uses is not None:
+        return driver.uses(house, secret)
+    return client.get(driver.reads, headers=driver.show(secret))
 
 
 def metered(driver: Driver, house: House, client: httpx.Client, secret: str) -> httpx.Response:
     """Make a metered call."""
+    if driver.uses is not None:
+        return driver.uses(house, secret)
     path, body = driver.metered
     if body is not None and body["model"] == CHARACTER:
         body = {**body, "model": house.character}
@@ -307,7 +368,7 @@ def test_a_secret_is_shown_once(driver: Driver, house: House) -> None:
 def test_a_key_works_at_once(driver: Driver, house: House, nobody: httpx.Client) -> None:
     """Reading and metered calls, right after it was made."""
     made = driver.create(house)
-    found = nobody.get(driver.reads, headers=driver.show(made.secret))
+    found = read(driver, house, nobody, made.secret)
     assert found.status_code == 200, found.text
     found = metered(driver, house, nobody, made.secret)
     assert found.status_code == 200, found.text
@@ -318,10 +379,10 @@ def test_promise_6_a_revoked_key_is_refused_on_the_next_request(
 ) -> None:
     """Both on reading and on metered calls, in the dialect's envelope."""
     made = driver.create(house)
-    assert nobody.get(driver.reads, headers=driver.show(made.secret)).status_code == 200
+    assert read(driver, house, nobody, made.secret).status_code == 200
     assert driver.revoke(house, made.key_id).status_code in {200, 204}
     for found in (
-        nobody.get(driver.reads, headers=driver.show(made.secret)),
+        read(driver, house, nobody, made.secret),
         metered(driver, house, nobody, made.secret),
     ):
         assert found.status_code in driver.refused
@@ -333,13 +394,13 @@ def test_a_suspended_key_rests(driver: Driver, house: House, nobody: httpx.Clien
     made = driver.create(house)
     assert house.operator.post(f"{house.native(made.key_id)}/suspend").status_code == 200
     for found in (
-        nobody.get(driver.reads, headers=driver.show(made.secret)),
+        read(driver, house, nobody, made.secret),
         metered(driver, house, nobody, made.secret),
     ):
         assert found.status_code in driver.refused
         assert driver.message(found.json())
     assert house.operator.post(f"{house.native(made.key_id)}/resume").status_code == 200
-    assert nobody.get(driver.reads, headers=driver.show(made.secret)).status_code == 200
+    assert read(driver, house, nobody, made.secret).status_code == 200
 
 
 def test_a_rotated_key_has_two_secrets_for_a_while(
@@ -351,13 +412,13 @@ def test_a_rotated_key_has_two_secrets_for_a_while(
     rotated = house.operator.post(path, json={"grace_seconds": 3600})
     assert rotated.status_code == 200, rotated.text
     for secret in (made.secret, rotated.json()["secret"]):
-        assert nobody.get(driver.reads, headers=driver.show(secret)).status_code == 200
+        assert read(driver, house, nobody, secret).status_code == 200
     again = house.operator.post(path, json={"grace_seconds": 0}).json()["secret"]
     for secret in (made.secret, rotated.json()["secret"]):
-        found = nobody.get(driver.reads, headers=driver.show(secret))
+        found = read(driver, house, nobody, secret)
         assert found.status_code in driver.refused
         assert metered(driver, house, nobody, secret).status_code in driver.refused
-    assert nobody.get(driver.reads, headers=driver.show(again)).status_code == 200
+    assert read(driver, house, nobody, again).status_code == 200
 
 
 def asks(driver: Driver, house: House) -> list[tuple[str, str, Any]]:
@@ -397,8 +458,11 @@ def test_a_bad_credential_is_refused(driver: Driver, nobody: httpx.Client) -> No
 
 def worded(driver: Driver, found: httpx.Response) -> Any:
     """Return the message of an error, whose envelope and headers are the dialect's."""
-    assert re.fullmatch(driver.request_id, found.headers["x-request-id"])
-    assert found.headers["content-type"] == "application/json"
+    if driver.request_id is None:
+        assert "x-request-id" not in found.headers
+    else:
+        assert re.fullmatch(driver.request_id, found.headers["x-request-id"])
+    assert found.headers["content-type"] == driver.content_type
     assert found.headers["access-control-allow-origin"] == "*"
     message = driver.message(found.json())
     assert message
@@ -418,31 +482,31 @@ def test_a_bad_body_is_worded_by_the_dialect(driver: Driver, house: House, bad: 
 
 @pytest.mark.parametrize("bad", BAD_BODIES)
 def test_a_bad_body_of_a_metered_request_is_worded_by_the_dialect(
-    driver: Driver, house: House, nobody: httpx.Client, bad: Bad
+    dialect: Driver, house: House, nobody: httpx.Client, bad: Bad
 ) -> None:
     """The same where a model would answer; the key has used nothing."""
-    path, _ = driver.talks(house)
-    made = driver.create(house)
-    headers = {**driver.show(made.secret), "Content-Type": bad.content_type}
+    path, _ = dialect.talks(house)
+    made = dialect.create(house)
+    headers = {**dialect.show(made.secret), "Content-Type": bad.content_type}
     found = nobody.post(path, content=bad.content, headers=headers)
     assert found.status_code == bad.status, found.text
-    assert worded(driver, found)
+    assert worded(dialect, found)
     assert house.operator.get(house.native(made.key_id)).json()["last_used_at"] is None
 
 
 def test_a_metered_requests_path_and_method_are_worded_by_the_dialect(
-    driver: Driver, house: House, nobody: httpx.Client
+    dialect: Driver, house: House, nobody: httpx.Client
 ) -> None:
     """404 below the path, 405 with ``Allow`` on it; by a good key, which finds the dialect."""
-    path, body = driver.talks(house)
-    shown = driver.show(driver.create(house).secret)
+    path, body = dialect.talks(house)
+    shown = dialect.show(dialect.create(house).secret)
     found = nobody.post(f"{path}/nothing", json=body, headers=shown)
     assert found.status_code == 404
-    assert worded(driver, found)
+    assert worded(dialect, found)
     for method in ("GET", "PUT", "DELETE"):
         found = nobody.request(method, path, headers=shown)
         assert (found.status_code, found.headers["allow"]) == (405, "POST")
-        assert worded(driver, found)
+        assert worded(dialect, found)
 
 
 def test_unknown_paths_are_worded_by_the_dialect(driver: Driver, nobody: httpx.Client) -> None:
@@ -456,7 +520,7 @@ def test_wrong_methods_are_worded_by_the_dialect(
     driver: Driver, house: House, nobody: httpx.Client
 ) -> None:
     """405 with ``Allow`` in its envelope."""
-    shown = driver.show(driver.create(house).secret)
+    shown = credential(driver, house, driver.create(house))
     found = nobody.request("PROPFIND", driver.reads, headers=shown)
     assert found.status_code == 405
     assert "GET" in found.headers["allow"]
@@ -476,7 +540,7 @@ def test_what_nobody_expected_is_worded_by_the_dialect(
     made = driver.create(house)
     monkeypatch.setattr(house.served.services.queries.keys, "one", explode)
     monkeypatch.setattr(house.served.services.resolver, "secret", explode)
-    found = nobody.get(driver.reads, headers=driver.show(made.secret))
+    found = read(driver, house, nobody, made.secret)
     assert found.status_code == 500
     assert "insides" not in worded(driver, found)
 
@@ -491,49 +555,49 @@ def test_a_database_that_is_gone_is_worded_by_the_dialect(
         raise OSError
 
     monkeypatch.setattr(house.served.services.resolver, "secret", gone)
-    found = nobody.get(driver.reads, headers=driver.show(made.secret))
+    found = read(driver, house, nobody, made.secret)
     assert found.status_code == 503
     assert int(found.headers["retry-after"]) >= 1
     assert driver.message(found.json())
 
 
 def test_what_nobody_expected_of_a_metered_request_is_worded_by_the_dialect(
-    driver: Driver, house: House, nobody: httpx.Client, monkeypatch: pytest.MonkeyPatch
+    dialect: Driver, house: House, nobody: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """500 where the gateway breaks: its envelope, no word about our insides, nothing used."""
-    path, body = driver.talks(house)
-    made = driver.create(house)
+    path, body = dialect.talks(house)
+    made = dialect.create(house)
     monkeypatch.setattr(house.served.services.gateway, "serve", explode)
-    found = nobody.post(path, json=body, headers=driver.show(made.secret))
+    found = nobody.post(path, json=body, headers=dialect.show(made.secret))
     assert found.status_code == 500
-    assert "insides" not in worded(driver, found)
+    assert "insides" not in worded(dialect, found)
     assert house.operator.get(house.native(made.key_id)).json()["last_used_at"] is None
 
 
 def test_a_ledger_that_is_gone_refuses_metered_requests_in_the_dialects_words(
-    driver: Driver, house: House, nobody: httpx.Client, monkeypatch: pytest.MonkeyPatch
+    dialect: Driver, house: House, nobody: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Promise 13: 503 with Retry-After where nothing could be held."""
-    path, body = driver.talks(house)
-    made = driver.create(house)
+    path, body = dialect.talks(house)
+    made = dialect.create(house)
 
     async def gone(*_: Any, **__: Any) -> None:
         raise LedgerUnavailable
 
     monkeypatch.setattr(house.served.services.ledger.calls, "hold", gone)
-    found = nobody.post(path, json=body, headers=driver.show(made.secret))
+    found = nobody.post(path, json=body, headers=dialect.show(made.secret))
     assert found.status_code == 503
     assert int(found.headers["retry-after"]) >= 1
-    assert worded(driver, found)
+    assert worded(dialect, found)
 
 
 def test_a_clock_that_is_off_refuses_at_every_door_until_it_is_right(
-    driver: Driver, house: House, nobody: httpx.Client, ledger_url: str
+    dialect: Driver, house: House, nobody: httpx.Client, ledger_url: str
 ) -> None:
     """Promise 13: 503 with Retry-After, in the dialect's words and natively; then all goes on."""
-    path, body = driver.talks(house)
-    made = driver.create(house)
-    shown = driver.show(made.secret)
+    path, body = dialect.talks(house)
+    made = dialect.create(house)
+    shown = dialect.show(made.secret)
     natively = {"request_id": made.key_id, "key_id": f"key_{UUID(made.key_id).hex}", "model": "m"}
     usage = {**natively, "usage": {"input": 1}, "delivered": True}
     database.set_clock_offset(ledger_url, -timedelta(hours=1))
@@ -543,7 +607,7 @@ def test_a_clock_that_is_off_refuses_at_every_door_until_it_is_right(
     finally:
         database.set_clock_offset(ledger_url, timedelta(0))
     assert (found.status_code, found.headers["retry-after"]) == (503, "5")
-    assert worded(driver, found)
+    assert worded(dialect, found)
     assert (refused.status_code, refused.headers["retry-after"]) == (503, "5")
     assert refused.json()["code"] == "clock_is_off"
     assert nobody.post(path, json=body, headers=shown).status_code == 200
@@ -563,7 +627,7 @@ def test_promise_15_accounts_do_not_see_each_others_keys(
     assert UUID(made.key_id).hex not in listed
     assert driver.revoke(other, made.key_id).status_code in {400, 404}
     with served.client(None) as client:
-        assert client.get(driver.reads, headers=driver.show(made.secret)).status_code == 200
+        assert read(driver, house, client, made.secret).status_code == 200
 
 
 def test_v10_an_account_that_the_operator_opens_has_the_limits_on_keys_too(
@@ -593,5 +657,5 @@ def test_v10_an_account_that_the_operator_opens_has_the_limits_on_keys_too(
 def test_heads_have_no_body(driver: Driver, house: House, nobody: httpx.Client) -> None:
     """``HEAD`` answers as ``GET`` does, without the body."""
     made = driver.create(house)
-    found = nobody.head(driver.reads, headers=driver.show(made.secret))
+    found = nobody.head(driver.reads, headers=credential(driver, house, made))
     assert (found.status_code, found.content) == (200, b"")
