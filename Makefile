@@ -6,6 +6,8 @@ BIN := .venv/bin
 # A file to a worker, so that what a file serves is started once.
 PYTEST := $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 QUICK := not soak and not faults and not processes and not browser
+# Twice as many: what is left waits more than it works.
+QUICK_PYTEST := $(BIN)/pytest -n 4 --dist loadfile --no-loadscope-reorder
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Empty: the many processes that tests start find everything compiled.
 export PYTHONDONTWRITEBYTECODE :=
@@ -25,7 +27,7 @@ test: lint ## Lint, types, contracts, then tests: ARGS="-k lanes"
 	$(call check,pytest,$(PYTEST) $(ARGS))
 
 quick: .venv/installed-test ## The tests without processes of their own, faults and browsers
-	$(call check,pytest,$(PYTEST) -m "$(QUICK)" $(ARGS))
+	$(call check,pytest,$(QUICK_PYTEST) -m "$(QUICK)" $(ARGS))
 
 soak: export KEYLEDGER_TEST_SEED ?= $(shell date +%s)
 soak: .venv/installed-test ## The long forms of what the suite plays in short
