@@ -202,11 +202,7 @@ class _Answers:
         except asyncio.CancelledError:
             await ending(surface, scope, send)
             raise
-        reply.headers.extend(headers_of(surface, scope))
-        if isinstance(reply, Answer):
-            await reply.send(send)
-        else:
-            await reply.stream(send, receive)
+        await sending(reply, surface, scope)(scope, receive, send)
         name = f"{surface.name}.{ask.operation}" if surface.name else ask.operation
         metrics.note(name, reply.status, time.perf_counter() - began)
 

@@ -17,19 +17,14 @@ from litestar.exceptions import (
     NotFoundException,
     ValidationException,
 )
-from litestar.types import (
-    ASGIApp,
-    Receive,
-    Scope,
-    Send,
-)
+from litestar.types import Receive, Scope, Send
 
 from api.http import metrics
 from api.http.answers import Answer
 from api.http.asking import SURFACE, Ask, Strict, request_id_of
 from api.http.cors import WithOrigin, shared_with
 from api.http.failure import Failure, Kind, of_error
-from api.http.handlers import Handler, Rendered, ending, headers_of, sending
+from api.http.handlers import Handler, Passed, Rendered, ending, headers_of
 from ledger.errors import LedgerCorrupt, LedgerError, LedgerUnavailable
 from ledger.server.database import UNREACHABLE
 
@@ -161,26 +156,9 @@ def _refusing(surface: Surface) -> Any:  # noqa: ANN401 - Litestar's type of an 
     def refuse(request: Request[Any, Any, Any], error: Exception) -> Response[Any]:
         known: dict[str, Any] = request.scope  # type: ignore[assignment]
         failure = known.get(FAILURE) or failure_of(error, scope=request.scope)
-        return _Worded(surface, failure)
+        return Passed(surface.word(failure))
 
     return refuse
-
-
-class _Worded(Rendered[None]):
-    """A failure in its surface's words."""
-
-    def __init__(self, surface: Surface, failure: Failure) -> None:
-        super().__init__(None)
-        self._surface = surface
-        self._failure = failure
-
-    def to_asgi_response(  # type: ignore[override]
-        self,
-        app: Litestar | None,  # noqa: ARG002 - as Litestar calls it
-        request: Request[Any, Any, Any],
-        **_: Any,  # noqa: ANN401
-    ) -> ASGIApp:
-        return sending(self._surface.word(self._failure), self._surface, request.scope)
 
 
 def _telling(surface: Surface) -> Any:  # noqa: ANN401 - Litestar's type of a hook
